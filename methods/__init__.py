@@ -1,0 +1,1 @@
+"""Attribution methods: pure functions of a trained model and examples."""

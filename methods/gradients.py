@@ -1,0 +1,137 @@
+"""Per-example gradients as Rows: factored where layers allow, `vmap(grad)` for the rest."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad, vmap
+
+from methods.layers import parts_of, recorded, supported
+from methods.rows import Dense, Part, Rows, row_bytes
+from methods.task import Examples, MethodError, Objective, Params, PerExample, Task, count, take
+
+log = logging.getLogger(__name__)
+
+CHUNK = 64  # examples in flight: their buffers stay in cache
+BUDGET = 256 << 20  # bytes those buffers may take
+PROBE = 3  # examples on which factored rows are held against autograd
+
+
+class Gradients:
+    """The map from examples to the Rows of their gradients at `task.params`.
+
+    One forward and one backward pass over a batch. Which parameters are covered by factored
+    layers is found on a probe of the first batch: the parts of each parameter must equal
+    autograd's gradient, example by example; what does not falls back and is logged by name.
+    """
+
+    def __init__(self, task: Task, of: PerExample, like: Gradients | None = None) -> None:
+        self.task, self.of = task, of
+        self.fallback: tuple[str, ...] | None = None if like is None else like.fallback
+        self._bytes: int | None = None if like is None else like._bytes
+        self._layers: list[nn.Module] = []
+        self._names: dict[tuple[int, str], str] = {}
+        if isinstance(of, Objective):
+            self._find_layers(of.model)
+
+    def _find_layers(self, model: nn.Module) -> None:
+        names = {id(p): name for name, p in model.named_parameters()}
+        for layer in model.modules():
+            if not supported(layer):
+                continue
+            own = {
+                attribute: names[id(p)] for attribute, p in layer.named_parameters(recurse=False)
+            }
+            if any(name in self.task.params for name in own.values()):
+                self._layers.append(layer)
+                self._names |= {(id(layer), a): name for a, name in own.items()}
+
+    def rows(self, examples: Examples) -> Rows:
+        """Return the gradients of the examples as Rows keyed by parameter name."""
+        if self.fallback is None:
+            self._verify(take(examples, slice(0, PROBE)))
+        fallback = set(self.fallback or ())
+        parts: dict[str, list[Part]] = {n: [] for n in self.task.params}
+        if len(fallback) < len(parts):
+            for name, found in self._factored(examples).items():
+                if name not in fallback:
+                    parts[name] = found
+        for name, values in self._by_vmap(examples, self.fallback or ()).items():
+            parts[name] = [Dense(values)]
+        rows = Rows(parts, count(examples))
+        if not torch.isfinite(rows.squared_norms().sum()):
+            raise MethodError(
+                "a gradient is not finite: look for NaN in the data or parameters, "
+                "or for a loss that overflows"
+            )
+        return rows
+
+    @property
+    def chunk(self) -> int:
+        """How many examples to take at a time: as many as fit the cache and the budget."""
+        return max(1, min(CHUNK, BUDGET // max(1, self._bytes or 0)))
+
+    def probe(self, examples: Examples) -> None:
+        """Find out what is covered, and what an example costs, before the first pass."""
+        if self.fallback is None:
+            self._verify(take(examples, slice(0, PROBE)))
+
+    def _factored(self, examples: Examples) -> dict[str, list[Part]]:
+        b = count(examples)
+        params = {n: v.detach().requires_grad_() for n, v in self.task.all_params.items()}
+        with torch.enable_grad(), recorded(self._layers) as calls:
+            values = self.of(params, examples)
+        edges = [call.output for call in calls]
+        grads = torch.autograd.grad(values.sum(), edges, allow_unused=True) if edges else ()
+        found: dict[str, list[Part]] = defaultdict(list)
+        with torch.no_grad():
+            for call, out in zip(calls, grads, strict=True):
+                if out is None or len(out) != b or len(call.input) != b:
+                    continue
+                for attribute, part in parts_of(call, out).items():
+                    name = self._names[id(call.layer), attribute]
+                    if name in self.task.params:
+                        found[name].append(part)
+        return found
+
+    def _by_vmap(self, examples: Examples, names: tuple[str, ...]) -> Params:
+        if not names:
+            return {}
+        rest = {n: v for n, v in self.task.all_params.items() if n not in names}
+
+        def loss_of_one(params: Params, example: Examples) -> Tensor:
+            return self.of({**rest, **params}, {k: v[None] for k, v in example.items()})[0]
+
+        some = {n: self.task.params[n] for n in names}
+        return vmap(grad(loss_of_one), in_dims=(None, 0))(some, examples)
+
+    def _verify(self, probe: Examples) -> None:
+        """Hold the factored rows of a few examples against autograd's own gradients."""
+        names, b = list(self.task.params), count(probe)
+        found = self._factored(probe) if self._layers else {}
+        params = {n: v.detach().requires_grad_() for n, v in self.task.params.items()}
+        wrong: set[str] = set()
+        eps = torch.finfo(self.task.dtype).eps
+        for i in range(b):
+            with torch.enable_grad():
+                loss = self.task.function(self.of)(params, take(probe, slice(i, i + 1))).sum()
+            true = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+            whole = sum(float(t.double().square().sum()) for t in true if t is not None) ** 0.5
+            for name, autograd in zip(names, true, strict=True):
+                want = torch.zeros_like(params[name]) if autograd is None else autograd
+                have = sum((p.flat()[i] for p in found.get(name, ())), torch.zeros(()).to(want))
+                gap = float((have - want.flatten()).double().norm())
+                bound = eps**0.6 * (float(want.double().norm()) + eps**0.5 * whole)
+                if not found.get(name) or not gap <= bound:
+                    wrong.add(name)
+        self.fallback = tuple(n for n in names if n in wrong)
+        itemsize = self.task.dtype.itemsize
+        self._bytes = sum(self.task.params[n].numel() * itemsize for n in self.fallback)
+        self._bytes += sum(
+            row_bytes(parts, itemsize) for n, parts in found.items() if n not in wrong
+        )
+        if wrong:
+            log.warning("per-example gradients by vmap(grad) for: %s", ", ".join(self.fallback))

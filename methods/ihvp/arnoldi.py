@@ -1,0 +1,116 @@
+"""Arnoldi iteration (Schioppa et al., 2022): dominant eigenvectors, kept for reuse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods.attributor import Bilinear, Prepared
+from methods.ihvp.inverse import Inverse
+from methods.operators import Hessian, Operator
+from methods.progress import track
+from methods.projections import Directions
+from methods.randomness import torch_generator
+from methods.task import MethodError
+
+
+def krylov(operator: Operator, iterations: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the basis (n, p) and the projected matrix (n, n) after n iterations.
+
+    Modified Gram-Schmidt with one re-orthogonalisation; Algorithm 1 of the paper computes all
+    coefficients before subtracting (classical Gram-Schmidt). Ends early on an invariant space.
+    """
+    n = min(iterations, operator.size)
+    basis = torch.empty(n, operator.size, dtype=operator.dtype, device=operator.device)
+    projected = torch.zeros(n, n, dtype=operator.dtype, device=operator.device)
+    generator = torch_generator(seed, "arnoldi start")
+    start = torch.randn(operator.size, generator=generator, dtype=operator.dtype)
+    basis[0] = (start / start.norm()).to(operator.device)
+    for i in track(range(n), "Arnoldi iteration"):
+        vector = operator.apply(basis[i : i + 1])[0]
+        size = float(vector.norm())
+        if not size < float("inf"):
+            raise MethodError("a Hessian product is not finite: look for NaN in the parameters")
+        for j in range(i + 1):
+            overlap = torch.dot(basis[j], vector)
+            projected[j, i] += overlap
+            vector.sub_(basis[j] * overlap)
+        again = basis[: i + 1] @ vector
+        projected[: i + 1, i] += again
+        vector.sub_(again @ basis[: i + 1])
+        left = float(vector.norm())
+        if i + 1 < n:
+            if left <= 100 * torch.finfo(operator.dtype).eps * size:
+                return basis[: i + 1], projected[: i + 1, : i + 1]
+            projected[i + 1, i] = left
+            basis[i + 1] = vector / left
+    return basis, projected
+
+
+def distill(basis: Tensor, projected: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """Return the `keep` eigenvalues largest in absolute value, (k,), and eigenvectors (k, p).
+
+    The projected matrix is symmetric up to the noise of fresh minibatches; its symmetric part
+    is decomposed, in float64.
+    """
+    double = projected.double().cpu()
+    values, vectors = torch.linalg.eigh((double + double.T) / 2)
+    order = values.abs().argsort(descending=True)[:keep]
+    turn = vectors[:, order].T.to(basis)
+    return values[order].to(basis), turn @ basis
+
+
+@dataclass(frozen=True)
+class Krylov:
+    """What the basis depends on: iterations n, examples b of each fresh Hessian product, seed."""
+
+    iterations: int = 200
+    sample: int | None = 512
+    seed: int = 0
+    keep: int = 100
+
+
+@dataclass(frozen=True)
+class Arnoldi(Inverse):
+    """H^-1 on the span of `num_eigen` dominant eigenvectors, nothing outside it.
+
+    positive_only  drop negative eigenvalues instead of keeping them by absolute value
+    """
+
+    num_eigen: int = 10
+    basis: Krylov = Krylov()
+    positive_only: bool = False
+
+    @property
+    def sample(self) -> int | None:  # type: ignore[override]
+        return self.basis.sample
+
+    @property
+    def seed(self) -> int:  # type: ignore[override]
+        return self.basis.seed
+
+    def prepare(self, hessian: Hessian) -> Prepared:
+        """Return eigenvalues (k,) and eigenvectors (k, p) of the Hessian with its weight decay."""
+        if self.num_eigen > self.basis.keep:
+            raise MethodError(
+                f"num_eigen {self.num_eigen} of a basis that keeps {self.basis.keep}: raise `keep`"
+            )
+        values, vectors = distill(
+            *krylov(hessian, self.basis.iterations, self.basis.seed), self.basis.keep
+        )
+        return {"eigenvalues": values, "eigenvectors": vectors}
+
+    def invert(self, hessian: Hessian, prepared: Prepared) -> Bilinear:
+        values, vectors = prepared["eigenvalues"], prepared["eigenvectors"]
+        if self.positive_only:
+            values, vectors = values[values > 0], vectors[values > 0]
+        values, vectors = values[: self.num_eigen], vectors[: self.num_eigen]
+        if len(values) < self.num_eigen:
+            raise MethodError(
+                f"only {len(values)} usable eigenvalues for num_eigen={self.num_eigen}: raise the "
+                "basis' `iterations` and `keep`, or lower num_eigen"
+            )
+        directions = Directions(vectors.to(hessian.device, hessian.dtype), hessian.task)
+        return Bilinear(directions, directions, 1 / values.to(hessian.device, hessian.dtype))

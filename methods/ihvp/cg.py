@@ -1,0 +1,66 @@
+"""Conjugate gradients on a block of vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods.attributor import Prepared
+from methods.ihvp.inverse import Inverse, norms
+from methods.operators import Hessian, Operator
+from methods.progress import track
+from methods.task import MethodError
+
+
+@dataclass(frozen=True)
+class CG(Inverse):
+    """Solve to |residual| <= tolerance * |v|; the Hessian is over all of the training examples."""
+
+    tolerance: float = 1e-6
+    max_products: int = 1000
+
+    def invert(self, hessian: Hessian, prepared: Prepared) -> Operator:
+        return _Solve(self, hessian)
+
+
+class _Solve(Operator):
+    def __init__(self, settings: CG, hessian: Hessian) -> None:
+        self.settings, self.hessian = settings, hessian
+        self.size, self.dtype, self.device = hessian.size, hessian.dtype, hessian.device
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        solution = torch.zeros_like(vectors)
+        residual, direction = vectors.clone(), vectors.clone()
+        energy = residual.square().sum(1)
+        goal = self.settings.tolerance * norms(vectors)
+        open_ = residual.norm(dim=1) > goal
+        for _ in track(range(self.settings.max_products), "conjugate gradients"):
+            if not open_.any():
+                return solution
+            step_in = direction[open_]
+            product = self.hessian.apply(step_in)
+            curvature = (step_in * product).sum(1)
+            if not (curvature > 0).all():
+                worst = float((curvature / step_in.square().sum(1)).min())
+                raise MethodError(
+                    f"CG met curvature {worst:.2e} in an indefinite Hessian: raise `damping` by "
+                    f"more than {max(0.0, -worst):.1e}, or use Arnoldi or Exact"
+                )
+            length = (energy[open_] / curvature)[:, None]
+            solution[open_] += length * step_in
+            residual[open_] -= length * product
+            new = residual.square().sum(1)
+            ratio = (new / energy.clamp_min(torch.finfo(self.dtype).tiny))[:, None]
+            direction = residual + ratio * direction
+            energy = new
+            open_ = residual.norm(dim=1) > goal
+        if open_.any():
+            reached = float((residual.norm(dim=1) / norms(vectors)).max())
+            raise MethodError(
+                f"CG reached a relative residual of {reached:.1e} in {self.settings.max_products} "
+                f"products, wanted {self.settings.tolerance:.1e}: raise `damping`, `tolerance` or "
+                "`max_products`"
+            )
+        return solution

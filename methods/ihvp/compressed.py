@@ -1,0 +1,48 @@
+"""Compatible projections (Schioppa et al., Sec. 4): invert G H G^T instead of H.
+
+Right where the image of G is H-invariant, as for eigenvectors; a random G is not, and Figure 1
+of the paper shows what that costs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from methods.attributor import Bilinear, Prepared
+from methods.ihvp.inverse import Inverse
+from methods.operators import Hessian
+from methods.progress import track
+from methods.projections import Gaussian, Projection
+from methods.task import MethodError
+
+
+@dataclass(frozen=True)
+class Compressed(Inverse):
+    """G^T (G H G^T)^-1 G for any seeded projection G; `sample` examples a Hessian product."""
+
+    projection: Projection = Gaussian(100)
+    sample: int | None = None
+    seed: int = 0
+
+    def prepare(self, hessian: Hessian) -> Prepared:
+        """Return G H G^T, (d, d), of the Hessian with its weight decay, undamped."""
+        projection = self.projection.draw(hessian.task)
+        directions = projection.directions()
+        rows = [
+            hessian.apply(some) @ directions.T
+            for some in track(directions.split(8), "projected Hessian")
+        ]
+        matrix = torch.cat(rows) - hessian.damping * (directions @ directions.T)
+        return {"projected": (matrix + matrix.T) / 2, "gram": directions @ directions.T}
+
+    def invert(self, hessian: Hessian, prepared: Prepared) -> Bilinear:
+        matrix = prepared["projected"].double() + hessian.damping * prepared["gram"].double()
+        values, vectors = torch.linalg.eigh(matrix)
+        tiny = torch.finfo(hessian.dtype).eps * float(values.abs().max())
+        if float(values.abs().min()) <= tiny:
+            raise MethodError(f"G H G^T is singular: raise `damping` above {tiny:.1e}")
+        inverse = (vectors / values) @ vectors.T
+        projection = self.projection.draw(hessian.task)
+        return Bilinear(projection, projection, inverse.to(hessian.device, hessian.dtype))

@@ -1,0 +1,59 @@
+"""Ways of inverting a Hessian: hyper-parameters that yield an operator or a bilinear form."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from methods.attributor import Bilinear, Prepared
+from methods.operators import Hessian, Operator
+from methods.randomness import torch_generator
+from methods.task import MethodError
+
+
+class Inverse(ABC):
+    """A frozen dataclass of hyper-parameters, interchangeable in `Influence`."""
+
+    sample: int | None = None  # examples a Hessian product is taken over; None is all of them
+    seed: int = 0
+
+    def prepare(self, hessian: Hessian) -> Prepared:
+        """Do the once-per-model work, as arrays `invert` accepts."""
+        return {}
+
+    @abstractmethod
+    def invert(self, hessian: Hessian, prepared: Prepared) -> Operator | Bilinear:
+        """Return the inverse of the damped Hessian, to multiply by or as two embeddings."""
+
+
+def largest_eigenvalue(
+    operator: Hessian, seed: int = 0, iterations: int = 20, draws: int = 1
+) -> float:
+    """The largest |eigenvalue| by power iteration; over `draws` minibatches if it is sampled.
+
+    With minibatches it is the largest found on any one of them, which is what bounds LiSSA.
+    """
+    largest = 0.0
+    for draw in range(draws):
+        generator = torch_generator(seed, "power iteration", draw)
+        vector = torch.randn(1, operator.size, generator=generator, dtype=operator.dtype)
+        vector = vector.to(operator.device)
+        value = 0.0
+        for _ in range(iterations):
+            vector = vector / vector.norm()
+            product = operator.apply(vector, draw)
+            before, value = value, float(product.norm())
+            if value == 0.0 or abs(value - before) <= 1e-3 * value:
+                break
+            vector = product
+        largest = max(largest, value)
+    if not largest < float("inf"):
+        raise MethodError("a Hessian product is not finite: look for NaN in parameters or data")
+    return largest
+
+
+def norms(vectors: Tensor) -> Tensor:
+    """Row norms that cannot be zero, for dividing by."""
+    return vectors.norm(dim=1).clamp_min(torch.finfo(vectors.dtype).tiny)

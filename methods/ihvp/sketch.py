@@ -1,0 +1,70 @@
+"""The sketched inverse Hessian H^-1 G^T by two-minibatch gradients (TracIn, Sec. A.1, Eq. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods.attributor import Bilinear, Prepared
+from methods.ihvp.inverse import Inverse, largest_eigenvalue
+from methods.operators import Hessian
+from methods.progress import track
+from methods.projections import Directions, Gaussian, Projection
+from methods.task import MethodError
+
+
+@dataclass(frozen=True)
+class Sketch(Inverse):
+    """S minimising |H S - G^T|_F^2 with gradient 2 H_1 (H_2 S - G^T) on two minibatches.
+
+    steps     number of gradient steps
+    lr        step size in units of 1 / (2 L^2), L the largest eigenvalue met on a minibatch;
+              above 1 the iteration may diverge
+    momentum  heavy-ball coefficient; 0 is the plain procedure of the paper
+    average   share of the last steps whose iterates are averaged (Polyak); 0 keeps the last
+    """
+
+    projection: Projection = Gaussian(16)
+    steps: int = 1000
+    sample: int | None = 256
+    lr: float = 0.5
+    momentum: float = 0.9
+    average: float = 0.0
+    seed: int = 0
+
+    def prepare(
+        self, hessian: Hessian, watch: Callable[[int, Tensor], None] | None = None
+    ) -> Prepared:
+        """Return S^T and G, (d, p) both; `watch(step, S^T)` sees the estimate along the way."""
+        target = self.projection.draw(hessian.task).directions()
+        draws = 1 if hessian.sample is None else 8
+        largest = largest_eigenvalue(hessian, self.seed, draws=draws)
+        step_size = self.lr / largest**2
+        sketch, velocity = torch.zeros_like(target), torch.zeros_like(target)
+        mean, counted = torch.zeros_like(target), 0
+        for step in track(range(self.steps), "sketching the inverse"):
+            residual = hessian.apply(sketch, draw=1000 + 2 * step).sub_(target)
+            gradient = hessian.apply(residual, draw=1001 + 2 * step)
+            velocity.mul_(self.momentum).sub_(gradient, alpha=step_size)
+            sketch.add_(velocity)
+            if step >= self.steps * (1 - self.average):
+                counted += 1
+                mean.add_((sketch - mean) / counted)
+            if watch is not None:
+                watch(step + 1, mean if counted else sketch)
+            if step % 10 == 9 and not float(sketch.norm()) < 1e6 * float(target.norm()) / largest:
+                raise MethodError(
+                    f"the sketch diverged at step {step + 1}: lower `lr` below {self.lr:g} "
+                    f"(try {self.lr / 4:g}) or raise `sample` or `damping`"
+                )
+        return {"sketch": mean if counted else sketch, "directions": target}
+
+    def invert(self, hessian: Hessian, prepared: Prepared) -> Bilinear:
+        left, right = (
+            Directions(prepared[name].to(hessian.device, hessian.dtype), hessian.task)
+            for name in ("sketch", "directions")
+        )
+        return Bilinear(left, right)

@@ -1,0 +1,204 @@
+"""Symmetric (p, p) matrices one may only multiply by: Hessian and Gauss-Newton.
+
+Products are formed as `jvp(grad(mean loss))` with `vmap` outside. Other compositions of
+`torch.func` (its own `hessian`, `jvp(vmap(grad))`) are silently wrong through LayerNorm;
+tests/test_operators.py shows one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, linearize, vjp, vmap
+
+from methods.randomness import numpy_generator
+from methods.task import Examples, MethodError, Objective, Params, Task, chunks, count, take
+
+CHUNK = 128  # examples differentiated at a time
+VECTORS = 1 << 24  # examples x vectors x parameters in flight when a block is multiplied
+
+
+class Operator(ABC):
+    """A symmetric matrix of `size` rows, known only by its products."""
+
+    size: int
+
+    @abstractmethod
+    def apply(self, vectors: Tensor) -> Tensor:
+        """Multiply each row of `vectors` (k, p), returning (k, p)."""
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """Multiply columns: (p,) -> (p,), (p, k) -> (p, k)."""
+        if vectors.shape[0] != self.size:
+            raise MethodError(f"a vector of {vectors.shape[0]} times an operator of {self.size}")
+        if vectors.ndim == 1:
+            return self.apply(vectors[None])[0]
+        return self.apply(vectors.T).T
+
+    def dense(self, block: int = 256) -> Tensor:
+        """The matrix itself, (p, p), by products with the unit vectors."""
+        eye = torch.eye(self.size, dtype=self.dtype, device=self.device)
+        return torch.cat([self.apply(rows) for rows in eye.split(block)])
+
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Matrix(Operator):
+    """A symmetric matrix that fits in memory."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix, self.size = matrix, len(matrix)
+        self.dtype, self.device = matrix.dtype, matrix.device
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        return vectors @ self.matrix.T
+
+
+class Curvature(Operator):
+    """A second derivative of the mean loss over `examples`, plus a multiple of the identity.
+
+    The multiple is `task.weight_decay + damping`. With `sample`, every product is taken over
+    that many examples drawn afresh: product number i of one seed is always the same draw.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        examples: Examples,
+        damping: float = 0.0,
+        sample: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        n = count(examples)
+        if n == 0:
+            raise MethodError("a Hessian of no examples: pass the training examples to `fit`")
+        self.task, self.examples = task, task.move(examples)
+        self.damping, self.seed = damping, seed
+        self.sample = None if sample is None or sample >= n else sample
+        self.size, self.dtype, self.device = task.size, task.dtype, task.device
+        self.products = 0
+
+    @property
+    def shift(self) -> float:
+        """What is added to the diagonal of the mean loss's own curvature."""
+        return self.task.weight_decay + self.damping
+
+    def batch(self, draw: int) -> Examples:
+        """The examples of product number `draw`: all of them unless sampled."""
+        if self.sample is None:
+            return self.examples
+        n = count(self.examples)
+        index = numpy_generator(self.seed, "curvature", draw).choice(n, self.sample, replace=False)
+        return take(self.examples, torch.from_numpy(index).to(self.device))
+
+    def apply(self, vectors: Tensor, draw: int | None = None) -> Tensor:
+        if draw is None:
+            draw, self.products = self.products, self.products + 1
+        batch = self.batch(draw)
+        n = count(batch)
+        total = vectors * self.shift
+        for some in chunks(batch, CHUNK):
+            share = count(some) / n
+            product = self._mean_product(some)
+            width = max(1, VECTORS // (count(some) * self.size))
+            if len(vectors) == 1 or width == 1:
+                for row, vector in zip(total, vectors, strict=True):
+                    row.add_(self._join(product(self.task.unflatten(vector))), alpha=share)
+            else:
+                for into, rows in zip(total.split(width), vectors.split(width), strict=True):
+                    out = vmap(product)(self.task.unflatten(rows))
+                    into.add_(self._join(out, 1), alpha=share)
+        return total
+
+    def _join(self, values: Params, lead: int = 0) -> Tensor:
+        return self.task.flatten(values, lead)
+
+    @abstractmethod
+    def _mean_product(self, batch: Examples) -> Callable[[Params], Params]:
+        """The product of one tangent with the undamped curvature of a batch."""
+
+
+class Hessian(Curvature):
+    """The Hessian of the mean training loss, forward over reverse."""
+
+    def gradient(self, batch: Examples) -> Callable[[Params], Params]:
+        loss = self.task.function(self.task.loss)
+        return grad(lambda params: loss(params, batch).mean())
+
+    def _mean_product(self, batch: Examples) -> Callable[[Params], Params]:
+        gradient = self.gradient(batch)
+        return lambda tangent: jvp(gradient, (self.task.params,), (tangent,))[1]
+
+    def linearized(self) -> Linearized:
+        """The same matrix with its derivative graph kept: cheaper products, more memory."""
+        return Linearized(self)
+
+
+class Linearized(Operator):
+    """A Hessian over one fixed batch, linearised once for many products (1.2 passes each)."""
+
+    def __init__(self, hessian: Hessian) -> None:
+        self.task, self.shift = hessian.task, hessian.shift
+        self.size, self.dtype, self.device = hessian.size, hessian.dtype, hessian.device
+        if hessian.sample is not None:
+            raise MethodError("only a Hessian over fixed examples can be linearised: drop `sample`")
+        n = count(hessian.examples)
+        self._products = [
+            (count(some) / n, linearize(hessian.gradient(some), self.task.params)[1])
+            for some in chunks(hessian.examples, CHUNK)
+        ]
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        total = vectors * self.shift
+        for share, product in self._products:
+            for row, vector in zip(total, vectors, strict=True):
+                out = product(self.task.unflatten(vector))
+                row.add_(self.task.flatten(out), alpha=share)
+        return total
+
+
+class GaussNewton(Curvature):
+    """J^T (d2 loss / d outputs2) J: positive semi-definite for a convex loss of the outputs.
+
+    Needs a loss that calls its model once and gets one tensor from it.
+    """
+
+    def _mean_product(self, batch: Examples) -> Callable[[Params], Params]:
+        objective = self.task.loss
+        if not isinstance(objective, Objective):
+            raise MethodError("GaussNewton needs a task made by Task.of(module, loss)")
+        loss, model = objective.user_loss, objective.model
+        frozen = self.task.frozen or {}
+
+        def outputs(params: Params) -> Tensor:
+            seen: list[Any] = []
+
+            def spy(_module: Any, _args: Any, output: Any) -> None:
+                seen.append(output)
+
+            handle = model.register_forward_hook(spy)
+            try:
+                objective({**frozen, **params}, batch)
+            finally:
+                handle.remove()
+            if len(seen) != 1 or not isinstance(seen[0], Tensor):
+                raise MethodError(
+                    f"the loss called its model {len(seen)} times: GaussNewton needs one call "
+                    "that returns one tensor; use Hessian instead"
+                )
+            return seen[0]
+
+        def criterion(z: Tensor) -> Tensor:
+            return loss(lambda *args, **kwargs: z, batch).mean()
+
+        def product(tangent: Params) -> Params:
+            z, dz = jvp(outputs, (self.task.params,), (tangent,))[:2]
+            curved = jvp(grad(criterion), (z,), (dz,))[1]
+            return vjp(outputs, self.task.params)[1](curved)[0]
+
+        return product

@@ -1,0 +1,23 @@
+"""Gradient similarity (H = I) on projected gradients: RandProj and RandSelect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from methods.attributor import Attributor, Bilinear, Embedded, Fitted, Prepared
+from methods.projections import Gaussian, Projection
+from methods.task import Examples, Task
+
+
+@dataclass(frozen=True)
+class RandomProjection(Attributor):
+    """<G grad query, G grad candidate> at the final parameters, E[G^T G] = I.
+
+    `projection` is Gaussian (RandProj), Rademacher, Select (RandSelect) or TwoSided.
+    """
+
+    projection: Projection = Gaussian(100)
+
+    def fit(self, task: Task, train: Examples, prepared: Prepared | None = None) -> Fitted:
+        drawn = self.projection.draw(task)
+        return Embedded(task, Bilinear(drawn, drawn))

@@ -1,0 +1,199 @@
+"""What an attribution method may know of a trained model, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Params = dict[str, Tensor]
+Examples = dict[str, Tensor]
+PerExample = Callable[[Params, Examples], Tensor]
+UserLoss = Callable[..., Tensor]
+
+
+class MethodError(Exception):
+    """A model, data set or setting a method cannot work with; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Parameters at one moment of training, and the learning rate then in force."""
+
+    params: Params
+    lr: float
+
+
+class _Evaluated(nn.Module):
+    """A model and its loss as one module, so that `functional_call` can swap parameters."""
+
+    def __init__(self, model: nn.Module, loss: UserLoss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, examples: Examples) -> Tensor:
+        return self.loss(self.model, examples)
+
+
+class Objective:
+    """A user's loss `(model, batch) -> (b,)` as a function `(params, batch) -> (b,)`.
+
+    The model itself is never changed: parameters are swapped in for the length of one call.
+    """
+
+    def __init__(self, model: nn.Module, loss: UserLoss) -> None:
+        self.model, self.user_loss = model, loss
+        self._evaluated = _Evaluated(model, loss)
+
+    def __call__(self, params: Params, examples: Examples) -> Tensor:
+        swapped = {f"model.{name}": value for name, value in params.items()}
+        values = functional_call(self._evaluated, swapped, (examples,))
+        if values.shape != (count(examples),):
+            raise MethodError(
+                f"the loss returned shape {tuple(values.shape)} for {count(examples)} examples: "
+                'return one value an example, (b,), for instance with reduction="none"'
+            )
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A trained model seen from outside.
+
+    params       what is differentiated; fixes device and dtype
+    loss         (params, examples) -> (b,), the training loss
+    measurement  the query quantity, loss-like (lower is better)
+    weight_decay the objective is mean loss + weight_decay/2 |params|^2
+    checkpoints  (params, lr) along training, oldest first
+    frozen       further parameters the loss needs, which are not differentiated
+    """
+
+    params: Params
+    loss: PerExample
+    measurement: PerExample
+    weight_decay: float = 0.0
+    checkpoints: tuple[Checkpoint, ...] = ()
+    frozen: Params | None = None
+
+    @classmethod
+    def of(
+        cls,
+        module: nn.Module,
+        loss: UserLoss,
+        measurement: UserLoss | None = None,
+        only: Iterable[str] = (),
+        weight_decay: float = 0.0,
+        checkpoints: Iterable[Checkpoint] = (),
+    ) -> Task:
+        """Return the task of `module` under `loss(model, batch) -> (b,)`.
+
+        `only` takes shell patterns of parameter names (`"head.*"`); the rest is held fixed.
+        """
+        training = [name or "the model" for name, part in module.named_modules() if part.training]
+        if training:
+            raise MethodError(
+                f"{training[0]} is in training mode: call .eval() first, "
+                "so that a loss is a function of its parameters and example alone"
+            )
+        objective = Objective(module, loss)
+        params = {name: p.detach() for name, p in module.named_parameters()}
+        task = cls(
+            params,
+            objective,
+            objective if measurement is None else Objective(module, measurement),
+            weight_decay,
+            tuple(checkpoints),
+        )
+        return task.only(only) if only else task
+
+    def only(self, patterns: Iterable[str]) -> Task:
+        """Return the task that differentiates only parameters whose names match a pattern."""
+        patterns = tuple(patterns)
+        chosen = {n: v for n, v in self.params.items() if any(fnmatchcase(n, p) for p in patterns)}
+        if not chosen:
+            raise MethodError(
+                f"no parameter matches {patterns}; there are {', '.join(self.params)}"
+            )
+        rest = {n: v for n, v in self.params.items() if n not in chosen}
+        return replace(self, params=chosen, frozen={**(self.frozen or {}), **rest})
+
+    def at(self, checkpoint: Checkpoint) -> Task:
+        """Return the task at an earlier moment of training, the same parameters differentiated."""
+        missing = [n for n in self.all_params if n not in checkpoint.params]
+        if missing:
+            raise MethodError(f"the checkpoint lacks {missing[0]}: it is of another model")
+        for name, value in self.all_params.items():
+            if checkpoint.params[name].shape != value.shape:
+                raise MethodError(
+                    f"{name} is {tuple(checkpoint.params[name].shape)} in the checkpoint and "
+                    f"{tuple(value.shape)} in the model: it is of another model"
+                )
+        params = {n: checkpoint.params[n] for n in self.params}
+        frozen = {n: checkpoint.params[n] for n in self.frozen or {}}
+        return replace(self, params=params, frozen=frozen, checkpoints=())
+
+    @property
+    def all_params(self) -> Params:
+        """Every parameter the loss needs, differentiated or not."""
+        return {**(self.frozen or {}), **self.params}
+
+    @property
+    def size(self) -> int:
+        """p, the number of differentiated parameters."""
+        return sum(v.numel() for v in self.params.values())
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.params.values())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(iter(self.params.values())).dtype
+
+    def function(self, of: PerExample) -> PerExample:
+        """Return `of` as a function of the differentiated parameters alone."""
+        frozen = self.frozen or {}
+        return (lambda params, examples: of({**frozen, **params}, examples)) if frozen else of
+
+    def flatten(self, values: Params, lead: int = 0) -> Tensor:
+        """Join per-parameter tensors, each with `lead` leading axes, to (..., p)."""
+        return torch.cat([values[n].flatten(lead) for n in self.params], dim=lead)
+
+    def unflatten(self, flat: Tensor) -> Params:
+        """Split (..., p) into views shaped as the parameters, in the order of `params`."""
+        lead = flat.shape[:-1]
+        parts = flat.split([v.numel() for v in self.params.values()], dim=-1)
+        return {
+            name: part.view(*lead, *value.shape)
+            for (name, value), part in zip(self.params.items(), parts, strict=True)
+        }
+
+    def move(self, examples: Examples) -> Examples:
+        """Return the examples on the parameters' device, floating columns in their dtype."""
+        return {
+            k: v.to(self.device, self.dtype) if v.is_floating_point() else v.to(self.device)
+            for k, v in examples.items()
+        }
+
+
+def count(examples: Examples) -> int:
+    """Number of examples: the length every column must share."""
+    lengths = {len(column) for column in examples.values()}
+    if len(lengths) != 1:
+        raise MethodError(f"columns of different lengths: {sorted(lengths)}")
+    return lengths.pop()
+
+
+def take(examples: Examples, index: Tensor | slice) -> Examples:
+    """Return the examples at `index`, every column alike."""
+    return {name: column[index] for name, column in examples.items()}
+
+
+def chunks(examples: Examples, size: int) -> Iterator[Examples]:
+    """Yield the examples in order, at most `size` at a time."""
+    for start in range(0, count(examples), size):
+        yield take(examples, slice(start, start + size))
