@@ -1,0 +1,1 @@
+"""Tables and figures: numbers from finished runs, then ink from the numbers alone."""

@@ -35,7 +35,7 @@ class Influence(Attributor):
 
     @property
     def preparation(self) -> Prepare:
-        return Prepare(self.inverse, self.damping)
+        return Prepare(self.inverse.preparation, self.damping)
 
     def hessian(self, task: Task, train: Examples) -> Hessian:
         """The damped Hessian over `train` that the inverse works on."""

@@ -84,6 +84,10 @@ class Arnoldi(Inverse):
     positive_only: bool = False
 
     @property
+    def preparation(self) -> Krylov:
+        return self.basis
+
+    @property
     def sample(self) -> int | None:  # type: ignore[override]
         return self.basis.sample
 

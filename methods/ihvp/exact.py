@@ -15,11 +15,17 @@ from methods.task import MethodError
 
 @dataclass(frozen=True)
 class Exact(Inverse):
-    """Eigen-decompose the Hessian in float64 and invert every eigenvalue, negative ones too."""
+    """Eigen-decompose the Hessian in float64 and invert every eigenvalue, negative ones too.
+
+    sample  examples the Hessian is the mean over, drawn once; None is all of them
+    """
+
+    sample: int | None = None
+    seed: int = 0
 
     def prepare(self, hessian: Hessian) -> Prepared:
         """Return the undamped Hessian of the mean loss (p, p)."""
-        return {"hessian": exact_hessian(hessian.task, hessian.examples)}
+        return {"hessian": exact_hessian(hessian.task, hessian.batch(0))}
 
     def invert(self, hessian: Hessian, prepared: Prepared) -> Matrix:
         matrix = prepared["hessian"].double().to(hessian.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,11 @@ class Inverse(ABC):
 
     sample: int | None = None  # examples a Hessian product is taken over; None is all of them
     seed: int = 0
+
+    @property
+    def preparation(self) -> Any:
+        """What `prepare` depends on: these settings, or the part of them that matters to it."""
+        return self
 
     def prepare(self, hessian: Hessian) -> Prepared:
         """Do the once-per-model work, as arrays `invert` accepts."""

@@ -1,0 +1,86 @@
+"""Build every artifact whose runs exist, then the report: `python -m analysis`."""
+
+import argparse
+import importlib
+import json
+import pkgutil
+import sys
+from collections.abc import Sequence
+
+import analysis
+from analysis import disk, report
+from analysis.artifact import TIERS, Artifact, add_options, guarded, known_tier
+from experiments import runs
+from experiments.runs import MissingRuns, UserError
+
+FIRST = "digits_suspicious"  # what a newcomer can check by eye
+
+
+def artifacts() -> tuple[list[Artifact], list[str]]:
+    """Return the artifacts of this folder by name, and what kept the others from being read."""
+    found, broken = [], []
+    for module in pkgutil.iter_modules(analysis.__path__):
+        if module.name == "__main__":
+            continue
+        try:
+            loaded = importlib.import_module(f"analysis.{module.name}")
+        except Exception as error:  # one broken file must not hide the others
+            broken.append(f"analysis.{module.name} cannot be imported: {error!r}")
+            continue
+        if hasattr(loaded, "ARTIFACT"):
+            found.append(loaded.ARTIFACT)
+    return sorted(found, key=lambda one: (one.id != FIRST, one.id)), broken
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
+    add_options(parser, default=None)
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        tiers = TIERS if options.preset is None else (known_tier(options.preset),)
+        known, broken = artifacts()
+        problems, shown = list(broken), 0
+        for artifact in known:
+            for tier in tiers:
+                try:
+                    line = _line(artifact, tier, options)
+                except UserError as error:
+                    problems.append(f"{artifact.id} {tier}: {error}")
+                    continue
+                shown += line is not None
+                if line is not None or options.preset is not None:
+                    print(line or f"{artifact.id} {tier}: not run  {_how(artifact, tier)}")
+        print(f"report  {disk.shown(report.build(known))}")
+        for problem in problems:
+            print(f"error: {problem}", file=sys.stderr)
+        if not shown and not problems:
+            tier = tiers[0]
+            print(f"error: no runs to draw from: {_how(known[0], tier)}", file=sys.stderr)
+        return 2 if problems or not shown else 0
+
+    return guarded(work)
+
+
+def _line(artifact: Artifact, tier: str, options: argparse.Namespace) -> str | None:
+    """Build or redraw one artifact and say so; None where there is nothing to draw from."""
+    path = artifact.path(tier, "json")
+    if options.redraw:
+        return str(artifact.redraw(tier)) if path.exists() else None
+    try:
+        return str(artifact.build(tier, options.partial))
+    except MissingRuns as missing:
+        if not path.exists():
+            begun = runs.load(artifact.experiment, tier, partial=True)
+            return f"{artifact.id} {tier}: not run  {missing}" if begun else None
+        word = json.loads(path.read_bytes())["verdict"]["word"]
+        return f"{artifact.id} {tier}: {word}  as built before: its runs are not all here"
+
+
+def _how(artifact: Artifact, tier: str) -> str:
+    return f"`python -m experiments.{artifact.experiment} --preset {tier}`"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

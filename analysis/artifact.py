@@ -1,0 +1,247 @@
+"""An artifact: one table or figure of a paper, numbers from runs, then ink from the numbers alone.
+
+results/artifacts/TIER/ID.csv         the numbers; all that is drawn and judged is in it
+results/artifacts/TIER/ID.png, .pdf   the ink
+results/artifacts/TIER/ID.json        where the numbers come from, and the verdict
+"""
+
+import argparse
+import difflib
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import disk, style
+from analysis.table import Row, from_csv, records, to_csv
+from analysis.verdict import Verdict, cap
+from experiments import runs
+from experiments.runs import MissingRuns, Run, UserError
+
+TIERS = ("smoke", "small", "paper")
+DRAWN_WITH = ("numpy", "scipy", "pandas", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Built:
+    """What building or redrawing an artifact left on disk."""
+
+    id: str
+    tier: str
+    verdict: Verdict
+    image: Path
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.tier}: {self.verdict.word}  {disk.shown(self.image)}"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A table or figure: `tabulate` makes numbers of runs, `draw` ink and `judge` a word of them.
+
+    `tabulate` gets the finished runs it needs and returns rows of analysis.table; `draw` and
+    `judge` get what was read back from the CSV, with the columns `tier` and `missing` (runs).
+    """
+
+    id: str
+    experiment: str
+    tabulate: Callable[[list[Run]], pd.DataFrame] = field(repr=False)
+    draw: Callable[[pd.DataFrame], Figure] = field(repr=False)
+    judge: Callable[[pd.DataFrame], Verdict] = field(repr=False)
+    title: str
+    claim: str
+    paper: str
+    deviations: tuple[str, ...] = ()
+    tier_notes: Mapping[str, str] = field(default_factory=dict)
+    """What else departs from the paper at one tier."""
+    remarks: tuple[str, ...] = ()
+    """Where we disagree with the paper: the likely cause, and what speaks for it."""
+    needs: Callable[[dict[str, Any]], bool] = lambda config: True
+    """Which of a preset's runs it is made of, by their configs."""
+    page: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    """The table on the report page, where it is not simply the rows."""
+
+    def path(self, tier: str, suffix: str) -> Path:
+        """Return where a file of this artifact lies: `path("small", "csv")`."""
+        return runs.results() / "artifacts" / tier / f"{self.id}.{suffix}"
+
+    def command(self, tier: str) -> str:
+        """Return the command that makes this artifact from nothing."""
+        make = f"python -m experiments.{self.experiment} --preset {tier}"
+        return f"{make} && {self.remake(tier)}"
+
+    def remake(self, tier: str) -> str:
+        """Return the command that makes this artifact from finished runs."""
+        return f"python -m analysis.{self.id} --preset {tier}"
+
+    def build(self, tier: str, partial: bool = False) -> Built:
+        """Make the four files from the tier's runs.
+
+        Missing runs are an error that prints the command that makes them; with `partial`, what is
+        there is drawn and the figure says so.
+        """
+        planned = [e for e in runs.planned(self.experiment, tier) if self.needs(e["config"])]
+        there = {run.key: run for run in runs.load(self.experiment, tier, partial=True)}
+        found = [there[entry["key"]] for entry in planned if entry["key"] in there]
+        missing = len(planned) - len(found)
+        if not found or (missing and not partial):
+            raise MissingRuns(self.experiment, tier, len(found), len(planned))
+        table = self.tabulate(found)
+        if table.empty:
+            raise UserError(
+                f"none of the {len(found)} finished runs of {self.experiment}, preset {tier}, is"
+                f" one that {self.id} shows: `python -m experiments.{self.experiment} --preset"
+                f" {tier} --list` shows which runs there are"
+            )
+        table = table.assign(tier=tier, missing=missing)
+        table["verdict"] = [_stamped(row, tier, missing) for row in records(table)]
+        text = to_csv(table)
+        disk.write(self.path(tier, "csv"), text.encode())
+        return self._finish(tier, text, _provenance(self.experiment, found, missing))
+
+    def redraw(self, tier: str) -> Built:
+        """Draw and judge again from the CSV alone; where its numbers come from is kept."""
+        remedy = f"`{self.remake(tier)}` makes it from runs"
+        text = disk.read(self.path(tier, "csv"), remedy).decode()
+        about = json.loads(disk.read(self.path(tier, "json"), remedy))
+        if about["csv_sha256"] != _sha256(text):
+            raise UserError(
+                f"{disk.shown(self.path(tier, 'csv'))} was changed after its provenance was"
+                f" written: {remedy}"
+            )
+        return self._finish(tier, text, about["numbers"])
+
+    def main(self, arguments: Sequence[str] | None = None) -> int:
+        """Run the command line of one artifact and return its exit code."""
+        parser = argparse.ArgumentParser(
+            prog=f"python -m analysis.{self.id}", description=f"{self.title}. {self.claim}"
+        )
+        add_options(parser, default="smoke")
+        options = parser.parse_args(arguments)
+
+        def work() -> int:
+            tier = known_tier(options.preset)
+            built = self.redraw(tier) if options.redraw else self.build(tier, options.partial)
+            print(built)
+            print(f"  {built.verdict.evidence}")
+            return 0
+
+        return guarded(work)
+
+    def _finish(self, tier: str, text: str, numbers: dict[str, Any]) -> Built:
+        table = from_csv(text)
+        missing = int(records(table)[0]["missing"])
+        verdict = self.judge(table)
+        word = cap(verdict.word, tier, missing)
+        verdict = Verdict(word, verdict.rule, verdict.evidence)
+        with style.settings():
+            figure = self.draw(table)
+            style.stamp(figure, tier, missing)
+            ink = {kind: style.save(figure, kind) for kind in ("png", "pdf")}
+        about = {
+            "id": self.id,
+            "title": self.title,
+            "paper": self.paper,
+            "claim": self.claim,
+            "tier": tier,
+            "verdict": {
+                "word": verdict.word,
+                "rule": verdict.rule,
+                "evidence": verdict.evidence,
+            },
+            "deviations": [*self.deviations, *_noted(self.tier_notes, tier)],
+            "remarks": list(self.remarks),
+            "command": self.command(tier),
+            "redraw": f"{self.remake(tier)} --redraw",
+            "csv_sha256": _sha256(text),
+            "drawn_with": {"python": platform.python_version()}
+            | {name: version(name) for name in DRAWN_WITH},
+            "numbers": numbers,
+        }
+        for kind, content in ink.items():
+            disk.write(self.path(tier, kind), content)
+        # Last: an interrupted build leaves a provenance that does not fit its CSV, and is noticed.
+        disk.write(self.path(tier, "json"), (json.dumps(about, indent=1) + "\n").encode())
+        return Built(self.id, tier, verdict, self.path(tier, "png"))
+
+
+def add_options(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """Add the options that one artifact and all of them have in common."""
+    what = "every tier that has runs" if default is None else default
+    parser.add_argument(
+        "--preset", default=default, help=f"{', '.join(TIERS)} (default: {what})", metavar="TIER"
+    )
+    parser.add_argument(
+        "--redraw", action="store_true", help="draw from the committed CSV alone, without runs"
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="draw the runs there are, and say so on the figure"
+    )
+
+
+def known_tier(name: str) -> str:
+    """Return the tier if there is one of that name, else name the nearest in a UserError."""
+    if name in TIERS:
+        return name
+    nearest = difflib.get_close_matches(name, TIERS, n=1, cutoff=0.0)[0]
+    raise UserError(
+        f"there is no preset {name!r} to draw from: --preset {nearest}? ({', '.join(TIERS)})"
+    )
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Return the exit code of `work`; what a user can mend ends in one line, not a traceback."""
+    try:
+        return work()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: finished artifacts stay", file=sys.stderr)
+        return 130
+
+
+def _stamped(row: Row, tier: str, missing: int) -> str:
+    """Return the row's word at a tier; the smoke tier's other data is not held against a paper."""
+    compared = row["kind"] in ("number", "aside") and row["n"] > 0
+    return "" if compared and tier == TIERS[0] else cap(row["verdict"], tier, missing)
+
+
+def _noted(notes: Mapping[str, str], tier: str) -> list[str]:
+    return [notes[tier]] if tier in notes else []
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _provenance(experiment: str, found: list[Run], missing: int) -> dict[str, Any]:
+    metas = [run.meta for run in found]
+    versions: dict[str, set[str]] = {}
+    data: dict[str, Any] = {}
+    for meta in metas:
+        data |= meta.get("data") or {}
+        for name, number in (meta.get("versions") or {}).items():
+            versions.setdefault(name, set()).add(number)
+    return {
+        "experiment": experiment,
+        "runs": [run.key for run in found],
+        "missing": missing,
+        "commits": sorted({_commit(meta) for meta in metas}),
+        "devices": sorted({str(meta.get("device")) for meta in metas}),
+        "seconds": round(sum(float(meta.get("seconds") or 0) for meta in metas), 1),
+        "versions": {name: sorted(numbers) for name, numbers in sorted(versions.items())},
+        "data": dict(sorted(data.items())),
+    }
+
+
+def _commit(meta: Mapping[str, Any]) -> str:
+    return f"{meta.get('commit') or 'unknown'}{' and changes' if meta.get('dirty') else ''}"

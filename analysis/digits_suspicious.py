@@ -1,0 +1,133 @@
+"""The most suspicious digits: a picture to check by eye, and the methods side by side."""
+
+import math
+import re
+import sys
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import mislabel
+from analysis.artifact import Artifact
+from analysis.mislabel import RETRIEVAL, Observation
+from analysis.statistics import Interval, over_seeds
+from analysis.style import BLACK, GREY, PAGE, VERMILLION, new_grid
+from analysis.table import Row, claim, curve, records, tabulated, written
+from analysis.verdict import conclude
+from experiments.runs import Run
+
+NETWORKS = ("LargeCNN", "SmallCNN")  # the first that was run; the smoke tier has a stand-in
+IN_A_ROW = 10
+HEX = "hex:"  # keeps a CSV reader from taking pixels for a number
+FACTS = ("given", "true", "corrupted")
+
+RULE = (
+    "No paper prints this picture, and it is of one seed, so `direction` is the best it can get."
+    " Claim: a larger share of the digits shown is corrupted than of all. The picture is of the"
+    " method declared beforehand, TracIn over all checkpoints, lowest seed; not of the best one."
+)
+
+
+def tabulate(found: list[Run]) -> pd.DataFrame:
+    seen = next((s for s in (mislabel.observe(found, n) for n in NETWORKS) if s), [])
+    rows = []
+    for method in mislabel.names(seen):
+        for name, metric in {**RETRIEVAL, "seconds": "seconds"}.items():
+            unit = "s" if metric == "seconds" else "x100"
+            rows.append(curve(method, name, unit, mislabel.measured(seen, method, metric)))
+    run = _declared(seen)
+    if run is None:
+        return tabulated(rows)
+    rows.append(curve("chance", "AP", "x100", mislabel.of_models(seen, "chance_ap")))
+    position = np.asarray(run.array("top"))
+    corrupted = np.asarray(run.array("corrupted"), dtype=bool)
+    excess = over_seeds([100 * (corrupted[position].mean() - corrupted.mean())])
+    label = f"{run.metrics['method']}, top {len(position)} − all"
+    rows.append(claim(label, "corrupted", "points", excess, at_least=0.0))
+    return tabulated([*rows, *_images(run, position)])
+
+
+def _declared(seen: list[Observation]) -> Run | None:
+    """Return TracIn over most checkpoints, lowest seed, whatever its AUC."""
+    counts = {n: re.fullmatch(r"TracIn\[(\d+)\]", n) for n in mislabel.names(seen)}
+    sizes = {name: int(match.group(1)) for name, match in counts.items() if match}
+    if not sizes:
+        return None
+    most = max(sizes, key=lambda name: sizes[name])
+    return min((one for one in seen if one.method == most), key=lambda one: one.seed).run
+
+
+def _images(run: Run, position: np.ndarray) -> list[Row]:
+    images = np.asarray(run.array("top_images"), dtype=np.uint8)
+    columns = {name: np.asarray(run.array(name))[position] for name in FACTS}
+    scores = np.asarray(run.array("self_influence"))[position]
+    method = str(run.metrics["method"])
+    rows = []
+    for rank, image in enumerate(images):
+        score = Interval(float(scores[rank]), math.nan, math.nan, 1)
+        shown = {name: int(values[rank]) for name, values in columns.items()}
+        shown |= {"rank": rank + 1, "height": image.shape[0]}
+        pixels = HEX + image.tobytes().hex()
+        row = curve(method, "self-influence", "", score, **shown, pixels=pixels)
+        rows.append(row | {"kind": "image"})
+    return rows
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    images = records(table[table["kind"] == "image"])
+    lines = max(1, math.ceil(len(images) / IN_A_ROW))
+    figure, grid = new_grid(lines, IN_A_ROW, width=PAGE, height=0.5 + 0.92 * lines)
+    for axes, row in zip(grid, images, strict=False):
+        _draw_image(axes, row)
+    wrong = sum(int(row["corrupted"]) for row in images)
+    what = f"by {images[0]['method']}: {wrong} have a wrong label (framed)" if images else ""
+    figure.suptitle(f"The {len(images)} most suspicious digits {what}", fontsize=9)
+    return figure
+
+
+def _draw_image(axes: Axes, row: Row) -> None:
+    pixels = np.frombuffer(bytes.fromhex(row["pixels"].removeprefix(HEX)), dtype=np.uint8)
+    wrong, given, true = bool(row["corrupted"]), int(row["given"]), int(row["true"])
+    axes.set_axis_on()
+    axes.imshow(pixels.reshape(int(row["height"]), -1), cmap="gray_r", vmin=0, vmax=255)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+        spine.set_color(VERMILLION if wrong else GREY)
+        spine.set_linewidth(2.2 if wrong else 0.7)
+    label = f"given {given}, is {true}" if wrong else f"given {given}"
+    axes.set_xlabel(label, color=VERMILLION if wrong else BLACK, fontsize=7, labelpad=2)
+
+
+def page(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the methods side by side, the way a person compares them."""
+    wide: dict[str, Row] = {}
+    for row in records(table[table["kind"] == "curve"]):
+        line = wide.setdefault(row["method"], {"method": row["method"]})
+        percent = row["unit"] == "x100"
+        name = f"{row['quantity']} ×100" if percent else row["quantity"]
+        line[name] = written(row, ".1f" if percent else ".3g")
+        line["seeds"] = str(row["n"])
+    columns = ["method", *(f"{name} ×100" for name in RETRIEVAL), "seconds", "seeds"]
+    return pd.DataFrame(list(wide.values()), columns=pd.Index(columns)).fillna("")
+
+
+ARTIFACT = Artifact(
+    id="digits_suspicious",
+    experiment="mnist_mislabel",
+    tabulate=tabulate,
+    draw=draw,
+    judge=partial(conclude, rule=RULE),
+    title="The most suspicious digits",
+    claim="Digits of the highest self-influence are mostly those whose label was changed.",
+    paper="no paper: a check by eye",
+    tier_notes=mislabel.TIER_NOTES,
+    page=page,
+)
+
+if __name__ == "__main__":
+    sys.exit(ARTIFACT.main())

@@ -1,0 +1,44 @@
+"""Files written whole or not at all."""
+
+import os
+import uuid
+from pathlib import Path
+
+from experiments.runs import UserError
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace a file atomically, making its folder first.
+
+    A folder that cannot be written or a full disk is a UserError that leaves the old file.
+    """
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {shown(path)}: {error.strerror or error}; "
+            "free or permit that folder, or set RETRACE_RESULTS to another one"
+        ) from error
+
+
+def read(path: Path, remedy: str) -> bytes:
+    """Return a file's bytes; a missing one is a UserError that ends with `remedy`."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {shown(path)}: {error.strerror}: {remedy}") from error
+
+
+def shown(path: Path) -> str:
+    """Return the path as a person at this prompt would type it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

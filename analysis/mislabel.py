@@ -1,0 +1,109 @@
+"""What the artifacts of mislabel retrieval share: one observation per run of mnist_mislabel."""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.statistics import Interval, difference, geometric, over_seeds, per_seed, ratio
+from experiments.runs import Run
+
+STAND_IN = "DigitsCNN"  # takes the place of either network at the smoke tier
+RETRIEVAL = {"AUC": "auc", "AP": "ap"}
+ACCURACY = {"corrupted labels": "accuracy_corrupted", "true labels": "accuracy_true"}
+PERCENT = {*RETRIEVAL.values(), *ACCURACY.values(), "chance_ap"}  # as the paper prints them
+
+TIER_NOTES = {
+    "smoke": (
+        "Smoke tier: the 1,797 digits of 8 x 8 pixels that scikit-learn ships and a network of one"
+        " or two thousand parameters stand in for MNIST and the paper's network: the numbers are"
+        " not comparable with the printed ones, at best their order is."
+    ),
+    "small": (
+        "Small tier: fewer seeds and draws, smaller samples or fewer iterations than at the paper"
+        " tier: `python -m experiments.mnist_mislabel --preset small --list` shows which."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One run: a method on the model of one seed. A projection has several per seed."""
+
+    seed: int
+    method: str
+    run: Run
+
+    def metric(self, name: str) -> float:
+        """Return a metric in the paper's unit; nan if the run has none of that name."""
+        value = float(self.run.metrics.get(name, math.nan))
+        return 100 * value if name in PERCENT else value
+
+
+def on(network: str) -> Callable[[dict[str, Any]], bool]:
+    """Return whether a config is one of the runs that `observe` takes."""
+    return lambda config: config["model"]["network"]["type"] in (network, STAND_IN)
+
+
+def observe(found: list[Run], network: str) -> list[Observation]:
+    """Return the runs on a network, or where there are none, those on the smoke tier's stand-in."""
+    for wanted in (network, STAND_IN):
+        seen = [
+            Observation(int(run.config["model"]["seed"]), str(run.metrics["method"]), run)
+            for run in found
+            if run.config["model"]["network"]["type"] == wanted
+        ]
+        if seen:
+            return seen
+    return []
+
+
+def names(seen: list[Observation]) -> list[str]:
+    """Return the methods' display names, each once, in the order of the runs."""
+    return list(dict.fromkeys(one.method for one in seen))
+
+
+def by_dimension(seen: list[Observation], family: str) -> dict[int, str]:
+    """Return the methods of a family by projected dimension: {10: "Arnoldi 10", ...}."""
+    found = {name: re.fullmatch(rf"{re.escape(family)} (\d+)", name) for name in names(seen)}
+    return dict(sorted((int(match.group(1)), name) for name, match in found.items() if match))
+
+
+def by_seed(seen: list[Observation], method: str, metric: str) -> pd.Series:
+    """Return a method's metric by seed, the draws of one seed averaged."""
+    mine = [one for one in seen if one.method == method and not math.isnan(one.metric(metric))]
+    return per_seed([one.metric(metric) for one in mine], [one.seed for one in mine])
+
+
+def measured(seen: list[Observation], method: str, metric: str) -> Interval:
+    """Return the interval over seeds of a method's metric."""
+    return over_seeds(by_seed(seen, method, metric))
+
+
+def of_models(seen: list[Observation], metric: str) -> Interval:
+    """Return the interval over seeds of what describes the trained model, not the method."""
+    there = [one for one in seen if not math.isnan(one.metric(metric))]
+    return over_seeds(per_seed([one.metric(metric) for one in there], [o.seed for o in there]))
+
+
+def compared(seen: list[Observation], one: str, other: str, metric: str) -> Interval:
+    """Return the interval of one method's metric minus another's on the same models."""
+    return over_seeds(difference(by_seed(seen, one, metric), by_seed(seen, other, metric)))
+
+
+def relative_cost(
+    seen: list[Observation], method: str, unit: str, metric: str = "seconds"
+) -> Interval:
+    """Return the interval of a method's time in scoring times of `unit`, on the same models.
+
+    Only times taken on the same kind of device are divided by each other.
+    """
+    ratios = [pd.Series(dtype=float)]
+    for device in sorted({str(one.run.meta.get("device")) for one in seen}):
+        here = [one for one in seen if str(one.run.meta.get("device")) == device]
+        ratios.append(ratio(by_seed(here, method, metric), by_seed(here, unit, "seconds")))
+    values = [value for one in ratios for value in one if 0 < value < math.inf]
+    return geometric(values)

@@ -1,0 +1,159 @@
+"""Intervals over seeds, rank correlations, distances and tests; numpy and scipy alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its confidence interval; `low` and `high` are nan for one value, all for none."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+NONE = Interval(float("nan"), float("nan"), float("nan"), 0)
+
+
+def over_seeds(values: ArrayLike, level: float = LEVEL) -> Interval:
+    """Return the mean and Student's t interval of independent values, one per seed."""
+    sample = np.asarray(values, dtype=float)
+    if sample.size == 0:
+        return NONE
+    mean = float(sample.mean())
+    if sample.size == 1:
+        return Interval(mean, float("nan"), float("nan"), 1)
+    half = stats.t.ppf(0.5 + level / 2, sample.size - 1) * stats.sem(sample)
+    return Interval(mean, mean - float(half), mean + float(half), int(sample.size))
+
+
+def per_seed(values: ArrayLike, seeds: Sequence[int]) -> pd.Series:
+    """Return the mean over draws within each seed, indexed by seed in order."""
+    return pd.Series(np.asarray(values, dtype=float)).groupby(np.asarray(seeds)).mean()
+
+
+def over_draws(values: ArrayLike, seeds: Sequence[int], level: float = LEVEL) -> Interval:
+    """Return the interval over seeds of values with several draws each.
+
+    Draws of one seed share its model and are no independent evidence: they are averaged first, and
+    `n` counts seeds.
+    """
+    return over_seeds(per_seed(values, seeds).to_numpy(), level)
+
+
+def geometric(values: ArrayLike, level: float = LEVEL) -> Interval:
+    """Return the geometric mean of positive values, one per seed, with its interval on logs."""
+    logs = over_seeds(np.log(np.asarray(values, dtype=float)), level)
+    mean, low, high = np.exp([logs.mean, logs.low, logs.high])
+    return Interval(float(mean), float(low), float(high), logs.n)
+
+
+def difference(one: pd.Series, other: pd.Series) -> pd.Series:
+    """Return one minus other on the seeds that both have."""
+    seeds = one.index.intersection(other.index)
+    return one.loc[seeds] - other.loc[seeds]
+
+
+def ratio(one: pd.Series, other: pd.Series) -> pd.Series:
+    """Return one over other on the seeds that both have."""
+    seeds = one.index.intersection(other.index)
+    return one.loc[seeds] / other.loc[seeds]
+
+
+def bootstrap(
+    values: ArrayLike,
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    *,
+    seed: int = 0,
+    num_resamples: int = 2000,
+    level: float = LEVEL,
+) -> Interval:
+    """Return a statistic of independent values with its percentile bootstrap interval."""
+    sample = np.asarray(values, dtype=float)
+    if sample.size == 0:
+        return NONE
+    generator = np.random.default_rng(np.random.SeedSequence([seed, sample.size]))
+    picks = generator.integers(sample.size, size=(num_resamples, sample.size))
+    resampled = [statistic(sample[pick]) for pick in picks]
+    low, high = np.quantile(resampled, [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(float(statistic(sample)), float(low), float(high), int(sample.size))
+
+
+def rank_correlations(x: ArrayLike, y: ArrayLike) -> dict[str, float]:
+    """Return Pearson's, Spearman's and Kendall's correlation of two samples."""
+    return {
+        "pearson": float(stats.pearsonr(x, y).statistic),
+        "spearman": float(stats.spearmanr(x, y).statistic),
+        "kendall": float(stats.kendalltau(x, y).statistic),
+    }
+
+
+def wasserstein(one: ArrayLike, other: ArrayLike) -> float:
+    """Return the optimal transport distance of two samples of numbers, uniformly weighted."""
+    return float(stats.wasserstein_distance(np.asarray(one), np.asarray(other)))
+
+
+def overlap(one: ArrayLike, other: ArrayLike) -> float:
+    """Return intersection over union of two boolean masks; nan where both are empty."""
+    left, right = np.asarray(one, dtype=bool), np.asarray(other, dtype=bool)
+    union = np.count_nonzero(left | right)
+    return np.count_nonzero(left & right) / union if union else float("nan")
+
+
+def homogeneity(
+    one: ArrayLike, other: ArrayLike, *, seed: int = 0, num_samples: int = 9999
+) -> float:
+    """Return the p-value that two rows of counts were drawn from the same classes.
+
+    Chi-square statistic against its own distribution with both margins fixed, so that classes with
+    few examples are no trouble. Rows without any count give 1.
+    """
+    table = np.stack([np.asarray(one, dtype=int), np.asarray(other, dtype=int)])
+    table = table[:, table.sum(0) > 0]
+    total = table.sum(1)
+    if (total == 0).any():
+        return 1.0
+    expected = total[0] * table.sum(0) / total.sum()
+
+    def deviation(row: np.ndarray) -> np.ndarray:
+        return ((row - expected) ** 2 / expected).sum(-1)
+
+    generator = np.random.default_rng(np.random.SeedSequence([seed, int(total.sum())]))
+    drawn = generator.multivariate_hypergeometric(table.sum(0), total[0], size=num_samples)
+    extreme = np.count_nonzero(deviation(drawn) >= deviation(table[0]) * (1 - 1e-12))
+    return (1 + extreme) / (1 + num_samples)
+
+
+def combine(p_values: Sequence[float]) -> float:
+    """Return Fisher's combination of independent p-values, one per seed."""
+    return float(stats.combine_pvalues(list(p_values), method="fisher").pvalue)
+
+
+def exchangeable(profiles: ArrayLike, *, seed: int = 0, num_samples: int = 9999) -> float:
+    """Return the p-value that conditions do not differ once seeds are allowed to.
+
+    `profiles` is (n_seeds, conditions, features). The statistic is the spread of the conditions'
+    means over seeds; conditions are permuted within each seed.
+    """
+    sample = np.asarray(profiles, dtype=float)
+
+    def spread(values: np.ndarray) -> float:
+        means = values.mean(0)
+        return float(((means - means.mean(0)) ** 2).sum())
+
+    generator = np.random.default_rng(np.random.SeedSequence([seed, *sample.shape]))
+    observed = spread(sample) * (1 - 1e-12)
+    extreme = sum(
+        spread(np.stack([generator.permutation(one) for one in sample])) >= observed
+        for _ in range(num_samples)
+    )
+    return (1 + extreme) / (1 + num_samples)

@@ -1,0 +1,181 @@
+"""One colour, one marker and one name per method; figures at a paper's column width, no pyplot."""
+
+import io
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+# Okabe & Ito's palette, told apart by every common kind of colour blindness.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#6B6B6B"
+UNNAMED = (  # colour and marker of what is not a method, in order
+    (BLUE, "o"),
+    (ORANGE, "^"),
+    (GREEN, "s"),
+    (VERMILLION, "D"),
+    (PURPLE, "v"),
+    (GREY, "x"),
+)
+SHADES = (SKY, BLUE, "#1B2A41")  # ordered: early, middle and late of one method
+
+COLUMN, PAGE = 3.5, 7.0  # inches: one column and two
+DPI = 220
+FOOT = 0.2  # inches kept free under the axes for what `stamp` writes
+
+SETTINGS: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same ink on every machine
+    "font.size": 7.5,
+    "axes.labelsize": 7.5,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "errorbar.capsize": 0,
+    "pdf.fonttype": 42,
+    "savefig.dpi": DPI,
+    "figure.dpi": DPI,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a family of methods is drawn."""
+
+    colour: str
+    marker: str
+    name: str
+    line: str = "-"
+
+
+LOOKS = {
+    "TracIn": Look(BLUE, "s", "TracIn", "--"),
+    "RandProj": Look(ORANGE, "^", "RandProj"),
+    "RandSelect": Look(PURPLE, "v", "RandSelect"),
+    "Arnoldi": Look(GREEN, "o", "Arnoldi"),
+    "LiSSA": Look(VERMILLION, "D", "LiSSA", "-."),
+    "Exact": Look(BLACK, "P", "Exact Hessian", ":"),
+    "GHG^T": Look(ORANGE, "<", "RandProj (GHGᵀ)"),
+    "CG": Look(GREY, "X", "CG", ":"),
+    "Sketch": Look(SKY, "h", "Sketch"),
+    "Loss": Look(GREY, "*", "Loss", ":"),
+}
+
+
+def family(method: str) -> str:
+    """Return the family of a method's display name: `RandProj 100` -> `RandProj`."""
+    found = re.match(r"[A-Za-z^]+", method)
+    return found.group() if found else method
+
+
+def look(method: str) -> Look:
+    """Return how a method is drawn; one that nobody styled is grey under its own name."""
+    return LOOKS.get(family(method), Look(GREY, "x", method))
+
+
+def new_axes(xlabel: str, ylabel: str, height: float = 2.5) -> tuple[Figure, Axes]:
+    """Return a figure of one column's width and its axes."""
+    figure, (axes,) = new_panels([xlabel], ylabel, height=height)
+    return figure, axes
+
+
+def new_panels(
+    xlabels: Sequence[str],
+    ylabel: str = "",
+    *,
+    width: float = COLUMN,
+    height: float = 2.5,
+    share_y: bool = False,
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with panels side by side; `ylabel` is the first panel's."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.set_layout_engine("constrained", rect=(0, FOOT / height, 1, 1 - FOOT / height))
+    panels = list(figure.subplots(1, len(xlabels), sharey=share_y, squeeze=False)[0])
+    for axes, xlabel in zip(panels, xlabels, strict=True):
+        axes.set_xlabel(xlabel)
+    panels[0].set_ylabel(ylabel)
+    return figure, panels
+
+
+def new_grid(lines: int, columns: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a grid of invisible axes, for pictures."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    free = (0, FOOT / height, 1, 1 - FOOT / height)
+    figure.set_layout_engine("constrained", rect=free, h_pad=0.02, w_pad=0.03, hspace=0)
+    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes in grid:
+        axes.set_axis_off()
+    return figure, grid
+
+
+def stamp(figure: Figure, tier: str, missing: int) -> None:
+    """Say on the figure which tier it is and whether runs are missing."""
+    foot = 0.05 / figure.get_figheight()
+    if tier != "paper":
+        figure.text(0.99, foot, f"{tier} tier", ha="right", va="bottom", fontsize=6, color=GREY)
+    if missing:
+        note = f"PARTIAL: {missing} run{'s' * (missing > 1)} missing"
+        figure.text(0.01, foot, note, va="bottom", fontsize=6.5, color=VERMILLION, weight="bold")
+
+
+def settings() -> AbstractContextManager[None]:
+    """Return the context in which every figure is drawn and saved."""
+    return rc_context(SETTINGS)
+
+
+def save(figure: Figure, kind: str) -> bytes:
+    """Return the figure as the bytes of a `png` or `pdf`, the same on every call."""
+    undated: dict[str, dict[str, None]] = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    }
+    page = io.BytesIO()
+    figure.savefig(page, format=kind, metadata=undated[kind])
+    return page.getvalue()
+
+
+def draw_curve(
+    axes: Axes, rows: pd.DataFrame, x: str, style: Look, mark_every: float | None = None
+) -> None:
+    """Draw rows of a table as one method's curve of `ours` against column x, with its interval."""
+    if rows.empty:
+        return
+    rows = rows.sort_values(x)
+    at, low, high = (rows[name].to_numpy(dtype=float) for name in (x, "low", "high"))
+    axes.fill_between(at, low, high, color=style.colour, alpha=0.2, linewidth=0)
+    if len(at) == 1:  # a band has no width there
+        axes.vlines(at, low, high, color=style.colour, alpha=0.5, linewidth=2)
+    axes.plot(
+        at,
+        rows["ours"],
+        color=style.colour,
+        marker=style.marker,
+        markevery=mark_every,
+        label=style.name,
+    )
+
+
+def tick_values(axes: Axes, values: Iterable[float], at_most: int = 8) -> None:
+    """Mark the grid that was run on the x axis: all of it, or its round numbers if it is long."""
+    grid = sorted({int(value) for value in values if value == value})
+    if len(grid) > at_most:
+        grid = [value for value in grid if f"{value}".rstrip("0") in ("1", "5")] or grid[::2]
+    axes.set_xticks(grid, [str(value) for value in grid])
+    axes.xaxis.set_minor_locator(NullLocator())

@@ -1,0 +1,117 @@
+"""Sec. A.1, Eq. 3 of 001: the inverse Hessian's sketch by two minibatches, error against steps."""
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.artifact import Artifact
+from analysis.statistics import geometric, ratio
+from analysis.style import GREY, UNNAMED, Look, draw_curve, new_axes
+from analysis.table import claim, curve, tabulated
+from analysis.verdict import conclude
+from experiments.runs import Run
+
+MOST_POINTS = 60
+ACCURATE = 0.1
+
+RULE = (
+    "Claims, over seeds, for every setting that was run: the relative Frobenius error of the sketch"
+    f" at the last step is below {ACCURATE:g}; it is below the error at the first."
+)
+
+
+def tabulate(found: list[Run]) -> pd.DataFrame:
+    rows, claims = [], []
+    for label, members in _settings(found).items():
+        steps = np.asarray(members[0].array("steps"))
+        errors = pd.DataFrame(
+            {_seeds(run): np.asarray(run.array("error"), dtype=float) for run in members},
+            index=pd.Index(steps),
+        )
+        for step in _thinned(steps):
+            ours = geometric(errors.loc[step])
+            rows.append(curve(label, "relative error", "", ours, step=int(step)))
+        last = errors.loc[steps[-1]]
+        claims.append(claim(label, "error, last step", "", geometric(last), at_most=ACCURATE))
+        falls = geometric(ratio(last, errors.loc[steps[0]]))
+        claims.append(claim(label, "error, last ÷ first step", "", falls, at_most=1.0))
+    return tabulated(rows + claims)
+
+
+def _settings(found: list[Run]) -> dict[str, list[Run]]:
+    """Return the runs that differ in seeds alone together, named by what sets them apart."""
+    configs = [
+        {path: leaf for path, leaf in _leaves(run.config) if path[-1] != "seed"} for run in found
+    ]
+    paths = dict.fromkeys(path for config in configs for path in config)
+    telling = [path for path in paths if len({config.get(path) for config in configs}) > 1]
+    groups: dict[str, list[Run]] = {}
+    for run, config in zip(found, configs, strict=True):
+        label = ", ".join(f"{path[-1]} {config.get(path)}".replace("_", " ") for path in telling)
+        groups.setdefault(label or "two minibatches", []).append(run)
+    return groups
+
+
+def _seeds(run: Run) -> str:
+    return " ".join(leaf for path, leaf in _leaves(run.config) if path[-1] == "seed")
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(inner, (*path, name))
+    else:
+        yield path, str(value)
+
+
+def _thinned(steps: np.ndarray) -> np.ndarray:
+    """Return at most MOST_POINTS of the steps, evenly on a log scale, both ends kept."""
+    if len(steps) <= MOST_POINTS:
+        return steps
+    picks = np.geomspace(1, len(steps), MOST_POINTS).round().astype(int) - 1
+    return steps[np.unique(picks)]
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    figure, axes = new_axes("Steps", "Relative error of H⁻¹Gᵀ")
+    shown = table[table["kind"] == "curve"]
+    settings = list(dict.fromkeys(shown["method"]))
+    for place, label in enumerate(settings):
+        colour, marker = UNNAMED[place % len(UNNAMED)]
+        style = Look(colour, marker, label)
+        draw_curve(axes, shown[shown["method"] == label], "step", style, mark_every=0.12)
+    axes.axhline(ACCURATE, color=GREY, linestyle=":", label=f"claimed: below {ACCURATE:g}")
+    axes.set_xscale("symlog", linthresh=max(1.0, min(s for s in shown["step"] if s > 0)))
+    axes.set_xlim(0, 1.1 * shown["step"].max())
+    axes.set_yscale("log")
+    long = max(len(label) for label in settings) > 20
+    figure.legend(loc="outside upper center", ncols=1 if long else 2)
+    return figure
+
+
+ARTIFACT = Artifact(
+    id="tracin_sketched_inverse",
+    experiment="mnist_sketch",
+    tabulate=tabulate,
+    draw=draw,
+    judge=partial(conclude, rule=RULE),
+    title="Sketch of the inverse Hessian by two independent minibatches",
+    claim=(
+        "Stochastic gradient steps on two independent minibatches converge to the sketch"
+        " of the exact inverse Hessian."
+    ),
+    paper="TracIn (arXiv:2002.08484), appendix, Sec. A.1, Eq. 3",
+    deviations=(
+        "The paper proposes the procedure and shows no experiment: network, sketch size, damping,"
+        " learning rate and batch sizes are ours, and are in the runs' configs.",
+        "Curves are geometric means over seeds with 95% intervals.",
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(ARTIFACT.main())

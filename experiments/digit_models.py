@@ -1,0 +1,159 @@
+"""Digit classifiers trained on partly wrong labels: what the experiments on digits share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experiments import runs
+from experiments.convergence import Finish, converge
+from experiments.data import digits, labels, mnist
+from experiments.losses import cross_entropy
+from experiments.models.mnist_cnn import DigitsCNN, LargeCNN, SmallCNN
+from experiments.training import Adam, Fit, fit, flat_params, load_params
+from methods.task import Checkpoint, Task
+
+Network = LargeCNN | SmallCNN | DigitsCNN
+
+
+@dataclass(frozen=True)
+class Data:
+    """Two disjoint random subsets, for training and evaluation, with labels changed in both.
+
+    `noise` is the share of examples given another, uniformly random label before training.
+    """
+
+    source: Literal["mnist", "digits"] = "mnist"
+    n_train: int = 6_000
+    n_eval: int = 6_000
+    noise: float = 0.2
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network; the seed draws subsets, wrong labels, initial parameters and order."""
+
+    network: Network = LargeCNN()
+    data: Data = Data()
+    fit: Fit = Fit(epochs=10, batch_size=128, lr=0.1, momentum=0.9)
+    finish: Finish | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images with the labels given to training, and the truth about them."""
+
+    examples: dict[str, Tensor]
+    true: np.ndarray
+    corrupted: np.ndarray
+    index: np.ndarray
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model with its data, as methods and experiments need it."""
+
+    task: Task
+    train: Digits
+    evaluation: Digits
+    metrics: dict[str, Any]
+    module: nn.Module
+    checkpoint_epochs: tuple[int, ...]
+
+
+def load_data(data: Data, seed: int) -> tuple[Digits, Digits]:
+    """Return the training and the evaluation subset."""
+    whole = mnist.load("train") if data.source == "mnist" else digits.load()
+    parts = labels.split(len(whole["label"]), [data.n_train, data.n_eval], seed)
+    made = []
+    for which, index in enumerate(parts):
+        true = whole["label"][torch.from_numpy(index)].numpy()
+        # The second subset's wrong labels come from a stream of their own.
+        given, corrupted = labels.reassign(true, data.noise, 10, 2 * seed + which)
+        examples = {
+            "image": whole["image"][torch.from_numpy(index)],
+            "label": torch.from_numpy(given),
+        }
+        made.append(Digits(examples, true, corrupted, index))
+    return made[0], made[1]
+
+
+def trained(model: Model) -> Trained:
+    """Return the trained model, training it if no run has it yet."""
+    train, evaluation = load_data(model.data, model.seed)
+    run = runs.once("digit_model", model, lambda scratch: _train(model, train, evaluation, scratch))
+    module = model.network.build(model.seed)
+    flat = run.array("params")
+    epochs = [model.fit.every * (i + 1) for i in range(len(flat))]
+    epochs[-1] = min(epochs[-1], model.fit.epochs)
+    checkpoints = []
+    for row, lr in zip(flat, run.array("lrs"), strict=True):
+        load_params(module, np.array(row))
+        params = {name: p.detach().clone() for name, p in module.named_parameters()}
+        checkpoints.append(Checkpoint(params, float(lr)))
+    load_params(module, np.array(run.array("final")))
+    module.requires_grad_(False)
+    task = Task.of(
+        module, cross_entropy, weight_decay=model.fit.weight_decay, checkpoints=checkpoints
+    )
+    return Trained(task, train, evaluation, run.metrics, module, tuple(epochs))
+
+
+def _train(model: Model, train: Digits, evaluation: Digits, scratch: Path) -> dict[str, Any]:
+    module = model.network.build(model.seed)
+    outcome = fit(module, cross_entropy, train.examples, model.fit, model.seed, scratch)
+    decay = model.fit.weight_decay
+    if model.finish is not None:
+        converge(module, cross_entropy, train.examples, decay, model.finish, scratch)
+    final = flat_params(module)
+    with torch.no_grad():
+        predicted = predictions(module, evaluation.examples["image"])
+    gradient = _gradient(module, train.examples, decay)
+    return {
+        "final": final,
+        "params": outcome["params"],
+        "lrs": outcome["lrs"],
+        "train_loss": outcome["train_loss"],
+        "accuracy_corrupted": float((predicted == evaluation.examples["label"].numpy()).mean()),
+        "accuracy_true": float((predicted == evaluation.true).mean()),
+        "gradient_norm": float(np.linalg.norm(gradient)),
+        "num_params": len(final),
+    }
+
+
+def predictions(module: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
+    """The predicted class of each image, (n,)."""
+    return torch.cat([module(some).argmax(1) for some in images.split(500)]).numpy()
+
+
+def _gradient(module: nn.Module, examples: dict[str, Tensor], decay: float) -> np.ndarray:
+    params = list(module.parameters())
+    count = len(examples["label"])
+    total = [decay * p.detach() for p in params]
+    for start in range(0, count, 500):
+        batch = {k: v[start : start + 500] for k, v in examples.items()}
+        grads = torch.autograd.grad(cross_entropy(module, batch).sum() / count, params)
+        total = [t + g for t, g in zip(total, grads, strict=True)]
+    return torch.cat([t.flatten() for t in total]).numpy()
+
+
+SMALL = Model(
+    network=SmallCNN(),
+    fit=Fit(epochs=250, batch_size=500, lr=0.01, weight_decay=5e-3, every=10, adam=Adam()),
+    finish=Finish(),
+)
+LARGE = Model()
+SMOKE = Model(
+    network=DigitsCNN(),
+    data=Data("digits", n_train=1_000, n_eval=797),
+    fit=Fit(epochs=30, batch_size=50, lr=0.01, weight_decay=1e-3, every=3, adam=Adam()),
+)
+
+
+def with_seed(model: Model, seed: int) -> Model:
+    return replace(model, seed=seed)

@@ -1,0 +1,70 @@
+"""An experiment: a function of a config, and presets, which are lists of configs."""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from experiments import runs
+from experiments.problems import UserError, nearest
+from experiments.runs import Outcome, Run
+
+ConfigT = TypeVar("ConfigT")
+Table = Callable[[list[Run]], tuple[list[str], list[list[str]]]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`run(config, scratch)` returns metrics and arrays by name; a preset is a list of configs.
+
+    `summary` is one line; `columns` are the metrics to print (all, if empty); `seconds` is the
+    measured cost of a whole preset; `table(runs)` makes the header and rows printed at the end
+    (default: a line a method, mean and 95% interval over seeds).
+    """
+
+    name: str
+    run: Callable[[Any, Path], Outcome]
+    presets: Mapping[str, Sequence[Any]]
+    summary: str = ""
+    columns: Sequence[str] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    table: Table | None = None
+
+    def once(self, config: Any) -> Run:
+        """The run of one config, computed if it must be."""
+        return runs.once(self.name, config, lambda scratch: self.run(config, scratch))
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """The command line: `sys.exit(EXPERIMENT.main())`."""
+        from experiments import command
+
+        return command.main(self, argv)
+
+
+def sweep(config: ConfigT, **axes: Iterable[Any]) -> list[ConfigT]:
+    """Every combination of the values of some fields, the last axis varying fastest.
+
+    A field of a field is written with two underscores: `sweep(Config(), model__seed=range(5))`.
+    """
+    for name, values in axes.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise UserError(f"sweep: {name} is {values!r}: give the list of its values")
+    combinations = itertools.product(*axes.values())
+    return [_with(config, dict(zip(axes, values, strict=True))) for values in combinations]
+
+
+def _with(config: Any, values: Mapping[str, Any]) -> Any:
+    for dotted, value in values.items():
+        config = _replace(config, dotted.split("__"), value)
+    return config
+
+
+def _replace(config: Any, path: list[str], value: Any) -> Any:
+    name, *rest = path
+    known = [f.name for f in fields(config)] if is_dataclass(config) else []
+    if name not in known:
+        raise UserError(f"{type(config).__name__} has no field {name!r}: {nearest(name, known)}")
+    return replace(
+        config, **{name: _replace(getattr(config, name), rest, value) if rest else value}
+    )

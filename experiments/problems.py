@@ -1,0 +1,28 @@
+"""What a user can mend: one line on stderr and a non-zero exit, never a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """What was found, then the command or the number that mends it, in one line."""
+
+
+class MissingRuns(UserError):
+    """Runs that nobody has made yet; the message prints the command that makes them."""
+
+    def __init__(self, name: str, preset: str, present: int, total: int | None) -> None:
+        found = "no runs" if not present else f"{present} of {total} runs"
+        super().__init__(
+            f"{name} has {found} of preset {preset}: "
+            f"make them with `python -m experiments.{name} --preset {preset}`"
+        )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the likely one, else all there are."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"there is {', '.join(known) or 'none'}"

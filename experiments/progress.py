@@ -1,0 +1,98 @@
+"""Progress bars on stderr for whatever takes longer than two seconds."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
+
+from methods.progress import show_with
+
+DELAY = 2.0  # seconds before a bar appears
+
+
+class Display:
+    """The bars now open. Quick loops, of which there are many, never make one."""
+
+    def __init__(self) -> None:
+        self._open: list[_Bar] = []
+
+    def track(self, iterable: Iterable[Any], label: str, total: int | None = None) -> Iterator[Any]:
+        """Yield `iterable` unchanged; after two seconds show how far it has come."""
+        if total is None and isinstance(iterable, Sized):
+            total = len(iterable)
+        bar = _Bar(label, total, waits=bool(self._open))
+        self._open.append(bar)
+        try:
+            for item in iterable:
+                yield item
+                bar.advance()
+        finally:
+            self._open.remove(bar)
+            bar.close()
+
+    def close(self) -> None:
+        """Remove every bar: an error message is about to be written below them."""
+        for bar in reversed(self._open):
+            bar.close()
+
+
+class _Bar:
+    """One loop. The outermost does not wait for its first step to end before it shows."""
+
+    def __init__(self, label: str, total: int | None, waits: bool) -> None:
+        self.label, self.total, self.done = label, total, 0
+        self.began, self.closed = time.monotonic(), False
+        self.bar: Any = None
+        self._lock = threading.Lock()
+        self._timer = None if waits else threading.Timer(DELAY, self._show)
+        if self._timer:
+            self._timer.daemon = True
+            self._timer.start()
+
+    def advance(self) -> None:
+        self.done += 1
+        if self.bar is not None:
+            self.bar.update()
+        elif time.monotonic() - self.began > DELAY:
+            self._show()
+
+    def close(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        with self._lock:
+            self.closed = True
+            if self.bar is not None:
+                self.bar.close()
+
+    def _show(self) -> None:
+        from tqdm import tqdm
+
+        with self._lock:
+            if self.closed or self.bar is not None:
+                return
+            every = 0.1 if sys.stderr.isatty() else 30.0  # a log file wants few lines
+            self.bar = tqdm(
+                desc=self.label,
+                total=self.total,
+                initial=self.done,
+                leave=False,
+                mininterval=every,
+                dynamic_ncols=True,
+                file=sys.stderr,
+            )
+            # The rate counts from the beginning of the loop, not from when it was first shown.
+            self.bar.initial = 0
+            self.bar.start_t -= time.monotonic() - self.began
+
+
+@contextlib.contextmanager
+def show() -> Iterator[Display]:
+    """Let every loop tracked inside the block appear when it is slow."""
+    display = Display()
+    with show_with(display.track):
+        try:
+            yield display
+        finally:
+            display.close()

@@ -1,0 +1,202 @@
+"""Working folders that outlive a killed job and are never shared by two living ones.
+
+The owner of a slot is written in the folder's own name, so taking over a dead owner's slot is one
+rename, which exactly one process can win. No locks: they cannot be trusted on network file systems.
+An owner that was only believed dead finds its folder gone; it cannot corrupt its successor's.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+BEAT = 15.0  # seconds between two signs of life
+STALE = 300.0  # seconds without one after which an owner on another machine counts as dead
+FREE = "free"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One process's folder: `work` survives a kill, `draft` is removed by whoever comes next."""
+
+    path: Path
+    resumed: bool
+
+    @property
+    def work(self) -> Path:
+        return self.path / "work"
+
+    @property
+    def draft(self) -> Path:
+        return self.path / "draft"
+
+
+@contextlib.contextmanager
+def claim(home: Path, key: str) -> Iterator[Slot]:
+    """Own a slot for `key`, the freshest one a dead process left if there is one.
+
+    An exception inside the block keeps the work for a later attempt; success removes it.
+    """
+    slot = _take(home / ".scratch" / key)
+    stop = threading.Event()
+    threading.Thread(target=_beat, args=(slot.path, stop), daemon=True).start()
+    try:
+        yield slot
+    except BaseException:
+        stop.set()
+        _release(slot)
+        raise
+    stop.set()
+    shutil.rmtree(slot.path, ignore_errors=True)
+    sweep(home, key)
+
+
+def sweep(home: Path, key: str) -> None:
+    """Remove what dead processes left for a run that is now finished."""
+    parent = home / ".scratch" / key
+    if not parent.is_dir():
+        return
+    for path in _claimable(parent):
+        # Taken by a rename first: another process may be about to claim the same one.
+        if (taken := _rename(path, parent / _token())) is not None:
+            shutil.rmtree(taken, ignore_errors=True)
+    for folder in (parent, parent.parent):
+        with contextlib.suppress(OSError):  # not empty: somebody else is at work there
+            folder.rmdir()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file so that readers, and a kill, find the whole old one or the whole new one."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _take(parent: Path) -> Slot:
+    mine = parent / _token()
+    if parent.is_dir():
+        for path in _claimable(parent):
+            if _rename(path, mine) is not None:
+                shutil.rmtree(mine / "draft", ignore_errors=True)
+                slot = Slot(mine, resumed=any(mine.glob("work/*")))
+                slot.work.mkdir(exist_ok=True)
+                return slot
+    for attempt in range(100):
+        try:
+            (mine / "work").mkdir(parents=True)
+            break
+        except FileNotFoundError:  # a finishing process swept the empty parent: once more
+            if attempt == 99:
+                raise
+    return Slot(mine, resumed=False)
+
+
+def _release(slot: Slot) -> None:
+    """Leave the work to any successor, this very process included; leave no empty folder."""
+    shutil.rmtree(slot.draft, ignore_errors=True)
+    with contextlib.suppress(OSError):  # taken over, or on a disk that refuses every change
+        if any(slot.work.iterdir()):
+            slot.path.rename(slot.path.with_name(f"{FREE}.{uuid.uuid4().hex[:8]}"))
+            return
+        slot.work.rmdir()
+        for folder in (slot.path, slot.path.parent, slot.path.parent.parent):
+            folder.rmdir()
+
+
+def _rename(source: Path, target: Path) -> Path | None:
+    with contextlib.suppress(OSError):
+        source.rename(target)
+    # Asked of the disk, not of the call: a network file system may report a lost reply as an error.
+    return target if target.is_dir() else None
+
+
+def _claimable(parent: Path) -> list[Path]:
+    """Slots whose owners are dead, the most recently used first."""
+    used: dict[Path, float] = {}
+    try:
+        slots = list(parent.iterdir())
+    except FileNotFoundError:  # swept in this moment
+        return []
+    for path in slots:
+        with contextlib.suppress(FileNotFoundError):  # taken in this moment
+            if _abandoned(path):
+                used[path] = path.stat().st_mtime
+    return sorted(used, key=lambda path: -used[path])
+
+
+def _abandoned(path: Path) -> bool:
+    owner = path.name.split(".")
+    if owner[0] == FREE:
+        return True
+    if len(owner) != 6:
+        return False
+    host, pid, started, job, restart, _ = owner
+    if host == _host():
+        return _started(int(pid)) != started
+    if job and job == _slurm()[0] and int(restart) < int(_slurm()[1]):
+        return True  # the same Slurm job, requeued on another node
+    return time.time() - path.stat().st_mtime > STALE
+
+
+def _token() -> str:
+    job, restart = _slurm()
+    pid = os.getpid()
+    return f"{_host()}.{pid}.{_started(pid)}.{job}.{restart}.{uuid.uuid4().hex[:8]}"
+
+
+def _slurm() -> tuple[str, str]:
+    return os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_RESTART_COUNT", "0")
+
+
+@cache
+def _host() -> str:
+    """This machine and its process numbering: two containers may share the name of their host."""
+    with contextlib.suppress(OSError):
+        return _digest(f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}")
+    return _digest(socket.gethostname())
+
+
+def _started(pid: int) -> str:
+    """When a process began, lest a reused number pass for its owner; "" if it is dead."""
+    try:
+        # The name in parentheses may hold blanks; the state and 19 fields later the start follow.
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return "" if status[0] in "ZX" else _digest(f"{boot} {status[19]}")
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return ""
+    try:  # no /proc, as on macOS: only whether the number is in use can be asked
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        return "alive"
+    return "alive"
+
+
+def _beat(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(BEAT):
+        try:
+            os.utime(path)
+        except OSError:
+            return
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -1,0 +1,233 @@
+"""The one training loop: seeded, checkpointed, and resumable after a kill to the last bit."""
+
+import hashlib
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experiments import scratch as disk
+from experiments.identity import key
+from experiments.problems import UserError
+from experiments.seeds import Purpose, generator, torch_seeds
+from methods.progress import track
+
+Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
+
+SAVE_SECONDS = 5.0  # between two states on disk: the most that a kill can lose
+LOOK_STEPS = 20  # between two looks at the loss, each of which waits for the device
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam's decay rates; weight decay stays part of the gradient, as an L2 penalty is."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Minibatch descent on mean loss + weight_decay/2 |params|^2: momentum, or Adam if given.
+
+    `every` is the number of epochs between checkpoints; the last epoch always ends with one.
+    """
+
+    epochs: int = 10
+    batch_size: int = 100
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    every: int = 1
+    adam: Adam | None = None
+
+
+def fit(
+    module: nn.Module, loss: Loss, train: dict[str, Tensor], plan: Fit, seed: int, scratch: Path
+) -> dict[str, np.ndarray]:
+    """Train `module` in place; `loss(module, batch)` gives (b,), one value an example.
+
+    Returns `params` (n_checkpoints, p), flattened in the order of `named_parameters`; `lrs` and
+    `steps` (n_checkpoints,); `train_loss` (epochs,), the mean over the epoch, without weight decay.
+    State goes to `scratch`: killed at any moment and called again, the outcome has the same bits
+    (on the same kind of CPU). The module ends in evaluation mode.
+    """
+    _check(plan, train)
+    work = _Training(module, loss, train, plan, seed, scratch)
+    devices = [work.device] if work.device.type == "cuda" else []
+    module.train()
+    with torch.random.fork_rng(devices=devices):
+        for epoch in track(range(work.epoch, plan.epochs), "training"):
+            work.run_epoch(epoch)
+    module.eval()
+    return work.outcome()
+
+
+class _Training:
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Loss,
+        train: dict[str, Tensor],
+        plan: Fit,
+        seed: int,
+        scratch: Path,
+    ) -> None:
+        self.module, self.loss, self.train, self.plan, self.seed = module, loss, train, plan, seed
+        self.count = len(next(iter(train.values())))
+        self.device = next(module.parameters()).device
+        self.optimizer = _optimizer(module, plan)
+        # The name says all that the state depends on: another model, or other data, starts anew.
+        self.name = f"fit-{_fingerprint(module, train, plan, seed)}"
+        self.scratch = scratch
+        self.epoch, self.step, self.sum = 0, 0, 0.0
+        self.steps: list[int] = []
+        self.train_loss: list[float] = []
+        self.saved_at = time.monotonic()
+        if self._state.exists():
+            self._restore()
+
+    def run_epoch(self, epoch: int) -> None:
+        plan = self.plan
+        order = generator(self.seed, Purpose.ORDER, epoch).permutation(self.count)
+        batches = torch.from_numpy(order).split(plan.batch_size)
+        noise = torch_seeds(self.seed, Purpose.NOISE, epoch, len(batches))
+        recent: list[Tensor] = []
+        steps = range(self.step, len(batches))
+        for step in track(steps, f"epoch {epoch + 1} of {plan.epochs}"):
+            torch.manual_seed(noise[step])  # dropout is the same after a restart in mid-epoch
+            rows = batches[step].to(self.device)
+            batch = {name: column[rows] for name, column in self.train.items()}
+            values = self.loss(self.module, batch)
+            self.optimizer.zero_grad()
+            values.mean().backward()
+            self.optimizer.step()
+            recent.append(values.detach().double().sum())
+            last = step == len(batches) - 1
+            due = time.monotonic() - self.saved_at > SAVE_SECONDS
+            if last or due or len(recent) == LOOK_STEPS:
+                self._add(recent, epoch, step, len(batches))
+                recent = []
+            if due and not last:
+                self._save(epoch, step + 1)
+        self._finish(epoch)
+
+    def outcome(self) -> dict[str, np.ndarray]:
+        count = len(self.steps)
+        return {
+            "params": np.stack([np.load(self._checkpoint(i)) for i in range(count)]),
+            "lrs": np.full(count, self.plan.lr),
+            "steps": np.array(self.steps, dtype=np.int64),
+            "train_loss": np.array(self.train_loss),
+        }
+
+    def _add(self, recent: list[Tensor], epoch: int, step: int, n_steps: int) -> None:
+        for offset, value in enumerate(torch.stack(recent).tolist()):
+            self.sum += value  # in the order of the steps, however often it is called
+            if not np.isfinite(value):
+                raise self._diverged("the loss", value, epoch, step - len(recent) + 1 + offset)
+        if step == n_steps - 1 and not np.isfinite(flat_params(self.module)).all():
+            raise self._diverged("a parameter", float("nan"), epoch, step)
+
+    def _finish(self, epoch: int) -> None:
+        plan = self.plan
+        self.train_loss.append(self.sum / self.count)
+        self.sum = 0.0
+        if (epoch + 1) % plan.every == 0 or epoch + 1 == plan.epochs:
+            content = io.BytesIO()
+            np.save(content, flat_params(self.module))
+            disk.write(self._checkpoint(len(self.steps)), content.getvalue())
+            self.steps.append((epoch + 1) * -(-self.count // plan.batch_size))
+        self.step = 0
+        if time.monotonic() - self.saved_at > SAVE_SECONDS or epoch + 1 == plan.epochs:
+            self._save(epoch + 1, 0)
+
+    def _save(self, epoch: int, step: int) -> None:
+        content = io.BytesIO()
+        state = {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": {"epoch": epoch, "step": step, "sum": self.sum},
+            "steps": self.steps,
+            "train_loss": self.train_loss,
+        }
+        torch.save(state, content)
+        disk.write(self._state, content.getvalue())
+        self.saved_at = time.monotonic()
+
+    def _restore(self) -> None:
+        state: dict[str, Any] = torch.load(self._state, map_location=self.device, weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.step = state["progress"]["epoch"], state["progress"]["step"]
+        self.sum = state["progress"]["sum"]
+        self.steps, self.train_loss = state["steps"], state["train_loss"]
+
+    @property
+    def _state(self) -> Path:
+        return self.scratch / f"{self.name}.pt"
+
+    def _checkpoint(self, index: int) -> Path:
+        return self.scratch / f"{self.name}-{index:04d}.npy"
+
+    def _diverged(self, what: str, value: float, epoch: int, step: int) -> UserError:
+        lr = self.plan.lr
+        return UserError(
+            f"training diverged: {what} is {value} in epoch {epoch + 1}, step {step + 1}: "
+            f"lower lr, which is {lr:g}, for instance to {lr / 3:.1g}"
+        )
+
+
+def _optimizer(module: nn.Module, plan: Fit) -> torch.optim.Optimizer:
+    shared: dict[str, Any] = {"lr": plan.lr, "weight_decay": plan.weight_decay, "fused": True}
+    if plan.adam is not None:
+        betas = (plan.adam.beta1, plan.adam.beta2)
+        return torch.optim.Adam(module.parameters(), betas=betas, **shared)
+    return torch.optim.SGD(module.parameters(), momentum=plan.momentum, **shared)
+
+
+def flat_params(module: nn.Module) -> np.ndarray:
+    """All parameters as one vector (p,), in the order of `named_parameters`."""
+    pieces = [value.detach().reshape(-1) for _, value in module.named_parameters()]
+    return torch.cat(pieces).cpu().numpy()
+
+
+def load_params(module: nn.Module, flat: np.ndarray) -> nn.Module:
+    """Put a vector of `flat_params` back into a module of the same architecture."""
+    wanted = sum(value.numel() for value in module.parameters())
+    if flat.shape != (wanted,):
+        found = f"{flat.size:,}" if flat.ndim == 1 else f"shape {flat.shape}, not a vector, of"
+        raise UserError(
+            f"checkpoint has {found} parameters, {type(module).__name__} has {wanted:,}: "
+            "it is of another architecture; give the network it was trained with"
+        )
+    vector = torch.from_numpy(np.array(flat))
+    at = 0
+    with torch.no_grad():
+        for value in module.parameters():
+            value.copy_(vector[at : at + value.numel()].view(value.shape))
+            at += value.numel()
+    return module
+
+
+def _check(plan: Fit, train: dict[str, Tensor]) -> None:
+    sizes = {name: len(column) for name, column in train.items()}
+    if len(set(sizes.values())) != 1 or 0 in sizes.values():
+        raise UserError(f"columns of the training set must have one length above 0: {sizes}")
+    for name in ("epochs", "batch_size", "every", "lr"):
+        if getattr(plan, name) <= 0:
+            raise UserError(f"fit.{name} is {getattr(plan, name)}: give a positive number")
+
+
+def _fingerprint(module: nn.Module, train: dict[str, Tensor], plan: Fit, seed: int) -> str:
+    digest = hashlib.sha256(f"{key(plan)} {seed}".encode())
+    for name, value in [*module.state_dict().items(), *sorted(train.items())]:
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:12]

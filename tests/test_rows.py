@@ -1,0 +1,213 @@
+"""Factored rows are per-example gradients, whatever the model does with its parameters."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, grad, vmap
+
+from methods import gradients
+from methods.gradients import Gradients
+from methods.rows import Outer, Rows
+from methods.task import Examples, MethodError, Task
+from tests import tiny
+
+CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, its data, and the patterns of parameters that have no factored form."""
+
+    make: Callable[[], nn.Module]
+    data: Callable[..., Examples]
+    falls_back: tuple[str, ...] = ()
+
+    def task(self, only: tuple[str, ...] = ()) -> Task:
+        return Task.of(tiny.built(self.make), tiny.nll, only=only)
+
+
+ATTENTION = tuple(
+    f"layer.self_attn.{n}"
+    for n in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
+)
+FLAT = partial(lambda n, seed=0: tiny.examples(n, 6, seed=seed))
+CASES = {
+    "convolutions": Case(tiny.ConvNet, lambda n, seed=0: tiny.examples(n, 2, 6, 7, seed=seed)),
+    "torch's encoder layer": Case(tiny.Encoder, tiny.sentences, ("places.weight", *ATTENTION)),
+    "a block by hand": Case(tiny.Block, tiny.sentences),
+    "a layer used twice": Case(tiny.Twice, FLAT),
+    "a parameter of no layer": Case(
+        tiny.Outside,
+        FLAT,
+        ("gain", "middle.weight", "middle.bias", "idle.weight", "idle.bias"),
+    ),
+    "a weight in a raw product": Case(tiny.RawWeight, FLAT, ("middle.weight",)),
+    "in place on a sequence": Case(
+        tiny.InPlace,
+        lambda n, seed=0: tiny.examples(n, 4, 6, seed=seed),
+    ),
+    "sequence first": Case(
+        tiny.SequenceFirst,
+        lambda n, seed=0: tiny.examples(n, 4, 6, seed=seed),
+        ("inner.weight", "inner.bias", "middle.weight", "middle.bias"),
+    ),
+    "sequence first, as long as the probe": Case(
+        tiny.SequenceFirst,
+        lambda n, seed=0: tiny.examples(n, gradients.PROBE, 6, seed=seed),
+        ("inner.weight", "inner.bias", "middle.weight", "middle.bias"),
+    ),
+    "padding": Case(tiny.Padded, tiny.bags),
+    "wide layers": Case(
+        lambda: tiny.Mlp(40, 30), lambda n, seed=0: tiny.examples(n, 40, seed=seed)
+    ),
+    "long sequences": Case(tiny.InPlace, lambda n, seed=0: tiny.examples(n, 70, 6, seed=seed)),
+}
+
+
+@pytest.fixture(params=CASES, ids=lambda name: name.replace(" ", "-"))
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+def rows_of(task: Task, batch: Examples) -> Rows:
+    return Gradients(task, task.loss).rows(batch)
+
+
+def test_rows_are_the_gradients_of_single_examples(case: Case) -> None:
+    task, batch = case.task(), case.data(7)
+    expected = tiny.gradient_rows(task, task.loss, batch)
+    torch.testing.assert_close(rows_of(task, batch).dense(), expected, **CLOSE)
+
+
+def test_products_norms_and_joins_equal_those_of_dense_rows(case: Case) -> None:
+    task = case.task()
+    source = Gradients(task, task.loss)
+    few, many = source.rows(case.data(4, seed=3)), source.rows(case.data(7))
+    other = source.rows(case.data(7, seed=5))
+    a, b, c = few.dense(), many.dense(), other.dense()
+    for have, want in [
+        (few.inner(many), a @ b.T),
+        (many.inner(few), b @ a.T),
+        (many.inner(many), b @ b.T),
+        (many.paired(other), (b * c).sum(1)),
+        (many.squared_norms(), b.square().sum(1)),
+        (many.scaled(-0.5).dense(), -0.5 * b),
+        (many.scaled(2.0).inner(few.scaled(3.0)), 6 * b @ a.T),
+        (many.scaled(3.0).squared_norms(), 9 * b.square().sum(1)),
+        (many.scaled(2.0).paired(other.scaled(-1.0)), -2 * (b * c).sum(1)),
+        (Rows.stacked([few, many]).dense(), torch.cat([a, b])),
+        (Rows.stacked([few, many]).inner(other), torch.cat([a, b]) @ c.T),
+        (Rows.joined([many, other]).dense(), torch.cat([b, c], 1)),
+        (Rows.joined([many, other]).inner(Rows.joined([other, many])), b @ c.T + c @ b.T),
+    ]:
+        torch.testing.assert_close(have, want, **CLOSE)
+
+
+def test_rows_meet_dense_directions(case: Case) -> None:
+    task, batch = case.task(), case.data(5)
+    rows, matrix = rows_of(task, batch), tiny.normal(3, task.size, seed=8)
+    given = Rows.dense_of(matrix, {n: v.numel() for n, v in task.params.items()})
+    torch.testing.assert_close(rows.inner(given), rows.dense() @ matrix.T, **CLOSE)
+    torch.testing.assert_close(given.inner(rows), matrix @ rows.dense().T, **CLOSE)
+    three = rows_of(task, first_of(batch, 3))
+    torch.testing.assert_close(three.paired(given), (three.dense() * matrix).sum(1), **CLOSE)
+
+
+def first_of(batch: Examples, n: int) -> Examples:
+    return {name: column[:n] for name, column in batch.items()}
+
+
+def test_what_has_no_factored_form_is_named_in_the_log(
+    case: Case, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = case.task()
+    source = Gradients(task, task.loss)
+    with caplog.at_level("WARNING"):
+        source.rows(case.data(4))
+    assert set(source.fallback or ()) == set(case.falls_back)
+    for name in case.falls_back:
+        assert name in caplog.text
+    assert bool(caplog.text) == bool(case.falls_back)
+
+
+def test_coverage_does_not_depend_on_how_many_examples_come_first(case: Case) -> None:
+    task, batch = case.task(), case.data(6)
+    for first in (1, 2):
+        source = Gradients(task, task.loss)
+        one = source.rows(first_of(batch, first)).dense()
+        expected = tiny.gradient_rows(task, task.loss, batch)
+        torch.testing.assert_close(one, expected[:first], **CLOSE)
+        torch.testing.assert_close(source.rows(batch).dense(), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("only", [("head.*",), ("*bias",), ("inner.*", "head.weight")])
+def test_only_some_parameters_give_their_columns(only: tuple[str, ...]) -> None:
+    case = CASES["a layer used twice"]
+    task, batch = case.task(only), case.data(5)
+    whole = rows_of(case.task(), batch).flat()
+    some = rows_of(task, batch)
+    assert list(some.parts) == list(task.params)
+    for name, values in some.flat().items():
+        torch.testing.assert_close(values, whole[name], **CLOSE)
+
+
+def test_only_the_parameters_of_an_attention_layer() -> None:
+    case = CASES["torch's encoder layer"]
+    task, batch = case.task(("layer.self_attn.*", "words.*")), case.data(5)
+    expected = tiny.gradient_rows(task, task.loss, batch)
+    torch.testing.assert_close(rows_of(task, batch).dense(), expected, **CLOSE)
+
+
+def test_rows_equal_vmap_of_grad_where_vmap_can_go() -> None:
+    for name in ("convolutions", "a block by hand"):
+        task, batch = CASES[name].task(), CASES[name].data(5)
+        model = task.loss.model  # type: ignore[attr-defined]
+
+        def one(params, example, model=model):
+            alone = {k: v[None] for k, v in example.items()}
+            return tiny.nll(lambda x: functional_call(model, params, (x,)), alone)[0]
+
+        expected = vmap(grad(one), in_dims=(None, 0))(task.params, batch)
+        torch.testing.assert_close(rows_of(task, batch).dense(), task.flatten(expected, 1), **CLOSE)
+
+
+def test_padding_gets_no_gradient() -> None:
+    case = CASES["padding"]
+    batch = case.data(6)
+    assert (batch["x"] == 2).any()
+    words = rows_of(case.task(), batch).flat()["words.weight"].view(6, tiny.WORDS, tiny.WIDTH)
+    assert words[:, 2].abs().max() == 0
+    assert words[:, 0].abs().max() > 0
+
+
+def test_layers_stay_factored() -> None:
+    case = CASES["wide layers"]
+    rows = rows_of(case.task(), case.data(6))
+    assert isinstance(rows.parts["inner.weight"][0], Outer)
+    assert rows.elements < rows.dense().numel() / 5
+
+
+def test_rows_work_under_no_grad_and_leave_no_hook() -> None:
+    case = CASES["convolutions"]
+    task, batch = case.task(), case.data(4)
+    with torch.no_grad():
+        rows = rows_of(task, batch)
+    torch.testing.assert_close(rows.dense(), rows_of(task, batch).dense())
+    assert not rows.dense().requires_grad
+    model = task.loss.model  # type: ignore[attr-defined]
+    assert not any(m._forward_hooks for m in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_gradient_that_is_not_finite_is_an_error() -> None:
+    case = CASES["padding"]
+    model = tiny.built(tiny.Padded)
+    with torch.no_grad():
+        model.head.bias[0] = float("nan")
+    task = Task.of(model, tiny.nll)
+    with pytest.raises(MethodError, match="not finite"):
+        rows_of(task, case.data(4))
