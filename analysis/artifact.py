@@ -145,7 +145,7 @@ class Artifact:
         with style.settings():
             figure = self.draw(table)
             style.stamp(figure, tier, missing)
-            ink = {kind: style.save(figure, kind) for kind in ("png", "pdf")}
+            ink = style.ink(figure)
         about = {
             "id": self.id,
             "title": self.title,

@@ -84,7 +84,7 @@ def draw(table: pd.DataFrame) -> Figure:
         _draw_image(axes, row)
     wrong = sum(int(row["corrupted"]) for row in images)
     what = f"by {images[0]['method']}: {wrong} have a wrong label (framed)" if images else ""
-    figure.suptitle(f"The {len(images)} most suspicious digits {what}", fontsize=9)
+    figure.suptitle(f"The {len(images)} most suspicious digits {what}", fontsize=9, y=0.985)
     return figure
 
 

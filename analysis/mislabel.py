@@ -38,8 +38,15 @@ class Observation:
     run: Run
 
     def metric(self, name: str) -> float:
-        """Return a metric in the paper's unit; nan if the run has none of that name."""
-        value = float(self.run.metrics.get(name, math.nan))
+        """Return a metric in the paper's unit; nan if the run has none of that name.
+
+        `fit_ratio` is the once-per-model time in passes of TracIn[1], as `ratio` is the scoring's.
+        """
+        metrics = self.run.metrics
+        if name == "fit_ratio":
+            unit = metrics.get("pass_seconds", math.nan)
+            return float(metrics.get("fit_seconds", math.nan)) / float(unit)
+        value = float(metrics.get(name, math.nan))
         return 100 * value if name in PERCENT else value
 
 
@@ -94,16 +101,11 @@ def compared(seen: list[Observation], one: str, other: str, metric: str) -> Inte
     return over_seeds(difference(by_seed(seen, one, metric), by_seed(seen, other, metric)))
 
 
-def relative_cost(
-    seen: list[Observation], method: str, unit: str, metric: str = "seconds"
-) -> Interval:
-    """Return the interval of a method's time in scoring times of `unit`, on the same models.
+def cost(seen: list[Observation], method: str, metric: str = "ratio") -> Interval:
+    """Return the interval of a method's time in passes of TracIn[1], timed in the same run."""
+    return geometric(by_seed(seen, method, metric))
 
-    Only times taken on the same kind of device are divided by each other.
-    """
-    ratios = [pd.Series(dtype=float)]
-    for device in sorted({str(one.run.meta.get("device")) for one in seen}):
-        here = [one for one in seen if str(one.run.meta.get("device")) == device]
-        ratios.append(ratio(by_seed(here, method, metric), by_seed(here, unit, "seconds")))
-    values = [value for one in ratios for value in one if 0 < value < math.inf]
-    return geometric(values)
+
+def relative_cost(seen: list[Observation], one: str, other: str) -> Interval:
+    """Return the interval of one method's scoring time over another's on the same models."""
+    return geometric(ratio(by_seed(seen, one, "ratio"), by_seed(seen, other, "ratio")))

@@ -1,6 +1,7 @@
 """One colour, one marker and one name per method; figures at a paper's column width, no pyplot."""
 
 import io
+import math
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -116,9 +117,15 @@ def new_panels(
 
 def new_grid(lines: int, columns: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure with a grid of invisible axes, for pictures."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    free = (0, FOOT / height, 1, 1 - FOOT / height)
-    figure.set_layout_engine("constrained", rect=free, h_pad=0.02, w_pad=0.03, hspace=0)
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(
+        left=0.01,
+        right=0.99,
+        bottom=(FOOT + 0.2) / height,
+        top=1 - 0.35 / height,
+        wspace=0.08,
+        hspace=0.3,
+    )
     grid = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes in grid:
         axes.set_axis_off()
@@ -140,15 +147,19 @@ def settings() -> AbstractContextManager[None]:
     return rc_context(SETTINGS)
 
 
-def save(figure: Figure, kind: str) -> bytes:
-    """Return the figure as the bytes of a `png` or `pdf`, the same on every call."""
+def ink(figure: Figure) -> dict[str, bytes]:
+    """Return the figure as `png` and `pdf`, the same bytes on every call."""
     undated: dict[str, dict[str, None]] = {
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
     }
-    page = io.BytesIO()
-    figure.savefig(page, format=kind, metadata=undated[kind])
-    return page.getvalue()
+    pages = {}
+    for kind, metadata in undated.items():
+        page = io.BytesIO()
+        figure.savefig(page, format=kind, metadata=metadata)
+        figure.set_layout_engine("none")  # laid out once: both look the same
+        pages[kind] = page.getvalue()
+    return pages
 
 
 def draw_curve(
@@ -170,6 +181,20 @@ def draw_curve(
         markevery=mark_every,
         label=style.name,
     )
+
+
+def fit_values(axes: Axes, values: Iterable[float], *, top: float = math.inf) -> None:
+    """Fit the y axis to values, not to their intervals, which are wide where there are two seeds.
+
+    `top` is the largest value there can be. A logarithmic axis gets a factor of two as room.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite), max(finite)
+    if axes.get_yscale() == "log":
+        axes.set_ylim(low / 2, high * 2)
+    else:
+        room = max(0.2 * (high - low), 0.02 * abs(high))
+        axes.set_ylim(low - room, min(high + room, top))
 
 
 def tick_values(axes: Axes, values: Iterable[float], at_most: int = 8) -> None:

@@ -127,6 +127,7 @@ def draw(table: pd.DataFrame) -> Figure:
         axes.bar(x, [row["ours"] for row in rows], width * 0.92, color=colour, label=label)
         low, high = [max(0.0, row["low"]) for row in rows], [row["high"] for row in rows]
         axes.vlines(x, low, high, color="black", linewidth=0.6)
+    axes.set_ylim(0, 1.8 * max(shown["ours"].max(), 1))  # wide intervals run out of the picture
     axes.set_xticks(range(CLASSES))
     axes.grid(False, axis="x")
     figure.legend(loc="outside upper center", ncols=3)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,7 @@ class Trained:
     checkpoint_epochs: tuple[int, ...]
 
 
+@lru_cache(maxsize=1)
 def load_data(data: Data, seed: int) -> tuple[Digits, Digits]:
     """Return the training and the evaluation subset."""
     whole = mnist.load("train") if data.source == "mnist" else digits.load()

@@ -23,6 +23,7 @@ from experiments.experiment import Experiment, sweep
 from experiments.losses import cross_entropy
 from experiments.models.split_linear import keep_units
 from methods.attributor import Attributor, Prepared
+from methods.exact_hessian import KnownHessian
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.ihvp.compressed import Compressed
 from methods.ihvp.exact import Exact
@@ -110,6 +111,8 @@ def _prepare(
 ) -> tuple[Prepared, dict[str, Any]]:
     if method.preparation is None:
         return {}, {"fit_seconds": 0.0}
+    if isinstance(method, Influence) and isinstance(method.inverse, Compressed):
+        return _compressed(config, method, method.inverse, task, train)
 
     def compute(_scratch: Path) -> dict[str, Any]:
         started = time.perf_counter()
@@ -124,6 +127,18 @@ def _prepare(
     if isinstance(method, Influence):
         found |= _spectrum(method, prepared, task)
     return prepared, found
+
+
+def _compressed(
+    config: Config, method: Influence, inverse: Compressed, task: Task, train: Examples
+) -> tuple[Prepared, dict[str, Any]]:
+    """G H G^T from the exact Hessian, which is a run: draws of G then cost a product each."""
+    exact, _ = _prepare(config, Influence(Exact()), task, train)
+    started = time.perf_counter()
+    known = KnownHessian(task, train, exact["hessian"], method.damping)
+    prepared = inverse.prepare(known)
+    found: dict[str, Any] = {"fit_seconds": time.perf_counter() - started}
+    return prepared, found | _spectrum(method, prepared, task)
 
 
 def _spectrum(method: Influence, prepared: Prepared, task: Task) -> dict[str, Any]:
@@ -232,68 +247,74 @@ def compressed(dim: int, seed: int) -> Influence:
     return Influence(Compressed(Gaussian(dim, seed)))
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How often: `draws` projections on the first seed, `again` on each of the others."""
+
+    seeds: int
+    draws: int
+    again: int
+
+    def of(self, seed: int) -> range:
+        return range(self.draws if seed == 0 else self.again)
+
+
 def table_one(
-    model: Model,
-    seeds: range,
-    draws: range,
-    dims: tuple[int, ...],
-    basis: Krylov,
-    shots: tuple[int, ...],
+    model: Model, plan: Plan, dims: tuple[int, ...], basis: Krylov, shots: tuple[int, ...]
 ) -> list[Config]:
     """The rows of Table 1 but LiSSA's, three single checkpoints, and the loss as a control."""
     cells = []
-    for seed in seeds:
+    for seed in range(plan.seeds):
         at = Config(replace(model, seed=seed))
         methods: list[Method] = [Loss(), TracIn(False, (-1,)), TracIn(False)]
         methods += [TracIn(False, (i,)) for i in shots]
         for dim in dims:
-            methods += [make(dim, draw) for make in (randproj, randselect) for draw in draws]
             methods += [arnoldi(dim, basis), arnoldi(dim, basis, positive_only=True)]
+            methods += [make(dim, i) for make in (randproj, randselect) for i in plan.of(seed)]
         cells += [replace(at, method=method) for method in methods]
     return cells
 
 
 def figure_two(
-    model: Model, seeds: range, draws: range, grid: tuple[int, ...], basis: Krylov, lissa: LiSSA
+    model: Model, plan: Plan, grid: tuple[int, ...], basis: Krylov, lissa: LiSSA
 ) -> list[Config]:
     """The lines and curves of Figures 1 and 2."""
     cells = []
-    for seed in seeds:
+    for seed in range(plan.seeds):
         at = Config(replace(model, seed=seed))
         methods: list[Method] = [Loss(), TracIn(False), Influence(Exact()), Influence(lissa)]
         for dim in grid:
             methods += [arnoldi(dim, basis)]
-            methods += [make(dim, draw) for make in (randproj, compressed) for draw in draws]
+            methods += [make(dim, i) for make in (randproj, compressed) for i in plan.of(seed)]
         cells += [replace(at, method=method) for method in methods]
     return cells
 
 
-def lissa(model: Model, seeds: range, depth: int, part: Part | None) -> list[Config]:
-    cell = Config(model, Influence(LiSSA(depth)), part)
-    return sweep(cell, model__seed=seeds)
+def lissa(model: Model, seeds: int, depth: int, part: Part | None = None) -> list[Config]:
+    return sweep(Config(model, Influence(LiSSA(depth)), part), model__seed=range(seeds))
 
 
 GRID = (1, 2, 5, 10, 20, 50, 100, 150)
-SMALL_BASIS = Krylov(200, 512, 0, 150)
+SHOTS = (1, 4, 9)  # the checkpoints of TracIn's Figure 8, by position
 FEWER = replace(LARGE, data=replace(LARGE.data, n_train=2_000, n_eval=2_000))
-FEWER_SMALL = replace(SMALL, data=FEWER.data, fit=replace(SMALL.fit, epochs=100, every=4))
+FEWER_SMALL = replace(SMALL, data=FEWER.data)
 PRESETS: dict[str, list[Config]] = {
     "smoke": [
-        *table_one(SMOKE, range(2), range(2), (10,), Krylov(40, 256, 0, 20), (1, 4)),
-        *lissa(SMOKE, range(2), 10, None),
+        *table_one(SMOKE, Plan(2, 2, 2), (10,), Krylov(40, 256, 0, 20), SHOTS),
+        *lissa(SMOKE, 2, 10),
         *sweep(Config(SMOKE, Influence(Exact(sample=250))), model__seed=range(2)),
     ],
     "small": [
-        *table_one(FEWER, range(3), range(5), (10, 100), Krylov(120, 256, 0, 100), (1, 4)),
-        *lissa(FEWER, range(3), 10, None),
-        *lissa(FEWER, range(2), 100, Part()),
-        *figure_two(FEWER_SMALL, range(3), range(3), GRID[:-1], Krylov(150, 512), LiSSA(500, 8)),
+        *table_one(FEWER, Plan(3, 5, 2), (10, 100), Krylov(120, 256, 0, 110), SHOTS),
+        *lissa(FEWER, 3, 10),
+        *lissa(FEWER, 2, 100, Part()),
+        *figure_two(FEWER_SMALL, Plan(3, 5, 2), GRID, Krylov(200, 256, 0, 150), LiSSA(100)),
     ],
     "paper": [
-        *table_one(LARGE, range(5), range(20), (10, 100), Krylov(200, 512, 0, 110), (1, 4)),
-        *lissa(LARGE, range(5), 10, None),
-        *lissa(LARGE, range(2), 100, Part()),
-        *figure_two(SMALL, range(5), range(20), GRID, SMALL_BASIS, LiSSA(1_000, 8)),
+        *table_one(LARGE, Plan(5, 20, 3), (10, 100), Krylov(200, 512, 0, 110), SHOTS),
+        *lissa(LARGE, 5, 10),
+        *lissa(LARGE, 5, 100, Part()),
+        *figure_two(SMALL, Plan(5, 10, 3), GRID, Krylov(200, 512, 0, 150), LiSSA(100)),
     ],
 }
 

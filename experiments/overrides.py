@@ -76,13 +76,12 @@ def _parse(cell: Any, words: Sequence[str], subcommands: bool) -> Any:
 
 
 def _first_words(box: str) -> str:
-    """What tyro says inside its box, up to the first rule, as one line."""
-    lines = [line.strip("│| ") for line in box.splitlines()]
+    """What tyro says below the title of its box, up to the next rule, as one line."""
+    lines = [line.strip("│|╭╮╰╯─-+ ") for line in box.splitlines() if line.strip()]
     said: list[str] = []
-    for line in lines:
-        if line.startswith(("╭", "╰")) or not line:
-            continue
-        if set(line) <= set("─-"):
+    for line in lines[1:]:
+        if line:
+            said.append(line)
+        elif said:
             break
-        said.append(line)
     return " ".join(said) or "the settings cannot be read: see --help"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
+from methods.operators import Hessian
 from methods.progress import track
 from methods.task import Examples, MethodError, Params, PerExample, Task, chunks, count
 
@@ -47,6 +48,17 @@ def exact_hessian(task: Task, examples: Examples) -> Tensor:
                 first += len(flat)
     upper = total.triu()
     return upper + upper.triu(1).T
+
+
+class KnownHessian(Hessian):
+    """A Hessian of the mean loss that has been written out, as an operator like any other."""
+
+    def __init__(self, task: Task, examples: Examples, matrix: Tensor, damping: float) -> None:
+        super().__init__(task, examples, damping)
+        self.matrix = matrix.to(task.device, task.dtype)
+
+    def apply(self, vectors: Tensor, draw: int | None = None) -> Tensor:
+        return vectors @ self.matrix + self.shift * vectors
 
 
 def _starts(task: Task) -> list[int]:

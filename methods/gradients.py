@@ -53,13 +53,11 @@ class Gradients:
         """Return the gradients of the examples as Rows keyed by parameter name."""
         if self.fallback is None:
             self._verify(take(examples, slice(0, PROBE)))
-        fallback = set(self.fallback or ())
-        parts: dict[str, list[Part]] = {n: [] for n in self.task.params}
-        if len(fallback) < len(parts):
-            for name, found in self._factored(examples).items():
-                if name not in fallback:
-                    parts[name] = found
-        for name, values in self._by_vmap(examples, self.fallback or ()).items():
+        fallback, names = set(self.fallback or ()), list(self.task.params)
+        found = self._factored(examples) if len(fallback) < len(names) else {}
+        parts = {n: [] if n in fallback else found.get(n, []) for n in names}
+        absent = tuple(n for n in names if not parts[n])  # unused by this batch, perhaps
+        for name, values in self._by_vmap(examples, absent).items():
             parts[name] = [Dense(values)]
         rows = Rows(parts, count(examples))
         if not torch.isfinite(rows.squared_norms().sum()):
@@ -83,9 +81,9 @@ class Gradients:
         b = count(examples)
         params = {n: v.detach().requires_grad_() for n, v in self.task.all_params.items()}
         with torch.enable_grad(), recorded(self._layers) as calls:
-            values = self.of(params, examples)
+            total = self.of(params, examples).sum()
         edges = [call.output for call in calls]
-        grads = torch.autograd.grad(values.sum(), edges, allow_unused=True) if edges else ()
+        grads = torch.autograd.grad(total, edges, allow_unused=True) if edges else ()
         found: dict[str, list[Part]] = defaultdict(list)
         with torch.no_grad():
             for call, out in zip(calls, grads, strict=True):
@@ -110,6 +108,8 @@ class Gradients:
 
     def _verify(self, probe: Examples) -> None:
         """Hold the factored rows of a few examples against autograd's own gradients."""
+        if count(probe) == 1:  # what a model shares between examples has a first axis of 1 too
+            probe = {k: torch.cat([v, v]) for k, v in probe.items()}
         names, b = list(self.task.params), count(probe)
         found = self._factored(probe) if self._layers else {}
         params = {n: v.detach().requires_grad_() for n, v in self.task.params.items()}
@@ -118,6 +118,8 @@ class Gradients:
         for i in range(b):
             with torch.enable_grad():
                 loss = self.task.function(self.of)(params, take(probe, slice(i, i + 1))).sum()
+            if not loss.requires_grad:
+                raise MethodError(f"the loss does not depend on {', '.join(names)}")
             true = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
             whole = sum(float(t.double().square().sum()) for t in true if t is not None) ** 0.5
             for name, autograd in zip(names, true, strict=True):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from methods import gradients
 from methods.gradients import Gradients
 from methods.rows import Outer, Rows
 from methods.task import Examples, MethodError, Task
-from tests import tiny
+from tests import networks
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -27,44 +26,51 @@ class Case:
     falls_back: tuple[str, ...] = ()
 
     def task(self, only: tuple[str, ...] = ()) -> Task:
-        return Task.of(tiny.built(self.make), tiny.nll, only=only)
+        return Task.of(networks.built(self.make), networks.nll, only=only)
 
 
-ATTENTION = tuple(
-    f"layer.self_attn.{n}"
-    for n in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
+SHARED = (
+    "places.weight",
+    "layer.self_attn.in_proj_weight",
+    "layer.self_attn.in_proj_bias",
+    "layer.self_attn.out_proj.weight",
+    "layer.self_attn.out_proj.bias",
 )
-FLAT = partial(lambda n, seed=0: tiny.examples(n, 6, seed=seed))
+
+
+def vectors(*shape: int) -> Callable[..., Examples]:
+    return lambda n, seed=0: networks.examples(n, *shape, seed=seed)
+
+
+FLAT = vectors(6)
 CASES = {
-    "convolutions": Case(tiny.ConvNet, lambda n, seed=0: tiny.examples(n, 2, 6, 7, seed=seed)),
-    "torch's encoder layer": Case(tiny.Encoder, tiny.sentences, ("places.weight", *ATTENTION)),
-    "a block by hand": Case(tiny.Block, tiny.sentences),
-    "a layer used twice": Case(tiny.Twice, FLAT),
+    "convolutions": Case(networks.ConvNet, vectors(2, 6, 7)),
+    "torch's encoder layer": Case(networks.Encoder, networks.sentences, SHARED),
+    "a block by hand": Case(networks.Block, networks.sentences),
+    "a layer used twice": Case(networks.Twice, FLAT),
     "a parameter of no layer": Case(
-        tiny.Outside,
+        networks.Outside,
         FLAT,
         ("gain", "middle.weight", "middle.bias", "idle.weight", "idle.bias"),
     ),
-    "a weight in a raw product": Case(tiny.RawWeight, FLAT, ("middle.weight",)),
+    "a weight in a raw product": Case(networks.RawWeight, FLAT, ("middle.weight",)),
     "in place on a sequence": Case(
-        tiny.InPlace,
-        lambda n, seed=0: tiny.examples(n, 4, 6, seed=seed),
+        networks.InPlace,
+        vectors(4, 6),
     ),
     "sequence first": Case(
-        tiny.SequenceFirst,
-        lambda n, seed=0: tiny.examples(n, 4, 6, seed=seed),
+        networks.SequenceFirst,
+        vectors(4, 6),
         ("inner.weight", "inner.bias", "middle.weight", "middle.bias"),
     ),
     "sequence first, as long as the probe": Case(
-        tiny.SequenceFirst,
-        lambda n, seed=0: tiny.examples(n, gradients.PROBE, 6, seed=seed),
+        networks.SequenceFirst,
+        vectors(gradients.PROBE, 6),
         ("inner.weight", "inner.bias", "middle.weight", "middle.bias"),
     ),
-    "padding": Case(tiny.Padded, tiny.bags),
-    "wide layers": Case(
-        lambda: tiny.Mlp(40, 30), lambda n, seed=0: tiny.examples(n, 40, seed=seed)
-    ),
-    "long sequences": Case(tiny.InPlace, lambda n, seed=0: tiny.examples(n, 70, 6, seed=seed)),
+    "padding": Case(networks.Padded, networks.bags),
+    "wide layers": Case(lambda: networks.Mlp(40, 30), vectors(40)),
+    "long sequences": Case(networks.InPlace, vectors(70, 6)),
 }
 
 
@@ -79,7 +85,7 @@ def rows_of(task: Task, batch: Examples) -> Rows:
 
 def test_rows_are_the_gradients_of_single_examples(case: Case) -> None:
     task, batch = case.task(), case.data(7)
-    expected = tiny.gradient_rows(task, task.loss, batch)
+    expected = networks.gradient_rows(task, task.loss, batch)
     torch.testing.assert_close(rows_of(task, batch).dense(), expected, **CLOSE)
 
 
@@ -109,7 +115,7 @@ def test_products_norms_and_joins_equal_those_of_dense_rows(case: Case) -> None:
 
 def test_rows_meet_dense_directions(case: Case) -> None:
     task, batch = case.task(), case.data(5)
-    rows, matrix = rows_of(task, batch), tiny.normal(3, task.size, seed=8)
+    rows, matrix = rows_of(task, batch), networks.normal(3, task.size, seed=8)
     given = Rows.dense_of(matrix, {n: v.numel() for n, v in task.params.items()})
     torch.testing.assert_close(rows.inner(given), rows.dense() @ matrix.T, **CLOSE)
     torch.testing.assert_close(given.inner(rows), matrix @ rows.dense().T, **CLOSE)
@@ -139,7 +145,7 @@ def test_coverage_does_not_depend_on_how_many_examples_come_first(case: Case) ->
     for first in (1, 2):
         source = Gradients(task, task.loss)
         one = source.rows(first_of(batch, first)).dense()
-        expected = tiny.gradient_rows(task, task.loss, batch)
+        expected = networks.gradient_rows(task, task.loss, batch)
         torch.testing.assert_close(one, expected[:first], **CLOSE)
         torch.testing.assert_close(source.rows(batch).dense(), expected, **CLOSE)
 
@@ -158,7 +164,7 @@ def test_only_some_parameters_give_their_columns(only: tuple[str, ...]) -> None:
 def test_only_the_parameters_of_an_attention_layer() -> None:
     case = CASES["torch's encoder layer"]
     task, batch = case.task(("layer.self_attn.*", "words.*")), case.data(5)
-    expected = tiny.gradient_rows(task, task.loss, batch)
+    expected = networks.gradient_rows(task, task.loss, batch)
     torch.testing.assert_close(rows_of(task, batch).dense(), expected, **CLOSE)
 
 
@@ -169,7 +175,7 @@ def test_rows_equal_vmap_of_grad_where_vmap_can_go() -> None:
 
         def one(params, example, model=model):
             alone = {k: v[None] for k, v in example.items()}
-            return tiny.nll(lambda x: functional_call(model, params, (x,)), alone)[0]
+            return networks.nll(lambda x: functional_call(model, params, (x,)), alone)[0]
 
         expected = vmap(grad(one), in_dims=(None, 0))(task.params, batch)
         torch.testing.assert_close(rows_of(task, batch).dense(), task.flatten(expected, 1), **CLOSE)
@@ -179,7 +185,9 @@ def test_padding_gets_no_gradient() -> None:
     case = CASES["padding"]
     batch = case.data(6)
     assert (batch["x"] == 2).any()
-    words = rows_of(case.task(), batch).flat()["words.weight"].view(6, tiny.WORDS, tiny.WIDTH)
+    words = (
+        rows_of(case.task(), batch).flat()["words.weight"].view(6, networks.WORDS, networks.WIDTH)
+    )
     assert words[:, 2].abs().max() == 0
     assert words[:, 0].abs().max() > 0
 
@@ -203,11 +211,17 @@ def test_rows_work_under_no_grad_and_leave_no_hook() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_a_loss_of_other_parameters_is_an_error() -> None:
+    task = CASES["a parameter of no layer"].task(("idle.*",))
+    with pytest.raises(MethodError, match=r"does not depend on idle\.weight"):
+        rows_of(task, FLAT(4))
+
+
 def test_a_gradient_that_is_not_finite_is_an_error() -> None:
     case = CASES["padding"]
-    model = tiny.built(tiny.Padded)
+    model = networks.built(networks.Padded)
     with torch.no_grad():
         model.head.bias[0] = float("nan")
-    task = Task.of(model, tiny.nll)
+    task = Task.of(model, networks.nll)
     with pytest.raises(MethodError, match="not finite"):
         rows_of(task, case.data(4))
