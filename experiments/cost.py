@@ -17,21 +17,23 @@ def card(experiment: Experiment, preset: str, cells: Sequence[Any]) -> str:
     found = [runs.find(experiment.name, cell) for cell in cells]
     declared = _declared(experiment, preset, cells)
     rows, left = [], 0.0
+    unknown = ""
     for kind in dict.fromkeys(map(_kind, cells)):
         of_kind = [run for cell, run in zip(cells, found, strict=True) if _kind(cell) == kind]
         measured = _measured(of_kind)
         each = declared if measured is None else measured
         missing = of_kind.count(None)
         left += missing * (each or 0.0)
+        unknown = "at least " if each is None and missing else unknown
         source = "measured" if measured is not None else "declared" if each else "unknown"
         seconds = "" if each is None else f"{each:.3g}"
         hours = "" if each is None else f"{missing * each / 3600:.2f}"
         rows.append([kind, str(len(of_kind)), str(missing), seconds, source, hours])
     missing = found.count(None)
-    rows.append(["all", str(len(cells)), str(missing), "", "", f"{left / 3600:.2f}"])
+    rows.append(["all", str(len(cells)), str(missing), "", "", f"{unknown}{left / 3600:.2f}"])
     header = ["method", "cells", "missing", "seconds each", "source", "hours left"]
     sizes = [_size(run.path) for run in found if run is not None]
-    to_come = f"about {_bytes(statistics.fmean(sizes) * missing)}" if sizes else "not known yet"
+    to_come = f"about {_bytes(statistics.fmean(sizes) * missing)}" if sizes else "unknown"
     root = next(p for p in (runs.results() / "runs").absolute().parents if p.is_dir())
     return "\n".join(
         [
@@ -46,10 +48,12 @@ def card(experiment: Experiment, preset: str, cells: Sequence[Any]) -> str:
 
 
 def told(experiment: Experiment, preset: str) -> str:
-    """The cost of a whole preset in a few words."""
+    """The cost of a whole preset in a few words: as declared, else as measured here."""
     if preset in experiment.seconds:
         return f"{span(experiment.seconds[preset])} measured"
-    return "cost not measured yet"
+    cells = experiment.presets[preset]
+    each = _measured([runs.find(experiment.name, cell) for cell in cells])
+    return f"about {span(each * len(cells))} here" if each else "cost not measured yet"
 
 
 def span(seconds: float) -> str:

@@ -111,7 +111,7 @@ def _train(model: Model, train: Digits, evaluation: Digits, scratch: Path) -> di
     outcome = fit(module, cross_entropy, train.examples, model.fit, model.seed, scratch)
     decay = model.fit.weight_decay
     if model.finish is not None:
-        converge(module, cross_entropy, train.examples, decay, model.finish, scratch)
+        converge(module, cross_entropy, train.examples, decay, model.finish, model.seed, scratch)
     final = flat_params(module)
     with torch.no_grad():
         predicted = predictions(module, evaluation.examples["image"])

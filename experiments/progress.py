@@ -55,7 +55,7 @@ class _Bar:
         self.done += 1
         if self.bar is not None:
             self.bar.update()
-        elif time.monotonic() - self.began > DELAY:
+        elif self._elapsed() > DELAY:
             self._show()
 
     def close(self) -> None:
@@ -73,18 +73,21 @@ class _Bar:
             if self.closed or self.bar is not None:
                 return
             every = 0.1 if sys.stderr.isatty() else 30.0  # a log file wants few lines
-            self.bar = tqdm(
+            bar = tqdm(
                 desc=self.label,
                 total=self.total,
-                initial=self.done,
                 leave=False,
                 mininterval=every,
                 dynamic_ncols=True,
+                delay=DELAY,  # not to be drawn before it knows what was done unseen
                 file=sys.stderr,
             )
-            # The rate counts from the beginning of the loop, not from when it was first shown.
-            self.bar.initial = 0
-            self.bar.start_t -= time.monotonic() - self.began
+            bar.delay, bar.n, bar.start_t = 0.0, self.done, bar.start_t - self._elapsed()
+            bar.refresh()
+            self.bar = bar
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self.began
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ class Purpose(IntEnum):
     SPLIT = 4  # of a data set into disjoint parts
     LABELS = 5  # which are changed, and to what
     UNITS = 6  # of a layer, when only some take part
+    PRECONDITION = 7  # examples of a preconditioner, by round
 
 
 def sequence(seed: int, purpose: Purpose, index: int = 0) -> np.random.SeedSequence:

@@ -1,6 +1,7 @@
 """Training: a kill changes no bit of it, and what cannot go on says so."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from experiments import training
 from experiments.models.mnist_cnn import DigitsCNN, SmallCNN
 from experiments.problems import UserError
-from experiments.training import Fit, fit, flat_params, load_params
+from experiments.training import Adam, Fit, fit, flat_params, load_params
 
 DRAW = np.random.default_rng(0)
 TRAIN = {
@@ -103,16 +104,19 @@ def test_training_depends_on_the_seed_alone(tmp_path):
     assert not same(first, fit(digits_network(), nll, TRAIN, PLAN, 1, tmp_path / "b"))
 
 
-@pytest.mark.parametrize("network", [digits_network, noisy])
+@pytest.mark.parametrize(
+    ("network", "plan"),
+    [(digits_network, PLAN), (noisy, PLAN), (noisy, replace(PLAN, lr=0.01, adam=Adam()))],
+)
 @pytest.mark.parametrize("deaths", [[1], [6], [7], [8], [20], [3, 3, 3], [1, 9, 2], [21]])
-def test_killed_and_restarted_it_ends_with_the_same_bits(network, deaths, tmp_path):
+def test_killed_and_restarted_it_ends_with_the_same_bits(network, plan, deaths, tmp_path):
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     whole.mkdir()
     torn.mkdir()
-    expected = fit(network(), nll, TRAIN, PLAN, 5, whole)
+    expected = fit(network(), nll, TRAIN, plan, 5, whole)
     for after in deaths:
         try:
-            fit(network(), dying(after), TRAIN, PLAN, 5, torn)
+            fit(network(), dying(after), TRAIN, plan, 5, torn)
         except Killed:
             continue
     calls = []
@@ -121,7 +125,7 @@ def test_killed_and_restarted_it_ends_with_the_same_bits(network, deaths, tmp_pa
         calls.append(1)
         return nll(module, batch)
 
-    assert same(fit(network(), counted, TRAIN, PLAN, 5, torn), expected)
+    assert same(fit(network(), counted, TRAIN, plan, 5, torn), expected)
     assert len(calls) == max(0, 3 * STEPS - sum(deaths))  # no finished step was made again
 
 

@@ -122,4 +122,5 @@ def _network(
         else:
             std = deviation(value)
             nn.init.trunc_normal_(value, 0.0, std, -2 * std, 2 * std, generator=draw)
-    return network.eval()
+    # Convolutions over a few channels run nearly twice as fast with channels last.
+    return network.to(memory_format=torch.channels_last).eval()
