@@ -76,7 +76,7 @@ class Krylov:
 class Arnoldi(Inverse):
     """H^-1 on the span of `num_eigen` dominant eigenvectors, nothing outside it.
 
-    positive_only  drop negative eigenvalues instead of keeping them by absolute value
+    positive_only  drop the negative ones among them, as the paper does for ViT
     """
 
     num_eigen: int = 10
@@ -108,13 +108,17 @@ class Arnoldi(Inverse):
 
     def invert(self, hessian: Hessian, prepared: Prepared) -> Bilinear:
         values, vectors = prepared["eigenvalues"], prepared["eigenvectors"]
-        if self.positive_only:
-            values, vectors = values[values > 0], vectors[values > 0]
-        values, vectors = values[: self.num_eigen], vectors[: self.num_eigen]
         if len(values) < self.num_eigen:
             raise MethodError(
-                f"only {len(values)} usable eigenvalues for num_eigen={self.num_eigen}: raise the "
-                "basis' `iterations` and `keep`, or lower num_eigen"
+                f"{len(values)} eigenvalues for num_eigen={self.num_eigen}: raise the basis' "
+                "`iterations` and `keep`, or lower num_eigen"
+            )
+        values, vectors = values[: self.num_eigen], vectors[: self.num_eigen]
+        if self.positive_only:
+            values, vectors = values[values > 0], vectors[values > 0]
+        if len(values) == 0 or float(values.abs().min()) == 0:
+            raise MethodError(
+                "no eigenvalue left to invert: raise num_eigen, or keep negative ones"
             )
         directions = Directions(vectors.to(hessian.device, hessian.dtype), hessian.task)
         return Bilinear(directions, directions, 1 / values.to(hessian.device, hessian.dtype))
