@@ -19,7 +19,7 @@ from methods.randomness import numpy_generator
 from methods.task import Examples, MethodError, Objective, Params, Task, chunks, count, take
 
 CHUNK = 128  # examples differentiated at a time
-VECTORS = 1 << 24  # examples x vectors x parameters in flight when a block is multiplied
+VECTORS = 1 << 25  # examples x vectors x parameters in flight when a block is multiplied
 
 
 class Operator(ABC):
@@ -100,23 +100,28 @@ class Curvature(Operator):
         if draw is None:
             draw, self.products = self.products, self.products + 1
         batch = self.batch(draw)
-        n = count(batch)
-        total = vectors * self.shift
+        n, total = count(batch), None
         for some in chunks(batch, CHUNK):
+            product = self._multiplied(some, vectors)
             share = count(some) / n
-            product = self._mean_product(some)
-            width = max(1, VECTORS // (count(some) * self.size))
-            if len(vectors) == 1 or width == 1:
-                for row, vector in zip(total, vectors, strict=True):
-                    row.add_(self._join(product(self.task.unflatten(vector))), alpha=share)
+            if total is None:
+                total = product if share == 1 else product.mul_(share)
             else:
-                for into, rows in zip(total.split(width), vectors.split(width), strict=True):
-                    out = vmap(product)(self.task.unflatten(rows))
-                    into.add_(self._join(out, 1), alpha=share)
-        return total
+                total.add_(product, alpha=share)
+        if total is None:
+            raise MethodError("a Hessian product over no examples")
+        return total.add_(vectors, alpha=self.shift) if self.shift else total
 
-    def _join(self, values: Params, lead: int = 0) -> Tensor:
-        return self.task.flatten(values, lead)
+    def _multiplied(self, batch: Examples, vectors: Tensor) -> Tensor:
+        """The undamped products over one batch, (k, p): blocks of vectors where they fit."""
+        product = self._mean_product(batch)
+        width = max(1, VECTORS // (count(batch) * self.size))
+        if len(vectors) == 1 or width == 1:
+            rows = [self.task.flatten(product(self.task.unflatten(v))) for v in vectors]
+            return torch.stack(rows) if len(rows) > 1 else rows[0][None]
+        blocks = vectors.split(width)
+        out = [self.task.flatten(vmap(product)(self.task.unflatten(b)), 1) for b in blocks]
+        return torch.cat(out) if len(out) > 1 else out[0]
 
     @abstractmethod
     def _mean_product(self, batch: Examples) -> Callable[[Params], Params]:
