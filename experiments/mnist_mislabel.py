@@ -310,9 +310,9 @@ FEWER = replace(LARGE, data=replace(LARGE.data, n_train=2_000, n_eval=2_000))
 FEWER_SMALL = replace(SMALL, data=FEWER.data)
 PRESETS: dict[str, list[Config]] = {
     "smoke": [
-        *table_one(SMOKE, Plan(2, 2, 2), (10,), Krylov(40, 256, 0, 20), SHOTS),
-        *lissa(SMOKE, 2, 10),
-        *sweep(Config(SMOKE, Influence(Exact(sample=250))), model__seed=range(2)),
+        *table_one(SMOKE, Plan(3, 2, 1), (10,), Krylov(40, 256, 0, 20), SHOTS),
+        *lissa(SMOKE, 3, 10),
+        *sweep(Config(SMOKE, Influence(Exact(sample=250), damping=0.1)), model__seed=range(3)),
     ],
     "small": [
         *table_one(FEWER, Plan(3, 5, 2), (10, 100), Krylov(120, 256, 0, 110), SHOTS),

@@ -100,13 +100,13 @@ def _write_out(config: Blocks, task: Task, train: Examples) -> dict[str, Any]:
     return {"hessians": np.stack(made), "seconds": time.perf_counter() - started}
 
 
-BASE = Config(sketch=Sketch(Gaussian(16), steps=5_000, lr=0.5, momentum=0.9))
+BASE = Config(sketch=Sketch(Gaussian(16), steps=2_000, lr=0.5, momentum=0.9))
 DAMPING = (0.0, 0.1, 1.0)
 SMOKE_BASE = Config(Blocks(SMOKE, 5, 20), replace(BASE.sketch, steps=200))
 PRESETS: dict[str, list[Config]] = {
     "smoke": sweep(SMOKE_BASE, blocks__model__seed=range(2), damping=(1.0,)),
     "small": sweep(
-        replace(BASE, sketch=replace(BASE.sketch, steps=2_000)),
+        replace(BASE, sketch=replace(BASE.sketch, steps=1_000)),
         blocks__model__seed=range(2),
         damping=DAMPING,
     ),

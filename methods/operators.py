@@ -18,7 +18,7 @@ from torch.func import grad, jvp, linearize, vjp, vmap
 from methods.randomness import numpy_generator
 from methods.task import Examples, MethodError, Objective, Params, Task, chunks, count, take
 
-CHUNK = 128  # examples differentiated at a time
+CHUNK = 64  # examples differentiated at a time: their buffers stay in cache
 VECTORS = 1 << 25  # examples x vectors x parameters in flight when a block is multiplied
 
 
