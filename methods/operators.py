@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, linearize, vjp, vmap
+from torch.func import functionalize, grad, jvp, linearize, vjp, vmap
 
 from methods.randomness import numpy_generator
 from methods.task import Examples, MethodError, Objective, Params, Task, chunks, count, take
@@ -154,7 +154,7 @@ class Linearized(Operator):
             raise MethodError("only a Hessian over fixed examples can be linearised: drop `sample`")
         n = count(hessian.examples)
         self._products = [
-            (count(some) / n, linearize(hessian.gradient(some), self.task.params)[1])
+            (count(some) / n, _linearized(hessian.gradient(some), self.task.params))
             for some in chunks(hessian.examples, CHUNK)
         ]
 
@@ -165,6 +165,16 @@ class Linearized(Operator):
                 out = product(self.task.unflatten(vector))
                 row.add_(self.task.flatten(out), alpha=share)
         return total
+
+
+def _linearized(gradient: Callable[[Params], Params], params: Params) -> Callable[[Params], Params]:
+    """The derivative of a gradient at fixed parameters, traced once.
+
+    Without `functionalize` an in-place operation of the model is replayed on the trace's own
+    constants, so that every product after the first is silently wrong.
+    """
+    product: Callable[[Params], Params] = linearize(functionalize(gradient), params)[1]
+    return product
 
 
 class GaussNewton(Curvature):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -51,13 +52,28 @@ class Objective:
 
     def __call__(self, params: Params, examples: Examples) -> Tensor:
         swapped = {f"model.{name}": value for name, value in params.items()}
-        values = functional_call(self._evaluated, swapped, (examples,))
+        with _one_path():
+            values = functional_call(self._evaluated, swapped, (examples,))
         if values.shape != (count(examples),):
             raise MethodError(
                 f"the loss returned shape {tuple(values.shape)} for {count(examples)} examples: "
                 'return one value an example, (b,), for instance with reduction="none"'
             )
         return values
+
+
+@contextmanager
+def _one_path() -> Iterator[None]:
+    """Keep torch's transformer layers off their inference-only kernels.
+
+    They take those whenever no parameter requires a gradient, and forward mode fails there.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @dataclass(frozen=True, eq=False)
