@@ -1,5 +1,6 @@
 """Digit classifiers trained on partly wrong labels: what the experiments on digits share."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,8 +16,12 @@ from experiments.convergence import Finish, converge
 from experiments.data import digits, labels, mnist
 from experiments.losses import cross_entropy
 from experiments.models.mnist_cnn import DigitsCNN, LargeCNN, SmallCNN
+from experiments.problems import UserError
 from experiments.training import Adam, Fit, fit, flat_params, load_params
-from methods.task import Checkpoint, Task
+from methods.exact_hessian import exact_hessian
+from methods.progress import track
+from methods.randomness import numpy_generator
+from methods.task import Checkpoint, Task, take
 
 Network = LargeCNN | SmallCNN | DigitsCNN
 
@@ -126,6 +131,35 @@ def _train(model: Model, train: Digits, evaluation: Digits, scratch: Path) -> di
         "gradient_norm": float(np.linalg.norm(gradient)),
         "num_params": len(final),
     }
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The Hessians of `count` disjoint random minibatches that make up the training set."""
+
+    model: Model
+    count: int = 20
+
+
+def write_out(blocks: Blocks) -> runs.Run:
+    """The run with the undamped `hessians` (count, p, p) of the trained model, and `seconds`.
+
+    Their mean is the exact Hessian of the mean training loss.
+    """
+
+    def compute(_scratch: Path) -> dict[str, Any]:
+        started = time.perf_counter()
+        there = trained(blocks.model)
+        train = there.train.examples
+        n = len(train["label"])
+        order = torch.from_numpy(numpy_generator(blocks.model.seed, "blocks").permutation(n))
+        if n % blocks.count:
+            raise UserError(f"{n} examples in {blocks.count} blocks: choose a count that divides")
+        groups = order.split(n // blocks.count)
+        made = [exact_hessian(there.task, take(train, g)).numpy() for g in track(groups, "blocks")]
+        return {"hessians": np.stack(made), "seconds": time.perf_counter() - started}
+
+    return runs.once("digit_blocks", blocks, compute)
 
 
 def predictions(module: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:

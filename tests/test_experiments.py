@@ -114,7 +114,7 @@ def test_convergence_lowers_the_gradient_and_resumes_to_the_same_bits(tmp_path):
 
 def test_the_sketch_of_a_damped_hessian_converges(tmp_path):
     config = mnist_sketch.Config(
-        mnist_sketch.Blocks(TINY, 2, 16), Sketch(Gaussian(4), steps=150), damping=5.0
+        digit_models.Blocks(TINY, 2), Sketch(Gaussian(4), steps=150), damping=5.0
     )
     outcome = mnist_sketch.run(config, tmp_path)
     assert len(outcome["steps"]) == len(outcome["error"])
