@@ -99,6 +99,8 @@ ARTIFACT = Artifact(
     deviations=(
         "Read as: optimal transport distance, uniformly weighted, of a method's top p to the exact"
         " top p by absolute value; the line is the standard deviation of all exact eigenvalues.",
+        "The eigenvalues of a random subspace are those of H restricted to it, in an orthonormal"
+        " basis: with E[G^T G] = I those of G H G^T itself would be about p/dim times larger.",
         "The figure is only a picture in the paper: there are no printed numbers to compare.",
         "The paper trains for 500,000 steps of batch 500; ours end with L-BFGS instead, and how"
         " near they are to a minimum is the gradient norm in the table.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,8 @@ from methods.exact_hessian import exact_hessian
 from methods.ihvp.inverse import Inverse
 from methods.operators import Hessian, Matrix
 from methods.task import MethodError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,20 @@ class Exact(Inverse):
         matrix = prepared["hessian"].double().to(hessian.device)
         values, vectors = torch.linalg.eigh(matrix)
         values = values + hessian.shift
-        tiny = torch.finfo(hessian.dtype).eps * float(values.abs().max())
-        if float(values.abs().min()) <= tiny:
+        least, most = float(values.abs().min()), float(values.abs().max())
+        noise = torch.finfo(hessian.dtype).eps * most  # what the products' dtype can resolve
+        if least <= torch.finfo(values.dtype).eps * most:
             raise MethodError(
-                f"the Hessian is singular: an eigenvalue of {float(values.abs().min()):.1e} beside "
-                f"{float(values.abs().max()):.1e}; raise `damping` above {tiny:.1e}"
+                f"the Hessian is singular: an eigenvalue of {least:.1e} beside {most:.1e}; "
+                f"raise `damping` above {noise:.1e}"
+            )
+        if least <= noise:
+            log.warning(
+                "the exact inverse divides by an eigenvalue of %.1e, which is rounding noise "
+                "beside %.1e: `damping` above %.1e would bound it",
+                least,
+                most,
+                noise,
             )
         inverse = (vectors / values) @ vectors.T
         return Matrix(inverse.to(hessian.dtype))

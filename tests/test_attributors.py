@@ -1,0 +1,322 @@
+"""What every attribution method promises: a new one without an entry here fails."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import methods
+from methods import ihvp
+from methods.attributor import Attributor
+from methods.ihvp.arnoldi import Arnoldi, Krylov
+from methods.ihvp.cg import CG
+from methods.ihvp.compressed import Compressed
+from methods.ihvp.exact import Exact
+from methods.ihvp.inverse import Inverse
+from methods.ihvp.lissa import LiSSA
+from methods.ihvp.sketch import Sketch
+from methods.influence import Influence
+from methods.projections import Gaussian, Rademacher, Select, TwoSided
+from methods.random_projection import RandomProjection
+from methods.task import Checkpoint, Examples, MethodError, Task, take
+from methods.tracin import TracIn
+from tests import networks
+
+CLOSE = {"rtol": 1e-8, "atol": 1e-10}
+DAMPING = 4.0  # makes the Hessian of an untrained network positive definite
+
+ENTRIES: dict[str, Attributor] = {
+    "tracin": TracIn(),
+    "tracin-mean": TracIn(learning_rates=False),
+    "tracin-last": TracIn(checkpoints=(-1,)),
+    "gaussian": RandomProjection(Gaussian(8)),
+    "rademacher": RandomProjection(Rademacher(8)),
+    "select": RandomProjection(Select(8)),
+    "two-sided": RandomProjection(TwoSided(9)),
+    "cg": Influence(CG(tolerance=1e-12), DAMPING),
+    "exact": Influence(Exact(), DAMPING),
+    "lissa": Influence(LiSSA(depth=10, sample=4), DAMPING),
+    "arnoldi": Influence(Arnoldi(3, Krylov(8, sample=None, keep=5)), DAMPING),
+    "compressed": Influence(Compressed(Gaussian(6)), DAMPING),
+    "sketch": Influence(Sketch(Gaussian(6), steps=20, sample=8), DAMPING),
+}
+TRAIN, QUERY = networks.examples(13, 6), networks.examples(5, 6, seed=20)
+
+
+def model_and_checkpoints() -> tuple[Any, tuple[Checkpoint, ...]]:
+    model = networks.built(networks.Mlp)
+    return model, networks.checkpoints(model)
+
+
+def the_task(**settings: Any) -> Task:
+    model, moments = model_and_checkpoints()
+    return Task.of(model, networks.nll, weight_decay=0.01, checkpoints=moments, **settings)
+
+
+def swapped(batch: Examples) -> Examples:
+    return {**batch, "y": (batch["y"] + 1) % 3}
+
+
+def swapped_nll(model: Any, batch: Examples) -> Tensor:
+    """A measurement other than the loss: that of the same input with another label."""
+    return networks.nll(model, swapped(batch))
+
+
+@pytest.fixture(params=ENTRIES)
+def method(request: pytest.FixtureRequest) -> Attributor:
+    return ENTRIES[request.param]
+
+
+def equal(have: Tensor, want: Tensor) -> None:
+    torch.testing.assert_close(have, want, **CLOSE)
+
+
+def with_nan(batch: Examples, index: int) -> Examples:
+    x = batch["x"].clone()
+    x[index, 0] = float("nan")
+    return {**batch, "x": x}
+
+
+def test_every_method_has_an_entry() -> None:
+    assert set(networks.subclasses(methods, Attributor)) == {type(m) for m in ENTRIES.values()}
+    inverses = {type(m.inverse) for m in ENTRIES.values() if isinstance(m, Influence)}
+    assert set(networks.subclasses(ihvp, Inverse)) == inverses
+
+
+def test_scores_are_a_cpu_matrix_of_queries_by_candidates(method: Attributor) -> None:
+    task = the_task()
+    fitted = method.fit(task, TRAIN)
+    scores = fitted.scores(QUERY, TRAIN)
+    assert scores.shape == (5, 13)
+    own = fitted.self_influence(TRAIN)
+    assert own.shape == (13,)
+    for result in (scores, own):
+        assert result.device.type == "cpu"
+        assert result.dtype == task.dtype
+        assert not result.requires_grad
+        assert float(result.abs().min()) > 0
+    equal(method.scores(task, TRAIN, QUERY), scores)
+    equal(method.self_influence(task, TRAIN), own)
+
+
+@pytest.mark.parametrize("measurement", [None, swapped_nll])
+def test_self_influence_is_the_diagonal(method: Attributor, measurement: Any) -> None:
+    fitted = method.fit(the_task(measurement=measurement), TRAIN)
+    equal(fitted.self_influence(TRAIN), fitted.scores(TRAIN, TRAIN).diagonal())
+
+
+def test_rows_multiply_to_the_scores(method: Attributor) -> None:
+    fitted = method.fit(the_task(), TRAIN)
+    expected = fitted.scores(QUERY, TRAIN)
+    equal(fitted.query_rows(QUERY).inner(fitted.train_rows(TRAIN)), expected)
+    query, train = fitted.own_rows(TRAIN)
+    equal(query.paired(train), fitted.self_influence(TRAIN))
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_independent_of_batch_size(
+    method: Attributor, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = the_task()
+    scores, own = method.scores(task, TRAIN, QUERY), method.self_influence(task, TRAIN)
+    monkeypatch.setattr("methods.gradients.CHUNK", chunk)
+    monkeypatch.setattr("methods.attributor.HELD", 1)
+    equal(method.scores(task, TRAIN, QUERY), scores)
+    equal(method.self_influence(task, TRAIN), own)
+
+
+def test_follows_the_order_of_examples(method: Attributor) -> None:
+    fitted = method.fit(the_task(), TRAIN)
+    scores, own = fitted.scores(QUERY, TRAIN), fitted.self_influence(TRAIN)
+    order = torch.randperm(13, generator=torch.Generator().manual_seed(1))
+    equal(fitted.scores(QUERY, take(TRAIN, order)), scores[:, order])
+    equal(fitted.self_influence(take(TRAIN, order)), own[order])
+    equal(fitted.scores(take(QUERY, order[order < 5]), TRAIN), scores[order[order < 5]])
+    equal(fitted.scores(QUERY, take(TRAIN, slice(2, 3))), scores[:, 2:3])
+
+
+def test_the_task_is_left_as_it_was(method: Attributor) -> None:
+    task = the_task()
+    model = task.loss.model  # type: ignore[attr-defined]
+    before = copy.deepcopy((task.params, [c.params for c in task.checkpoints], TRAIN, QUERY))
+    fitted = method.fit(task, TRAIN)
+    fitted.scores(QUERY, TRAIN)
+    fitted.self_influence(TRAIN)
+    after = (task.params, [c.params for c in task.checkpoints], TRAIN, QUERY)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert not any(p.requires_grad for p in task.params.values())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert not any(part._forward_hooks or part.training for part in model.modules())
+
+
+def test_proponents_and_opponents_are_the_ends_of_the_scores(method: Attributor) -> None:
+    fitted = method.fit(the_task(), TRAIN)
+    scores = fitted.scores(QUERY, TRAIN)
+    for found, descending in [(fitted.proponents, True), (fitted.opponents, False)]:
+        values, index = found(QUERY, TRAIN, 4)
+        ordered = scores.sort(1, descending=descending)
+        equal(values, ordered.values[:, :4])
+        equal(scores.gather(1, index), values)
+        assert torch.equal(index, ordered.indices[:, :4])
+
+
+def test_saved_preparation_replaces_the_work(method: Attributor) -> None:
+    task = the_task()
+    prepared = method.prepare(task, TRAIN)
+    assert all(isinstance(v, Tensor) for v in prepared.values())
+    expected = method.scores(task, TRAIN, QUERY)
+    equal(method.fit(task, TRAIN, prepared).scores(QUERY, TRAIN), expected)
+
+
+def test_nan_in_the_data_is_an_error(method: Attributor) -> None:
+    task = the_task()
+    fitted = method.fit(task, TRAIN)
+    for index in (0, -1):
+        with pytest.raises(MethodError, match="finite"):
+            fitted.scores(with_nan(QUERY, index), TRAIN)
+        with pytest.raises(MethodError, match="finite"):
+            fitted.scores(QUERY, with_nan(TRAIN, index))
+        with pytest.raises(MethodError, match="finite"):
+            fitted.self_influence(with_nan(TRAIN, index))
+
+
+def test_nan_in_what_is_fitted_on_is_an_error(method: Attributor) -> None:
+    with pytest.raises(MethodError):
+        method.scores(the_task(), with_nan(TRAIN, 5), QUERY)
+
+
+def test_measurement_is_used_on_the_query_side_only(method: Attributor) -> None:
+    measured = method.scores(the_task(measurement=swapped_nll), TRAIN, QUERY)
+    equal(measured, method.scores(the_task(), TRAIN, swapped(QUERY)))
+    assert not torch.allclose(measured, method.scores(the_task(), TRAIN, QUERY))
+
+
+def test_only_some_parameters_equal_a_model_of_just_them(method: Attributor) -> None:
+    """The head alone, over frozen layers, is a linear model of their features."""
+    model, _ = model_and_checkpoints()
+    frozen = {n: p.detach() for n, p in model.named_parameters()}
+    heads = [
+        {n: p.detach() + shift for n, p in model.head.named_parameters()} for shift in (0.2, 0)
+    ]
+
+    def features(batch: Examples) -> Examples:
+        with torch.no_grad():
+            return {**batch, "x": model.middle(model.inner(batch["x"]).tanh()).tanh()}
+
+    alone = Task.of(
+        model.head, networks.nll, weight_decay=0.01, checkpoints=[Checkpoint(h, 0.3) for h in heads]
+    )
+    whole = replace(
+        Task.of(model, networks.nll, weight_decay=0.01),
+        checkpoints=tuple(
+            Checkpoint({**frozen, **{f"head.{n}": v for n, v in h.items()}}, 0.3) for h in heads
+        ),
+    )
+    some = whole.only(["head.*"])
+    assert list(some.params) == ["head.weight", "head.bias"]
+    expected = method.scores(alone, features(TRAIN), features(QUERY))
+    equal(method.scores(some, TRAIN, QUERY), expected)
+    same = Task.of(
+        model, networks.nll, only=["head.*"], weight_decay=0.01, checkpoints=whole.checkpoints
+    )
+    equal(method.scores(same, TRAIN, QUERY), expected)
+    equal(method.self_influence(some, TRAIN), method.self_influence(alone, features(TRAIN)))
+
+
+def test_only_of_no_parameter_is_an_error() -> None:
+    with pytest.raises(MethodError, match=r"no parameter matches .*there are inner\.weight"):
+        the_task(only=["tail.*"])
+
+
+@pytest.mark.parametrize("part", ["", "middle"])
+def test_a_module_in_training_mode_is_an_error(part: str) -> None:
+    model, _ = model_and_checkpoints()
+    model.get_submodule(part).train()
+    with pytest.raises(MethodError, match=f"{part or 'the model'} is in training mode"):
+        Task.of(model, networks.nll)
+
+
+@pytest.mark.parametrize("method", [m for m in ENTRIES.values() if isinstance(m, TracIn)])
+def test_a_checkpoint_of_another_model_is_an_error(method: TracIn) -> None:
+    task = the_task()
+    wide = networks.checkpoints(networks.built(lambda: networks.Mlp(hidden=7)))
+    with pytest.raises(MethodError, match="of another model"):
+        method.fit(replace(task, checkpoints=wide), TRAIN)
+    lacking = tuple(
+        Checkpoint({n: v for n, v in c.params.items() if n != "head.bias"}, c.lr)
+        for c in task.checkpoints
+    )
+    for some in (task, task.only(["inner.*"])):
+        with pytest.raises(MethodError, match=r"lacks head\.bias"):
+            method.fit(replace(some, checkpoints=lacking), TRAIN)
+
+
+@pytest.mark.parametrize("name", ["arnoldi", "sketch"])
+def test_a_preparation_of_another_model_is_an_error(name: str) -> None:
+    method, other = (
+        ENTRIES[name],
+        Task.of(networks.built(lambda: networks.Mlp(hidden=7)), networks.nll),
+    )
+    with pytest.raises(MethodError, match="another model"):
+        method.fit(the_task(), TRAIN, method.prepare(other, TRAIN))
+
+
+def by_autograd(task: Task, weights: list[float]) -> Tensor:
+    """The weighted sum over checkpoints of products of single examples' gradients."""
+    total = torch.zeros(5, 13, dtype=networks.DOUBLE)
+    for checkpoint, weight in zip(task.checkpoints, weights, strict=True):
+        at = task.at(checkpoint)
+        left = networks.gradient_rows(at, at.measurement, QUERY)
+        total += weight * left @ networks.gradient_rows(at, at.loss, TRAIN).T
+    return total
+
+
+@pytest.mark.parametrize("measurement", [None, swapped_nll])
+def test_tracin_is_a_weighted_sum_over_checkpoints(measurement: Any) -> None:
+    task = the_task(measurement=measurement)
+    for method, weights in [
+        (TracIn(), [0.3, 0.1]),
+        (TracIn(learning_rates=False), [0.5, 0.5]),
+        (TracIn(checkpoints=(0,)), [0.3, 0.0]),
+        (TracIn(learning_rates=False, checkpoints=(-1,)), [0.0, 1.0]),
+        (TracIn(checkpoints=(1, 0)), [0.3, 0.1]),
+    ]:
+        equal(method.scores(task, TRAIN, QUERY), by_autograd(task, weights))
+
+
+def test_tracin_of_layers_is_tracin_of_only_them() -> None:
+    task, layers = the_task(), ("middle.*", "*.bias")
+    for rates in (True, False):
+        some = TracIn(rates, layers=layers)
+        expected = TracIn(rates).fit(task.only(layers), TRAIN)
+        equal(some.scores(task, TRAIN, QUERY), expected.scores(QUERY, TRAIN))
+        equal(some.self_influence(task, TRAIN), expected.self_influence(TRAIN))
+    equal(
+        TracIn(layers=layers).scores(task, TRAIN, QUERY), by_autograd(task.only(layers), [0.3, 0.1])
+    )
+
+
+def test_tracin_without_checkpoints_is_the_final_model() -> None:
+    task = the_task()
+    bare = replace(task, checkpoints=())
+    for method in (TracIn(False), TracIn(False, checkpoints=(-1,)), TracIn(checkpoints=(-1,))):
+        equal(method.scores(bare, TRAIN, QUERY), by_autograd(task, [0.0, 1.0]))
+    with pytest.raises(MethodError, match="no checkpoints to take learning rates from"):
+        TracIn().fit(bare, TRAIN)
+
+
+def test_tracin_names_a_checkpoint_that_is_not_there() -> None:
+    for index in (2, -3):
+        with pytest.raises(MethodError, match=f"checkpoint {index} of 2: choose from 0 to 1"):
+            TracIn(checkpoints=(index,)).fit(the_task(), TRAIN)
+
+
+def test_random_projection_is_a_product_of_projected_gradients() -> None:
+    task = the_task(measurement=swapped_nll)
+    directions = Gaussian(8).draw(task).directions()
+    left = networks.gradient_rows(task, task.measurement, QUERY) @ directions.T
+    right = networks.gradient_rows(task, task.loss, TRAIN) @ directions.T
+    equal(ENTRIES["gaussian"].scores(task, TRAIN, QUERY), left @ right.T)
