@@ -341,7 +341,7 @@ PRESETS: dict[str, list[Config]] = {
     ],
     "paper": [
         *table_one(LARGE, Plan(5, 20, 3), (10, 100), Krylov(200, 512, 0, 110), SHOTS),
-        *lissa(LARGE, 3, 10),
+        *lissa(LARGE, 5, 10),
         *lissa(LARGE, 2, 100, Part()),
         *figure_two(SMALL, Plan(5, 3, 2), GRID, Krylov(200, 512, 0, 150), LiSSA(100)),
     ],

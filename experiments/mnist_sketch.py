@@ -78,7 +78,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 
 
 BASE = Config(Blocks(SMALL), Sketch(Gaussian(16), steps=2_000, lr=0.5, momentum=0.9))
-DAMPING = (0.0, 0.1, 1.0)
+DAMPING = (0.0, 1.0, 10.0, 100.0)
 SMOKE_BASE = Config(
     Blocks(replace(SMOKE, data=replace(SMOKE.data, n_train=100)), 5),
     replace(BASE.sketch, steps=200),

@@ -73,11 +73,15 @@ class Fitted(ABC):
         """How many examples to take at a time."""
         return 64
 
+    def query_chunk(self, examples: Examples) -> int:
+        """The same for queries, which may lack the columns of the training loss."""
+        return self.chunk(examples)
+
     def scores(self, query: Examples, candidates: Examples) -> Tensor:
         """(n_query, n_candidates), on the CPU; positive = proponent."""
         total = torch.zeros(count(query), count(candidates), dtype=self.task.dtype)
         for term in self.terms():
-            step = term.chunk(query)
+            step = term.query_chunk(query)
             held: list[Rows] = []
             first = 0
             for some in chunks(query, step):
@@ -148,8 +152,15 @@ class FittedGradients(Fitted):
         )
 
     def chunk(self, examples: Examples) -> int:
-        self.gradients.probe(self.task.move(examples))
-        return self.gradients.chunk
+        return self.step(self.gradients, examples)
+
+    def query_chunk(self, examples: Examples) -> int:
+        return self.step(self.measured, examples)
+
+    def step(self, gradients: Gradients, examples: Examples) -> int:
+        """How many of these gradients to take at a time."""
+        gradients.probe(self.task.move(examples))
+        return gradients.chunk
 
     def train_gradients(self, examples: Examples) -> Rows:
         return self.gradients.rows(self.task.move(examples))
@@ -208,7 +219,7 @@ class Embedded(FittedGradients):
         """Project the gradients of all examples, (n, d); directions are made once a pass."""
         slices = []
         for part in projection.slices():
-            batches = list(chunks(examples, self.chunk(examples)))
+            batches = list(chunks(examples, self.step(gradients, examples)))
             blocks = [
                 part.apply(gradients.rows(self.task.move(some)))
                 for some in track(batches, "projecting gradients")

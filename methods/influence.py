@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from methods.attributor import Attributor, Bilinear, Embedded, Fitted, FittedGradients, Prepared
+from methods.gradients import Gradients
 from methods.ihvp.cg import CG
 from methods.ihvp.inverse import Inverse
 from methods.operators import Hessian, Operator
@@ -60,9 +61,9 @@ class FittedInverse(FittedGradients):
         super().__init__(task)
         self.inverse = inverse
 
-    def chunk(self, examples: Examples) -> int:
+    def step(self, gradients: Gradients, examples: Examples) -> int:
         vectors = VECTORS // (self.task.size * self.task.dtype.itemsize)
-        return max(1, min(super().chunk(examples), vectors))
+        return max(1, min(super().step(gradients, examples), vectors))
 
     def query_rows(self, examples: Examples) -> Rows:
         return self._inverted(self.query_gradients(examples))

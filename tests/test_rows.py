@@ -45,6 +45,10 @@ def vectors(*shape: int) -> Callable[..., Examples]:
 FLAT = vectors(6)
 CASES = {
     "convolutions": Case(networks.ConvNet, vectors(2, 6, 7)),
+    "a convolution with one output position": Case(
+        lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4, 3)),
+        vectors(2, 3, 3),
+    ),
     "torch's encoder layer": Case(networks.Encoder, networks.sentences, SHARED),
     "a block by hand": Case(networks.Block, networks.sentences),
     "a layer used twice": Case(networks.Twice, FLAT),
