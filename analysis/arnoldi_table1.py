@@ -190,6 +190,13 @@ ARTIFACT = Artifact(
         "The paper's text gives Arnoldi's basis a time of its own (353 s), so T is scoring alone:"
         " the basis has a row of its own here.",
     ),
+    remarks=(
+        "Scoring times: TracIn[1] costs one forward and backward pass here, because rows of"
+        " gradients stay factored. Projections need the same pass, so they are not cheaper than"
+        " TracIn[1], as they are in the paper, where each gradient was formed.",
+        "The plain loss, which needs no gradient and is no row of the paper, retrieves at least as"
+        " well as every attribution method but TracIn over all checkpoints.",
+    ),
     tier_notes=mislabel.TIER_NOTES,
     needs=mislabel.on("LargeCNN"),
 )

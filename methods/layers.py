@@ -70,6 +70,9 @@ def _patches(layer: Any, x: Tensor) -> Tensor:
     b, h, w, c = x.stride()
     shape = (len(x), height, width, kh, kw, x.shape[3])
     view = x.as_strided(shape, (b, h * sh, w * sw, h * dh, w * dw, c))
+    if shape[5] == 1:  # the contiguous runs are those along the width: copy with positions last
+        minor = view.permute(0, 3, 4, 5, 1, 2).reshape(len(x), kh, kw, 1, height * width)
+        return minor.permute(0, 4, 1, 2, 3)
     return view.reshape(len(x), height * width, kh, kw, x.shape[3])
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 BUFFER = 1 << 24  # elements a temporary may have: 64 MiB in float32
+LARGE = 1 << 16  # elements of a matrix that is worth a product of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,10 @@ class Dense:
             values = values.permute(0, *(1 + axis for axis in self.order))
         values = values.reshape(self.count, -1)
         return values if self.scale == 1.0 else values * self.scale
+
+    def rescaled(self, factor: float) -> Dense:
+        """The same rows times a number."""
+        return replace(self, scale=self.scale * factor)
 
     def squared_norms(self) -> Tensor:
         flat = self.stored()
@@ -94,16 +99,28 @@ class Outer:
     @cached_property
     def dense(self) -> Dense:
         """The same rows, materialised."""
-        b, n = self.count, self.n
+        b, n, order = self.count, self.n, self.order
+        shape: tuple[int, ...] = (self.m, *self.stored_shape)
         if self.one_hot:
             values = self.right.new_zeros(b * self.m, n)
             first = self.m * torch.arange(b, device=self.left.device)[:, None]
             values.index_add_(0, (self.left + first).flatten(), self.right.reshape(-1, n))
         elif self.terms == 1:
             values = self.left.transpose(1, 2) * self.right
+        elif order is not None and n < self.m:  # a product whose inner runs are the longer ones
+            values = torch.bmm(self.right.transpose(1, 2), self.left)
+            shape = (*shape[1:], self.m)
+            order = tuple(len(order) - 1 if axis == 0 else axis - 1 for axis in order)
         else:
             values = torch.bmm(self.left.transpose(1, 2), self.right)
-        return Dense(values.view(b, self.m, *self.stored_shape), self.order, self.scale)
+        return Dense(values.view(b, *shape), order, self.scale)
+
+    def rescaled(self, factor: float) -> Outer:
+        """The same rows times a number; what was materialised stays so."""
+        made = replace(self, scale=self.scale * factor)
+        if "dense" in vars(self):
+            vars(made)["dense"] = self.dense.rescaled(factor)
+        return made
 
     def flat(self) -> Tensor:
         return self.dense.flat()
@@ -112,9 +129,12 @@ class Outer:
         if self.terms == 1:
             left = 1.0 if self.one_hot else self.left.square().sum((1, 2))
             return left * self.right.square().sum((1, 2)) * self.scale**2
-        if self.m * self.n <= self.terms * (self.m + self.n):
-            return self.dense.squared_norms()
-        return _paired(self, self)
+        return self.dense.squared_norms() if self.smaller_dense else _paired(self, self)
+
+    @property
+    def smaller_dense(self) -> bool:
+        """Whether the rows take less memory, and work, materialised."""
+        return self.m * self.n <= self.terms * (self.m + self.n)
 
 
 Part = Dense | Outer
@@ -154,6 +174,10 @@ def _inner_with_dense(a: Outer, b: Dense) -> Tensor:
         directions = replace(b, scale=1.0).flat()
         if a.order is not None:
             return _inner_dense(a.dense, b)
+    if a.m * a.n >= LARGE:  # a direction at a time stays in cache, and needs no copy of its own
+        left, right = a.left[:, 0], a.right[:, 0]
+        each = directions.view(b.count, a.m, a.n)
+        return torch.stack([torch.linalg.vecdot(right @ d.T, left) for d in each], dim=1)
     directions = directions.reshape(b.count * a.m, a.n)
     step = max(1, BUFFER // max(1, b.count * a.m))
     out = []
@@ -218,6 +242,7 @@ class Rows:
     def __init__(self, parts: Mapping[str, Iterable[Part]], count: int) -> None:
         self.parts = {key: tuple(value) for key, value in parts.items()}
         self.count = count
+        self._squared_norms: Tensor | None = None
 
     @classmethod
     def dense_of(cls, matrix: Tensor, sizes: Mapping[str, int] | None = None) -> Rows:
@@ -252,11 +277,13 @@ class Rows:
 
     def scaled(self, factor: float) -> Rows:
         """Multiply every row by one number."""
-        parts = {
-            key: tuple(replace(part, scale=part.scale * factor) for part in parts)
-            for key, parts in self.parts.items()
-        }
-        return Rows(parts, self.count)
+        if factor == 1.0:
+            return self
+        parts = {k: [part.rescaled(factor) for part in v] for k, v in self.parts.items()}
+        rows = Rows(parts, self.count)
+        if self._squared_norms is not None:
+            rows._squared_norms = self._squared_norms * factor**2
+        return rows
 
     def inner(self, other: Rows) -> Tensor:
         """Inner products of every row with every row of `other`, (n, n')."""
@@ -281,13 +308,16 @@ class Rows:
         return torch.stack(terms).sum(0)
 
     def squared_norms(self) -> Tensor:
-        """|row|^2, (n,)."""
-        total: Tensor | None = None
+        """|row|^2, (n,); computed once."""
+        total = self._squared_norms
+        if total is not None:
+            return total
         for parts in self.parts.values():
             value = parts[0].squared_norms() if len(parts) == 1 else _norm_of_sum(parts)
             total = value if total is None else total + value
         if total is None:
             raise ValueError("rows without parts")
+        self._squared_norms = total
         return total
 
     def flat(self) -> dict[str, Tensor]:
@@ -304,6 +334,8 @@ def _stack(pieces: tuple[Part, ...]) -> Part:
     if isinstance(first, Dense):
         return replace(first, values=torch.cat([p.values for p in pieces if isinstance(p, Dense)]))
     outers = [p for p in pieces if isinstance(p, Outer)]
+    if all(p.smaller_dense and "dense" in vars(p) for p in outers):
+        return _stack(tuple(p.dense for p in outers))
     left = torch.cat([p.left for p in outers])
     return replace(first, left=left, right=torch.cat([p.right for p in outers]))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import methods.ihvp
 from methods.attributor import Bilinear
+from methods.exact_hessian import KnownHessian
 from methods.ihvp.arnoldi import Arnoldi, Krylov, distill, krylov
 from methods.ihvp.cg import CG
 from methods.ihvp.compressed import Compressed
@@ -33,10 +34,10 @@ FULL = Krylov(iterations=50, sample=None, keep=8)
 AGREE: list[tuple[Inverse, float]] = [
     (Exact(), 1e-12),
     (CG(tolerance=1e-10), 1e-9),
-    (LiSSA(depth=600, sample=None), 1e-9),
+    (LiSSA(depth=120, sample=None), 1e-9),
     (Arnoldi(8, FULL), 1e-9),
     (Compressed(Select(P)), 1e-10),
-    (Sketch(Select(P), steps=1500, sample=None), 1e-8),
+    (Sketch(Select(P), steps=500, sample=None), 1e-8),
 ]
 SAMPLED: list[Inverse] = [
     Exact(sample=20),
@@ -64,7 +65,7 @@ def damped(damping: float, *curvatures: float) -> Hessian:
         return (diagonal * params["theta"].square()).sum() / 2 + 0 * batch["x"]
 
     task = Task({"theta": torch.ones_like(diagonal)}, loss, loss)
-    return Hessian(task, {"x": torch.zeros(1, dtype=DOUBLE)}, damping)
+    return KnownHessian(task, {"x": torch.zeros(1, dtype=DOUBLE)}, diagonal.diag(), damping)
 
 
 def inverted(inverse: Inverse, hessian: Hessian) -> Operator | Bilinear:
@@ -98,13 +99,12 @@ def test_agrees_with_the_exact_inverse(problem: Convex, inverse: Inverse, tolera
     assert relative(whole @ hessian, torch.eye(P, dtype=DOUBLE)) < 1e-12
     if isinstance(inverse, Arnoldi):  # it keeps damping out: the paper's has none
         method, exact = Influence(inverse), Influence(Exact())
-    right = exact.scores(task, train, query)
-    assert relative(method.scores(task, train, query), right) < tolerance
-    own = exact.self_influence(task, train)
-    assert relative(method.self_influence(task, train), own) < tolerance
+    fitted, right = method.fit(task, train), exact.fit(task, train)
+    assert relative(fitted.scores(query, train), right.scores(query, train)) < tolerance
+    assert relative(fitted.self_influence(train), right.self_influence(train)) < tolerance
 
 
-@pytest.mark.parametrize("inverse", [i for i, _ in AGREE] + SAMPLED, ids=repr)
+@pytest.mark.parametrize("inverse", [i for i, _ in AGREE[:-1]] + SAMPLED, ids=repr)
 def test_prepared_arrays_give_identical_scores(problem: Convex, inverse: Inverse) -> None:
     task, train, query = problem.task, problem.train, problem.query
     method = Influence(inverse, DAMPING)
@@ -163,7 +163,7 @@ def test_lissa_reproduces_the_reference(name: str) -> None:
 
 def test_lissa_that_diverges_says_which_scale_to_raise() -> None:
     lissa = inverted(LiSSA(100, sample=None, scale=10.0), quadratic(0.5, 5.0, 40.0))
-    with pytest.raises(MethodError, match="scale.*10"):
+    with pytest.raises(MethodError, match=r"scale.*10"):
         lissa.apply(torch.ones(1, 3, dtype=DOUBLE))
 
 
@@ -228,7 +228,7 @@ def test_sketch_is_the_inverse_times_g_transposed(problem: Convex) -> None:
     hessian, projection = Hessian(problem.task, problem.train, DAMPING), Gaussian(4)
     g = projection.draw(problem.task).directions()
     right = torch.linalg.inv(hessian.dense()) @ g.T @ g
-    sketch = Sketch(projection, steps=1500, sample=None)
+    sketch = Sketch(projection, steps=500, sample=None)
     assert relative(matrix(inverted(sketch, hessian)), right) < 1e-8
 
 

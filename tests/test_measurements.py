@@ -54,3 +54,13 @@ def test_one_query_at_a_time_scores_the_same(method: Attributor) -> None:
         one = {name: column[i : i + 1] for name, column in query.items()}
         alone = method.fit(task, train).scores(one, train)
         torch.testing.assert_close(alone[0], together[i], rtol=1e-8, atol=1e-10)
+
+
+def test_random_projection_is_a_product_of_projected_gradients() -> None:
+    task = Task.of(networks.built(networks.Mlp), networks.nll, measurement=margin)
+    train, query = networks.examples(9, 6), networks.examples(4, 6, seed=7)
+    directions = Gaussian(6).draw(task).directions()
+    left = networks.gradient_rows(task, task.measurement, query) @ directions.T
+    right = networks.gradient_rows(task, task.loss, train) @ directions.T
+    scores = RandomProjection(Gaussian(6)).scores(task, train, query)
+    torch.testing.assert_close(scores, left @ right.T)

@@ -34,6 +34,8 @@ class Compressed(Inverse):
             hessian.apply(some) @ directions.T
             for some in track(directions.split(8), "projected Hessian")
         ]
+        if not all(torch.isfinite(row).all() for row in rows):
+            raise MethodError("a Hessian product is not finite: look for NaN in parameters or data")
         matrix = torch.cat(rows) - hessian.damping * (directions @ directions.T)
         return {"projected": (matrix + matrix.T) / 2, "gram": directions @ directions.T}
 

@@ -32,6 +32,8 @@ class Exact(Inverse):
 
     def invert(self, hessian: Hessian, prepared: Prepared) -> Matrix:
         matrix = prepared["hessian"].double().to(hessian.device)
+        if not torch.isfinite(matrix).all():
+            raise MethodError("the Hessian is not finite: look for NaN in the parameters or data")
         values, vectors = torch.linalg.eigh(matrix)
         values = values + hessian.shift
         least, most = float(values.abs().min()), float(values.abs().max())
