@@ -22,7 +22,9 @@ def table() -> str:
             verdict = f"**{about['verdict']['word']}**"
             link = f"[{about['id']}](results/artifacts/{tier}/{about['id']}.png)"
             command = f"`python -m experiments.{about['numbers']['experiment']} --preset {tier}`"
-            line = f"| {link} | {about['title']} | {tier} | {verdict} | {command} |"
+            missing = about["numbers"]["missing"]
+            done = tier if not missing else f"{tier}, {missing} runs missing"
+            line = f"| {link} | {about['title']} | {done} | {verdict} | {command} |"
             seen.setdefault(about["id"], line)
     return "\n".join([*lines, *(seen[name] for name in sorted(seen))]) + "\n"
 
