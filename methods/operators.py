@@ -8,7 +8,7 @@ tests/test_operators.py shows one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -78,6 +78,8 @@ class Curvature(Operator):
         if n == 0:
             raise MethodError("a Hessian of no examples: pass the training examples to `fit`")
         self.task, self.examples = task, task.move(examples)
+        _check_finite("parameter", task.all_params)
+        _check_finite("column", self.examples)
         self.damping, self.seed = damping, seed
         self.sample = None if sample is None or sample >= n else sample
         self.size, self.dtype, self.device = task.size, task.dtype, task.device
@@ -126,6 +128,14 @@ class Curvature(Operator):
     @abstractmethod
     def _mean_product(self, batch: Examples) -> Callable[[Params], Params]:
         """The product of one tangent with the undamped curvature of a batch."""
+
+
+def _check_finite(what: str, tensors: Mapping[str, Tensor]) -> None:
+    """Name NaN at its source: an inverse that met it would blame its own settings."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            bad = int((~torch.isfinite(value)).sum())
+            raise MethodError(f"{what} {name} has {bad} of {value.numel()} numbers not finite")
 
 
 class Hessian(Curvature):

@@ -42,6 +42,8 @@ class _Solve(Operator):
             step_in = direction[open_]
             product = self.hessian.apply(step_in)
             curvature = (step_in * product).sum(1)
+            if not torch.isfinite(curvature).all():
+                raise MethodError("a Hessian product is not finite: look for a loss of inf or NaN")
             if not (curvature > 0).all():
                 worst = float((curvature / step_in.square().sum(1)).min())
                 raise MethodError(

@@ -51,12 +51,12 @@ def largest_eigenvalue(
             vector = vector / vector.norm()
             product = operator.apply(vector, draw)
             before, value = value, float(product.norm())
+            if not value < float("inf"):
+                raise MethodError("a Hessian product is not finite: look for a loss of inf or NaN")
             if value == 0.0 or abs(value - before) <= 1e-3 * value:
                 break
             vector = product
         largest = max(largest, value)
-    if not largest < float("inf"):
-        raise MethodError("a Hessian product is not finite: look for NaN in parameters or data")
     return largest
 
 
