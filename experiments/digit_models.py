@@ -31,6 +31,7 @@ class Data:
     """Two disjoint random subsets, for training and evaluation, with labels changed in both.
 
     `noise` is the share of examples given another, uniformly random label before training.
+    `n_eval` 0 is the whole test split of MNIST in place of the second subset, with its own labels.
     """
 
     source: Literal["mnist", "digits"] = "mnist"
@@ -87,7 +88,15 @@ def load_data(data: Data, seed: int) -> tuple[Digits, Digits]:
             "label": torch.from_numpy(given),
         }
         made.append(Digits(examples, true, corrupted, index))
-    return made[0], made[1]
+    return made[0], made[1] if data.n_eval else _test_split(data)
+
+
+def _test_split(data: Data) -> Digits:
+    if data.source != "mnist":
+        raise UserError(f"data.n_eval is 0, but {data.source} has no test split: give a number")
+    examples = mnist.load("test")
+    true = examples["label"].numpy()
+    return Digits(examples, true, np.zeros(len(true), dtype=bool), np.arange(len(true)))
 
 
 def trained(model: Model) -> Trained:

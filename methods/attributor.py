@@ -17,10 +17,11 @@ from torch import Tensor
 from methods.gradients import Gradients
 from methods.progress import track
 from methods.projections import Map
+from methods.ranking import highest, lowest
 from methods.rows import Rows
 from methods.task import Examples, MethodError, Task, chunks, count
 
-HELD = 512 << 20  # bytes of query rows held while candidates stream past
+HELD = 1 << 30  # bytes of query rows held while candidates stream past
 
 Prepared = dict[str, Tensor]
 
@@ -85,7 +86,7 @@ class Fitted(ABC):
             held: list[Rows] = []
             first = 0
             for some in chunks(query, step):
-                held.append(term.query_rows(some))
+                held.append(term.query_rows(some).compact())
                 size = sum(rows.elements for rows in held) * 4
                 if size >= HELD:
                     first = term._against(held, candidates, total, first)
@@ -121,14 +122,15 @@ class Fitted(ABC):
         return _finite(total)
 
     def proponents(self, query: Examples, candidates: Examples, k: int) -> tuple[Tensor, Tensor]:
-        """The k highest scores of each query and their candidates, (n_query, k) both."""
-        top = self.scores(query, candidates).topk(k)
-        return top.values, top.indices
+        """The k highest scores of each query and their candidates, (n_query, k) both.
+
+        Equal scores come in the order of the candidates.
+        """
+        return highest(self.scores(query, candidates), k)
 
     def opponents(self, query: Examples, candidates: Examples, k: int) -> tuple[Tensor, Tensor]:
         """The k lowest scores of each query and their candidates, lowest first."""
-        top = self.scores(query, candidates).topk(k, largest=False)
-        return top.values, top.indices
+        return lowest(self.scores(query, candidates), k)
 
 
 def _finite(scores: Tensor) -> Tensor:

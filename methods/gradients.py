@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,8 @@ class Gradients:
 
     def _factored(self, examples: Examples) -> dict[str, list[Part]]:
         b = count(examples)
-        params = {n: v.detach().requires_grad_() for n, v in self.task.all_params.items()}
+        trained = {n: v.detach().requires_grad_() for n, v in self.task.params.items()}
+        params = {**(self.task.frozen or {}), **trained}
         with torch.enable_grad(), recorded(self._layers) as calls:
             total = self.of(params, examples).sum()
         edges = [call.output for call in calls]
@@ -112,22 +114,18 @@ class Gradients:
             probe = {k: torch.cat([v, v]) for k, v in probe.items()}
         names, b = list(self.task.params), count(probe)
         found = self._factored(probe) if self._layers else {}
-        params = {n: v.detach().requires_grad_() for n, v in self.task.params.items()}
+        truths = [self._by_autograd(take(probe, slice(i, i + 1))) for i in range(b)]
         wrong: set[str] = set()
         eps = torch.finfo(self.task.dtype).eps
-        for i in range(b):
-            with torch.enable_grad():
-                loss = self.task.function(self.of)(params, take(probe, slice(i, i + 1))).sum()
-            if not loss.requires_grad:
-                raise MethodError(f"the loss does not depend on {', '.join(names)}")
-            true = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
-            whole = sum(float(t.double().square().sum()) for t in true if t is not None) ** 0.5
-            for name, autograd in zip(names, true, strict=True):
-                want = torch.zeros_like(params[name]) if autograd is None else autograd
+        # Against the largest of the probe: a residual near zero is rounding, batched or not.
+        whole = max(_norm(true.values()) for true in truths)
+        for name in names:
+            largest = max(_norm([true[name]]) for true in truths)
+            bound = eps**0.6 * (largest + eps**0.5 * whole)
+            for i, true in enumerate(truths):
+                want = true[name].flatten()
                 have = sum((p.flat()[i] for p in found.get(name, ())), torch.zeros(()).to(want))
-                gap = float((have - want.flatten()).double().norm())
-                bound = eps**0.6 * (float(want.double().norm()) + eps**0.5 * whole)
-                if not found.get(name) or not gap <= bound:
+                if not found.get(name) or not _norm([have - want]) <= bound:
                     wrong.add(name)
         self.fallback = tuple(n for n in names if n in wrong)
         itemsize = self.task.dtype.itemsize
@@ -137,3 +135,19 @@ class Gradients:
         )
         if wrong:
             log.warning("per-example gradients by vmap(grad) for: %s", ", ".join(self.fallback))
+
+    def _by_autograd(self, example: Examples) -> Params:
+        params = {n: v.detach().requires_grad_() for n, v in self.task.params.items()}
+        with torch.enable_grad():
+            loss = self.task.function(self.of)(params, example).sum()
+        if not loss.requires_grad:
+            raise MethodError(f"the loss does not depend on {', '.join(params)}")
+        grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+        return {
+            name: torch.zeros_like(value) if found is None else found
+            for (name, value), found in zip(params.items(), grads, strict=True)
+        }
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return sum(float(t.double().square().sum()) for t in tensors) ** 0.5

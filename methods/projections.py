@@ -19,7 +19,7 @@ from methods.randomness import numpy_generator, torch_generator
 from methods.rows import Dense, Part, Rows
 from methods.task import MethodError, Task
 
-LIMIT = 512 << 20  # bytes of directions held at once; more are drawn slice by slice
+LIMIT = 512 << 20  # bytes of a slice of directions; one is drawn while another is in use
 
 
 class Map(ABC):

@@ -23,7 +23,10 @@ class MethodError(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Parameters at one moment of training, and the learning rate then in force."""
+    """Parameters at one moment of training, and the learning rate then in force.
+
+    `params` holds the module's floating buffers too where it has any (running statistics).
+    """
 
     params: Params
     lr: float
@@ -85,7 +88,8 @@ class Task:
     measurement  the query quantity, loss-like (lower is better)
     weight_decay the objective is mean loss + weight_decay/2 |params|^2
     checkpoints  (params, lr) along training, oldest first
-    frozen       further parameters the loss needs, which are not differentiated
+    frozen       what else the loss needs and is not differentiated: further parameters, and
+                 floating buffers, such as the running statistics of BatchNorm
     """
 
     params: Params
@@ -123,6 +127,7 @@ class Task:
             objective if measurement is None else Objective(module, measurement),
             weight_decay,
             tuple(checkpoints),
+            floating_buffers(module) or None,
         )
         return task.only(only) if only else task
 
@@ -141,7 +146,9 @@ class Task:
         """Return the task at an earlier moment of training, the same parameters differentiated."""
         missing = [n for n in self.all_params if n not in checkpoint.params]
         if missing:
-            raise MethodError(f"the checkpoint lacks {missing[0]}: it is of another model")
+            raise MethodError(
+                f"the checkpoint lacks {missing[0]}: it is of another model, or without buffers"
+            )
         for name, value in self.all_params.items():
             if checkpoint.params[name].shape != value.shape:
                 raise MethodError(
@@ -154,7 +161,7 @@ class Task:
 
     @property
     def all_params(self) -> Params:
-        """Every parameter the loss needs, differentiated or not."""
+        """Every parameter the loss needs, differentiated or not, and the floating buffers."""
         return {**(self.frozen or {}), **self.params}
 
     @property
@@ -194,6 +201,16 @@ class Task:
             k: v.to(self.device, self.dtype) if v.is_floating_point() else v.to(self.device)
             for k, v in examples.items()
         }
+
+
+def floating_buffers(module: nn.Module) -> Params:
+    """The module's state that is no parameter, by name: floating buffers kept in `state_dict`."""
+    kept = module.state_dict()
+    return {
+        name: value.detach()
+        for name, value in module.named_buffers()
+        if name in kept and value.is_floating_point()
+    }
 
 
 def count(examples: Examples) -> int:

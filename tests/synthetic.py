@@ -1,5 +1,6 @@
 """Run stores with made-up numbers in the shape of the real ones, written by experiments.runs."""
 
+import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,6 +114,12 @@ def write_mislabel(
             return mislabel_outcome(acted) | {"method": name}
 
         runs.once("mnist_mislabel", cell, compute)
+
+
+def write_rest(preset: str, seeds: int = 3) -> None:
+    """Write the runs of every other experiment: `write(preset, seeds)` of each synthetic_*.py."""
+    for path in sorted(Path(__file__).parent.glob("synthetic_*.py")):
+        importlib.import_module(f"tests.{path.stem}").write(preset, seeds)
 
 
 def write_sketch(preset: str, final_error: float = 0.04, seeds: int = 3) -> None:

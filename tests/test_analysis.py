@@ -35,6 +35,7 @@ def finished(tmp_path_factory):
         for preset in ("smoke", "paper"):
             synthetic.write_mislabel(preset)
             synthetic.write_sketch(preset)
+            synthetic.write_rest(preset)
         assert everything.main([]) == 0
     return home
 
@@ -48,6 +49,7 @@ def lone(tmp_path_factory):
         cells = [cell for cell in synthetic.mislabel_cells("paper") if cell.model.seed == 0]
         synthetic.write_mislabel("paper", cells)
         synthetic.write_sketch("paper", seeds=1)
+        synthetic.write_rest("paper", seeds=1)
     return home
 
 

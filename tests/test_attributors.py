@@ -21,6 +21,7 @@ from methods.ihvp.sketch import Sketch
 from methods.influence import Influence
 from methods.projections import Gaussian, Rademacher, Select, TwoSided
 from methods.random_projection import RandomProjection
+from methods.representer import Representer
 from methods.task import Checkpoint, Examples, MethodError, Task, take
 from methods.tracin import TracIn
 from tests import networks
@@ -42,6 +43,8 @@ ENTRIES: dict[str, Attributor] = {
     "arnoldi": Influence(Arnoldi(3, Krylov(8, sample=None, keep=5)), DAMPING),
     "compressed": Influence(Compressed(Gaussian(6)), DAMPING),
     "sketch": Influence(Sketch(Gaussian(6), steps=20, sample=8), DAMPING),
+    "representer": Representer(),
+    "representer-labels": Representer(labels="y"),
 }
 TRAIN, QUERY = networks.examples(13, 6), networks.examples(5, 6, seed=20)
 
@@ -184,8 +187,18 @@ def test_nan_in_the_data_is_an_error(method: Attributor) -> None:
 
 
 def test_nan_in_what_is_fitted_on_is_an_error(method: Attributor) -> None:
-    with pytest.raises(MethodError):
+    with pytest.raises(MethodError, match="finite"):
         method.scores(the_task(), with_nan(TRAIN, 5), QUERY)
+
+
+def test_nan_that_only_the_loss_makes_is_not_blamed_on_an_inverse() -> None:
+    def broken(model: Any, batch: Examples) -> Tensor:
+        return networks.nll(model, batch) * torch.where(batch["x"][:, 0] > -99, torch.nan, 1.0)
+
+    task = Task.of(model_and_checkpoints()[0], broken, networks.nll)
+    for inverse in (CG(), LiSSA(depth=5), Arnoldi(2, Krylov(4, None))):
+        with pytest.raises(MethodError, match="Hessian product is not finite"):
+            Influence(inverse, damping=1.0).scores(task, TRAIN, QUERY)
 
 
 def test_measurement_is_used_on_the_query_side_only(method: Attributor) -> None:

@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jvp, vmap
 
 from experiments import models
+from experiments.housing_models import squared_error
+from experiments.models.housing_mlp import HousingMLP
+from experiments.models.resnet import ResNet
+from experiments.models.text_classifier import TextClassifier
+from experiments.text_models import cross_entropy as word_loss
 from methods import operators
 from methods.exact_hessian import KnownHessian, exact_hessian
 from methods.operators import GaussNewton, Hessian
@@ -37,6 +42,14 @@ def architectures() -> Iterator[Any]:
 
 def task_of(config: Any) -> tuple[Task, Examples]:
     """A network of the project with a batch it takes."""
+    if isinstance(config, HousingMLP):
+        regression = {"input": networks.normal(3, 8), "target": networks.normal(3, seed=1)}
+        model = config.build(8, seed=0).double()
+        return Task.of(model, squared_error, weight_decay=0.02), regression
+    if isinstance(config, TextClassifier):
+        text = {"words": networks.integers(6, 3, 4), "label": networks.integers(5, 3, seed=1)}
+        model = config.build(torch.linspace(1, 2, 6), 5, seed=0).double()
+        return Task.of(model, word_loss, weight_decay=0.02), text
     if not hasattr(config, "image_shape"):
         raise NotImplementedError(f"say here what batch {type(config).__name__} takes")
     model = config.build(seed=0).double()  # its own scale: wild weights saturate the softmax
@@ -45,8 +58,14 @@ def task_of(config: Any) -> tuple[Task, Examples]:
     )
 
 
+SMALLER: dict[str, Callable[[], Any]] = {  # whose Hessian can be written out
+    "ResNet": lambda: ResNet(depth=8, width=4),
+    "HousingMLP": lambda: HousingMLP(hidden=(16, 16)),
+    "TextClassifier": lambda: TextClassifier(width=8),
+}
 CASES: dict[str, Callable[[], tuple[Task, Examples]]] = {
-    kind.__name__: lambda kind=kind: task_of(kind()) for kind in architectures()
+    kind.__name__: lambda kind=kind: task_of(SMALLER.get(kind.__name__, kind)())
+    for kind in architectures()
 }
 CASES["a LayerNorm transformer block"] = lambda: (
     Task.of(networks.built(networks.Block), networks.nll, weight_decay=0.02),
@@ -89,7 +108,8 @@ def gradient_at(task: Task, batch: Examples) -> Callable[[dict], Tensor]:
 
 def outputs_at(task: Task, batch: Examples) -> Callable[[dict], Tensor]:
     model, frozen = task.loss.model, task.frozen or {}  # type: ignore[attr-defined]
-    return lambda params: functional_call(model, {**frozen, **params}, (batch["x"],))
+    first = next(iter(batch.values()))
+    return lambda params: functional_call(model, {**frozen, **params}, (first,))
 
 
 def expected_product(name: str, task: Task, batch: Examples, v: Tensor) -> Tensor:
@@ -104,7 +124,8 @@ def expected_product(name: str, task: Task, batch: Examples, v: Tensor) -> Tenso
 
     def criterion_gradient(at: Tensor) -> Tensor:
         at = at.detach().requires_grad_()
-        return torch.autograd.grad(networks.nll(lambda _: at, batch).mean(), at)[0]
+        loss = task.loss.user_loss(lambda _: at, batch)  # type: ignore[attr-defined]
+        return torch.autograd.grad(loss.mean(), at)[0]
 
     curved = (criterion_gradient(z + 1e-4 * slope) - criterion_gradient(z - 1e-4 * slope)) / 2e-4
     return (

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from methods import gradients
@@ -229,3 +230,21 @@ def test_a_gradient_that_is_not_finite_is_an_error() -> None:
     task = Task.of(model, networks.nll)
     with pytest.raises(MethodError, match="not finite"):
         rows_of(task, case.data(4))
+
+
+def test_a_residual_that_is_all_rounding_does_not_cost_the_factored_form() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 64), torch.nn.Tanh(), torch.nn.Linear(64, 1))
+    x = torch.randn(6, 5)
+    with torch.no_grad():
+        target = model(x)[:, 0]
+    target[1:] += 1.0  # the first example is predicted to the last bit, or nearly
+
+    def squared(model: Any, batch: Examples) -> Tensor:
+        return (model(batch["x"])[:, 0] - batch["target"]).square()
+
+    batch = {"x": x, "target": target + 1e-7}
+    task = Task.of(model.eval(), squared)
+    source = Gradients(task, task.loss)
+    source.rows(batch)
+    assert source.fallback == ()

@@ -1,0 +1,202 @@
+"""Proponents of texts: whether they are of the query's class, and whether they are its twins.
+
+Reproduces Table 2 of TracIn's appendix (Pruthi et al., 2020), two proponents of one article, and
+measures what it shows on many queries, against nearest neighbours in the model's own features.
+Deviations: the paper describes neither network nor training; ours are in the configs.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from experiments import twins
+from experiments.data.dbpedia import Articles
+from experiments.experiment import Experiment
+from experiments.models.text_classifier import TextClassifier
+from experiments.problems import UserError
+from experiments.text_models import Data, Model, Trained, predictions, text, trained
+from experiments.training import Fit
+from methods.randomness import numpy_generator
+from methods.task import take
+from methods.tracin import TracIn
+
+TITLE, CLASS = "Manuel Azaña", "OfficeHolder"  # the paper's example, and its class
+SHOWN = 3  # proponents and opponents of it that are written out
+LISTED = 5  # of every query, that are judged
+SEARCHED = 50  # down to which a list is filled up once twins are left out
+
+
+@dataclass(frozen=True)
+class NearestFeatures:
+    """The control: training texts whose features are nearest, by the cosine."""
+
+
+Method = TracIn | NearestFeatures
+
+
+@dataclass(frozen=True)
+class Config:
+    """`n_queries` random test texts, whatever is predicted for them."""
+
+    model: Model = Model()
+    method: Method = TracIn()
+    n_queries: int = 300
+
+
+def run(config: Config, scratch: Path) -> dict[str, Any]:
+    there = trained(config.model)
+    articles, n_train = there.test.articles, len(there.train.articles.label)
+    n = len(articles.label)
+    if config.n_queries > n or n_train < SEARCHED:
+        raise UserError(
+            f"{config.n_queries} queries of {n} test texts, and {SEARCHED} proponents of {n_train} "
+            "training texts: lower n_queries or raise n_train"
+        )
+    some = numpy_generator(config.model.seed, "queries").permutation(n)[: config.n_queries]
+    which = np.array([declared(articles), *some])
+    scores = _scores(config.method, there, which)
+    top, bottom = (scores.topk(SEARCHED, largest=one) for one in (True, False))
+    predicted = {
+        name: predictions(there.module, part)
+        for name, part in (("train", there.train), ("test", there.test))
+    }
+    judged = _judged(there, predicted, which[1:], top.indices[1:].numpy())
+    opponents = there.train.articles.label[bottom.indices[1:, :LISTED].numpy()]
+    listed = [(f"proponent {i + 1}", top, i) for i in range(SHOWN)]
+    listed += [(f"opponent {i + 1}", bottom, i) for i in range(SHOWN)]
+    rows = [("example", "test", int(which[0]), 0.0)]
+    rows += [
+        (role, "train", int(of.indices[0, i]), float(of.values[0, i])) for role, of, i in listed
+    ]
+    return {
+        **{name: there.metrics[name] for name in ("accuracy_train", "accuracy_test", "n_words")},
+        "num_params": there.metrics["num_params"],
+        "same_label": float(judged["same_label"].mean()),
+        "chance": float(judged["chance"].mean()),
+        "twins": float(judged["twin"].mean()),
+        **judged,
+        "opponent_same_label": opponents == articles.label[which[1:], None],
+        "query_correct": predicted["test"][which[1:]] == articles.label[which[1:]],
+        **_written(there, predicted, rows),
+    }
+
+
+def declared(articles: Articles) -> int:
+    """The article that the paper shows, else the first of its class, else the first of all."""
+    titles = [title.strip() for title in articles.title]
+    if TITLE in titles:
+        return titles.index(TITLE)
+    if CLASS not in articles.classes:
+        return 0
+    return int((articles.label == articles.classes.index(CLASS)).argmax())
+
+
+def _scores(method: Method, there: Trained, which: np.ndarray) -> Tensor:
+    """Scores of all training texts for some test texts; positive = proponent."""
+    train, query = there.train.examples, take(there.test.examples, torch.from_numpy(which))
+    if isinstance(method, TracIn):
+        return method.scores(there.task, train, query)
+    with torch.no_grad():
+        left, right = (
+            torch.cat([F.normalize(there.module.features(s)) for s in part["words"].split(1_000)])
+            for part in (query, train)
+        )
+    return left @ right.T
+
+
+def _judged(
+    there: Trained, predicted: dict[str, np.ndarray], which: np.ndarray, top: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What the LISTED proponents of each query are, (n_queries, LISTED); `top` has SEARCHED.
+
+    twin        near-duplicate of the query, or of a proponent above it
+    distinct_*  the list with twins left out and filled up from below; -1 where it ends
+    chance      (n_queries,), the share of training texts that have the query's label
+    twin_*      (n_twins,) titles and likeness of each twin and of what it is a twin of
+    """
+    train, test = there.train.articles, there.test.articles
+    label = test.label[which]
+    same = train.label[top] == label[:, None]
+    both = same & (predicted["train"][top] == predicted["test"][which][:, None])
+    lists = [
+        twins.sort_out(_words(test, query), [_words(train, i) for i in of], LISTED)
+        for query, of in zip(which, top, strict=True)
+    ]
+    distinct = np.full((len(which), LISTED), -1, dtype=np.int8)
+    for row, listed in enumerate(lists):
+        distinct[row, : len(listed.distinct)] = same[row, listed.distinct]
+    named = [one for listed in lists for one in listed.named]
+    return {
+        "same_label": same[:, :LISTED],
+        "same_label_and_prediction": both[:, :LISTED],
+        "twin": np.array([listed.twin for listed in lists]),
+        "distinct_same_label": distinct,
+        "chance": np.bincount(train.label, minlength=len(train.classes))[label] / len(train.label),
+        "twin_of": np.array([one for one, _, _ in named], dtype=np.str_),
+        "twin_title": np.array([other for _, other, _ in named], dtype=np.str_),
+        "twin_likeness": np.array([likeness for *_, likeness in named]),
+    }
+
+
+def _words(articles: Articles, index: int) -> tuple[str, str]:
+    return articles.title[index], text(articles, index)
+
+
+def _written(
+    there: Trained, predicted: dict[str, np.ndarray], rows: list[tuple[str, str, int, float]]
+) -> dict[str, np.ndarray]:
+    """The declared query with its proponents and opponents in words, an array a column."""
+    parts = {"train": there.train.articles, "test": there.test.articles}
+    classes = there.train.articles.classes
+    columns = {
+        "role": [role for role, *_ in rows],
+        "label": [classes[parts[part].label[i]] for _, part, i, _ in rows],
+        "prediction": [classes[predicted[part][i]] for _, part, i, _ in rows],
+        "title": [parts[part].title[i] for _, part, i, _ in rows],
+        "content": [parts[part].content[i] for _, part, i, _ in rows],
+    }
+    written = {f"shown_{name}": np.array(values, np.str_) for name, values in columns.items()}
+    return {**written, "shown_score": np.array([score for *_, score in rows])}
+
+
+def cells(model: Model, seeds: int, n_queries: int) -> list[Config]:
+    made = []
+    for seed in range(seeds):
+        at = Config(replace(model, seed=seed), n_queries=n_queries)
+        made += [at, replace(at, method=NearestFeatures())]
+    return made
+
+
+SMOKE = Model(
+    network=TextClassifier(16),
+    data=Data("generated", n_train=240, n_test=60, length=24),
+    fit=Fit(epochs=12, batch_size=16, lr=0.1, momentum=0.9, weight_decay=1e-4, every=3),
+)
+WHOLE = replace(
+    Model(),
+    data=Data("whole", n_train=560_000, n_test=70_000),
+    fit=replace(Model().fit, epochs=4, every=1),
+)
+PRESETS: dict[str, list[Config]] = {
+    "smoke": cells(SMOKE, 3, 40),
+    "small": cells(Model(), 5, 300),
+    "paper": cells(WHOLE, 3, 300),
+}
+
+EXPERIMENT = Experiment(
+    "dbpedia",
+    run,
+    PRESETS,
+    summary="proponents of encyclopedia articles: class, prediction and near-duplicates",
+    columns=("accuracy_test", "same_label", "chance", "twins"),
+    seconds={"smoke": 25},
+)
+
+if __name__ == "__main__":
+    sys.exit(EXPERIMENT.main())

@@ -1,0 +1,224 @@
+"""Ideal TracIn at every training step: what a step did to a loss, and its first-order term.
+
+Reproduces Figure 7 of TracIn's appendix (Pruthi et al., 2020): the change in loss of 100 test
+examples at all training steps against their TracIn influence at those steps. The text of Sec. 4.3
+is not at hand, so network, learning rates and length of training are ours. Training is plain
+gradient descent, as in the definition: with batch size 1 the influence of a step is that of one
+example, with minibatches the influence of the mean over the batch.
+"""
+
+import io
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+from torch.func import functional_call
+
+from experiments import scratch as disk
+from experiments.data import digits, labels, mnist
+from experiments.digit_models import Network, predictions
+from experiments.experiment import Experiment
+from experiments.losses import cross_entropy
+from experiments.models.mnist_cnn import DigitsCNN, LargeCNN
+from experiments.problems import UserError
+from experiments.seeds import Purpose, generator
+from methods.first_order import descent, measure, moved, watch
+from methods.progress import track
+from methods.task import Examples, Params, Task, take
+
+SAVE_SECONDS = 30.0  # between two states on disk: the most that a kill can lose
+COLUMNS = ("before", "influence", "after", "remainder")
+FACTORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of a step, to see how its remainder scales
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training; the seed draws the subsets, the initial parameters and the order.
+
+    `every` is the number of steps between two recorded ones; `probes` is the number of recorded
+    steps at which fractions of the step are tried too, in double precision.
+    """
+
+    source: Literal["mnist", "digits"] = "mnist"
+    network: Network = LargeCNN()
+    n_train: int = 60_000
+    n_query: int = 100
+    batch_size: int = 1
+    lr: float = 0.01
+    epochs: int = 1
+    every: int = 1
+    probes: int = 8
+    seed: int = 0
+
+
+def run(config: Config, scratch: Path) -> dict[str, Any]:
+    train, query, rest = load(config)
+    module = config.network.build(config.seed)
+    walk = Walk(config, Task.of(module, cross_entropy), train, query, scratch / "steps.pt")
+    started = time.perf_counter()
+    walk.go()
+    change, influence = walk.change(), walk.column("influence")
+    params = walk.task.params
+    guesses = predictions(lambda image: functional_call(module, params, image), rest[0])
+    return {
+        "change": change,
+        "influence": influence,
+        "recorded": np.array(walk.recorded),
+        "label": query["label"].numpy(),
+        "factors": np.array(FACTORS),
+        "remainder": walk.column("remainder"),
+        "pearson": float(stats.pearsonr(change.ravel(), influence.ravel()).statistic),
+        "spearman": float(stats.spearmanr(change.ravel(), influence.ravel()).statistic),
+        "accuracy": float((guesses == rest[1]).mean()),
+        "n_steps": len(walk.batches),
+        "seconds": time.perf_counter() - started,
+        "num_params": walk.task.size,
+    }
+
+
+class Walk:
+    """One training, step by step; killed and started again it goes on from the state it saved."""
+
+    def __init__(
+        self, config: Config, task: Task, train: Examples, query: Examples, state: Path
+    ) -> None:
+        self.config, self.task, self.train, self.query = config, task, train, query
+        self.batches = order(config)
+        self.recorded = range(0, len(self.batches), config.every)
+        picks = np.linspace(0, len(self.recorded) - 1, config.probes).round().astype(int)
+        self.probed = {self.recorded[pick] for pick in picks}
+        self.columns: dict[str, list[Tensor]] = {name: [] for name in COLUMNS}
+        self.step, self.state, self.saved_at = 0, state, time.monotonic()
+        if state.exists():
+            saved = torch.load(state, weights_only=True)
+            self.step, self.task = saved["step"], replace(task, params=saved["params"])
+            self.columns = {name: list(saved["columns"].get(name, [])) for name in COLUMNS}
+
+    def go(self) -> None:
+        """Take the steps that are left."""
+        for step in track(range(self.step, len(self.batches)), "steps"):
+            self._take(step)
+            if time.monotonic() - self.saved_at > SAVE_SECONDS:
+                self._save(step + 1)
+
+    def column(self, name: str) -> np.ndarray:
+        """What was recorded, a row a step."""
+        return torch.stack(self.columns[name]).numpy()
+
+    def change(self) -> np.ndarray:
+        """Loss before minus loss after each recorded step, (n_recorded, n_query)."""
+        before, after = self.column("before"), self.column("after")
+        # Where all steps are recorded, a step's result is what the next one starts from.
+        return before - (np.concatenate([before[1:], after]) if self.config.every == 1 else after)
+
+    def _take(self, step: int) -> None:
+        config, task, found = self.config, self.task, self.columns
+        update = descent(task, take(self.train, self.batches[step]), config.lr)
+        there = moved(task, update)
+        if step % config.every == 0:
+            seen = watch(task, self.query, update)
+            found["before"].append(seen.before)
+            found["influence"].append(seen.influence)
+            if config.every > 1 or step == len(self.batches) - 1:
+                found["after"].append(measure(there, self.query))
+        if step in self.probed:
+            found["remainder"].append(remainder(task, self.query, update))
+        self.task = there
+
+    def _save(self, step: int) -> None:
+        columns = {name: torch.stack(rows) for name, rows in self.columns.items() if rows}
+        content = io.BytesIO()
+        torch.save({"step": step, "params": self.task.params, "columns": columns}, content)
+        disk.write(self.state, content.getvalue())
+        self.saved_at = time.monotonic()
+
+
+def load(config: Config) -> tuple[Examples, Examples, tuple[Tensor, np.ndarray]]:
+    """Training and query examples, and images with labels to tell the accuracy of the model."""
+    whole = mnist.load("train") if config.source == "mnist" else digits.load()
+    n = len(whole["label"])
+    if config.source == "mnist":
+        (chosen,) = labels.split(n, [config.n_train], config.seed)
+        other = mnist.load("test")
+        asked, rest = np.split(labels.split(10_000, [10_000], config.seed)[0], [config.n_query])
+    else:
+        if config.n_train + config.n_query >= n:
+            raise UserError(
+                f"{config.n_train} + {config.n_query} of {n} digits leave none to tell the "
+                "accuracy by: lower n_train or n_query"
+            )
+        sizes = [config.n_train, config.n_query, n - config.n_train - config.n_query]
+        chosen, asked, rest = labels.split(n, sizes, config.seed)
+        other = whole
+    held = take(other, torch.from_numpy(rest))
+    train = take(whole, torch.from_numpy(chosen))
+    return train, take(other, torch.from_numpy(asked)), (held["image"], held["label"].numpy())
+
+
+def order(config: Config) -> list[Tensor]:
+    """The training examples of each step: every one once an epoch, in random order."""
+    for name in ("n_train", "n_query", "batch_size", "epochs", "every", "probes", "lr"):
+        if getattr(config, name) <= 0:
+            raise UserError(f"{name} is {getattr(config, name)}: give a positive number")
+    found: list[Tensor] = []
+    for epoch in range(config.epochs):
+        shuffled = generator(config.seed, Purpose.ORDER, epoch).permutation(config.n_train)
+        found += torch.from_numpy(shuffled).split(config.batch_size)
+    return found
+
+
+def remainder(task: Task, query: Examples, update: Params) -> Tensor:
+    """Root mean square over the queries of change minus first-order term, (n_factors,).
+
+    In double precision: single precision rounds away the remainder of a small step.
+    """
+    there = replace(task, params={name: value.double() for name, value in task.params.items()})
+    query = there.move(query)
+    update = {name: value.double() for name, value in update.items()}
+    seen = watch(there, query, update)
+    found = []
+    for factor in FACTORS:
+        change = seen.before - measure(moved(there, update, factor), query)
+        found.append((change - factor * seen.influence).square().mean().sqrt())
+    return torch.stack(found)
+
+
+RATES = {1: (0.001, 0.003, 0.01, 0.03), 10: (0.003, 0.01, 0.03, 0.1), 100: (0.01, 0.03, 0.1, 0.3)}
+
+
+def table(base: Config, seeds: int, epochs: dict[int, int], every: dict[int, int]) -> list[Config]:
+    """Batch sizes and their learning rates, up to where training diverges, with every seed."""
+    return [
+        replace(
+            base, batch_size=size, lr=lr, epochs=epochs[size], every=every.get(size, 1), seed=seed
+        )
+        for size in epochs
+        for lr in RATES[size]
+        for seed in range(seeds)
+    ]
+
+
+SMOKE = Config("digits", DigitsCNN(), n_train=200, probes=4)
+PRESETS: dict[str, list[Config]] = {
+    "smoke": table(SMOKE, 2, {1: 1, 10: 4}, {}),
+    "small": table(Config(n_train=3_000), 3, {1: 1, 10: 2, 100: 10}, {1: 10}),
+    "paper": table(Config(), 5, {1: 1, 10: 2, 100: 10}, {}),
+}
+
+EXPERIMENT = Experiment(
+    "mnist_first_order",
+    run,
+    PRESETS,
+    summary="change in loss at each training step against its first-order term, TracIn's influence",
+    columns=("pearson", "spearman", "accuracy", "seconds"),
+    seconds={"smoke": 16.0},
+)
+
+if __name__ == "__main__":
+    sys.exit(EXPERIMENT.main())

@@ -1,0 +1,137 @@
+"""Random projections of gradients: unbiased, as noisy as theory says, and what they cost.
+
+Reproduces Sec. E and F of TracIn's appendix (Pruthi et al., 2020), which show no experiment: dense
+maps (Gaussian, Rademacher) and the factorised one (TwoSided) on gradients of a fully-connected
+layer, whose inner products are known exactly.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import sketch_cost
+from experiments.digit_models import LARGE
+from experiments.experiment import Experiment
+from experiments.sketch_cost import Cost
+from experiments.sketch_moments import (
+    Generated,
+    Pairs,
+    Source,
+    drawn_by_library,
+    pairs,
+    simulate,
+    variance,
+)
+from methods.projections import Gaussian, Rademacher, TwoSided
+
+Projection = Gaussian | Rademacher | TwoSided
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Many draws: Gaussian and TwoSided in the span of the vectors, Rademacher by entries."""
+
+    projection: Projection
+    draws: int
+    source: Source = Source(LARGE)
+
+
+@dataclass(frozen=True)
+class Library:
+    """Fewer draws, by methods.projections itself."""
+
+    projection: Projection
+    draws: int
+    source: Source = Source(LARGE)
+
+
+@dataclass(frozen=True)
+class Config:
+    work: Simulated | Library | Cost
+    seed: int = 0
+
+
+def run(config: Config, scratch: Path) -> dict[str, Any]:
+    work = config.work
+    about = {"method": type(work.projection).__name__, "dim": work.projection.dim}
+    if isinstance(work, Cost):
+        return about | sketch_cost.measure(work, config.seed)
+    these = pairs(replace(work.source, seed=config.seed))
+    draw = simulate if isinstance(work, Simulated) else drawn_by_library
+    products = draw(work.projection, these, work.draws, config.seed).numpy()
+    return about | moments(products, these, work.projection)
+
+
+def moments(products: np.ndarray, these: Pairs, projection: Projection) -> dict[str, Any]:
+    """Mean and variance over draws (draws, pairs), beside the exact product and theory."""
+    exact, theory = these.exact().numpy(), variance(projection, these).numpy()
+    mean, spread = products.mean(0), products.var(0, ddof=1)
+    return {
+        "pairs": ",".join(these.kinds),
+        "exact": exact,
+        "mean": mean,
+        "variance": spread,
+        "theory": theory,
+        "bias": float((mean - exact).mean()),
+        "variance_ratio": float((spread / theory).mean()),
+        "draws": len(products),
+    }
+
+
+DIMS = (64, 256, 1_024, 4_096, 16_384)
+SIGNS = 1 << 21  # directions of Rademacher that a cell draws at most
+
+
+def cells(
+    source: Source,
+    seeds: int,
+    draws: int,
+    library: int,
+    dims: tuple[int, ...],
+    signs: int = SIGNS,
+) -> list[Config]:
+    """Simulations at all dims, the library's own draws at the first and the third."""
+    made: list[Simulated | Library] = []
+    for kind in (Gaussian, Rademacher, TwoSided):
+        for dim in dims:
+            count = min(draws, signs // dim) if kind is Rademacher else draws
+            made.append(Simulated(kind(dim), count, source))
+        made += [Library(kind(dim), library, source) for dim in dims[:3:2]]
+    return [Config(work, seed) for seed in range(seeds) for work in made]
+
+
+def costs(
+    factorised: tuple[int, ...], dense: tuple[int, ...], seeds: int, size: int
+) -> list[Config]:
+    """Costs at a layer of size x size; dense maps are measured only where that takes seconds."""
+    made = [Cost(TwoSided(dim), size, size, 30) for dim in factorised]
+    made += [Cost(Gaussian(dim), size, size, 2) for dim in dense]
+    return [Config(work, seed) for seed in range(seeds) for work in made]
+
+
+PRESETS: dict[str, list[Config]] = {
+    "smoke": [
+        *cells(Source(Generated()), 2, 500, 50, (64, 256, 1_024), 1 << 16),
+        *costs((256, 1_024, 4_096), (4, 8, 16), 2, 2_048),
+    ],
+    "small": [*cells(Source(LARGE), 8, 4_000, 100, DIMS), *costs(DIMS, (4, 16, 64), 3, 4_096)],
+    "paper": [
+        *cells(Source(LARGE), 20, 20_000, 400, DIMS, 4 * SIGNS),
+        *costs(DIMS, (4, 16, 64), 5, 4_096),
+    ],
+}
+
+EXPERIMENT = Experiment(
+    "tracin_sketch",
+    run,
+    PRESETS,
+    summary="inner products of projected gradients: bias and variance against theory, cost",
+    columns=("dim", "bias", "variance_ratio", "seconds", "peak_bytes"),
+    seconds={"smoke": 8},
+)
+
+if __name__ == "__main__":
+    sys.exit(EXPERIMENT.main())

@@ -1,0 +1,260 @@
+"""Proponents of many queries: what is drawn, what is counted, and the table and picture of it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from analysis import proponents as shares
+from analysis import table
+from analysis.tracin_fig9 import ARTIFACT
+from experiments import digit_models, mnist_proponents, runs
+from experiments.data import digits
+from experiments.problems import UserError
+from experiments.proponents import (
+    Pool,
+    Queries,
+    Shown,
+    display,
+    draw,
+    pool,
+    retrieve,
+    rival,
+    to_pixels,
+)
+from methods.influence import Influence
+from methods.representer import Representer
+from methods.tracin import TracIn
+from tests import synthetic_proponents
+from tests.synthetic_proponents import write_proponents
+
+N = 60
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path))
+
+
+def made_up(n: int = N, seed: int = 0, channels: int = 1) -> Pool:
+    """A pool of three classes, every third example misclassified."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(3, size=n)
+    wrong = np.arange(n) % 3 == 0
+    predicted = (label + wrong) % 3
+    image = torch.from_numpy(rng.random((n, channels, 4, 4)))
+    examples = {"image": image, "label": torch.from_numpy(label)}
+    return Pool(examples, predicted, (predicted + 1) % 3, to_pixels(image))
+
+
+def test_pixels_are_bytes_in_grey_or_in_colour():
+    image = torch.tensor([0.0, 0.5, 1.0])[None, :, None, None].expand(2, 3, 4, 5)
+    assert to_pixels(image).shape == (2, 4, 5, 3)
+    assert to_pixels(image)[1, 2, 3].tolist() == [0, 128, 255]
+    assert to_pixels(image[:, :1]).shape == (2, 4, 5)
+    with pytest.raises(UserError, match="give their pixels"):
+        to_pixels(image - 0.1)
+
+
+def test_a_pool_knows_the_two_best_classes_of_each_image():
+    examples = {"image": torch.rand(7, 1, 2, 2), "label": torch.zeros(7, dtype=torch.int64)}
+    made = pool(lambda image: image.flatten(1), examples)
+    order = (-examples["image"].flatten(1)).argsort(1).numpy()
+    np.testing.assert_array_equal(made.predicted, order[:, 0])
+    np.testing.assert_array_equal(made.runner_up, order[:, 1])
+    assert made.take(np.array([4, 2])).predicted.tolist() == order[[4, 2], 0].tolist()
+
+
+def test_queries_are_random_and_the_misclassified_beside_them():
+    there = made_up()
+    plan = Queries(10, 8, shown=(Shown(True), Shown(False), Shown(True, 2), Shown(False, 9)))
+    drawn = draw(there, plan, seed=3)
+    right = there.predicted == there.label
+    assert drawn.random[:10].all()
+    assert not drawn.random[10:].any()
+    assert len(set(drawn.index)) == len(drawn.index)
+    assert (~right[drawn.index]).sum() >= 8
+    first, second, third, absent = drawn.shown
+    assert absent == -1, "there is no class 9"
+    in_order = right[drawn.index[:10]]
+    assert first == np.flatnonzero(in_order)[0]
+    assert second == np.flatnonzero(~right[drawn.index])[0]
+    assert (right & (there.label == 2))[drawn.index[third]]
+    again = draw(there, plan, seed=3)
+    np.testing.assert_array_equal(drawn.index, again.index)
+    assert drawn.index.tolist() != draw(there, plan, seed=4).index.tolist()
+    more = draw(there, replace(plan, count=20), seed=3)
+    np.testing.assert_array_equal(more.index[:10], drawn.index[:10])
+    with pytest.raises(UserError, match="61 queries of 60"):
+        draw(there, Queries(61), 0)
+
+
+def test_the_rival_is_the_class_a_query_may_be_taken_for():
+    one = torch.zeros(4, 1, 2, 2)
+    label, predicted = np.array([0, 0, 0, 0]), np.array([0, 1, 1, 0])
+    examples = {"image": one, "label": torch.from_numpy(label)}
+    query = Pool(examples, predicted, np.array([2, 0, 0, 1]), to_pixels(one))
+    # right; wrong, asked its label; wrong, asked the prediction; right, asked something else
+    assert rival(query, np.array([0, 0, 1, 2])).tolist() == [2, 1, 0, 0]
+
+
+def test_the_best_of_the_scores_are_retrieved_and_counted():
+    train, there = made_up(30, seed=1), made_up()
+    drawn = draw(there, Queries(12, 4), seed=0)
+    query = there.take(drawn.index)
+    same = query.label[:, None] == train.label
+    against = rival(query, query.label)
+    noise = np.random.default_rng(2).random(same.shape)
+    scores = same * 2.0 - (against[:, None] == train.label) * 2.0 + noise
+    out = retrieve(torch.from_numpy(scores), train, drawn, query.label, 5)
+    order = np.argsort(-scores, axis=1)
+    np.testing.assert_array_equal(out["proponent_index"], order[:, :5])
+    np.testing.assert_array_equal(out["opponent_index"], order[:, :-6:-1])
+    assert out["proponents_of_class"] == out["opponents_of_rival"] == 1.0
+    counts = np.bincount(train.label, minlength=3) / 30
+    assert out["chance_of_class"] == pytest.approx(counts[query.label[:12]].mean())
+    at = out["shown"][1]
+    np.testing.assert_array_equal(out["query_images"][1], query.pixels[at])
+    np.testing.assert_array_equal(out["opponent_images"][1], train.pixels[order[at, :-6:-1]])
+    backwards = retrieve(torch.from_numpy(-scores), train, drawn, query.label, 5)
+    assert backwards["proponents_of_class"] == 0.0
+    with pytest.raises(UserError, match="the top 31 of 30"):
+        retrieve(torch.from_numpy(scores), train, drawn, query.label, 31)
+
+
+TINY = replace(
+    mnist_proponents.BUNDLED,
+    data=replace(mnist_proponents.BUNDLED.data, n_train=150, n_eval=100),
+    fit=replace(mnist_proponents.BUNDLED.fit, epochs=6, every=2),
+)
+
+
+def test_every_method_finds_proponents_of_digits(tmp_path):
+    cells = [c for c in mnist_proponents.PRESETS["smoke"] if c.model.seed == 0]
+    seen = {}
+    for cell in cells:
+        out = mnist_proponents.run(replace(cell, model=TINY, queries=Queries(20, 10)), tmp_path)
+        seen[out["method"]] = out
+        assert out["proponent_index"].shape == (len(out["query_index"]), 5)
+        assert (np.diff(out["proponent_score"], axis=1) <= 0).all()
+        assert (np.diff(out["opponent_score"], axis=1) >= 0).all()
+        assert (out["proponent_score"][:, 0] > out["opponent_score"][:, 0]).all()
+    assert list(seen) == [
+        "TracIn",
+        "Influence functions",
+        "Representer point",
+        "TracIn, last layer",
+    ]
+    point, ours = seen["Representer point"], seen["TracIn"]
+    np.testing.assert_array_equal(ours["asked"], ours["label"])
+    np.testing.assert_array_equal(point["query_index"], ours["query_index"])
+    agree = (point["asked"] == point["predicted"]).mean()
+    assert agree > 0.7, "refitted to the model's own softmax"
+    assert point["proponents_of_class"] > point["chance_of_class"]
+
+
+def test_the_largest_paper_cell_asks_the_test_split_and_digits_have_none():
+    paper = mnist_proponents.PRESETS["paper"]
+    assert {(c.model.data.n_train, c.model.data.noise) for c in paper} == {(60_000, 0.0)}
+    data = digit_models.Data("digits", 100, 0, 0.0)
+    with pytest.raises(UserError, match="no test split"):
+        digit_models.load_data(data, 0)
+
+
+def test_methods_have_the_names_of_the_paper():
+    names = [display(m) for m in (TracIn(), TracIn(layers=("9.*",)), Influence(), Representer())]
+    assert len(set(names)) == 4
+    assert names[2:] == ["Influence functions", "Representer point"]
+
+
+# --- the table and the picture -------------------------------------------------------------------
+
+
+FEW = {name: synthetic_proponents.METHODS[name] for name in ("TracIn", "Representer point")}
+
+
+def tabulated(**settings) -> table.pd.DataFrame:
+    write_proponents("mnist_proponents", "paper", range(3), **settings)
+    rows = shares.tabulate(runs.load("mnist_proponents", "paper"), (shares.RANDOM, shares.WRONG))
+    return rows.set_index(["kind", "method", "quantity"])
+
+
+def test_shares_are_means_over_seeds_and_claims_are_against_exact_chance():
+    rows = tabulated()
+    what = shares.QUANTITY["proponent"]
+    found = [
+        100 * float((r.array("proponent_label")[:40] == r.array("asked")[:40, None]).mean())
+        for r in runs.load("mnist_proponents", "paper")
+        if r.metrics["method"] == "TracIn"
+    ]
+    share = rows.loc[("curve", "TracIn", what)]
+    assert (share["ours"], share["n"]) == (pytest.approx(np.mean(found)), 3)
+    assert rows.loc[("curve", shares.CONTROL, what), "ours"] == pytest.approx(10)
+    excess = rows.loc[("claim", "TracIn − random", what)]
+    assert (excess["ours"], excess["verdict"]) == (pytest.approx(np.mean(found) - 10), "reproduced")
+    assert ("claim", "TracIn − TracIn, last layer", what) not in rows.index
+    wrong = rows.loc[("claim", "TracIn − Representer point", f"{what}, misclassified")]
+    assert wrong["verdict"] == "reproduced"
+
+
+def test_a_method_at_chance_or_above_tracin_is_not_reproduced():
+    worse = {"TracIn": (0.95, 0.7), "Influence functions": (0.0, 0.99)}
+    rows = tabulated(shares=worse)
+    for method, role in (("Influence functions − random", "proponent"),
+                         ("TracIn − Influence functions", "opponent")):  # fmt: skip
+        assert rows.loc[("claim", method, shares.QUANTITY[role]), "verdict"] == "not reproduced"
+
+
+def test_where_label_and_prediction_differ_both_are_counted():
+    rows = tabulated(shares=FEW)
+    point = [
+        rows.loc[("curve", "Representer point", f"proponents of the {of}, misclassified"), "ours"]
+        for of in ("predicted class", "given label")
+    ]
+    assert point[0] > 60 > 30 > point[1]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (9, 9, 3)])
+def test_the_picture_is_drawn_from_pixels_in_the_csv(shape):
+    write_proponents("mnist_proponents", "paper", range(2), shape, FEW)
+    ARTIFACT.build("paper")
+    text = ARTIFACT.path("paper", "csv").read_text()
+    images = table.from_csv(text).query("kind == 'image'")
+    assert len(images) == 2 * (1 + 2 * 10), "two queries, and ten images of each method"
+    assert images["pixels"].str.fullmatch(rf"hex:[0-9a-f]{{{2 * int(np.prod(shape))}}}").all()
+    assert set(images["role"]) == {"query", "proponent", "opponent"}
+    first = runs.load("mnist_proponents", "paper")[0]
+    pixels = images.query("role == 'query'")["pixels"].iat[0]
+    assert bytes.fromhex(pixels[4:]) == np.asarray(first.array("query_images"))[0].tobytes()
+
+
+def test_long_names_of_classes_do_not_run_into_each_other():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from analysis.proponents_picture import draw as picture
+
+    write_proponents("mnist_proponents", "paper", range(1), shares=FEW)
+    rows = shares.tabulate(runs.load("mnist_proponents", "paper"))
+    figure = picture(table.from_csv(table.to_csv(rows)), ["automobile"] * 10)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    labels = [
+        one.xaxis.label.get_window_extent(canvas.get_renderer())
+        for one in figure.axes
+        if one.get_images()
+    ]
+    assert len(labels) == 42
+    for i, one in enumerate(labels):
+        assert not any(one.overlaps(other) for other in labels[i + 1 :])
+
+
+def test_no_misclassified_query_leaves_its_display_out():
+    write_proponents("mnist_proponents", "paper", range(1), shares=FEW, displays=1)
+    rows = shares.tabulate(runs.load("mnist_proponents", "paper"))
+    assert set(rows[rows["kind"] == "image"]["display"]) == {0}
+
+
+def test_queries_come_from_the_bundled_digits():
+    there = pool(lambda image: image.flatten(1)[:, :10], digits.load())
+    assert len(draw(there, Queries(5, 2), 0).index) >= 5
