@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from methods.gradients import Gradients
+from methods.matmul import product
 from methods.progress import track
 from methods.projections import Map
 from methods.ranking import highest, lowest
 from methods.rows import Rows
 from methods.task import Examples, MethodError, Task, chunks, count
 
+TOGETHER = 1 << 23  # numbers of rows projected at once: directions are read once for all of them
 HELD = 1 << 30  # bytes of query rows held while candidates stream past
 
 Prepared = dict[str, Tensor]
@@ -208,7 +210,7 @@ class Embedded(FittedGradients):
     def scores(self, query: Examples, candidates: Examples) -> Tensor:
         left = self.form.weigh(self.embed(query, self.form.left, self.measured))
         right = self.embed(candidates, self.form.right, self.gradients)
-        return _finite((left @ right.T).cpu())
+        return _finite(product(left, right).cpu())
 
     def self_influence(self, candidates: Examples) -> Tensor:
         form = self.form
@@ -222,9 +224,13 @@ class Embedded(FittedGradients):
         slices = []
         for part in projection.slices():
             batches = list(chunks(examples, self.step(gradients, examples)))
-            blocks = [
-                part.apply(gradients.rows(self.task.move(some)))
-                for some in track(batches, "projecting gradients")
-            ]
+            blocks, held = [], list[Rows]()
+            for some in track(batches, "projecting gradients"):
+                held.append(gradients.rows(self.task.move(some)).compact())
+                if sum(rows.elements for rows in held) >= TOGETHER:
+                    blocks.append(part.apply(Rows.stacked(held)))
+                    held.clear()
+            if held:
+                blocks.append(part.apply(Rows.stacked(held)))
             slices.append(torch.cat(blocks))
         return torch.cat(slices, dim=1)

@@ -16,6 +16,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from methods.matmul import product
+
 BUFFER = 1 << 24  # elements a temporary may have: 64 MiB in float32
 LARGE = 1 << 16  # elements of a matrix that is worth a product of its own
 
@@ -154,7 +156,7 @@ def _left_products(a: Outer, b: Outer) -> Tensor:
 def _inner_factored(a: Outer, b: Outer) -> Tensor:
     """Inner products without materialising either side, (b, b')."""
     if a.terms == b.terms == 1:
-        right = a.right[:, 0] @ b.right[:, 0].T
+        right = product(a.right[:, 0], b.right[:, 0])
         return right.mul_(_left_products(a, b)[:, 0, :, 0])
     step = max(1, BUFFER // max(1, a.terms * b.count * b.terms))
     out = []
@@ -177,21 +179,21 @@ def _inner_with_dense(a: Outer, b: Dense) -> Tensor:
     if a.m * a.n >= LARGE:  # a direction at a time stays in cache, and needs no copy of its own
         left, right = a.left[:, 0], a.right[:, 0]
         each = directions.view(b.count, a.m, a.n)
-        return torch.stack([torch.linalg.vecdot(right @ d.T, left) for d in each], dim=1)
+        return torch.stack([torch.linalg.vecdot(product(right, d), left) for d in each], dim=1)
     directions = directions.reshape(b.count * a.m, a.n)
     step = max(1, BUFFER // max(1, b.count * a.m))
     out = []
     for start in range(0, a.count, step):
         left, right = (x[start : start + step, 0] for x in (a.left, a.right))
-        contracted = (right @ directions.T).view(len(right), b.count, a.m)
+        contracted = product(right, directions).view(len(right), b.count, a.m)
         out.append(torch.bmm(contracted, left[:, :, None])[:, :, 0])
     return torch.cat(out)
 
 
 def _inner_dense(a: Dense, b: Dense) -> Tensor:
     if a.order == b.order:
-        return a.stored() @ b.stored().T
-    return replace(a, scale=1.0).flat() @ replace(b, scale=1.0).flat().T
+        return product(a.stored(), b.stored())
+    return product(replace(a, scale=1.0).flat(), replace(b, scale=1.0).flat())
 
 
 def _inner(a: Part, b: Part) -> Tensor:
@@ -203,17 +205,17 @@ def _inner(a: Part, b: Part) -> Tensor:
             0 if "dense" in vars(b) else size * b.count * b.terms
         )
         big = max(a.count, b.count) * size > 4 * BUFFER
-        product = (
+        inner = (
             _inner_factored(a, b) if factored <= dense or big else _inner_dense(a.dense, b.dense)
         )
     elif isinstance(a, Outer):
-        product = _inner_with_dense(a, b)  # type: ignore[arg-type]
+        inner = _inner_with_dense(a, b)  # type: ignore[arg-type]
     elif isinstance(b, Outer):
-        product = _inner_with_dense(b, a).T
+        inner = _inner_with_dense(b, a).T
     else:
-        product = _inner_dense(a, b)
+        inner = _inner_dense(a, b)
     scale = a.scale * b.scale
-    return product if scale == 1.0 else product * scale
+    return inner if scale == 1.0 else inner * scale
 
 
 def _paired(a: Part, b: Part) -> Tensor:
@@ -299,8 +301,8 @@ class Rows:
         for key, mine in self.parts.items():
             for a in mine:
                 for b in other.parts[key]:
-                    product = _inner(a, b)
-                    total = product if total is None else total.add_(product)
+                    inner = _inner(a, b)
+                    total = inner if total is None else total.add_(inner)
         if total is None:
             raise ValueError("rows without parts")
         return total

@@ -1,0 +1,47 @@
+"""Matrix products at the rate of the processor.
+
+torch's own float32 product on a CPU may run at half the rate of oneDNN's, to which it hands
+convolutions and packed linear layers; this hands it plain products too, where it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+SMALLEST = 1 << 20  # multiply-adds below which a product is not worth preparing
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return a b^T, (n, m), of a (n, k) and b (m, k), in their own precision."""
+    large = len(a) * b.numel() >= SMALLEST
+    if large and a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu":
+        fast = _onednn()
+        if fast is not None and not (torch.is_grad_enabled() and _tracked(a, b)):
+            return fast(a, b)
+    return a @ b.T
+
+
+def _tracked(a: Tensor, b: Tensor) -> bool:
+    return a.requires_grad or b.requires_grad
+
+
+@cache
+def _onednn() -> Callable[[Tensor, Tensor], Tensor] | None:
+    """oneDNN's product if this torch has it: the operator is not public, so it is tried first."""
+
+    def fast(a: Tensor, b: Tensor) -> Tensor:
+        return operator(a.contiguous(), b.contiguous(), None, "none", [], "")
+
+    if not torch.backends.mkldnn.is_available():
+        return None
+    try:
+        operator = torch.ops.mkldnn._linear_pointwise
+        a = torch.linspace(-1, 1, 6).view(2, 3)
+        same = torch.allclose(fast(a, a), a @ a.T, rtol=1e-5)
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    return fast if same else None
