@@ -39,6 +39,8 @@ class Config:
     threads: int = 2
     judged: bool = True
     """Whether the bound and the peak memory apply; sizes of seconds only check shapes."""
+    again: int = 0
+    """Which of several runs of the same: intervals are over them."""
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
@@ -136,7 +138,7 @@ TINY: list[Work] = [
 ]
 PRESETS: dict[str, list[Config]] = {
     "smoke": [Config(work, 1, judged=False) for work in TINY],
-    "small": [Config(work) for work in FULL],
+    "small": sweep(Config(repeats=5), again=range(3), work=FULL),
     "peers": sweep(Config(SelfInfluence(n=256), 5), work=PEERS),
 }
 

@@ -111,7 +111,7 @@ class SelfInfluence(Piece):
 class Matrix(Piece):
     """All-layer influence of `n` candidates on some queries."""
 
-    n: int = 2_000
+    n: int = 6_000
     queries: int = 100
 
     def build(self) -> Timed:

@@ -166,12 +166,16 @@ def recorded(layers: list[nn.Module]) -> Iterator[list[Call]]:
     """Record every call of `layers` made inside the block, in order."""
     calls: list[Call] = []
 
-    def record(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def record(layer: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
         tensors = len(args) > 0 and isinstance(args[0], Tensor) and isinstance(output, Tensor)
-        if tensors and output.requires_grad:
-            # The edge, not the tensor: a later in-place activation would change the latter.
-            buffers = {name: b.detach() for name, b in layer.named_buffers(recurse=False)}
-            calls.append(Call(layer, args[0].detach(), get_gradient_edge(output), buffers))
+        if not (tensors and output.requires_grad):
+            return None
+        if output._base is not None:  # of a view, a later in-place activation changes the edge too
+            output = output.clone()
+        # The edge, not the tensor: a later in-place activation would change the latter.
+        buffers = {name: b.detach() for name, b in layer.named_buffers(recurse=False)}
+        calls.append(Call(layer, args[0].detach(), get_gradient_edge(output), buffers))
+        return output
 
     handles = [layer.register_forward_hook(record) for layer in layers]
     try:

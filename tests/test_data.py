@@ -1,5 +1,7 @@
 """Data sets, wrong labels and the networks that learn them."""
 
+import io
+import threading
 import time
 import urllib.request
 
@@ -102,7 +104,9 @@ def test_missing_mnist_without_a_network_is_one_line_that_says_what_to_do(no_net
 
 
 def test_a_network_that_never_answers_is_given_up_soon(monkeypatch):
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: time.sleep(60))
+    monkeypatch.setattr(
+        urllib.request, "urlopen", lambda *_, **__: threading.Event().wait(60) or io.BytesIO()
+    )
     monkeypatch.setattr(mnist, "PROBE_SECONDS", -0.5)
     began = time.monotonic()
     with pytest.raises(UserError, match="no mirror of MNIST answers"):
