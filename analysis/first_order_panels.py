@@ -103,7 +103,8 @@ def _fit_correlations(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _draw_classes(axes: Axes, table: pd.DataFrame, shown: list[str]) -> None:
-    rows = table[table["quantity"].str.startswith("Pearson, class")]
+    by_class = table["quantity"].str.startswith("Pearson, class")
+    rows = table[by_class & table["method"].isin(shown)]
     for place, label in enumerate(shown):
         colour, marker = UNNAMED[place]
         some = records(rows[rows["method"] == label])

@@ -15,7 +15,7 @@ from analysis.table import Row, claim, curve, records, tabulated, written
 from experiments.runs import Run
 
 HEX = "hex:"  # keeps a CSV reader from taking pixels for a number
-RANDOM, WRONG = "random", "misclassified"
+RANDOM, CORRECT, WRONG = "random", "correctly classified", "misclassified"
 ROLES = ("proponent", "opponent")
 QUANTITY = {
     "proponent": "proponents of the query's class",
@@ -24,18 +24,21 @@ QUANTITY = {
 OF = {"proponent": "asked", "opponent": "rival"}  # the class that a share is counted against
 OURS = "TracIn"
 CONTROL = "Random choice"
+ALIKE = 0.95  # of a stratum's queries on which two methods must explain the same class
 
 RULE = (
     "Shares are of the top proponents and opponents of each query, means over the queries of one"
-    " seed; intervals are Student's over seeds, each with its own model and queries."
+    " seed; intervals are Student's over seeds, each with its own model and queries. Queries are"
+    " drawn at random, and those of them that are classified as in the paper's figure decide:"
+    " correctly, or, from a longer part of the same order, wrongly."
     " The query's class is the one whose score a method explains: the given label for TracIn and"
     " influence functions, the class predicted by the refitted model for representer points. The"
     " confusable class of a correctly classified query is the model's runner-up; of a misclassified"
     " one it is the predicted or the true class, whichever is not the query's class so defined."
     " Claims: for each method (1) more proponents are of the query's class, and (2) more opponents"
     " of the confusable class, than of training examples chosen at random (exact expectation);"
-    " (3) TracIn is most consistent: both its shares exceed each other method's (variants of TracIn"
-    " aside)."
+    " (3) TracIn is most consistent: both its shares exceed each other method's that explains the"
+    f" same class of {ALIKE:.0%} of these queries (variants of a method aside)."
 )
 DEVIATIONS = (
     "The paper shows the top 5 of one query and prints no number; the shares over many queries"
@@ -60,9 +63,9 @@ class Observation:
 
     def queries(self, stratum: str) -> np.ndarray:
         """Which queries belong to a stratum, (m,) bool."""
-        if stratum == RANDOM:
-            return np.asarray(self.run.array("random"), dtype=bool)
-        return np.asarray(self.run.array("predicted")) != np.asarray(self.run.array("label"))
+        random = np.asarray(self.run.array("random"), dtype=bool)
+        right = np.asarray(self.run.array("predicted")) == np.asarray(self.run.array("label"))
+        return {RANDOM: random, CORRECT: random & right, WRONG: ~right}[stratum]
 
     def share(self, role: str, of: str, stratum: str) -> float:
         """Percent of the top of a stratum whose label is the query's `of`; nan without queries."""
@@ -92,14 +95,14 @@ def names(seen: list[Observation]) -> list[str]:
 
 
 def tabulate(
-    found: list[Run], strata: Sequence[str] = (RANDOM,), displays: Sequence[int] = (0, 1)
+    found: list[Run], strata: Sequence[str] = (CORRECT,), displays: Sequence[int] = (0, 1)
 ) -> pd.DataFrame:
-    """Make the rows: shares in both strata, claims in `strata`, images of `displays`.
+    """Make the rows: shares in all strata, claims in `strata`, images of `displays`.
 
     A display is a position in the experiment's `queries.shown`.
     """
     seen = observe(found)
-    rows = [row for stratum in (RANDOM, WRONG) for row in _shares(seen, stratum)]
+    rows = [row for stratum in (CORRECT, RANDOM, WRONG) for row in _shares(seen, stratum)]
     rows += [row for stratum in strata for row in _claims(seen, stratum)]
     return tabulated([*rows, *(row for place in displays for row in _images(seen, place))])
 
@@ -117,7 +120,7 @@ def _chance_by_seed(seen: list[Observation], method: str, of: str, stratum: str)
 
 
 def _named(role: str, stratum: str) -> str:
-    return QUANTITY[role] + ("" if stratum == RANDOM else f", {stratum}")
+    return f"{QUANTITY[role]}, {stratum}"
 
 
 def _shares(seen: list[Observation], stratum: str) -> list[Row]:
@@ -150,10 +153,21 @@ def _claims(seen: list[Observation], stratum: str) -> list[Row]:
             ours = over_seeds(excess)
             rows.append(claim(f"{method} − random", quantity, "points", ours, at_least=0.0))
         for method, other in shares.items():
-            if OURS in shares and not method.startswith(OURS):
+            if OURS in shares and "," not in method and _alike(seen, method, stratum):
                 more = over_seeds(difference(shares[OURS], other))
                 rows.append(claim(f"{OURS} − {method}", quantity, "points", more, at_least=0.0))
     return rows
+
+
+def _alike(seen: list[Observation], method: str, stratum: str) -> bool:
+    """Whether another method than TracIn explains the same class of nearly all queries."""
+    ours = {o.seed: o for o in seen if o.method == OURS}
+    same = [
+        np.asarray(o.run.array("asked") == ours[o.seed].run.array("asked"))[o.queries(stratum)]
+        for o in seen
+        if o.method == method and o.seed in ours
+    ]
+    return method != OURS and bool(same) and float(np.concatenate(same).mean()) >= ALIKE
 
 
 def _images(seen: list[Observation], display: int) -> list[Row]:

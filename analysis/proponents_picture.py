@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.proponents import CONTROL, HEX, QUANTITY, RANDOM, ROLES
+from analysis.proponents import CONTROL, CORRECT, HEX, QUANTITY, ROLES
 from analysis.style import BLACK, BLUE, FOOT, GREY, ORANGE, PAGE
 from analysis.table import Row, records
 
@@ -19,7 +19,7 @@ HEAD, ROOM = 0.36, 0.12  # above a display, and below it
 PANEL = 0.17  # a method in the panels of shares
 
 
-def draw(table: pd.DataFrame, classes: Sequence[str], stratum: str = RANDOM) -> Figure:
+def draw(table: pd.DataFrame, classes: Sequence[str], stratum: str = CORRECT) -> Figure:
     """Draw the displays of a table of analysis.proponents, and the shares of a stratum."""
     images = records(table[table["kind"] == "image"])
     shares = table[(table["kind"] == "curve") & (table["stratum"] == stratum)]
@@ -37,7 +37,7 @@ def draw(table: pd.DataFrame, classes: Sequence[str], stratum: str = RANDOM) -> 
         top -= block
     if displays:
         _draw_key(figure, top)
-    note = f"mean and 95% interval over {int(shares['n'].max())} seeds"
+    note = f"{stratum} queries: mean and 95% interval over {int(shares['n'].max())} seeds"
     _write(figure, 1.35, 0.06, note, fontsize=6, color=GREY)
     for role, left in zip(ROLES, (1.35, 4.6), strict=True):
         place = (left / PAGE, (FOOT + 0.35) / height, 2.25 / PAGE, bars / height)

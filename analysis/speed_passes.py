@@ -30,7 +30,7 @@ MEASURED = (
 RULE = (
     "Claims, each with its bound in the experiment: the median over repeats of a work's time over"
     " the unit's, taken in turns in one process, is within the bound; and its peak memory, for four"
-    f" times the examples too, is below {MEMORY:,.0f} MB. Means are over runs; of ratios, geometric."
+    f" times the examples too, is below {MEMORY:,.0f} MB. Means are over runs, of ratios geometric."
 )
 
 

@@ -5,14 +5,14 @@ from functools import partial
 
 from analysis import cifar_pictures
 from analysis.artifact import Artifact
-from analysis.proponents import RANDOM
+from analysis.proponents import CORRECT
 from analysis.verdict import conclude
 
 ARTIFACT = Artifact(
     id="tracin_fig5",
     experiment=cifar_pictures.EXPERIMENT,
-    tabulate=partial(cifar_pictures.tabulate, stratum=RANDOM, display=0),
-    draw=partial(cifar_pictures.draw, stratum=RANDOM),
+    tabulate=partial(cifar_pictures.tabulate, stratum=CORRECT, display=0),
+    draw=partial(cifar_pictures.draw, stratum=CORRECT),
     judge=partial(conclude, rule=cifar_pictures.RULE),
     title="CIFAR-10 proponents and opponents of a correctly classified cat",
     claim=(

@@ -40,11 +40,11 @@ def tabulate(found: list[Run]) -> pd.DataFrame:
     measured = {setting: _correlations(members) for setting, members in grouped.items()}
     rows, claims = [], []
     for setting, members in grouped.items():
-        rows += _setting(setting, members, measured[setting])
+        rows += _setting(setting, members, measured[setting]) + _classes(setting, members)
     for size in dict.fromkeys(size for size, _ in grouped):
         claims += _claims(size, grouped, measured)
     for setting in _shown(list(grouped)):
-        rows += _classes(setting, grouped[setting]) + _bins(setting, grouped[setting])
+        rows += _bins(setting, grouped[setting])
     return tabulated(rows + claims)
 
 
@@ -185,8 +185,8 @@ ARTIFACT = Artifact(
             " has hardly learned after so few steps."
         ),
         "small": (
-            "Small tier: 3,000 of the 60,000 training images, 3 seeds; with batch size 1 every"
-            " tenth step is recorded, with minibatches every step."
+            "Small tier: 3,000 of the 60,000 training images, of which 1,000 with batch size 1, and"
+            " 3 seeds. Every step is recorded."
         ),
     },
 )

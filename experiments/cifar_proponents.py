@@ -20,10 +20,9 @@ import torch
 from experiments import proponents
 from experiments.cifar_models import PAPER, SMALL, SMOKE, Model, Trained, trained
 from experiments.experiment import Experiment, sweep
-from experiments.proponents import Drawn, Method, Queries, Shown
+from experiments.proponents import Drawn, Method, Queries, Shown, influence
 from experiments.speed_work import one_pass
-from methods.ihvp.arnoldi import Arnoldi, Krylov
-from methods.influence import Influence
+from methods.ihvp.arnoldi import Krylov
 from methods.representer import Representer
 from methods.task import take
 from methods.tracin import TracIn
@@ -42,11 +41,12 @@ class Config:
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     there, method = trained(config.model), config.method
     train = proponents.pool(there.module, there.train)
+    basis = proponents.prepared(config.model, method, there.task, train)
     evaluation = proponents.pool(there.module, there.evaluation)
     drawn = proponents.draw(evaluation, config.queries, config.model.seed)
 
     def work() -> dict[str, Any]:
-        return proponents.measure(method, there.task, train, drawn, config.queries.top)
+        return proponents.measure(method, there.task, train, drawn, config.queries.top, basis)
 
     found = measured(there, drawn, work) if method == TracIn() else work()
     scalars = {k: v for k, v in there.metrics.items() if not isinstance(v, np.ndarray)}
@@ -63,6 +63,7 @@ def measured(there: Trained, drawn: Drawn, work: Callable[[], dict[str, Any]]) -
     query = take(drawn.pool.examples, index)
     both = {name: torch.cat([column, query[name]]) for name, column in there.train.items()}
     one = one_pass(copy.deepcopy(there.module).requires_grad_(True), both)
+    one()  # memory is taken and kernels are chosen in the first
     first = _seconds(one)
     started = time.process_time()
     outcome = work()
@@ -87,8 +88,8 @@ def _seconds(work: Callable[[], None]) -> float:
 
 
 def methods(num_eigen: int, basis: Krylov) -> list[Method]:
-    influence = Influence(Arnoldi(num_eigen, basis), damping=0.01)
-    return [TracIn(), influence, Representer(), TracIn(layers=("head.*",))]
+    variants = [TracIn(layers=("head.*",)), TracIn(learning_rates=False)]
+    return [TracIn(), *influence(num_eigen, basis, damping=0.01), Representer(), *variants]
 
 
 PRESETS: dict[str, list[Config]] = {

@@ -192,23 +192,24 @@ def remainder(task: Task, query: Examples, update: Params) -> Tensor:
 RATES = {1: (0.001, 0.003, 0.01, 0.03), 10: (0.003, 0.01, 0.03, 0.1), 100: (0.01, 0.03, 0.1, 0.3)}
 
 
-def table(base: Config, seeds: int, epochs: dict[int, int], every: dict[int, int]) -> list[Config]:
-    """Batch sizes and their learning rates, up to where training diverges, with every seed."""
+def table(base: Config, seeds: int, lengths: dict[int, tuple[int, int]]) -> list[Config]:
+    """Batch sizes, of n_train examples and epochs, and their learning rates, with every seed.
+
+    Rates go up to where training diverges.
+    """
     return [
-        replace(
-            base, batch_size=size, lr=lr, epochs=epochs[size], every=every.get(size, 1), seed=seed
-        )
-        for size in epochs
+        replace(base, batch_size=size, lr=lr, n_train=n_train, epochs=epochs, seed=seed)
+        for size, (n_train, epochs) in lengths.items()
         for lr in RATES[size]
         for seed in range(seeds)
     ]
 
 
-SMOKE = Config("digits", DigitsCNN(), n_train=200, probes=4)
+SMOKE = Config("digits", DigitsCNN(), probes=4)
 PRESETS: dict[str, list[Config]] = {
-    "smoke": table(SMOKE, 2, {1: 1, 10: 4}, {}),
-    "small": table(Config(n_train=3_000), 3, {1: 1, 10: 2, 100: 10}, {1: 10}),
-    "paper": table(Config(), 5, {1: 1, 10: 2, 100: 10}, {}),
+    "smoke": table(SMOKE, 2, {1: (200, 1), 10: (200, 4)}),
+    "small": table(Config(), 3, {1: (1_000, 1), 10: (3_000, 2), 100: (3_000, 10)}),
+    "paper": table(Config(), 5, {1: (60_000, 1), 10: (60_000, 2), 100: (60_000, 10)}),
 }
 
 EXPERIMENT = Experiment(

@@ -15,9 +15,8 @@ import numpy as np
 from experiments import proponents
 from experiments.digit_models import LARGE, SMOKE, Data, Model, trained
 from experiments.experiment import Experiment, sweep
-from experiments.proponents import Method, Queries
-from methods.ihvp.arnoldi import Arnoldi, Krylov
-from methods.influence import Influence
+from experiments.proponents import Method, Queries, influence
+from methods.ihvp.arnoldi import Krylov
 from methods.representer import Representer
 from methods.tracin import TracIn
 
@@ -36,14 +35,14 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     train = proponents.pool(there.module, there.train.examples)
     evaluation = proponents.pool(there.module, there.evaluation.examples)
     drawn = proponents.draw(evaluation, config.queries, config.model.seed)
-    found = proponents.measure(config.method, there.task, train, drawn, config.queries.top)
+    basis = proponents.prepared(config.model, config.method, there.task, train)
+    found = proponents.measure(config.method, there.task, train, drawn, config.queries.top, basis)
     scalars = {k: v for k, v in there.metrics.items() if not isinstance(v, np.ndarray)}
     return {**scalars, **found}
 
 
 def methods(num_eigen: int, basis: Krylov) -> list[Method]:
-    influence = Influence(Arnoldi(num_eigen, basis))
-    return [TracIn(), influence, Representer(), TracIn(layers=LAST)]
+    return [TracIn(), *influence(num_eigen, basis), Representer(), TracIn(layers=LAST)]
 
 
 FEWER = replace(LARGE, data=Data("mnist", 6_000, 0, noise=0.0))
@@ -52,12 +51,12 @@ PRESETS: dict[str, list[Config]] = {
     "smoke": sweep(
         Config(BUNDLED, queries=Queries(60, 20)),
         model__seed=range(3),
-        method=methods(10, Krylov(30, 200, 0, 20)),
+        method=methods(10, Krylov(30, 200, 0, 10)),
     ),
     "small": sweep(
         Config(FEWER), model__seed=range(5), method=methods(50, Krylov(200, 256, 0, 50))
     ),
-    "paper": sweep(Config(), model__seed=range(5), method=methods(50, Krylov(200, 512, 0, 100))),
+    "paper": sweep(Config(), model__seed=range(5), method=methods(50, Krylov(200, 512, 0, 50))),
 }
 
 EXPERIMENT = Experiment(

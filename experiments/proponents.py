@@ -7,14 +7,17 @@ which of them are displayed is declared before anything is scored.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from experiments import runs
 from experiments.problems import UserError
 from methods.attributor import Prepared
+from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.influence import Influence
 from methods.randomness import numpy_generator
 from methods.representer import FittedRepresenter, Representer
@@ -41,7 +44,7 @@ class Queries:
     their own, since there the class given and the class predicted differ.
     """
 
-    count: int = 200
+    count: int = 300
     wrong: int = 50
     top: int = 5
     shown: tuple[Shown, ...] = (Shown(True), Shown(False))
@@ -134,10 +137,43 @@ def predicted_logit(model: Callable[[Tensor], Tensor], batch: Examples) -> Tenso
 
 
 def display(method: Method) -> str:
-    """The method's name in tables and figures."""
+    """The method's name in tables and figures: variants of one have what they differ in added."""
     if isinstance(method, TracIn):
-        return "TracIn, last layer" if method.layers else "TracIn"
-    return "Representer point" if isinstance(method, Representer) else "Influence functions"
+        last = ", last layer" if method.layers else ""
+        return f"TracIn{last}{'' if method.learning_rates else ', no learning rates'}"
+    if isinstance(method, Representer):
+        return "Representer point"
+    inverse, fewer = method.inverse, ""
+    if isinstance(inverse, Arnoldi) and inverse.num_eigen < inverse.basis.keep:
+        fewer = f", {inverse.num_eigen} eigenvectors"
+    return f"Influence functions{fewer}"
+
+
+def influence(num_eigen: int, basis: Krylov, damping: float = 0.0) -> list[Method]:
+    """Influence functions on all kept eigenvectors and, to see what these decide, on half."""
+    return [Influence(Arnoldi(n, basis), damping) for n in (num_eigen, num_eigen // 2)]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What the once-per-model work depends on: a run of its own, shared by the cells."""
+
+    model: Any
+    preparation: Any
+
+
+def prepared(model: Any, method: Method, task: Task, train: Pool) -> runs.Run | None:
+    """The run with a method's once-per-model work on a trained model, and its `seconds`."""
+    if not isinstance(method, Influence):
+        return None
+
+    def compute(_scratch: Path) -> dict[str, Any]:
+        started = time.perf_counter()
+        arrays = method.prepare(task, train.examples)
+        seconds = time.perf_counter() - started
+        return {"seconds": seconds, **{k: v.cpu().numpy() for k, v in arrays.items()}}
+
+    return runs.once("proponents_basis", Preparation(model, method.preparation), compute)
 
 
 def measure(
@@ -146,7 +182,7 @@ def measure(
     train: Pool,
     drawn: Drawn,
     top: int,
-    prepared: Prepared | None = None,
+    basis: runs.Run | None = None,
 ) -> dict[str, Any]:
     """Score every training example for every query and return all that the artifacts need.
 
@@ -154,21 +190,28 @@ def measure(
     the class its refitted model predicts: `asked` is that class.
     """
     query = drawn.pool.take(drawn.index)
+    arrays = {} if basis is None else basis.arrays()
+    ready: Prepared = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
     started = time.perf_counter()
     if isinstance(method, Representer):
         if not isinstance(task.loss, Objective):
             raise MethodError("Representer needs a task made by Task.of(module, loss)")
         task = replace(task, measurement=Objective(task.loss.model, predicted_logit))
-    fitted = method.fit(task, train.examples, prepared)
+    fitted = method.fit(task, train.examples, ready or None)
     fit_seconds = time.perf_counter() - started
     scores = fitted.scores(query.examples, train.examples)
     seconds = time.perf_counter() - started - fit_seconds
-    asked = query.label
+    asked, more = query.label, {}
     if isinstance(fitted, FittedRepresenter):
         asked = fitted.classes(query.examples).cpu().numpy()
+        logits = fitted.logits(query.examples).amax(1).cpu()
+        gap = (scores.double().sum(1) - logits).abs().max() / logits.abs().max()
+        more["reconstruction_error"] = float(gap)
+    fit_seconds += 0.0 if basis is None else float(basis.metrics["seconds"])
     return {
         "method": display(method),
         **retrieve(scores, train, drawn, asked, top),
+        **more,
         "fit_seconds": fit_seconds,
         "seconds": seconds,
     }

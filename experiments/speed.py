@@ -23,13 +23,23 @@ from experiments.speed_work import (
     ExactHessian,
     FreshProduct,
     Matrix,
+    Proponents,
     ReusedProduct,
     ScoreDirections,
     SelfInfluence,
     peak_memory,
 )
 
-Work = SelfInfluence | Matrix | FreshProduct | ReusedProduct | ScoreDirections | ExactHessian | Peer
+Work = (
+    SelfInfluence
+    | Matrix
+    | Proponents
+    | FreshProduct
+    | ReusedProduct
+    | ScoreDirections
+    | ExactHessian
+    | Peer
+)
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,7 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
 FULL: list[Work] = [
     SelfInfluence(),
     Matrix(),
+    Proponents(),
     FreshProduct(),
     ReusedProduct(),
     ScoreDirections(),
@@ -131,6 +142,7 @@ FULL: list[Work] = [
 TINY: list[Work] = [
     SelfInfluence(n=32),
     Matrix(n=32, queries=4),
+    Proponents(n=16, queries=8),
     FreshProduct(n=16),
     ReusedProduct(n=16),
     ScoreDirections(n=8, directions=4, passes=1),

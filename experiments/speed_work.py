@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.losses import cross_entropy
 from experiments.memory import keep_freed
 from experiments.models.mnist_cnn import LargeCNN, SmallCNN
+from experiments.models.resnet import ResNet
 from methods.attributor import Bilinear, Embedded
 from methods.exact_hessian import exact_hessian
 from methods.operators import Hessian
@@ -52,19 +53,22 @@ class Piece(ABC):
         return LargeCNN()
 
 
-def examples(n: int, seed: int = 0) -> Examples:
-    """n random images shaped like MNIST's."""
+MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
+
+
+def examples(n: int, seed: int = 0, shape: tuple[int, int, int] = MNIST) -> Examples:
+    """n random images with labels of ten classes."""
     draw = torch.Generator().manual_seed(seed)
     return {
-        "image": torch.rand(n, 1, 28, 28, generator=draw),
+        "image": torch.rand(n, *shape, generator=draw),
         "label": torch.randint(0, 10, (n,), generator=draw),
     }
 
 
-def forward_flops(module: nn.Module, n: int) -> float:
+def forward_flops(module: nn.Module, n: int, shape: tuple[int, int, int] = MNIST) -> float:
     """Operations of one forward pass over n examples (a multiply-add is two)."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(examples(1)["image"])
+        module(examples(1, shape=shape)["image"])
     return float(counter.get_total_flops()) * n
 
 
@@ -126,6 +130,34 @@ class Matrix(Piece):
             bound=2.2,
             flops=3 * forward_flops(module, self.n + self.queries) + products,
             bytes=4.0 * self.n * (784 + self.queries),
+        )
+
+
+@dataclass(frozen=True)
+class Proponents(Piece):
+    """The top 5 of n CIFAR-shaped candidates for each query, TracIn of a residual network."""
+
+    n: int = 2_000
+    queries: int = 200
+
+    @property
+    def network(self) -> Any:
+        return ResNet(depth=8)
+
+    def build(self) -> Timed:
+        module = self.network.build(0).eval()
+        batch, query = (examples(m, m, CIFAR) for m in (self.n, self.queries))
+        both = {name: torch.cat([column, query[name]]) for name, column in batch.items()}
+        fitted = TracIn(learning_rates=False).fit(Task.of(module, cross_entropy), batch)
+        size = sum(p.numel() for p in module.parameters())
+        return Timed(
+            f"proponents of {self.queries} queries, residual network",
+            lambda: fitted.scores(query, batch).topk(5),
+            one_pass(module, both),
+            bound=3.0,
+            flops=3 * forward_flops(module, self.n + self.queries, CIFAR)
+            + 2.0 * self.n * self.queries * size,
+            bytes=4.0 * self.n * (3_072 + self.queries),
         )
 
 

@@ -99,6 +99,11 @@ class FittedRepresenter(FittedGradients):
         pieces = [self._asked(some)[1] for some in chunks(examples, self.query_chunk(examples))]
         return torch.cat(pieces)
 
+    def logits(self, examples: Examples) -> Tensor:
+        """Those of the refitted model, (b, classes), float64: what scores add up to."""
+        some = chunks(examples, self.there.chunk)
+        return torch.cat([self.there.features(part) @ self.head.T for part in some])
+
     def _asked(self, examples: Examples) -> tuple[Outer, Tensor]:
         part = self.there.outer(self.query_gradients(examples))
         wanted = part.left[:, 0]
