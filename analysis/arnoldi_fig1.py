@@ -17,6 +17,7 @@ from analysis.verdict import conclude
 from experiments.runs import Run
 
 FAMILIES = ("Arnoldi", "GHG^T")
+INVERSES = ("Exact", "Arnoldi", "Compressed")
 EXACT, SPREAD = "Exact", "std of exact eigenvalues"
 
 RULE = (
@@ -106,7 +107,7 @@ ARTIFACT = Artifact(
         " near they are to a minimum is the gradient norm in the table.",
     ),
     tier_notes=mislabel.TIER_NOTES,
-    needs=mislabel.on("SmallCNN"),
+    needs=mislabel.on("SmallCNN", lambda method: mislabel.inverse(method) in INVERSES),
 )
 
 if __name__ == "__main__":

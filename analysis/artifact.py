@@ -64,6 +64,8 @@ class Artifact:
     """What else departs from the paper at one tier."""
     remarks: tuple[str, ...] = ()
     """Where we disagree with the paper: the likely cause, and what speaks for it."""
+    found: Callable[[pd.DataFrame], list[str]] = lambda table: []
+    """The same in sentences made from the rows, so that they hold at every tier."""
     needs: Callable[[dict[str, Any]], bool] = lambda config: True
     """Which of a preset's runs it is made of, by their configs."""
     page: Callable[[pd.DataFrame], pd.DataFrame] | None = None
@@ -158,7 +160,7 @@ class Artifact:
                 "evidence": verdict.evidence,
             },
             "deviations": [*self.deviations, *_noted(self.tier_notes, tier)],
-            "remarks": list(self.remarks),
+            "remarks": [*self.remarks, *self.found(table)],
             "command": self.command(tier),
             "redraw": f"{self.remake(tier)} --redraw",
             "csv_sha256": _sha256(text),

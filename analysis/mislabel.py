@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.statistics import Interval, difference, geometric, over_seeds, per_seed, ratio
+from analysis.table import records, written
 from experiments.runs import Run
 
 STAND_IN = "DigitsCNN"  # takes the place of either network at the smoke tier
@@ -50,9 +51,18 @@ class Observation:
         return 100 * value if name in PERCENT else value
 
 
-def on(network: str) -> Callable[[dict[str, Any]], bool]:
-    """Return whether a config is one of the runs that `observe` takes."""
-    return lambda config: config["model"]["network"]["type"] in (network, STAND_IN)
+def on(
+    network: str, method: Callable[[dict[str, Any]], bool] = lambda method: True
+) -> Callable[[dict[str, Any]], bool]:
+    """Return whether a config is one of the runs that `observe` takes, of methods as wanted."""
+    return lambda config: (
+        config["model"]["network"]["type"] in (network, STAND_IN) and method(config["method"])
+    )
+
+
+def inverse(method: dict[str, Any]) -> str:
+    """Return the name of the inverse in a method's config; "" where there is none."""
+    return str((method.get("inverse") or {}).get("type", ""))
 
 
 def observe(found: list[Run], network: str) -> list[Observation]:
@@ -99,6 +109,27 @@ def of_models(seen: list[Observation], metric: str) -> Interval:
 def compared(seen: list[Observation], one: str, other: str, metric: str) -> Interval:
     """Return the interval of one method's metric minus another's on the same models."""
     return over_seeds(difference(by_seed(seen, one, metric), by_seed(seen, other, metric)))
+
+
+def beside_the_loss(table: pd.DataFrame) -> list[str]:
+    """Return a sentence on the plain loss, the control, beside the best of the methods."""
+    rows = [r for r in records(table) if r["quantity"] in RETRIEVAL and r["kind"] != "claim"]
+    said = []
+    for name in RETRIEVAL:
+        mine = {r["method"]: r for r in rows if r["quantity"] == name and r["n"] > 0}
+        loss = mine.pop("Loss", None)
+        if loss is None or not mine:
+            continue
+        best = max(mine.values(), key=lambda row: row["ours"])
+        above = sum(row["ours"] > loss["ours"] for row in mine.values())
+        said.append(
+            f"{name} {written(loss, '.1f')}, which {above} of {len(mine)} methods exceed (the best"
+            f" mean is {best['method']}'s, {written(best, '.1f')})"
+        )
+    opening = (
+        "The plain training loss, which needs no gradient and is in no table of the paper, has"
+    )
+    return [f"{opening} {' and '.join(said)}."] if said else []
 
 
 def cost(seen: list[Observation], method: str, metric: str = "ratio") -> Interval:

@@ -151,7 +151,7 @@ ARTIFACT = Artifact(
         " paper shows one model and does not say which checkpoints.",
     ),
     tier_notes=mislabel.TIER_NOTES,
-    needs=mislabel.on("LargeCNN"),
+    needs=mislabel.on("LargeCNN", lambda method: len(method.get("checkpoints") or ()) == 1),
 )
 
 if __name__ == "__main__":

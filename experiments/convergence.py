@@ -6,6 +6,7 @@ its absolute value is the identity; in the raw ones L-BFGS creeps along flat val
 """
 
 import io
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from experiments.training import Loss, flat_params, load_params
 from methods.exact_hessian import exact_hessian
 from methods.progress import track
 from methods.task import Task
+
+log = logging.getLogger(__name__)
 
 CHUNK = 500
 
@@ -74,7 +77,16 @@ def converge(
         np.savez(content, point=point, round=number + 1)
         disk.write(state, content.getvalue())
     _, gradient = _objective(module, loss, train, weight_decay, point)
-    return point, float(np.linalg.norm(gradient))
+    norm = float(np.linalg.norm(gradient))
+    if norm > plan.tolerance:
+        log.warning(
+            "not at a minimum: |gradient| is %.2g after %d rounds of %d, and %.2g was asked for",
+            norm,
+            plan.rounds,
+            plan.iterations,
+            plan.tolerance,
+        )
+    return point, norm
 
 
 def _preconditioner(

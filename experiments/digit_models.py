@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments import runs
+from experiments import provenance, runs
 from experiments.convergence import Finish, converge
 from experiments.data import digits, labels, mnist
 from experiments.losses import cross_entropy
@@ -73,7 +72,7 @@ class Trained:
     checkpoint_epochs: tuple[int, ...]
 
 
-@lru_cache(maxsize=1)
+@provenance.remembered
 def load_data(data: Data, seed: int) -> tuple[Digits, Digits]:
     """Return the training and the evaluation subset."""
     whole = mnist.load("train") if data.source == "mnist" else digits.load()
@@ -102,7 +101,7 @@ def _test_split(data: Data) -> Digits:
 def trained(model: Model) -> Trained:
     """Return the trained model, training it if no run has it yet."""
     train, evaluation = load_data(model.data, model.seed)
-    run = runs.once("digit_model", model, lambda scratch: _train(model, train, evaluation, scratch))
+    run = runs.once("digit_model", model, lambda scratch: _train(model, scratch))
     module = model.network.build(model.seed)
     flat = run.array("params")
     epochs = [model.fit.every * (i + 1) for i in range(len(flat))]
@@ -120,7 +119,8 @@ def trained(model: Model) -> Trained:
     return Trained(task, train, evaluation, run.metrics, module, tuple(epochs))
 
 
-def _train(model: Model, train: Digits, evaluation: Digits, scratch: Path) -> dict[str, Any]:
+def _train(model: Model, scratch: Path) -> dict[str, Any]:
+    train, evaluation = load_data(model.data, model.seed)  # noted as this run's data
     module = model.network.build(model.seed)
     outcome = fit(module, cross_entropy, train.examples, model.fit, model.seed, scratch)
     decay = model.fit.weight_decay
@@ -158,7 +158,7 @@ def write_out(blocks: Blocks) -> runs.Run:
 
     def compute(_scratch: Path) -> dict[str, Any]:
         started = time.perf_counter()
-        there = trained(blocks.model)
+        there = trained(blocks.model)  # cites the model's run, and so its data
         train = there.train.examples
         n = len(train["label"])
         order = torch.from_numpy(numpy_generator(blocks.model.seed, "blocks").permutation(n))

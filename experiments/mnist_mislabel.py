@@ -25,6 +25,7 @@ from experiments.digit_models import (
     Blocks,
     Model,
     Trained,
+    load_data,
     mean_hessian,
     trained,
 )
@@ -126,6 +127,7 @@ def _prepare(
         return _exact(config, method, task)
 
     def compute(_scratch: Path) -> dict[str, Any]:
+        load_data(config.model.data, config.model.seed)  # noted as this run's data
         started = time.perf_counter()
         arrays = method.prepare(task, train)
         seconds = time.perf_counter() - started

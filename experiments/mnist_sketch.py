@@ -36,8 +36,10 @@ class Config:
 class BlockHessian(Hessian):
     """A Hessian whose every product is with one of the blocks, drawn afresh."""
 
-    def __init__(self, task: Task, examples: Examples, blocks: Tensor, damping: float) -> None:
-        super().__init__(task, examples, damping, sample=1)
+    def __init__(
+        self, task: Task, examples: Examples, blocks: Tensor, damping: float, seed: int
+    ) -> None:
+        super().__init__(task, examples, damping, sample=1, seed=seed)
         self.blocks = blocks
 
     def apply(self, vectors: Tensor, draw: int | None = None) -> Tensor:
@@ -52,7 +54,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     task, train = there.task, there.train.examples
     kept = write_out(config.blocks)
     blocks = torch.from_numpy(np.array(kept.array("hessians")))
-    hessian = BlockHessian(task, train, blocks, config.damping)
+    hessian = BlockHessian(task, train, blocks, config.damping, config.sketch.seed)
     exact = blocks.double().mean(0) + hessian.shift * torch.eye(task.size, dtype=torch.float64)
     values = torch.linalg.eigvalsh(exact)
     target = config.sketch.projection.draw(task).directions()
@@ -83,14 +85,23 @@ SMOKE_BASE = Config(
     Blocks(replace(SMOKE, data=replace(SMOKE.data, n_train=100)), 5),
     replace(BASE.sketch, steps=200),
 )
+
+
+def cells(base: Config, seeds: int, damping: tuple[float, ...]) -> list[Config]:
+    """Every damping on every seed, of the model as of the sketch's directions and minibatches."""
+    made = []
+    for seed in range(seeds):
+        blocks = replace(base.blocks, model=replace(base.blocks.model, seed=seed))
+        sketch = replace(base.sketch, projection=replace(base.sketch.projection, seed=seed))
+        at = replace(base, blocks=blocks, sketch=replace(sketch, seed=seed))
+        made += sweep(at, damping=damping)
+    return made
+
+
 PRESETS: dict[str, list[Config]] = {
-    "smoke": sweep(SMOKE_BASE, blocks__model__seed=range(2), damping=(1.0,)),
-    "small": sweep(
-        replace(BASE, sketch=replace(BASE.sketch, steps=1_000)),
-        blocks__model__seed=range(2),
-        damping=DAMPING,
-    ),
-    "paper": sweep(BASE, blocks__model__seed=range(5), damping=DAMPING),
+    "smoke": cells(SMOKE_BASE, 2, (1.0,)),
+    "small": cells(replace(BASE, sketch=replace(BASE.sketch, steps=1_000)), 2, DAMPING),
+    "paper": cells(BASE, 5, DAMPING),
 }
 
 EXPERIMENT = Experiment(

@@ -7,14 +7,16 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+P = ParamSpec("P")
+Loaded = TypeVar("Loaded")
 
 
 @dataclass
@@ -44,6 +46,27 @@ def note(section: str, facts: Mapping[str, Any]) -> None:
     """Add facts to meta.json of every run now being computed: `note("data", {file: md5})`."""
     for page in _open.get():
         page.notes.setdefault(section, {}).update(facts)
+
+
+def remembered(load: Callable[P, Loaded]) -> Callable[P, Loaded]:
+    """Keep what a loader last returned, and repeat what it noted to every run that asks again."""
+    held: dict[Any, tuple[Loaded, Ledger]] = {}
+
+    @wraps(load)
+    def asked(*args: P.args, **kwargs: P.kwargs) -> Loaded:
+        question = args, tuple(sorted(kwargs.items()))
+        if question in held:
+            value, page = held[question]
+            for section, facts in page.notes.items():
+                note(section, facts)
+            return value
+        with ledger() as page:
+            value = load(*args, **kwargs)
+        held.clear()
+        held[question] = value, page
+        return value
+
+    return asked
 
 
 def cite(name: str, key: str, meta: Mapping[str, Any]) -> None:

@@ -14,7 +14,11 @@ _NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?( ± .*)?%?")
 def summarise(
     runs: Sequence[Run], columns: Sequence[str] = ()
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and rows; runs whose configs differ in seeds alone share a row."""
+    """Header and rows; runs whose configs differ in seeds alone share a row.
+
+    Intervals are over the first of the seeds that varies, the trained model's: runs that share it,
+    as draws of a projection do, are averaged first and are no evidence of their own.
+    """
     groups: dict[str, list[Run]] = {}
     leaves: dict[str, dict[str, Any]] = {}
     for run in runs:
@@ -23,6 +27,7 @@ def summarise(
         leaves[identity] = settings
         groups.setdefault(identity, []).append(run)
 
+    seed = next((n for n in varying([flatten(r.config) for r in runs]) if _is_seed(n)), "")
     names = list(dict.fromkeys(name for run in runs for name in run.metrics))
     words = [name for name in names if any(isinstance(r.metrics.get(name), str) for r in runs)]
     numbers = [name for name in (columns or names) if name not in words]
@@ -30,13 +35,24 @@ def summarise(
     settings_shown: list[str] = []
     if len({tuple(title) for title in titles}) < len(groups):  # words do not tell them apart
         settings_shown = varying(list(leaves.values()))
-    header = [*words, *settings_shown, *numbers, "runs"]
+    header = [*words, *settings_shown, *numbers, "seeds", "runs"]
     rows = []
     for (identity, group), title in zip(groups.items(), titles, strict=True):
         shown = [str(leaves[identity].get(name, "")) for name in settings_shown]
-        cells = [_cell([r.metrics[name] for r in group if name in r.metrics]) for name in numbers]
-        rows.append([*title, *shown, *cells, str(len(group))])
+        cells = [_cell(_by_seed(group, name, seed)) for name in numbers]
+        seeds = {flatten(run.config).get(seed) for run in group}
+        rows.append([*title, *shown, *cells, str(len(seeds)), str(len(group))])
     return header, rows
+
+
+def _by_seed(group: Sequence[Run], metric: str, seed: str) -> list[float]:
+    """A metric's mean over the runs of each seed."""
+    found: dict[Any, list[float]] = {}
+    for run in group:
+        if metric in run.metrics:
+            key = flatten(run.config).get(seed)
+            found.setdefault(key, []).append(float(run.metrics[metric]))
+    return [statistics.fmean(values) for values in found.values()]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -103,5 +119,5 @@ def told(mean: float, half: float) -> str:
     return f"{mean:.{decimals}f} ± {half:.{decimals}f}"
 
 
-def _cell(values: Sequence[Any]) -> str:
-    return told(*interval([float(value) for value in values])) if values else ""
+def _cell(values: Sequence[float]) -> str:
+    return told(*interval(values)) if values else ""

@@ -34,9 +34,42 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Exact:
+    pass
+
+
+@dataclass(frozen=True)
+class Arnoldi:
+    pass
+
+
+@dataclass(frozen=True)
+class Compressed:
+    pass
+
+
+@dataclass(frozen=True)
+class LiSSA:
+    pass
+
+
+INVERSES = {"Exact": Exact(), "Arnoldi": Arnoldi(), "GHG^T": Compressed(), "LiSSA": LiSSA()}
+
+
+@dataclass(frozen=True)
 class Method:
+    """A method by its display name, with what the needs of artifacts look at."""
+
     name: str
     seed: int = 0
+    inverse: Exact | Arnoldi | Compressed | LiSSA | None = None
+    checkpoints: tuple[int, ...] | None = None
+
+
+def method(name: str, seed: int = 0) -> Method:
+    first = name.split()[0]
+    single = first.startswith("TracIn@") or first == "TracIn[1]"
+    return Method(name, seed, INVERSES.get(first), (0,) if single else None)
 
 
 @dataclass(frozen=True)
@@ -70,7 +103,7 @@ GRID = (5, 10, 20, 50, 100)
 
 def table_cells(network: type, seeds: Iterable[int], methods: Iterable[str]) -> list[Config]:
     return [
-        Config(Model(network(), seed), Method(name, draw))
+        Config(Model(network(), seed), method(name, draw))
         for seed in seeds
         for name in methods
         for draw in range(TABLE.get(name, (0, 0, 0, 1))[3])
@@ -162,6 +195,8 @@ def mislabel_outcome(cell: Config) -> dict:
         "ratio": seconds * (1 + 0.1 * draw.random()),
         "fit_seconds": 70.0 * machine,
         "chance_ap": 0.2,
+        "scale": 400.0,
+        "negative_share": 0.001,
         "accuracy_corrupted": 0.75 + jitter,
         "accuracy_true": 0.945 + jitter,
         "gradient_norm": 1e-6 * (1 + draw.random()),

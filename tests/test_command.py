@@ -29,7 +29,7 @@ def test_without_options_the_smoke_preset_is_run_and_tabulated(capsys):
     assert MAIN([]) == 0
     out, err = capsys.readouterr()
     table = out.splitlines()
-    assert table[0].split() == ["method", "level", "runs"]
+    assert table[0].split() == ["method", "level", "seeds", "runs"]
     assert [line.split()[0] for line in table[2:4]] == ["Mean", "Power"]
     assert all(line.endswith("  3") and "±" in line for line in table[2:4])
     assert "6 runs in" in out

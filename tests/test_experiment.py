@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -67,19 +67,41 @@ def test_an_experiment_may_print_its_own_table(capsys):
 def test_runs_that_differ_in_seeds_alone_share_a_row_with_its_interval():
     EXPERIMENT.main([])
     header, rows = summarise(runs.load("tiny", "smoke"), ["level"])
-    assert header == ["method", "level", "runs"]
+    assert header == ["method", "level", "seeds", "runs"]
     levels = [run.metrics["level"] for run in runs.load("tiny", "smoke")][::2]
-    assert rows[0] == ["Mean", told(*interval(levels)), "3"]
+    assert rows[0] == ["Mean", told(*interval(levels)), "3", "3"]
     assert interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.4841377), rel=1e-6)
     assert told(0.99041, 0.0031) == "0.9904 ± 0.0031"
     assert told(10.09, 13.4) == "10 ± 13"
     assert told(0.12345678, float("nan")) == "0.1235"
 
 
+@dataclass(frozen=True)
+class Drawn:
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Projected:
+    model: Drawn = Drawn()
+    method: Drawn = Drawn()
+
+
+def test_draws_on_one_model_are_no_seeds_of_their_own():
+    cells = [Projected(Drawn(s), Drawn(d)) for s, draws in ((0, 20), (1, 2)) for d in range(draws)]
+    found = [
+        runs.once("drawn", c, lambda _, c=c: {"level": 10.0 * c.model.seed + c.method.seed % 2})
+        for c in cells
+    ]
+    header, rows = summarise(found)
+    assert header == ["level", "seeds", "runs"]
+    assert rows == [[told(*interval([0.5, 10.5])), "2", "22"]]
+
+
 def test_rows_that_words_do_not_tell_apart_show_what_varies(capsys):
     EXPERIMENT.main(["--preset", "big"])
     header, rows = summarise(runs.load("tiny", "big"))
-    assert header == ["method", "size", "level", "runs"]
+    assert header == ["method", "size", "level", "seeds", "runs"]
     assert [row[1] for row in rows] == ["100", "200", "500000"]
 
 

@@ -138,6 +138,25 @@ def test_a_run_tells_where_it_comes_from():
     assert str(REPOSITORY) not in json.dumps(meta)
 
 
+def test_data_kept_in_memory_is_noted_by_every_run_that_uses_it():
+    read = []
+
+    @provenance.remembered
+    def load(name: str) -> str:
+        read.append(name)
+        runs.note("data", {name: "md5 0"})
+        return name.upper()
+
+    def compute(_: Path) -> runs.Outcome:
+        return {"a": len(load("digits"))}
+
+    for seed in range(2):
+        assert runs.once("user", Model(seed), compute).meta["data"] == {"digits": "md5 0"}
+    assert load("others") == "OTHERS"
+    assert load("digits") == "DIGITS"
+    assert read == ["digits", "others", "digits"], "only the last is kept"
+
+
 def test_notes_outside_a_run_are_no_error():
     provenance.note("data", {"f": 1})
 
