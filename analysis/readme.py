@@ -21,10 +21,9 @@ def table() -> str:
             about = json.loads(path.read_text())
             verdict = f"**{about['verdict']['word']}**"
             link = f"[{about['id']}](results/artifacts/{tier}/{about['id']}.png)"
-            command = f"`python -m experiments.{about['numbers']['experiment']} --preset {tier}`"
             missing = about["numbers"]["missing"]
             done = tier if not missing else f"{tier}, {missing} runs missing"
-            line = f"| {link} | {about['title']} | {done} | {verdict} | {command} |"
+            line = f"| {link} | {about['title']} | {done} | {verdict} | `{about['command']}` |"
             seen.setdefault(about["id"], line)
     return "\n".join([*lines, *(seen[name] for name in sorted(seen))]) + "\n"
 

@@ -21,13 +21,16 @@ SHARE = 0.03  # of the training examples, drawn as high and as low self-influenc
 Measure = Callable[[Run], float]
 
 RULE = (
-    "Claims, over seeds, each with a division, a model and random test queries of its own, so that"
-    " the interval covers queries and training: (1) influence is local: the median over queries of"
+    "Claims, over seeds, each with a division, a model and random test queries of its own: the"
+    " interval covers these, given the rows, which the divisions share. (1) Influence is local: the"
+    " median over queries of"
     " (median distance of the top proponents ÷ median distance of all training examples) is below"
     " 1; (2) high self-influence is in dense areas: Spearman's correlation of self-influence with"
     " the number of training examples within 10 km is above 0; (3) where few live, proponents are"
-    " far away: Spearman's correlation, over queries, of their distance with the number of training"
-    " examples within 10 km is below 0. The 11 queries of Palo Alto are shown and decide nothing."
+    " far away, for that place: Spearman's correlation, over queries, of the share of training rows"
+    " that are nearer than the proponents with the number of training examples within 10 km is"
+    " below 0. That of their distance in km is shown beside it, and beside that of all rows, which"
+    " are far away there too. The 11 queries of Palo Alto are shown and decide nothing."
 )
 
 
@@ -123,21 +126,22 @@ def partial_rank(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
 
 
 def _of_queries(run: Run, what: str) -> float:
-    density = run.array("query_density")
-    return float(stats.spearmanr(run.array(f"query_proponent_{what}"), density).statistic)
+    return float(stats.spearmanr(run.array(f"query_{what}"), run.array("query_density")).statistic)
 
 
 def _claims(known: list[Run]) -> list[Row]:
     local = geometric([_relative("query", "proponent")(run) for run in known])
     dense = _over(known, lambda run: _rank(run, "train_density"))
-    away = _over(known, lambda run: _of_queries(run, "km"))
-    adjusted = _over(known, lambda run: _of_queries(run, "nearer"))
-    what = "Spearman, density and distance of proponents"
+    away = _over(known, lambda run: _of_queries(run, "proponent_km"))
+    whole = _over(known, lambda run: _of_queries(run, "random_km"))
+    nearer = _over(known, lambda run: _of_queries(run, "proponent_nearer"))
+    what = "Spearman, density and"
     return [
-        curve("TracIn, proponents", f"{what} (as share of rows nearer)", "", adjusted),
+        curve("TracIn, proponents", f"{what} distance", "", away),
+        curve("all training", f"{what} distance", "", whole),
         claim("TracIn", "distance of proponents ÷ of all training", "", local, at_most=1.0),
         claim("TracIn", "Spearman, self-influence and density", "", dense, at_least=0.0),
-        claim("TracIn", what, "", away, at_most=0.0),
+        claim("TracIn", f"{what} share of rows nearer than proponents", "", nearer, at_most=0.0),
     ]
 
 
@@ -184,14 +188,16 @@ ARTIFACT = Artifact(
         " correlation given the loss averaged over the checkpoints.",
     ),
     remarks=(
-        "Self-influence follows the training loss almost entirely, and neither is higher in dense"
-        " areas: their rank correlations with density are at or below zero, self-influence's also"
-        " with the loss's effect removed. Both of the highest and of the lowest self-influence,"
-        " many are in cities, because most rows are: a map cannot show the difference.",
-        "Proponents are further from queries in sparse areas, as the caption says; but so is every"
-        " row. Counted in rows that are nearer than they are, they are nearer in sparse areas.",
-        "Proponents are near because the model is given the place: of the same network without"
-        " coordinates they are hardly nearer than all rows.",
+        "On California's rows self-influence follows the training loss almost entirely, and neither"
+        " is higher in dense areas: their rank correlations with density are at or below zero,"
+        " self-influence's also with the loss's effect removed. Both of the highest and of the"
+        " lowest self-influence, many are in cities, because most rows are: a map cannot show the"
+        " difference.",
+        "There, proponents are further from queries in sparse areas, as the caption says; but so is"
+        " every row. Counted in rows that are nearer than they are, they are nearer in sparse"
+        " areas.",
+        "There, proponents are near because the model is given the place: of the same network"
+        " without coordinates they are hardly nearer than all rows.",
     ),
     tier_notes={
         "smoke": (

@@ -26,8 +26,10 @@ ARTIFACT = Artifact(
         "The network and its training are those of 003, Sec. 5.1 (824,458 parameters, 10 epochs,"
         " TracIn over the checkpoints at epoch ends times the learning rate); 001 describes its own"
         " in Sec. 4.3, outside the appendix. Queries are of MNIST's test split.",
-        "Influence functions invert the Hessian on 50 eigenvectors of an Arnoldi basis, without"
-        " damping and with negative eigenvalues kept, where Sec. A.1 sketches the inverse.",
+        "Influence functions invert the Hessian on 50 eigenvectors of an Arnoldi basis of 200"
+        " products on fresh random minibatches, without damping, with negative eigenvalues kept and"
+        " nothing outside their span, where Sec. A.1 sketches the inverse. A row with half of the"
+        " eigenvectors shows what their number decides.",
         "TracIn on the last layer alone is added, as a control for how much the layers beneath it"
         " change, and a misclassified query, which Figure 9 has none of.",
     ),
@@ -38,7 +40,7 @@ ARTIFACT = Artifact(
             " describe, 60 queries of the digits left over, 10 eigenvectors, three seeds."
         ),
         "small": (
-            "Small tier: 6,000 training images drawn afresh for each of five seeds, 200 queries at"
+            "Small tier: 6,000 training images drawn afresh for each of three seeds, 300 queries at"
             " random and 50 misclassified ones of the 10,000 test images."
         ),
         "paper": "Paper tier: all 60,000 training images, five seeds.",

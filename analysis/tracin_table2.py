@@ -20,15 +20,16 @@ TOPS = (3, 5)
 FIRST = TOPS[0]
 MOSTLY = 0.9  # the share from which on "all examples shown" is more than luck of the example
 NAMES = {"TracIn": "TracIn", "NearestFeatures": "Nearest features"}
-TWINS_NAMED = 8
+TWINS_NAMED, TWINS_TOLD = 8, 3  # in the numbers, and under the table
 Measure = Callable[[Run], float]
 
 RULE = (
-    "Claims, over seeds, each with a division, a model and random queries of its own: (1) the share"
+    "Claims, over seeds, each with a division, a model and random queries of its own, of the same"
+    " rows: (1) the share"
     f" of the top {FIRST} proponents that have the query's label is above chance, the share of all"
     " training texts that have it; (2) so it is with near-duplicates left out; (3) the share of"
     f" the top {FIRST} that have the query's label and its prediction is above {MOSTLY:g}: the"
-    " paper shows two of two. The table itself is of one query and decides nothing."
+    " paper shows three of three. The table itself is of one query and decides nothing."
 )
 
 
@@ -177,8 +178,17 @@ def draw(table: pd.DataFrame) -> Figure:
         f" {told('Nearest features', top)} for nearest features and"
         f" {told('Chance', 'same label')} by chance; near-duplicates are"
         f" {told('TracIn', f'near-duplicates, top {FIRST}')} of TracIn's top {FIRST}."
+        f"{_alike(table)}"
     )
     return text_table.draw(table, notes)
+
+
+def _alike(table: pd.DataFrame) -> str:
+    """Name the most alike of the near-duplicates among proponents of the seed that is shown."""
+    rows = records(table[table["kind"] == "twin"])[:TWINS_TOLD]
+    pairs = [f"{r['title'].strip()} and {r['twin_of'].strip()} ({r['ours']:.2f})" for r in rows]
+    named = f" Most alike, by the share of words that two texts share: {'; '.join(pairs)}."
+    return named if pairs else ""
 
 
 ARTIFACT = Artifact(
@@ -195,8 +205,8 @@ ARTIFACT = Artifact(
         " embeddings, weighted by inverse document frequency, and a linear layer, trained by SGD"
         " with momentum; TracIn sums over 4 checkpoints and all parameters.",
         "The example is Manuel Azaña where he is among the test texts, else the first test text of"
-        " the class OfficeHolder in the order of the file, on the lowest seed. The paper shows two"
-        " proponents; opponents are ours.",
+        " the class OfficeHolder in the order of the file, on the lowest seed. The paper shows"
+        " three proponents; opponents are ours.",
         "Shares over random test queries, chance, the nearest texts by the cosine of the model's"
         " features, and near-duplicates are ours: two texts are near-duplicates if they share 0.6"
         " or more of all words in either; one among proponents resembles the query or a proponent"

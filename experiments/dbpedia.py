@@ -1,6 +1,6 @@
 """Proponents of texts: whether they are of the query's class, and whether they are its twins.
 
-Reproduces Table 2 of TracIn's appendix (Pruthi et al., 2020), two proponents of one article, and
+Reproduces Table 2 of TracIn's appendix (Pruthi et al., 2020), three proponents of one article, and
 measures what it shows on many queries, against nearest neighbours in the model's own features.
 Deviations: the paper describes neither network nor training; ours are in the configs.
 """

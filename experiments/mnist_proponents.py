@@ -54,7 +54,7 @@ PRESETS: dict[str, list[Config]] = {
         method=methods(10, Krylov(30, 200, 0, 10)),
     ),
     "small": sweep(
-        Config(FEWER), model__seed=range(5), method=methods(50, Krylov(200, 256, 0, 50))
+        Config(FEWER), model__seed=range(3), method=methods(50, Krylov(200, 256, 0, 50))
     ),
     "paper": sweep(Config(), model__seed=range(5), method=methods(50, Krylov(200, 512, 0, 50))),
 }
