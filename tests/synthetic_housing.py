@@ -41,19 +41,22 @@ def cells(seeds: int) -> list[Config]:
     return made
 
 
-def write(preset: str, seeds: int, *, dense: float = 0.5, near: float = 0.2) -> None:
-    """Write a preset whose proponents are `near` times as far as the rest, and whose
-    self-influence grows with density, where `dense` is positive."""
+def write(
+    preset: str, seeds: int, *, dense: float = 0.5, near: float = 0.2, away: float = 0.5
+) -> None:
+    """Write a preset whose proponents are `near` times as far as the rest, whose self-influence
+    grows with density, where `dense` is positive, and whose proponents have more rows before them
+    where few live, where `away` is."""
     runs.plan("housing", preset, cells(seeds))
     for cell in cells(seeds):
 
         def compute(_: Path, cell: Config = cell) -> dict[str, Any]:
-            return outcome(cell, dense, near)
+            return outcome(cell, dense, near, away)
 
         runs.once("housing", cell, compute)
 
 
-def outcome(cell: Config, dense: float, near: float) -> dict[str, Any]:
+def outcome(cell: Config, dense: float, near: float, away: float) -> dict[str, Any]:
     draw = np.random.default_rng([cell.model.seed, cell.model.coordinates])
     place = np.stack([draw.uniform(33, 41, N), draw.uniform(-124, -115, N)], axis=1)
     made: dict[str, Any] = {"r2_test": 0.8 + 0.01 * draw.random()}
@@ -64,9 +67,9 @@ def outcome(cell: Config, dense: float, near: float) -> dict[str, Any]:
         for kind in ("proponent", "opponent"):
             km = 300 * (near if known else 1.0) * np.exp(0.2 * draw.normal(size=n))
             made[f"{which}_{kind}_km"] = km / np.sqrt(density / 100)
-            made[f"{which}_{kind}_nearer"] = draw.random(n)
+            made[f"{which}_{kind}_nearer"] = draw.random(n) + away * (1 - density / 500)
             made[f"{which}_{kind}s"] = draw.integers(N, size=(n, TOP))
-        made[f"{which}_random_km"] = np.full(n, 300.0)
+        made[f"{which}_random_km"] = 300.0 * np.exp(0.01 * draw.normal(size=n))
         made[f"{which}_density"] = density
         made[f"{which}_place"] = np.array([[37.44, -122.14]]) + 0.01 * draw.normal(size=(n, 2))
     if isinstance(cell.method, TracIn):

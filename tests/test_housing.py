@@ -279,6 +279,7 @@ def test_places_survive_the_csv():
         ({}, "reproduced"),
         ({"near": 1.5}, "not reproduced"),
         ({"dense": -0.5}, "not reproduced"),
+        ({"away": -0.5}, "not reproduced"),
     ],
 )
 def test_the_verdict_follows_distances_and_density(settings, word):
