@@ -107,8 +107,8 @@ def costs(
     factorised: tuple[int, ...], dense: tuple[int, ...], seeds: int, size: int
 ) -> list[Config]:
     """Costs at a layer of size x size; dense maps are measured only where that takes seconds."""
-    made = [Cost(TwoSided(dim), size, size, 30) for dim in factorised]
-    made += [Cost(Gaussian(dim), size, size, 2) for dim in dense]
+    made = [Cost(TwoSided(dim), size, size, repeats=30) for dim in factorised]
+    made += [Cost(Gaussian(dim), size, size, repeats=2) for dim in dense]
     return [Config(work, seed) for seed in range(seeds) for work in made]
 
 
