@@ -195,7 +195,8 @@ def _draw_projections(axes: Axes, table: pd.DataFrame) -> None:
     tick_values(axes, shown["dim"])
     axes.set_ylabel("Recall@10 of TracInCP")
     fit_values(axes, [*shown["ours"], 1.0], top=1.0)
-    axes.legend(loc="lower right")
+    if axes.lines:
+        axes.legend(loc="lower right")
 
 
 ARTIFACT = Artifact(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import tracin_checkpoints
+from analysis import style, tracin_checkpoints
+from analysis.table import from_csv, to_csv
 from experiments import mnist_checkpoints, runs
 from experiments.dense_checkpoints import Dense, traced, trained
 from experiments.digit_models import load_data
@@ -232,3 +233,28 @@ def test_a_phase_that_no_seed_has_is_not_judged(tmp_path, monkeypatch):
         {k: v for k, v in synthetic_tracin_steps.AP.items() if k != "early"},
     )
     assert words(tmp_path, monkeypatch)["steady decrease − early, loss fluctuates"] == "not run"
+
+
+@pytest.mark.parametrize("left_out", [{"all"}, {"proposed 3"}, {"all", "proposed 3"}])
+def test_what_is_there_is_drawn(left_out, tmp_path, monkeypatch):
+    drawn(lambda run: run if run.metrics["method"] not in left_out else None, tmp_path, monkeypatch)
+
+
+def test_choices_without_any_checkpoint_are_drawn_as_nothing(tmp_path, monkeypatch):
+    def without_ap(run):
+        kept = {k: v for k, v in run.metrics.items() if k not in ("ap", "auc", "loss_ap")}
+        return replace(run, metrics=kept)
+
+    drawn(without_ap, tmp_path, monkeypatch)
+
+
+def drawn(changed, tmp_path, monkeypatch):
+    """Tabulate, draw and judge the runs that `changed` leaves, as of an incomplete preset."""
+    monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path))
+    synthetic_tracin_steps.write_checkpoints("paper", 2)
+    found = [changed(run) for run in runs.load("mnist_checkpoints", "paper")]
+    rows = tracin_checkpoints.tabulate([run for run in found if run is not None])
+    rows = from_csv(to_csv(rows.assign(tier="paper", missing=1)))
+    with style.settings():
+        tracin_checkpoints.ARTIFACT.draw(rows).draw_without_rendering()
+    assert tracin_checkpoints.ARTIFACT.judge(rows).word in ("direction", "not run")

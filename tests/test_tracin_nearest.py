@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
+from analysis import style
 from analysis import tracin_nearest as artifact
+from analysis.table import from_csv, to_csv
 from experiments import tracin_nearest as experiment
 from experiments.digit_models import Data, trained
 from experiments.nearest_rows import Stored, fitted
@@ -167,3 +169,15 @@ def test_a_slow_or_faithless_index_is_not(settings: dict[str, float], wrong: str
     verdict = artifact.ARTIFACT.judge(tabulated(**settings))
     assert verdict.word == "not reproduced"
     assert wrong in verdict.evidence
+
+
+@pytest.mark.parametrize("there", [("Exact",), ("HNSW",), ("IVF", "HNSW")])
+def test_what_is_there_is_drawn(there: tuple[str, ...]) -> None:
+    cells = synthetic_nearest.nearest_cells(range(2))
+    made: Any = [
+        Made(describe(c), synthetic_nearest.outcome(c)) for c in cells if c.method.name in there
+    ]
+    rows = from_csv(to_csv(artifact.tabulate(made).assign(tier="paper", missing=1)))
+    with style.settings():
+        artifact.ARTIFACT.draw(rows).draw_without_rendering()
+    assert artifact.ARTIFACT.judge(rows).word == "direction"
