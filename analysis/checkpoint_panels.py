@@ -35,7 +35,8 @@ def draw(table: pd.DataFrame) -> Figure:
         draw_curve(axes, rows, "epoch", Look(colour, ".", quantity))
         fit_values(axes, rows["ours"])
         _draw_phases(axes, table)
-    top.set_xscale("log")
+    if len(moments):
+        top.set_xscale("log")
     top.set_ylabel("Training loss (nats)")
     top.tick_params(labelbottom=False)
     bottom.set_ylabel("AP of one\ncheckpoint (×100)")
@@ -47,22 +48,28 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _boundaries(table: pd.DataFrame) -> tuple[float, float]:
+def _boundaries(table: pd.DataFrame) -> list[float]:
+    """Return where the loss has settled and converged, in epochs; nothing if no run says."""
     rows = table[table["method"] == "training"].set_index("quantity")["ours"]
-    return float(rows["settled"]), float(rows["converged"])
+    return [float(rows[name]) for name in ("settled", "converged") if name in rows]
 
 
 def _draw_phases(axes: Axes, table: pd.DataFrame) -> None:
     for at in _boundaries(table):
         axes.axvline(at, color=GREY, linewidth=0.8, linestyle=":")
     proposed = table[table["kind"] == "proposal"]
+    if proposed.empty:
+        return
     for row in records(proposed[proposed["seed"] == proposed["seed"].min()]):
         axes.axvline(row["ours"], ymax=0.08, color=GREEN, linewidth=1.8)
 
 
 def _name_phases(axes: Axes, table: pd.DataFrame) -> None:
+    boundaries = _boundaries(table)
+    if not boundaries:
+        return
     epochs = table.loc[table["kind"] == "moment", "epoch"]
-    edges = [epochs.min(), *_boundaries(table), epochs.max()]
+    edges = [epochs.min(), *boundaries, epochs.max()]
     for name, low, high in zip(("early", "steady", "converged"), edges, edges[1:], strict=False):
         middle = float(np.sqrt(low * high))
         axes.annotate(
@@ -81,6 +88,8 @@ def _draw_choices(axes: Axes, table: pd.DataFrame) -> None:
     at = np.arange(len(shown))[::-1]
     axes.hlines(at, [r["low"] for r in shown], [r["high"] for r in shown], colors=BLUE, lw=1.6)
     axes.plot([row["ours"] for row in shown], at, "o", color=BLUE, label="TracIn's self-influence")
+    if not shown:
+        return
     control = [losses[row["method"]] for row in shown]
     label = "training loss"
     axes.plot(control, at, "D", color=ORANGE, markersize=3.5, mfc="none", label=label)

@@ -85,7 +85,9 @@ def draw_costs(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def log_axes(axes: Axes, rows: pd.DataFrame) -> None:
-    """Make both axes logarithmic and fit them to the rows."""
+    """Make both axes logarithmic and fit them to the rows, if there are any."""
+    if not (rows["ours"] > 0).any():
+        return
     axes.set_xscale("log")
     axes.set_yscale("log")
     fit_values(axes, rows["ours"])

@@ -186,9 +186,12 @@ def draw_curve(
 def fit_values(axes: Axes, values: Iterable[float], *, top: float = math.inf) -> None:
     """Fit the y axis to values, not to their intervals, which are wide where there are two seeds.
 
-    `top` is the largest value there can be. A logarithmic axis gets a factor of two as room.
+    `top` is the largest value there can be. A logarithmic axis gets a factor of two as room. The
+    axis stays as it is where there is no finite value.
     """
     finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return
     low, high = min(finite), max(finite)
     if axes.get_yscale() == "log":
         axes.set_ylim(low / 2, high * 2)

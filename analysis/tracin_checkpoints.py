@@ -1,7 +1,9 @@
 """Sec. D of 001: mislabelled digits found by TracIn on different checkpoints of one training."""
 
+import math
 import re
 import sys
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -9,7 +11,7 @@ import pandas as pd
 
 from analysis.artifact import Artifact
 from analysis.checkpoint_panels import draw
-from analysis.statistics import difference, geometric, over_seeds, per_seed, ratio
+from analysis.statistics import Interval, difference, geometric, over_seeds, per_seed, ratio
 from analysis.table import Row, claim, curve, records, tabulated, written
 from analysis.verdict import conclude
 from experiments.runs import Run
@@ -22,7 +24,13 @@ CHOICES = {  # as the runs name them, in the order of the figure
     "after convergence": "after convergence",
     "last": "last alone",
     "proposed": "proposed",
+    "even": "evenly spaced",
     "random": "random",
+}
+PHASES: dict[str, Callable[[Run], bool]] = {
+    "early": lambda run: run.metrics["settled"] > 0,
+    "steady decrease": lambda run: run.metrics["settled"] < run.metrics["converged"],
+    "after convergence": lambda run: run.metrics["converged"] < len(run.array("steps")),
 }
 METRICS = {"AUC": "auc", "AP": "ap", "AP of the loss": "loss_ap"}
 POINT = 1.0  # of AP x100: what counts as little
@@ -31,9 +39,11 @@ TINY = 0.1
 RULE = (
     "Claims, paired over seeds, in AP x100: the checkpoints of the steady decrease find more than"
     " the early ones and than the last alone; within"
-    f" {POINT:g} of them, all do as well without those after convergence; the steady decrease, and"
+    f" {POINT:g} of them, all do as well without those after convergence, on the seeds that have"
+    " any; the steady decrease, and"
     f" the few proposed from the loss alone, do no more than {POINT:g} worse than all; the proposed"
-    " find more than as many drawn at random. Self-influence after convergence is below"
+    " find more than as many drawn at random, and than as many evenly spaced in steps."
+    " Self-influence after convergence is below"
     f" {TINY:g} of that in the steady decrease, per checkpoint."
 )
 
@@ -91,6 +101,12 @@ def _training(whole: list[Run]) -> list[Row]:
     for boundary in ("settled", "converged"):
         at = [_moment(run, int(run.metrics[boundary])) / epoch for run in whole]
         rows.append(curve("training", boundary, "epochs", over_seeds(at)))
+    steps_per_epoch = [int((np.asarray(run.array("steps")) <= epoch).sum()) for run in whole]
+    rows.append(curve("training", "saved in the first epoch", "", over_seeds(steps_per_epoch)))
+    for phase, has in PHASES.items():
+        number = float(sum(has(run) for run in whole))
+        counted = Interval(number, math.nan, math.nan, len(whole))
+        rows.append(curve("training", f"seeds with a phase: {phase}", "seeds", counted))
     accuracy = [100 * run.metrics["accuracy_true"] for run in whole]
     chance = [100 * run.metrics["chance_ap"] for run in whole]
     rows.append(curve("training", "accuracy, true labels", "%", over_seeds(accuracy)))
@@ -123,6 +139,8 @@ def _proposals(groups: dict[str, list[Run]]) -> list[Row]:
 
 def _claims(groups: dict[str, list[Run]]) -> list[Row]:
     ap = {_kind(name): _by_seed(members, "ap") for name, members in groups.items()}
+    shorter = filter(PHASES["after convergence"], groups.get("all before convergence", []))
+    ap["all before convergence"] = _by_seed(list(shorter), "ap")
     missing = pd.Series(dtype=float)
 
     def gap(one: str, other: str, **bounds: float) -> Row:
@@ -142,6 +160,7 @@ def _claims(groups: dict[str, list[Run]]) -> list[Row]:
         gap("steady decrease", "all", at_least=-POINT),
         gap("proposed", "all", at_least=-POINT),
         gap("proposed", "random", at_least=0.0),
+        gap("proposed", "even", at_least=0.0),
     ]
 
 
@@ -187,7 +206,9 @@ ARTIFACT = Artifact(
         "Where the loss fluctuates, falls steadily and has converged is decided on the training"
         " loss alone, by the constants of methods/checkpoints.py.",
         "During the first epoch checkpoints lie a few steps apart, so that there are some while the"
-        " loss fluctuates; all have the same weight, as with equal learning rates.",
+        " loss fluctuates: 18 of the 38 saved at tier paper, 16 of 36 at small. Random sets are"
+        " drawn from all of these, so that nearly half of such a set lies in the first epoch. All"
+        " have the same weight, as with equal learning rates.",
         '"Noisy" is read as worse than the steady decrease; the spread over seeds is the width of'
         " the interval.",
     ),
@@ -196,7 +217,7 @@ ARTIFACT = Artifact(
             "Smoke tier: 500 of the 8 x 8 digits that scikit-learn ships, a network of 1,448"
             " parameters."
         ),
-        "small": "Small tier: 6,000 of the 60,000 training images.",
+        "small": "Small tier: 6,000 of the 60,000 training images, three seeds.",
     },
     page=page,
 )

@@ -30,7 +30,7 @@ from analysis.verdict import conclude
 from experiments.runs import Run
 
 K = 10
-EQUAL = 0.999  # share of ids: float32 sums in another order may swap two nearly equal scores
+NONE_OF_THEM = 1e-9  # a share of places: not a single one
 WANTED = 0.9
 ASKED = ("alone", "together")
 TICKS = [digit * 10.0**power for power in range(-3, 3) for digit in (1, 2, 5)]
@@ -42,8 +42,9 @@ LOOKS = {
 }
 
 RULE = (
-    f"Claims, over seeds: (1) of the {K} proponents of each query, the share that the exact index"
-    f" over unprojected rows lists at the same place as TracInCP is above {EQUAL:g}; (2) among the"
+    f"Claims, over seeds: (1) the exact index over unprojected rows lists the {K} proponents of"
+    " every query as TracInCP does, to the last place; at no place stands another candidate, unless"
+    " the two scores are equal but for float32 rounding, 1e-5 of the highest; (2) among the"
     " most candidates, for HNSW and for IVF: at the least effort that finds"
     f" {WANTED:.0%} of the exact index's proponents of the queries in even places, it finds more"
     f" than {WANTED:.0%} of those in odd places, and a query asked alone takes less time than the"
@@ -86,14 +87,12 @@ def _plain(members: list[Run]) -> Iterable[tuple[str, str, Interval]]:
         yield label, unit, over_seeds([run.metrics[name] * scale for run in members])
     if members[0].metrics["method"] == "Exact":
         for place, asked in enumerate(ASKED):
-            times = [np.asarray(run.array("ms"))[0, place] for run in members]
+            times = [_time(run, "ms", 0, place) for run in members]
             yield f"search, queries {asked}", "ms", geometric(times)
-    compared = [run for run in members if "recall_tracin" in run.metrics]
-    if compared:
-        recall = over_seeds([run.metrics["recall_tracin"] for run in compared])
-        yield "recall of TracInCP", f"of {K}", recall
-    if compared and not compared[0].config["stored"]["projection"]:
-        gap = over_seeds([run.metrics["score_gap"] for run in compared])
+    recall = over_seeds([run.metrics["recall_tracin"] for run in members])
+    yield "recall of TracInCP", f"of {K}", recall
+    if not members[0].config["stored"]["projection"]:
+        gap = over_seeds([run.metrics["score_gap"] for run in members])
         yield "largest difference of scores", "of the highest", gap
 
 
@@ -102,8 +101,10 @@ def _efforts(method: str, members: list[Run], about: dict[str, Any]) -> list[Row
     for place, effort in enumerate(members[0].config["efforts"]):
         recall = over_seeds([_recall(run, place) for run in members])
         for column, asked in enumerate(ASKED):
-            ratio = geometric([_ratio(run, place, column) for run in members])
+            ratio = geometric([_time(run, "ratio", place, column) for run in members])
             more = {**about, "effort": effort, "asked": asked}
+            times = geometric([_time(run, "ms", place, column) for run in members])
+            rows.append(curve(method, "search", "ms", times, **more))
             rows.append(curve(method, "latency ÷ exact", "", ratio, **more))
             more |= {"latency": ratio.mean}
             rows.append(curve(method, "recall of exact", f"of {K}", recall, **more))
@@ -114,16 +115,16 @@ def _recall(run: Run, place: int, queries: slice = slice(None)) -> float:
     return float(np.asarray(run.array("hits"))[place, queries].mean() / K)
 
 
-def _ratio(run: Run, place: int, column: int) -> float:
-    return float(np.asarray(run.array("ratio"))[place, column])
+def _time(run: Run, name: str, place: int, column: int) -> float:
+    return float(np.asarray(run.array(name))[place, column])
 
 
 def _claims(groups: dict[Key, list[Run]]) -> list[Row]:
     most = max((n for *_, n in groups), default=0)
     whole = next((m for (_, projection, *_), m in groups.items() if projection == ""), [])
-    same = [np.asarray(run.array("same_ids")).mean() / K for run in whole]
-    ours = over_seeds(same) if whole else NONE
-    rows = [claim("Exact", "ids as TracInCP's", "share", ours, at_least=EQUAL)]
+    other = [np.asarray(run.array("other_ids")).mean() / K for run in whole]
+    ours = over_seeds(other)
+    rows = [claim("Exact", "ids other than TracInCP's", "share", ours, at_most=NONE_OF_THEM)]
     for name in ("HNSW", "IVF"):
         members = [r for key, found in groups.items() for r in found if key[::3] == (name, most)]
         chosen = [_chosen(run) for run in members]
@@ -131,9 +132,9 @@ def _claims(groups: dict[Key, list[Run]]) -> list[Row]:
         recall = over_seeds([_recall(run, place, slice(1, None, 2)) for run, place in pairs])
         more = {"candidates": most}
         rows.append(claim(name, "recall of exact", f"of {K}", recall, at_least=WANTED, **more))
-        ratio = geometric([_ratio(r, p, 0) for r, p in pairs]) if pairs else NONE
+        ratio = geometric([_time(r, "ratio", p, 0) for r, p in pairs]) if pairs else NONE
         rows.append(claim(name, "latency ÷ exact, alone", "", ratio, at_most=1.0, **more))
-        ratio = geometric([_ratio(r, p, 1) for r, p in pairs]) if pairs else NONE
+        ratio = geometric([_time(r, "ratio", p, 1) for r, p in pairs]) if pairs else NONE
         rows.append(curve(name, "latency ÷ exact, together", "", ratio, **more))
     return rows
 
@@ -194,7 +195,8 @@ def _draw_projections(axes: Axes, table: pd.DataFrame) -> None:
     tick_values(axes, shown["dim"])
     axes.set_ylabel("Recall@10 of TracInCP")
     fit_values(axes, [*shown["ours"], 1.0], top=1.0)
-    axes.legend(loc="lower right")
+    if axes.lines:
+        axes.legend(loc="lower right")
 
 
 ARTIFACT = Artifact(
@@ -212,8 +214,14 @@ ARTIFACT = Artifact(
     deviations=(
         "The paper proposes the index and shows no experiment: network, data, projection, indexes"
         " and claims are ours. The network is the 2,616-parameter CNN, trained with momentum for"
-        " three epochs on 59,000 MNIST digits with a checkpoint after each, so that unprojected"
-        " rows of 6,000 candidates can be stored; queries are the other 1,000 digits.",
+        " three epochs on all 60,000 training digits of MNIST with a checkpoint after each, so that"
+        " unprojected rows of 6,000 candidates can be stored; queries are drawn at random from the"
+        " 10,000 test digits.",
+        "Unprojected rows are indexed among 6,000 candidates only; among 60,000 the index holds"
+        " rows projected by 256 Gaussian directions a checkpoint.",
+        "The index is shown on MNIST alone. The text classifier of Table 2 has about 725,000"
+        " parameters: unprojected rows of 6,000 texts at four checkpoints would take 139 GB, so"
+        " that an exact index of them could not be held against TracInCP.",
         "Every checkpoint is projected by a map of its own, where Sec. E has one for all: errors"
         " of different checkpoints then average out.",
         "HNSW searches by inner product as it is. The usual extra coordinate that makes it a"
@@ -225,7 +233,8 @@ ARTIFACT = Artifact(
     tier_notes={
         "smoke": "1,000 of scikit-learn's 8 x 8 digits, a 1,448-parameter network, three"
         " checkpoints two epochs apart.",
-        "small": "TracInCP itself is computed among 6,000 candidates only.",
+        "small": "Three seeds and 200 queries.",
+        "paper": "Ten seeds and 1,000 queries.",
     },
 )
 

@@ -19,10 +19,10 @@ from experiments.dense_checkpoints import Dense, traced
 from experiments.digit_models import LARGE, SMOKE, Data
 from experiments.experiment import Experiment
 from experiments.training import Fit
-from methods.checkpoints import Phases, phases, propose
+from methods.checkpoints import Phases, evenly, phases, propose
 from methods.randomness import numpy_generator
 
-COUNT = 5  # checkpoints proposed; random sets of as many are the control
+COUNT = 5  # checkpoints proposed; as many at random, and evenly spaced, are the controls
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,20 @@ class Proposed:
 
 @dataclass(frozen=True)
 class Random:
-    """`count` of all, at random: the control of `Proposed`."""
+    """`count` of all, at random: a control of `Proposed`."""
 
     count: int = COUNT
     draw: int = 0
 
 
-Choice = All | Last | Early | Steady | Converged | Unconverged | Proposed | Random
+@dataclass(frozen=True)
+class Even:
+    """`count` evenly spaced in steps, to the last, as is usual: another control of `Proposed`."""
+
+    count: int = COUNT
+
+
+Choice = All | Last | Early | Steady | Converged | Unconverged | Proposed | Random | Even
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,8 @@ def positions(config: Config, curve: np.ndarray, steps: np.ndarray, found: Phase
             return everything[: found.converged]
         case Proposed():
             return propose(curve, choice.count, steps)
+        case Even():
+            return evenly(steps, choice.count)
         case Random():
             draw = numpy_generator(config.dense.model.seed, "checkpoints", choice.draw)
             return np.sort(draw.choice(n, choice.count, replace=False))
@@ -141,7 +150,7 @@ def display(choice: Choice) -> str:
         Converged: "after convergence",
         Unconverged: "all before convergence",
     }
-    if isinstance(choice, Proposed | Random):
+    if isinstance(choice, Proposed | Random | Even):
         return f"{type(choice).__name__.lower()} {choice.count}"
     return names[type(choice)]
 
@@ -149,7 +158,7 @@ def display(choice: Choice) -> str:
 def table(dense: Dense, seeds: int, draws: int) -> list[Config]:
     """Every choice on every seed, and `draws` random sets of each."""
     choices: list[Choice] = [All(), Last(), Early(), Steady(), Converged(), Unconverged()]
-    choices += [Proposed(), *(Random(draw=draw) for draw in range(draws))]
+    choices += [Proposed(), Even(), *(Random(draw=draw) for draw in range(draws))]
     models = [replace(dense, model=replace(dense.model, seed=seed)) for seed in range(seeds)]
     return [Config(model, choice) for model in models for choice in choices]
 
@@ -166,7 +175,7 @@ BUNDLED = Dense(
 )
 PRESETS: dict[str, list[Config]] = {
     "smoke": table(BUNDLED, 3, 2),
-    "small": table(TENTH, 5, 10),
+    "small": table(TENTH, 3, 5),
     "paper": table(WHOLE, 5, 10),
 }
 

@@ -13,17 +13,18 @@ from torch.profiler import ProfilerActivity, profile
 
 from methods.projections import Gaussian, TwoSided
 from methods.randomness import torch_generator
-from methods.rows import Outer, Rows
+from methods.rows import Dense, Outer, Part, Rows
 from methods.task import Task
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A projection of the gradient of one example at an m x n layer, drawn and applied."""
+    """A projection of one example's gradient at an m x n layer with a bias, drawn and applied."""
 
     projection: Gaussian | TwoSided
     m: int = 4_096
     n: int = 4_096
+    bias: bool = True
     repeats: int = 1
 
 
@@ -32,11 +33,14 @@ def measure(cost: Cost, seed: int) -> dict[str, Any]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        layer = nn.utils.skip_init(nn.Linear, cost.n, cost.m, bias=False)
+        layer = nn.utils.skip_init(nn.Linear, cost.n, cost.m, bias=cost.bias)
         task = Task.of(layer.eval(), lambda model, batch: model(batch["image"]).sum(1))
         generator = torch_generator(seed, "layer")
         left, right = (torch.randn(1, 1, size, generator=generator) for size in (cost.m, cost.n))
-        rows = Rows({"weight": [Outer(left, right, cost.m, (cost.n,))]}, 1)
+        parts: dict[str, list[Part]] = {"weight": [Outer(left, right, cost.m, (cost.n,))]}
+        if cost.bias:
+            parts["bias"] = [Dense(left[:, 0])]
+        rows = Rows(parts, 1)
 
         def both() -> None:
             cost.projection.draw(task).apply(rows)
@@ -51,7 +55,7 @@ def measure(cost: Cost, seed: int) -> dict[str, Any]:
         "peak_bytes": peak,
         "map_bytes": 4 * numbers(cost),
         "sketch_bytes": 4 * cost.projection.dim,
-        "gradient_bytes": 4 * cost.m * cost.n,
+        "gradient_bytes": 4 * cost.m * (cost.n + cost.bias),
         "factors_bytes": 4 * (cost.m + cost.n),
     }
 
@@ -62,8 +66,9 @@ def numbers(cost: Cost) -> int:
     (Of TwoSided, but for the sketch itself, an outer product of its two sides.)
     """
     if isinstance(cost.projection, TwoSided):
-        return (cost.m + cost.n) * isqrt(cost.projection.dim)
-    return cost.m * cost.n * cost.projection.dim
+        sides = cost.m + cost.n + cost.bias * (cost.m + 1)  # the bias is an m x 1 matrix
+        return sides * isqrt(cost.projection.dim)
+    return cost.m * (cost.n + cost.bias) * cost.projection.dim
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:

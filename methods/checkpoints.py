@@ -86,6 +86,19 @@ def propose(losses: ArrayLike, count: int, steps: ArrayLike | None = None) -> np
     return found.settled + _distinct(chosen, there)
 
 
+def evenly(steps: ArrayLike, count: int) -> np.ndarray:
+    """Return `count` positions, ascending, evenly spaced in `steps` as far as there are any.
+
+    The last one is always among them: what saving every so many steps leaves.
+    """
+    times = np.asarray(steps, dtype=float)
+    if not 0 < count <= len(times):
+        raise MethodError(f"{count} of {len(times)} checkpoints: choose from 1 to {len(times)}")
+    wanted = (np.arange(count) + 1) / count * times[-1]
+    chosen = np.abs(times[None] - wanted[:, None]).argmin(1)
+    return _distinct(chosen, len(times))
+
+
 def _distinct(chosen: np.ndarray, below: int) -> np.ndarray:
     """The ascending positions moved apart as little as makes each its own, all of them in range."""
     apart = np.arange(len(chosen))

@@ -196,8 +196,9 @@ def _stored_positions(order: tuple[int, ...], shape: torch.Size) -> Tensor:
 class TwoSided(Projection):
     """Factorised: (G1 left)(G2 right)^T with sqrt(dim) rows each, summed over parameters.
 
-    O((m + n) sqrt(dim)) for an m x n layer instead of O(m n dim); far noisier than Gaussian at
-    equal dim (performance and variance are shown side by side in the artifacts).
+    O((m + n) sqrt(dim)) for an m x n layer instead of O(m n dim); a vector of n parameters, as a
+    bias, is an n x 1 matrix. Far noisier than Gaussian at equal dim (performance and variance are
+    shown side by side in the artifacts).
     """
 
     def draw(self, task: Task) -> Map:
@@ -222,11 +223,9 @@ class _TwoSidedMap(Map):
                 drawn = torch.randn(rows, columns, generator=generator, dtype=task.dtype)
                 return drawn.mul_(rows**-0.5).to(task.device)
 
-            if value.ndim < 2:
-                self._left[name] = normal(self.dim, value.numel(), 0)
-            else:
-                self._left[name] = normal(side, value.shape[0], 0)
-                self._right[name] = normal(side, value[0].numel(), 1)
+            m = len(value) if value.ndim else 1
+            self._left[name] = normal(side, m, 0)
+            self._right[name] = normal(side, value.numel() // m, 1)
 
     def apply(self, rows: Rows) -> Tensor:
         total: Tensor | None = None
@@ -239,10 +238,7 @@ class _TwoSidedMap(Map):
         return total
 
     def _project(self, part: Part, name: str) -> Tensor:
-        left = self._left[name]
-        if name not in self._right:
-            return part.flat() @ left.T
-        right = self._right[name]
+        left, right = self._left[name], self._right[name]
         if isinstance(part, Dense):
             values = part.flat().view(part.count, left.shape[1], right.shape[1])
             return (left @ values @ right.T).flatten(1)

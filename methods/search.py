@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from methods.matmul import product
 from methods.ranking import highest
 from methods.task import MethodError
 
@@ -61,7 +62,7 @@ class Exact(Search):
         self, engine: Tensor, rows: Tensor, k: int, effort: int | None
     ) -> tuple[Tensor, Tensor]:
         step = max(1, BLOCK // len(engine))
-        found = [highest(some @ engine.T, k) for some in rows.split(step)]
+        found = [highest(product(some, engine), k) for some in rows.split(step)]
         return torch.cat([v for v, _ in found]), torch.cat([i for _, i in found])
 
 
@@ -122,7 +123,7 @@ class HNSW(_Faiss):
 class IVF(_Faiss):
     """Candidates in `lists` clusters, of which a search looks through `effort` (nprobe).
 
-    It may find fewer than k: the rest are places of -1 with scores of minus infinity.
+    It may find fewer than k: the rest are places of -1 with the lowest score there is.
     """
 
     lists: int = 256

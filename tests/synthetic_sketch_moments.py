@@ -58,7 +58,11 @@ def sketch_cells(seeds: Iterable[int]) -> list[Config]:
 
 
 def outcome(cell: Config, excess: float = 1.0, biased: float = 0.0) -> dict:
-    """The result of a cell; `excess` multiplies the factorised variance, `biased` shifts it."""
+    """The result of a cell; `excess` multiplies the factorised variance, `biased` shifts it.
+
+    Of aligned vectors, that is; of orthogonal ones in the other direction, so that a mean over
+    pairs would notice neither.
+    """
     drawn = cell.work.projection
     about = {"method": drawn.name, "dim": drawn.dim}
     if isinstance(cell.work, Cost):
@@ -78,8 +82,10 @@ def moments(cell: Config, excess: float, biased: float) -> dict:
     drawn = cell.work.projection
     draw = np.random.default_rng([cell.seed, drawn.dim, *drawn.name.encode()])
     theory = variance(drawn)
-    spread = theory * excess * (1 + 0.01 * draw.normal(size=len(EXACT)))
-    mean = EXACT + biased + np.sqrt(theory / 4_000) * draw.normal(size=len(EXACT))
+    apart = np.array([1, -1, 0, 0, 0])
+    spread = theory * excess**apart * (1 + 0.01 * draw.normal(size=len(EXACT)))
+    noise = np.sqrt(theory / 4_000) * draw.normal(size=len(EXACT))
+    mean = EXACT + biased * apart + noise
     return {
         "pairs": ",".join(KINDS),
         "exact": EXACT,

@@ -60,6 +60,7 @@ AP = {  # what Sec. D says, with the positions each choice takes
     "after convergence": (0.88, range(CONVERGED, N_CHECKPOINTS)),
     "all before convergence": (0.948, range(CONVERGED)),
     "proposed 3": (0.95, (6, 8, 11)),
+    "even 3": (0.93, (6, 12, 19)),
     "random 3": (0.9, (2, 9, 17)),
 }
 

@@ -507,3 +507,13 @@ def test_each_method_has_a_look_of_its_own():
     assert style.look("TracIn[10]") == style.look("TracIn@3") == style.LOOKS["TracIn"]
     assert style.look("GHG^T 100") == style.LOOKS["GHG^T"]
     assert style.look("Something new").name == "Something new"
+
+
+@pytest.mark.parametrize("values", [[], [math.nan, math.inf]])
+def test_an_axis_without_values_stays_as_it_is(values):
+    _, axes = style.new_axes("x", "y")
+    before = axes.get_ylim()
+    style.fit_values(axes, values)
+    assert axes.get_ylim() == before
+    style.fit_values(axes, [1.0, 2.0, math.nan])
+    assert axes.get_ylim() == (pytest.approx(0.8), pytest.approx(2.2))

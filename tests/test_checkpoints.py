@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import tracin_checkpoints
+from analysis import style, tracin_checkpoints
+from analysis.table import from_csv, to_csv
 from experiments import mnist_checkpoints, runs
 from experiments.dense_checkpoints import Dense, traced, trained
 from experiments.digit_models import load_data
 from experiments.losses import cross_entropy
 from experiments.problems import UserError
 from experiments.training import flat_params
-from methods.checkpoints import Phases, phases, propose
+from methods.checkpoints import Phases, evenly, phases, propose
 from methods.task import Checkpoint, MethodError, Task
 from methods.tracin import TracIn
 from tests import synthetic_tracin_steps
@@ -85,6 +86,17 @@ def test_more_than_there_are_is_an_error_that_says_how_many():
     assert len(propose(WHOLE, there)) == there
     with pytest.raises(MethodError, match=f"ask for at most {there}"):
         propose(WHOLE, there + 1)
+
+
+def test_even_checkpoints_are_even_in_steps_and_not_in_number():
+    """Half of them saved in the first tenth of training: as a schedule every so many steps."""
+    steps = [*range(1, 11), *range(20, 101, 10)]
+    assert [steps[i] for i in evenly(steps, 5)] == [20, 40, 60, 80, 100]
+    assert [steps[i] for i in evenly(steps, 1)] == [100]
+    assert evenly(steps, len(steps)).tolist() == list(range(len(steps)))
+    for count in (0, len(steps) + 1):
+        with pytest.raises(MethodError, match=f"choose from 1 to {len(steps)}"):
+            evenly(steps, count)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +197,7 @@ def test_every_choice_takes_what_it_says():
     assert taken[mnist_checkpoints.Unconverged()] == early + steady
     assert taken[mnist_checkpoints.Last()] == everything[-1:]
     assert set(taken[mnist_checkpoints.Proposed()]) < set(steady)
+    assert taken[mnist_checkpoints.Even()] == [7, 15, 23, 31, 39]
     draws = [taken[mnist_checkpoints.Random(draw=draw)] for draw in range(2)]
     assert draws[0] != draws[1]
     assert all(len(set(draw)) == mnist_checkpoints.COUNT for draw in draws)
@@ -232,3 +245,65 @@ def test_a_phase_that_no_seed_has_is_not_judged(tmp_path, monkeypatch):
         {k: v for k, v in synthetic_tracin_steps.AP.items() if k != "early"},
     )
     assert words(tmp_path, monkeypatch)["steady decrease − early, loss fluctuates"] == "not run"
+
+
+def test_seeds_that_do_not_converge_say_nothing_of_what_comes_after(tmp_path, monkeypatch):
+    """All before convergence is then all there is, and finds the same of itself."""
+    monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path))
+    synthetic_tracin_steps.write_checkpoints("paper", 3)
+    n = synthetic_tracin_steps.N_CHECKPOINTS
+    found = [
+        run
+        if run.config["dense"]["model"]["seed"]
+        else replace(run, metrics=run.metrics | {"converged": n, "ap": 0.1})
+        for run in runs.load("mnist_checkpoints", "paper")
+    ]
+    rows = tracin_checkpoints.tabulate(found).set_index(["method", "quantity"])
+    claim = rows.loc["all before convergence − all"].iloc[0]
+    assert claim["n"] == 2
+    assert rows.loc["training", "seeds with a phase: after convergence"]["ours"] == 2
+    assert rows.loc["training", "seeds with a phase: early"]["ours"] == 3
+    late = [replace(run, metrics=run.metrics | {"converged": n}) for run in found]
+    rows = tracin_checkpoints.tabulate(late).set_index("method")
+    assert rows.loc["all before convergence − all"]["verdict"] == "not run"
+
+
+def test_proposals_are_held_against_evenly_spaced_checkpoints(tmp_path, monkeypatch):
+    claims = words(tmp_path, monkeypatch, **{"even 3": 0.99})
+    assert claims["proposed − evenly spaced"] == "not reproduced"
+    assert claims["proposed − random"] == "reproduced"
+
+
+@pytest.mark.parametrize("preset", ["small", "paper"])
+def test_the_first_epoch_has_as_many_checkpoints_as_is_said(preset):
+    dense = mnist_checkpoints.PRESETS[preset][0].dense
+    n, plan = dense.model.data.n_train, dense.model.fit
+    first = -(-n // (dense.apart * plan.batch_size))
+    whole = first + -(-(plan.epochs - 1) // plan.every)
+    said = " ".join(tracin_checkpoints.ARTIFACT.deviations).replace("the ", "")
+    assert f"{first} of {whole}" in said
+
+
+@pytest.mark.parametrize("left_out", [{"all"}, {"proposed 3"}, {"all", "proposed 3"}])
+def test_what_is_there_is_drawn(left_out, tmp_path, monkeypatch):
+    drawn(lambda run: run if run.metrics["method"] not in left_out else None, tmp_path, monkeypatch)
+
+
+def test_choices_without_any_checkpoint_are_drawn_as_nothing(tmp_path, monkeypatch):
+    def without_ap(run):
+        kept = {k: v for k, v in run.metrics.items() if k not in ("ap", "auc", "loss_ap")}
+        return replace(run, metrics=kept)
+
+    drawn(without_ap, tmp_path, monkeypatch)
+
+
+def drawn(changed, tmp_path, monkeypatch):
+    """Tabulate, draw and judge the runs that `changed` leaves, as of an incomplete preset."""
+    monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path))
+    synthetic_tracin_steps.write_checkpoints("paper", 2)
+    found = [changed(run) for run in runs.load("mnist_checkpoints", "paper")]
+    rows = tracin_checkpoints.tabulate([run for run in found if run is not None])
+    rows = from_csv(to_csv(rows.assign(tier="paper", missing=1)))
+    with style.settings():
+        tracin_checkpoints.ARTIFACT.draw(rows).draw_without_rendering()
+    assert tracin_checkpoints.ARTIFACT.judge(rows).word in ("direction", "not run")

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from methods import matmul
 from methods.attributor import Fitted
 from methods.index_files import load, save
-from methods.nearest import Index, build, gather
+from methods.nearest import Index, build, gather, over
 from methods.projected import Projected
 from methods.projections import Gaussian, Projection, Rademacher, Select, TwoSided
 from methods.random_projection import RandomProjection
@@ -318,3 +319,23 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> N
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(MethodError, match="cannot write"):
         save(build(Given(), rows(4, 2)), tmp_path / "file" / "index")
+
+
+def test_an_exact_search_multiplies_at_the_rate_of_the_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, queries = (torch.randn(n, 40, generator=generator) for n in (900, 70))
+    sizes: list[int] = []
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        sizes.append(len(a))
+        return matmul.product(a, b)
+
+    monkeypatch.setattr("methods.search.product", product)
+    monkeypatch.setattr("methods.search.BLOCK", 900 * 32)
+    values, places = over(rows, Exact()).search(queries, 5)
+    assert sizes == [32, 32, 6]
+    expected, order = (queries.double() @ rows.double().T).topk(5)
+    torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(places, order)

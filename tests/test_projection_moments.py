@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.projections import Gaussian, Projection, Rademacher, Select, TwoSided
 from methods.rows import Rows
@@ -63,6 +63,16 @@ def test_moments_of_factorised_inner_products() -> None:
     pair = torch.stack([torch.outer(a, x).flatten(), torch.outer(b, y).flatten()])
     sample = products(TwoSided, 25, matrix_task(), pair)
     assert_moments(sample, float(a @ b * (x @ y)), two_sided(a, x, b, y, 5))
+
+
+def test_moments_of_factorised_inner_products_of_a_bias() -> None:
+    """A bias is a matrix of one column; its sketch is independent of the weight's."""
+    task = Task.of(networks.built(lambda: nn.Linear(N, M)), networks.nll)
+    a, b = networks.normal(2, M, seed=5)
+    b, one = a + b / 2, torch.ones(1, dtype=networks.DOUBLE)
+    pair = torch.cat([torch.zeros(2, M * N, dtype=networks.DOUBLE), torch.stack([a, b])], dim=1)
+    sample = products(TwoSided, 25, task, pair)
+    assert_moments(sample, float(a @ b), two_sided(a, one, b, one, 5))
 
 
 @pytest.mark.parametrize(("kind", "name"), [(Gaussian, "dense"), (TwoSided, "factorised")])

@@ -38,6 +38,17 @@ class Strided(nn.Module):
         return self.head(self.body(x))
 
 
+class Shift(nn.Module):
+    """One parameter without axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.by
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[], nn.Module]
@@ -135,7 +146,7 @@ def test_select_picks_coordinates(case: Case, dim: int | None) -> None:
 def test_two_sided_is_a_kronecker_product(case: Case) -> None:
     task, rows = case.rows()
     drawn = TwoSided(16, 1).draw(task)
-    whole = torch.cat([kronecker(drawn, name, v.ndim) for name, v in task.params.items()], dim=1)
+    whole = torch.cat([kronecker(drawn, name) for name in task.params], dim=1)
     assert whole.shape == (16, task.size)
     torch.testing.assert_close(drawn.apply(rows), rows.dense() @ whole.T, **CLOSE)
     torch.testing.assert_close(drawn.apply(identity(task)), whole.T, **CLOSE)
@@ -144,11 +155,25 @@ def test_two_sided_is_a_kronecker_product(case: Case) -> None:
         drawn.directions()
 
 
-def kronecker(drawn: projections.Map, name: str, axes: int) -> Tensor:
+def kronecker(drawn: projections.Map, name: str) -> Tensor:
     assert isinstance(drawn, projections._TwoSidedMap)
-    if axes < 2:
-        return drawn._left[name]
     return torch.kron(drawn._left[name], drawn._right[name])
+
+
+def test_two_sided_draws_no_more_for_a_bias_than_for_a_matrix_of_one_column() -> None:
+    task = Task.of(networks.built(lambda: nn.Linear(N, M)), networks.nll)
+    drawn = TwoSided(25).draw(task)
+    assert isinstance(drawn, projections._TwoSidedMap)
+    numbers = sum(s.numel() for s in (*drawn._left.values(), *drawn._right.values()))
+    assert numbers == 5 * (M + N) + 5 * (M + 1)
+
+
+def test_two_sided_projects_a_single_number() -> None:
+    scalar = Task.of(networks.built(Shift), lambda model, batch: model(batch["x"]))
+    rows = Rows.dense_of(torch.tensor([[2.0], [-1.0]], dtype=networks.DOUBLE), {"by": 1})
+    sketch = TwoSided(16).draw(scalar).apply(rows)
+    assert sketch.shape == (2, 16)
+    torch.testing.assert_close(sketch[0], -2 * sketch[1], **CLOSE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
