@@ -13,6 +13,7 @@ from experiments import runs
 from experiments.data import digits, labels, mnist, place
 from experiments.models.mnist_cnn import DigitsCNN, LargeCNN, SmallCNN
 from experiments.problems import UserError
+from tests.idx_files import write_idx
 
 
 @pytest.fixture(autouse=True)
@@ -28,12 +29,6 @@ def no_network(monkeypatch):
         raise urllib.request.URLError("no network")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-
-
-def write_idx(path, values: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
-    path.write_bytes(header + values.astype(np.uint8).tobytes())
 
 
 @pytest.fixture
