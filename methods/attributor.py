@@ -171,7 +171,7 @@ class FittedGradients(Fitted):
 
     def step(self, gradients: Gradients, examples: Examples) -> int:
         """How many of these gradients to take at a time."""
-        gradients.probe(self.task.move(examples))
+        gradients.probe(examples)
         return gradients.chunk
 
     def train_gradients(self, examples: Examples) -> Rows:

@@ -80,7 +80,8 @@ class Gradients:
     def probe(self, examples: Examples) -> None:
         """Find out what is covered, and what an example costs, before the first pass."""
         if self.fallback is None:
-            self._verify(take(examples, slice(0, PROBE)), tuple(self.task.params))
+            probe = self.task.move(take(examples, slice(0, PROBE)))
+            self._verify(probe, tuple(self.task.params))
 
     def _prove(self, examples: Examples, values: Params) -> None:
         """Verify what has been zero so far on examples whose gradients, `values`, are not."""

@@ -37,7 +37,7 @@ class Head:
         values = [v.flatten(1) if v.ndim > 1 else v[:, None] for v in self.task.params.values()]
         self.weights = torch.cat(values, dim=1).double()
         self.gradients = Gradients(self.task, self.task.loss)
-        self.gradients.probe(task.move(examples))
+        self.gradients.probe(examples)
         self.chunk = self.gradients.chunk
 
     def features(self, examples: Examples) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from methods import gradients
 from methods.gradients import Gradients
 from methods.rows import Outer
-from methods.task import Examples, Task
+from methods.task import Examples, Task, count
+from methods.tracin import TracIn
 from tests import networks
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
@@ -58,6 +59,26 @@ def test_coverage_is_not_concluded_from_gradients_that_are_zero(
     assert set(source.fallback or ()) == falls_back
     assert source.unproven == ()
     torch.testing.assert_close(source.rows(batch).dense(), expected, **CLOSE)
+
+
+def test_examples_are_moved_to_the_device_in_chunks_and_for_the_probe_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moved: list[int] = []
+    move = Task.move
+
+    def noted(task: Task, batch: Examples) -> Examples:
+        moved.append(count(batch))
+        return move(task, batch)
+
+    monkeypatch.setattr(Task, "move", noted)
+    train, query = networks.examples(200, 6), networks.examples(100, 6, seed=3)
+    fitted = TracIn(False).fit(Task.of(networks.built(networks.Mlp), networks.nll), train)
+    fitted.scores(query, train)
+    fitted.self_influence(train)
+    assert moved[0] == gradients.PROBE
+    assert max(moved) == gradients.CHUNK
+    assert sum(moved) == gradients.PROBE + 100 + 200 + 200
 
 
 def split(batch: Examples, sizes: tuple[int, ...]) -> list[Examples]:
