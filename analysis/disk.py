@@ -6,11 +6,14 @@ from pathlib import Path
 
 from experiments.runs import UserError
 
+ELSEWHERE = "free or permit that folder, or set RETRACE_RESULTS to another one"
 
-def write(path: Path, content: bytes) -> None:
+
+def write(path: Path, content: bytes, remedy: str = ELSEWHERE) -> None:
     """Replace a file atomically, making its folder first.
 
-    A folder that cannot be written or a full disk is a UserError that leaves the old file.
+    A folder that cannot be written or a full disk is a UserError that ends with `remedy` and
+    leaves the old file.
     """
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -24,10 +27,8 @@ def write(path: Path, content: bytes) -> None:
         finally:
             draft.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(
-            f"cannot write {shown(path)}: {error.strerror or error}; "
-            "free or permit that folder, or set RETRACE_RESULTS to another one"
-        ) from error
+        said = error.strerror or error
+        raise UserError(f"cannot write {shown(path)}: {said}; {remedy}") from error
 
 
 def read(path: Path, remedy: str) -> bytes:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from analysis import disk
+from analysis.artifact import guarded
 from experiments import runs
 
 README = Path(__file__).parents[1] / "README.md"
@@ -35,8 +36,14 @@ def rewritten(text: str) -> str:
 
 
 def main() -> int:
-    disk.write(README, rewritten(README.read_text()).encode())
-    return 0
+    """Write the table into the README and return the exit code."""
+
+    def work() -> int:
+        text = disk.read(README, "run it in a checkout").decode()
+        disk.write(README, rewritten(text).encode(), "free or permit that folder")
+        return 0
+
+    return guarded(work)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from experiments import runs
-from experiments.digit_models import Model, load_data, predictions
+from experiments.digit_models import Model, check_shape, load_data, predictions
 from experiments.losses import cross_entropy
 from experiments.problems import UserError
 from experiments.seeds import Purpose, generator
@@ -83,6 +83,7 @@ def trained(dense: Dense) -> runs.Run:
     def compute(scratch: Path) -> dict[str, Any]:
         model = dense.model
         train, evaluation = load_data(model.data, model.seed)
+        check_shape(model, train)
         module = model.network.build(model.seed)
         params, losses, steps = [], [], [0]
         for some, part in _parts(dense, train.examples):

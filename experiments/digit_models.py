@@ -98,9 +98,20 @@ def _test_split(data: Data) -> Digits:
     return Digits(examples, true, np.zeros(len(true), dtype=bool), np.arange(len(true)))
 
 
+def check_shape(model: Model, train: Digits) -> None:
+    """Refuse images of another shape than the network's."""
+    shape, wanted = tuple(train.examples["image"].shape[1:]), model.network.image_shape
+    if shape != wanted:
+        raise UserError(
+            f"{type(model.network).__name__} takes images of shape {wanted}, those of "
+            f"{model.data.source} are {shape}: choose another network or data.source"
+        )
+
+
 def trained(model: Model) -> Trained:
     """Return the trained model, training it if no run has it yet."""
     train, evaluation = load_data(model.data, model.seed)
+    check_shape(model, train)
     run = runs.once("digit_model", model, lambda scratch: _train(model, scratch))
     module = model.network.build(model.seed)
     flat = run.array("params")

@@ -72,11 +72,12 @@ class _Bar:
         with self._lock:
             if self.closed or self.bar is not None:
                 return
-            every = 0.1 if sys.stderr.isatty() else 30.0  # a log file wants few lines
+            seen = sys.stderr.isatty()
+            every = 0.1 if seen else 30.0  # a log file wants few lines
             bar = tqdm(
                 desc=self.label,
                 total=self.total,
-                leave=False,
+                leave=False if seen else None,  # there, what follows begins a line of its own
                 mininterval=every,
                 dynamic_ncols=True,
                 delay=DELAY,  # not to be drawn before it knows what was done unseen

@@ -4,6 +4,8 @@ from enum import IntEnum
 
 import numpy as np
 
+from experiments.problems import UserError
+
 
 class Purpose(IntEnum):
     """What the numbers are for; two purposes of one seed never share a stream."""
@@ -19,6 +21,8 @@ class Purpose(IntEnum):
 
 def sequence(seed: int, purpose: Purpose, index: int = 0) -> np.random.SeedSequence:
     """The seed sequence every generator of this package is made from."""
+    if seed < 0:
+        raise UserError(f"seed is {seed}: give 0 or more")
     return np.random.SeedSequence([seed, int(purpose), index])
 
 

@@ -82,6 +82,7 @@ class Fitted(ABC):
 
     def scores(self, query: Examples, candidates: Examples) -> Tensor:
         """(n_query, n_candidates), on the CPU; positive = proponent."""
+        _some(query=query, candidates=candidates)
         total = torch.zeros(count(query), count(candidates), dtype=self.task.dtype)
         for term in self.terms():
             step = term.query_chunk(query)
@@ -109,6 +110,7 @@ class Fitted(ABC):
 
     def self_influence(self, candidates: Examples) -> Tensor:
         """(n_candidates,), on the CPU: the diagonal of `scores`, without the rest."""
+        _some(candidates=candidates)
         total: Tensor | None = None
         for term in self.terms():
             pieces = []
@@ -133,6 +135,12 @@ class Fitted(ABC):
     def opponents(self, query: Examples, candidates: Examples, k: int) -> tuple[Tensor, Tensor]:
         """The k lowest scores of each query and their candidates, lowest first."""
         return lowest(self.scores(query, candidates), k)
+
+
+def _some(**examples: Examples) -> None:
+    for name, columns in examples.items():
+        if count(columns) == 0:
+            raise MethodError(f"{name} has no examples: give one at least")
 
 
 def _finite(scores: Tensor) -> Tensor:
@@ -163,7 +171,7 @@ class FittedGradients(Fitted):
 
     def step(self, gradients: Gradients, examples: Examples) -> int:
         """How many of these gradients to take at a time."""
-        gradients.probe(self.task.move(examples))
+        gradients.probe(examples)
         return gradients.chunk
 
     def train_gradients(self, examples: Examples) -> Rows:
@@ -208,11 +216,13 @@ class Embedded(FittedGradients):
         return Rows.dense_of(self.embed(examples, self.form.right, self.gradients))
 
     def scores(self, query: Examples, candidates: Examples) -> Tensor:
+        _some(query=query, candidates=candidates)
         left = self.form.weigh(self.embed(query, self.form.left, self.measured))
         right = self.embed(candidates, self.form.right, self.gradients)
         return _finite(product(left, right).cpu())
 
     def self_influence(self, candidates: Examples) -> Tensor:
+        _some(candidates=candidates)
         form = self.form
         right = self.embed(candidates, form.right, self.gradients)
         same = form.left is form.right and self.measured is self.gradients

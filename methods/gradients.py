@@ -27,12 +27,15 @@ class Gradients:
     One forward and one backward pass over a batch. Which parameters are covered by factored
     layers is found on a probe of the first batch: the parts of each parameter must equal
     autograd's gradient, example by example; what does not falls back and is logged by name.
+    Where the probe's gradients are all zero, any parts would pass: such a parameter is `unproven`,
+    and goes by `vmap(grad)`, until a batch has a gradient to hold its parts against.
     """
 
     def __init__(self, task: Task, of: PerExample, like: Gradients | None = None) -> None:
         self.task, self.of = task, of
         self.fallback: tuple[str, ...] | None = None if like is None else like.fallback
-        self._bytes: int | None = None if like is None else like._bytes
+        self.unproven: tuple[str, ...] = () if like is None else like.unproven
+        self._bytes: dict[str, int] = {} if like is None else dict(like._bytes)
         self._layers: list[nn.Module] = []
         self._names: dict[tuple[int, str], str] = {}
         if isinstance(of, Objective):
@@ -52,14 +55,15 @@ class Gradients:
 
     def rows(self, examples: Examples) -> Rows:
         """Return the gradients of the examples as Rows keyed by parameter name."""
-        if self.fallback is None:
-            self._verify(take(examples, slice(0, PROBE)))
-        fallback, names = set(self.fallback or ()), list(self.task.params)
-        found = self._factored(examples) if len(fallback) < len(names) else {}
-        parts = {n: [] if n in fallback else found.get(n, []) for n in names}
+        self.probe(examples)
+        by_vmap, names = {*(self.fallback or ()), *self.unproven}, list(self.task.params)
+        found = self._factored(examples) if len(by_vmap) < len(names) else {}
+        parts = {n: [] if n in by_vmap else found.get(n, []) for n in names}
         absent = tuple(n for n in names if not parts[n])  # unused by this batch, perhaps
-        for name, values in self._by_vmap(examples, absent).items():
-            parts[name] = [Dense(values)]
+        values = self._by_vmap(examples, absent)
+        for name in absent:
+            parts[name] = [Dense(values[name])]
+        self._prove(examples, values)
         rows = Rows(parts, count(examples))
         if not torch.isfinite(rows.squared_norms().sum()):
             raise MethodError(
@@ -71,12 +75,20 @@ class Gradients:
     @property
     def chunk(self) -> int:
         """How many examples to take at a time: as many as fit the cache and the budget."""
-        return max(1, min(CHUNK, BUDGET // max(1, self._bytes or 0)))
+        return max(1, min(CHUNK, BUDGET // max(1, sum(self._bytes.values()))))
 
     def probe(self, examples: Examples) -> None:
         """Find out what is covered, and what an example costs, before the first pass."""
         if self.fallback is None:
-            self._verify(take(examples, slice(0, PROBE)))
+            probe = self.task.move(take(examples, slice(0, PROBE)))
+            self._verify(probe, tuple(self.task.params))
+
+    def _prove(self, examples: Examples, values: Params) -> None:
+        """Verify what has been zero so far on examples whose gradients, `values`, are not."""
+        for name in self.unproven:
+            some = values[name].flatten(1).any(1).nonzero()[:PROBE, 0]
+            if len(some) and name in self.unproven:
+                self._verify(take(examples, some), self.unproven)
 
     def _factored(self, examples: Examples) -> dict[str, list[Part]]:
         b = count(examples)
@@ -87,15 +99,20 @@ class Gradients:
         edges = [call.output for call in calls]
         grads = torch.autograd.grad(total, edges, allow_unused=True) if edges else ()
         found: dict[str, list[Part]] = defaultdict(list)
+        other: set[str] = set()  # of calls along another axis than that of the examples
         with torch.no_grad():
             for call, out in zip(calls, grads, strict=True):
-                if out is None or len(out) != b or len(call.input) != b:
+                if out is None:
+                    continue
+                if len(out) != b or len(call.input) != b:
+                    own = call.layer.named_parameters(recurse=False)
+                    other.update(self._names[id(call.layer), attribute] for attribute, _ in own)
                     continue
                 for attribute, part in parts_of(call, out).items():
                     name = self._names[id(call.layer), attribute]
                     if name in self.task.params:
                         found[name].append(part)
-        return found
+        return {name: parts for name, parts in found.items() if name not in other}
 
     def _by_vmap(self, examples: Examples, names: tuple[str, ...]) -> Params:
         if not names:
@@ -108,33 +125,38 @@ class Gradients:
         some = {n: self.task.params[n] for n in names}
         return vmap(grad(loss_of_one), in_dims=(None, 0))(some, examples)
 
-    def _verify(self, probe: Examples) -> None:
+    def _verify(self, probe: Examples, names: tuple[str, ...]) -> None:
         """Hold the factored rows of a few examples against autograd's own gradients."""
         if count(probe) == 1:  # what a model shares between examples has a first axis of 1 too
             probe = {k: torch.cat([v, v]) for k, v in probe.items()}
-        names, b = list(self.task.params), count(probe)
+        b, itemsize = count(probe), self.task.dtype.itemsize
         found = self._factored(probe) if self._layers else {}
         truths = [self._by_autograd(take(probe, slice(i, i + 1))) for i in range(b)]
-        wrong: set[str] = set()
+        wrong, unproven = set[str](), set[str]()
         eps = torch.finfo(self.task.dtype).eps
         # Against the largest of the probe: a residual near zero is rounding, batched or not.
         whole = max(_norm(true.values()) for true in truths)
         for name in names:
+            parts = found.get(name, [])
             largest = max(_norm([true[name]]) for true in truths)
             bound = eps**0.6 * (largest + eps**0.5 * whole)
             for i, true in enumerate(truths):
                 want = true[name].flatten()
-                have = sum((p.flat()[i] for p in found.get(name, ())), torch.zeros(()).to(want))
-                if not found.get(name) or not _norm([have - want]) <= bound:
+                have = sum((p.flat()[i] for p in parts), torch.zeros(()).to(want))
+                if not parts or not _norm([have - want]) <= bound:
                     wrong.add(name)
-        self.fallback = tuple(n for n in names if n in wrong)
-        itemsize = self.task.dtype.itemsize
-        self._bytes = sum(self.task.params[n].numel() * itemsize for n in self.fallback)
-        self._bytes += sum(
-            row_bytes(parts, itemsize) for n, parts in found.items() if n not in wrong
-        )
+            if largest == 0 and name not in wrong:
+                unproven.add(name)
+            by_vmap = name in wrong or name in unproven
+            dense = self.task.params[name].numel() * itemsize
+            self._bytes[name] = dense if by_vmap else row_bytes(parts, itemsize)
+        self.fallback = (*(self.fallback or ()), *(n for n in names if n in wrong))
+        self.unproven = tuple(n for n in names if n in unproven)
         if wrong:
-            log.warning("per-example gradients by vmap(grad) for: %s", ", ".join(self.fallback))
+            fallen = ", ".join(n for n in names if n in wrong)
+            log.warning("per-example gradients by vmap(grad) for: %s", fallen)
+        if unproven:
+            log.info("no gradient yet, so by vmap(grad) for now: %s", ", ".join(self.unproven))
 
     def _by_autograd(self, example: Examples) -> Params:
         params = {n: v.detach().requires_grad_() for n, v in self.task.params.items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from methods.gradients import Gradients
 from methods.layers import recorded
 from methods.rows import Outer, Rows
-from methods.task import Examples, MethodError, Objective, Task, take
+from methods.task import Examples, MethodError, Objective, Task, chunks, take
 
 
 class Head:
@@ -37,7 +37,11 @@ class Head:
         values = [v.flatten(1) if v.ndim > 1 else v[:, None] for v in self.task.params.values()]
         self.weights = torch.cat(values, dim=1).double()
         self.gradients = Gradients(self.task, self.task.loss)
-        self.gradients.probe(task.move(examples))
+        self.gradients.probe(examples)
+        for some in chunks(examples, self.gradients.chunk):
+            if not self.gradients.unproven:
+                break  # the factors are needed: look on for a gradient that is not zero
+            self.gradients.rows(task.move(some))
         self.chunk = self.gradients.chunk
 
     def features(self, examples: Examples) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from methods.randomness import numpy_generator, torch_generator
 from methods.rows import Dense, Part, Rows
+from methods.settings import at_least
 from methods.task import MethodError, Task
 
 LIMIT = 512 << 20  # bytes of a slice of directions; one is drawn while another is in use
@@ -65,6 +66,10 @@ class Projection(ABC):
 
     dim: int = 100
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(1, dim=self.dim)
+        at_least(0, seed=self.seed)
 
     @abstractmethod
     def draw(self, task: Task) -> Map: ...

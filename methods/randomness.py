@@ -5,9 +5,13 @@ import zlib
 import numpy as np
 import torch
 
+from methods.task import MethodError
+
 
 def stream(seed: int, purpose: str, *index: int) -> np.random.SeedSequence:
     """Return the seed sequence of one named use of randomness."""
+    if seed < 0:
+        raise MethodError(f"seed is {seed}: give 0 or more")
     return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *index])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 import torch
@@ -134,11 +135,14 @@ class Task:
     def only(self, patterns: Iterable[str]) -> Task:
         """Return the task that differentiates only parameters whose names match a pattern."""
         patterns = tuple(patterns)
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in self.params):
+                raise MethodError(
+                    f"no parameter matches {pattern!r}: {_near(pattern, self.params)}"
+                )
         chosen = {n: v for n, v in self.params.items() if any(fnmatchcase(n, p) for p in patterns)}
         if not chosen:
-            raise MethodError(
-                f"no parameter matches {patterns}; there are {', '.join(self.params)}"
-            )
+            raise MethodError("no pattern to choose parameters by: give one, such as 'head.*'")
         rest = {n: v for n, v in self.params.items() if n not in chosen}
         return replace(self, params=chosen, frozen={**(self.frozen or {}), **rest})
 
@@ -201,6 +205,12 @@ class Task:
             k: v.to(self.device, self.dtype) if v.is_floating_point() else v.to(self.device)
             for k, v in examples.items()
         }
+
+
+def _near(pattern: str, names: Params) -> str:
+    """The end of a message about a pattern that matches none of the names."""
+    close = get_close_matches(pattern, names, n=3, cutoff=0.4)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
 
 
 def floating_buffers(module: nn.Module) -> Params:

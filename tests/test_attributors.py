@@ -239,9 +239,21 @@ def test_only_some_parameters_equal_a_model_of_just_them(method: Attributor) -> 
     equal(method.self_influence(some, TRAIN), method.self_influence(alone, features(TRAIN)))
 
 
-def test_only_of_no_parameter_is_an_error() -> None:
-    with pytest.raises(MethodError, match=r"no parameter matches .*there are inner\.weight"):
-        the_task(only=["tail.*"])
+@pytest.mark.parametrize(
+    ("patterns", "said"),
+    [
+        (["zzz"], r"'zzz': there are inner\.weight, inner\.bias"),
+        (["head.*", "inner.wieght"], r"'inner\.wieght': did you mean inner\.weight"),
+        (["*", "heads.*"], r"'heads\.\*': did you mean head\.bias or head\.weight"),
+    ],
+)
+def test_every_pattern_must_match_a_parameter(patterns: list[str], said: str) -> None:
+    with pytest.raises(MethodError, match=f"no parameter matches {said}"):
+        the_task(only=patterns)
+    with pytest.raises(MethodError, match=f"no parameter matches {said}"):
+        TracIn(layers=tuple(patterns)).fit(the_task(), TRAIN)
+    with pytest.raises(MethodError, match="no pattern to choose parameters by"):
+        the_task().only([])
 
 
 @pytest.mark.parametrize("part", ["", "middle"])

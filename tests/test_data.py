@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import runs
+from experiments import digit_models, mnist_mislabel, runs
 from experiments.data import digits, labels, mnist, place
 from experiments.models.mnist_cnn import DigitsCNN, LargeCNN, SmallCNN
 from experiments.problems import UserError
+from tests.idx_files import write_idx
 
 
 @pytest.fixture(autouse=True)
@@ -28,12 +29,6 @@ def no_network(monkeypatch):
         raise urllib.request.URLError("no network")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-
-
-def write_idx(path, values: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes()
-    path.write_bytes(header + values.astype(np.uint8).tobytes())
 
 
 @pytest.fixture
@@ -128,6 +123,37 @@ def test_a_failed_download_leaves_nothing_half_written(monkeypatch, folder):
     with pytest.raises(UserError, match="its download failed: Error downloading"):
         mnist.load("train")
     assert list(folder.iterdir()) == []
+
+
+def test_no_mnist_ends_a_command_in_one_line_and_no_run(no_network, commanded):
+    assert "train-images-idx3-ubyte is not in" in commanded()
+
+
+def test_a_truncated_mnist_ends_a_command_in_one_line_and_no_run(five, folder, commanded):
+    path = folder / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:100])
+    assert f"{path} has 100 of 3,936 bytes" in commanded()
+
+
+@pytest.fixture
+def commanded(tmp_path, monkeypatch, capsys):
+    """The one line in which a command on MNIST ends, after which nothing half-written is left."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    digit_models.load_data.cache_clear()
+
+    def command() -> str:
+        assert mnist_mislabel.EXPERIMENT.main(["--preset", "paper", "--cell", "0"]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        said = [line for line in err.split("\n") if line.startswith("error: ")]
+        assert len(said) == 1
+        assert err.endswith(f"{said[0]}\n")
+        assert list(tmp_path.glob("results/runs/*/*")) == [
+            tmp_path / "results/runs/mnist_mislabel/presets"
+        ]
+        return said[0]
+
+    return command
 
 
 def test_a_data_folder_that_is_a_file_is_one_line(monkeypatch, tmp_path):

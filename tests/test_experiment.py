@@ -125,6 +125,20 @@ def test_a_bar_appears_only_for_what_is_slow(capsys, monkeypatch):
     assert "slow" in capsys.readouterr().err
 
 
+def test_in_a_log_file_what_follows_a_bar_begins_a_line(capsys, monkeypatch):
+    import time
+
+    monkeypatch.setattr(progress, "DELAY", 0.05)
+    with progress.show() as display:
+        for _ in display.track([1], "outer"):
+            for _ in display.track([1, 2], "inner"):
+                time.sleep(0.15)
+            break  # as an error does
+    err = capsys.readouterr().err
+    assert "outer" in err
+    assert err.endswith("\n")
+
+
 def test_every_experiment_is_listed_and_a_broken_one_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "fine.py").write_text(
         "from dataclasses import replace\nfrom tests.tiny import EXPERIMENT as e\n"

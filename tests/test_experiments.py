@@ -9,6 +9,14 @@ import pytest
 import torch
 
 import experiments
+from analysis import (
+    arnoldi_fig1,
+    arnoldi_fig2,
+    arnoldi_table1,
+    digits_suspicious,
+    table,
+    tracin_fig8,
+)
 from experiments import digit_models, mnist_mislabel, mnist_sketch, runs
 from experiments.convergence import Finish, converge
 from experiments.data import digits
@@ -77,6 +85,23 @@ def test_every_method_of_the_paper_s_table_ranks_digits(shared, monkeypatch):
         assert outcome["chance_ap"] == pytest.approx(0.2)
         assert outcome["top_images"].shape == (30, 8, 8)
     assert {"TracIn[1]", "TracIn[10]", "Arnoldi 5", "GHG^T 5", "RandSelect 5", "Exact"} <= names
+
+
+MADE = (arnoldi_fig1, arnoldi_fig2, arnoldi_table1, digits_suspicious, tracin_fig8)
+
+
+def test_runs_of_the_experiment_become_the_artifacts_that_are_made_of_them(shared, monkeypatch):
+    monkeypatch.setenv("RETRACE_RESULTS", str(shared))
+    cells = list(METHODS.values())
+    runs.plan("mnist_mislabel", "smoke", cells)
+    names = {mnist_mislabel.EXPERIMENT.once(cell).metrics["method"] for cell in cells}
+    for module in MADE:
+        built = module.ARTIFACT.build("smoke")
+        rows = table.from_csv(module.ARTIFACT.path("smoke", "csv").read_text())
+        assert built.image.stat().st_size > 0
+        assert set(rows["missing"].astype(int)) == {0}
+        shown = rows[np.isfinite(rows["ours"].astype(float))]
+        assert len(set(shown["method"]) & names) >= 2, module.ARTIFACT.id
 
 
 def test_wrong_labels_have_higher_loss_after_training(shared, monkeypatch):

@@ -16,7 +16,9 @@ from torch.func import functional_call, grad, hessian, jvp, vmap
 from experiments import models
 from experiments.housing_models import squared_error
 from experiments.models.housing_mlp import HousingMLP
+from experiments.models.mnist_cnn import DigitsCNN
 from experiments.models.resnet import ResNet
+from experiments.models.split_linear import keep_units
 from experiments.models.text_classifier import TextClassifier
 from experiments.text_models import cross_entropy as word_loss
 from methods import operators
@@ -75,6 +77,17 @@ CASES["torch's encoder layer, in part"] = lambda: (
     Task.of(networks.built(networks.Encoder), networks.nll, only=["layer.*"], weight_decay=0.02),
     networks.sentences(3),
 )
+
+
+def split_network(whole: bool) -> tuple[Task, Examples]:
+    """A network with its widest layer in two, and of it all or the part experiments take."""
+    module, names = keep_units(DigitsCNN().build(seed=0).double(), 4, seed=1)
+    task = Task.of(module, networks.nll, only=() if whole else names, weight_decay=0.02)
+    return task, networks.examples(3, *DigitsCNN.image_shape, classes=10)
+
+
+CASES["a layer in two"] = lambda: split_network(whole=True)
+CASES["a layer in two, in part"] = lambda: split_network(whole=False)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda name: name.replace(" ", "-"))

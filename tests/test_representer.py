@@ -50,6 +50,18 @@ def predicted(model: Any, batch: Examples) -> Tensor:
     return -model(batch["x"]).amax(1)
 
 
+def test_examples_without_a_loss_may_come_first(model: Any) -> None:
+    def weighed(model: Any, batch: Examples) -> Tensor:
+        return batch["weight"] * networks.nll(model, batch)
+
+    weight = (torch.arange(40) > 4).to(networks.DOUBLE)
+    scores = [
+        Representer().fit(Task.of(model, loss, logit_of(0)), train).scores(QUERY, train)
+        for loss, train in ((weighed, {**TRAIN, "weight": weight}), (networks.nll, TRAIN))
+    ]
+    torch.testing.assert_close(*scores)
+
+
 def test_scores_sum_to_the_logits_of_the_refitted_model(model: Any) -> None:
     for lam in (3e-3, 0.1):
         prepared = Representer(lam).prepare(Task.of(model, networks.nll), TRAIN)

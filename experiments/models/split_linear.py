@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from experiments.problems import UserError
 from experiments.seeds import Purpose, generator
 
 
@@ -43,6 +44,11 @@ def keep_units(module: nn.Module, units: int, seed: int) -> tuple[nn.Module, tup
     linear = {n: m for n, m in module.named_modules() if isinstance(m, nn.Linear)}
     name = max(linear, key=lambda n: linear[n].weight.numel())
     layer = linear[name]
+    if not 0 < units <= layer.out_features:
+        raise UserError(
+            f"{units} of the {layer.out_features} units of layer {name}: "
+            f"choose units from 1 to {layer.out_features}"
+        )
     drawn = generator(seed, Purpose.UNITS).choice(layer.out_features, units, replace=False)
     parent = module.get_submodule(name.rpartition(".")[0])
     with torch.random.fork_rng(devices=[]):

@@ -13,6 +13,7 @@ from methods.operators import Hessian, Operator
 from methods.progress import track
 from methods.projections import Directions
 from methods.randomness import torch_generator
+from methods.settings import at_least
 from methods.task import MethodError
 
 
@@ -71,6 +72,10 @@ class Krylov:
     seed: int = 0
     keep: int = 100
 
+    def __post_init__(self) -> None:
+        at_least(1, iterations=self.iterations, sample=self.sample, keep=self.keep)
+        at_least(0, seed=self.seed)
+
 
 @dataclass(frozen=True)
 class Arnoldi(Inverse):
@@ -82,6 +87,9 @@ class Arnoldi(Inverse):
     num_eigen: int = 10
     basis: Krylov = Krylov()
     positive_only: bool = False
+
+    def __post_init__(self) -> None:
+        at_least(1, num_eigen=self.num_eigen)
 
     @property
     def preparation(self) -> Krylov:

@@ -11,6 +11,7 @@ from methods.attributor import Prepared
 from methods.ihvp.inverse import Inverse, norms
 from methods.operators import Hessian, Operator
 from methods.progress import track
+from methods.settings import at_least
 from methods.task import MethodError
 
 
@@ -20,6 +21,9 @@ class CG(Inverse):
 
     tolerance: float = 1e-6
     max_products: int = 1000
+
+    def __post_init__(self) -> None:
+        at_least(1, max_products=self.max_products)
 
     def invert(self, hessian: Hessian, prepared: Prepared) -> Operator:
         return _Solve(self, hessian)

@@ -15,6 +15,7 @@ from methods.ihvp.inverse import Inverse
 from methods.operators import Hessian
 from methods.progress import track
 from methods.projections import Gaussian, Projection
+from methods.settings import at_least
 from methods.task import MethodError
 
 
@@ -25,6 +26,10 @@ class Compressed(Inverse):
     projection: Projection = Gaussian(100)
     sample: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(1, sample=self.sample)
+        at_least(0, seed=self.seed)
 
     def prepare(self, hessian: Hessian) -> Prepared:
         """Return G H G^T, (d, d), of the Hessian with its weight decay, undamped."""

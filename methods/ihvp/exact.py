@@ -11,6 +11,7 @@ from methods.attributor import Prepared
 from methods.exact_hessian import exact_hessian
 from methods.ihvp.inverse import Inverse
 from methods.operators import Hessian, Matrix
+from methods.settings import at_least
 from methods.task import MethodError
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,10 @@ class Exact(Inverse):
 
     sample: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(1, sample=self.sample)
+        at_least(0, seed=self.seed)
 
     def prepare(self, hessian: Hessian) -> Prepared:
         """Return the undamped Hessian of the mean loss (p, p)."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from methods.attributor import Prepared
 from methods.ihvp.inverse import Inverse, largest_eigenvalue, norms
 from methods.operators import Hessian, Operator
+from methods.settings import at_least
 from methods.task import MethodError
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,12 @@ class LiSSA(Inverse):
     scale: float | None = None
     repeats: int = 1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(1, depth=self.depth, sample=self.sample, repeats=self.repeats)
+        at_least(0, seed=self.seed)
+        if self.scale is not None and not self.scale > 0:
+            raise MethodError(f"scale is {self.scale}: give a positive number, or None to find one")
 
     def prepare(self, hessian: Hessian) -> Prepared:
         """Return the scale, found by power iteration unless given, and the effective damping."""

@@ -13,6 +13,7 @@ from methods.ihvp.inverse import Inverse, largest_eigenvalue
 from methods.operators import Hessian
 from methods.progress import track
 from methods.projections import Directions, Gaussian, Projection
+from methods.settings import at_least
 from methods.task import MethodError
 
 
@@ -34,6 +35,10 @@ class Sketch(Inverse):
     momentum: float = 0.9
     average: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(1, steps=self.steps, sample=self.sample)
+        at_least(0, seed=self.seed)
 
     def prepare(
         self, hessian: Hessian, watch: Callable[[int, Tensor], None] | None = None
