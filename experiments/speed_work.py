@@ -137,7 +137,7 @@ class Matrix(Piece):
 class Proponents(Piece):
     """The top 5 of n CIFAR-shaped candidates for each query, TracIn of a residual network."""
 
-    n: int = 2_000
+    n: int = 1_000
     queries: int = 200
 
     @property
