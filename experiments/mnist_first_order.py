@@ -208,7 +208,7 @@ def table(base: Config, seeds: int, lengths: dict[int, tuple[int, int]]) -> list
 SMOKE = Config("digits", DigitsCNN(), probes=4)
 PRESETS: dict[str, list[Config]] = {
     "smoke": table(SMOKE, 2, {1: (200, 1), 10: (200, 4)}),
-    "small": table(Config(), 3, {1: (1_000, 1), 10: (3_000, 2), 100: (3_000, 10)}),
+    "small": table(Config(), 3, {1: (1_000, 1), 10: (3_000, 1), 100: (3_000, 5)}),
     "paper": table(Config(), 5, {1: (60_000, 1), 10: (60_000, 2), 100: (60_000, 10)}),
 }
 
