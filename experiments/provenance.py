@@ -49,7 +49,10 @@ def note(section: str, facts: Mapping[str, Any]) -> None:
 
 
 def remembered(load: Callable[P, Loaded]) -> Callable[P, Loaded]:
-    """Keep what a loader last returned, and repeat what it noted to every run that asks again."""
+    """Keep what a loader last returned, and repeat what it noted to every run that asks again.
+
+    `cache_clear()` forgets it, as of functools' caches.
+    """
     held: dict[Any, tuple[Loaded, Ledger]] = {}
 
     @wraps(load)
@@ -66,6 +69,7 @@ def remembered(load: Callable[P, Loaded]) -> Callable[P, Loaded]:
         held[question] = value, page
         return value
 
+    asked.cache_clear = held.clear  # type: ignore[attr-defined]
     return asked
 
 
