@@ -76,7 +76,7 @@ LOOKS = {
     "GHG^T": Look(ORANGE, "<", "RandProj (GHGᵀ)"),
     "CG": Look(GREY, "X", "CG", ":"),
     "Sketch": Look(SKY, "h", "Sketch"),
-    "Loss": Look(GREY, "*", "Loss", ":"),
+    "Loss": Look(GREY, "*", "Loss", "-"),
 }
 
 
