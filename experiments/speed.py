@@ -150,7 +150,7 @@ TINY: list[Work] = [
 ]
 PRESETS: dict[str, list[Config]] = {
     "smoke": [Config(work, 1, judged=False) for work in TINY],
-    "small": sweep(Config(repeats=5), again=range(3), work=FULL),
+    "small": sweep(Config(repeats=3), again=range(3), work=FULL),
     "peers": sweep(Config(SelfInfluence(n=256), 5), work=PEERS),
 }
 

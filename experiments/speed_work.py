@@ -2,9 +2,11 @@
 
 import multiprocessing
 import resource
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -308,6 +310,20 @@ def _peak(work: Any, threads: int) -> int:
     keep_freed()
     torch.set_num_threads(threads)
     timed = work.build()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _resident("VmRSS")
     timed.work()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return max(0, _resident("VmHWM") - before)
+
+
+def _resident(name: str) -> int:
+    """Bytes this process holds now (VmRSS) or held at most (VmHWM).
+
+    Linux tells of this program alone; elsewhere getrusage's peak, which a child inherits from a
+    parent that held more, stands in for both.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak * (1 if sys.platform == "darwin" else 1024)
+    line = next(one for one in status.read_text().splitlines() if one.startswith(f"{name}:"))
+    return 1024 * int(line.split()[1])

@@ -48,3 +48,10 @@ def test_a_bound_is_judged_in_its_own_direction(tmp_path, monkeypatch):
                 return timed
 
         assert speed.run(speed.Config(Work(), 3), tmp_path)["within"] is met
+
+
+def test_peak_memory_is_that_of_the_work_alone():
+    held = torch.ones(1 << 26)  # 256 MB in the parent, which is no part of it
+    found = speed_work.peak_memory(speed_work.SelfInfluence(n=64), 1)
+    assert 1e6 < found["peak_bytes"] < 4 * held.numel()
+    assert found["peak_bytes_x4"] < 4 * held.numel()
