@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -20,9 +21,8 @@ LIMIT = 20_000  # parameters: 3.2 GB in float64
 def exact_hessian(task: Task, examples: Examples) -> Tensor:
     """Return the Hessian of the mean loss over `examples`, undamped, (p, p).
 
-    Tangents of a parameter start at its own layer and the reverse pass stops there, so only
-    blocks on and above the diagonal are computed; parameters are taken in the order of the
-    model. The result is symmetric by construction, whatever that order.
+    Tangents of a layer's parameters start there and the reverse pass stops there, so only
+    blocks on and above the diagonal are computed; layers are taken in the order of the model. The result is symmetric by construction, whatever that order.
     """
     if task.size > LIMIT:
         raise MethodError(
@@ -30,23 +30,25 @@ def exact_hessian(task: Task, examples: Examples) -> Tensor:
             f"{task.size**2 * task.dtype.itemsize / 1e9:,.0f} GB: use Arnoldi, LiSSA or CG"
         )
     names = list(task.params)
-    starts = dict(zip(names, _starts(task), strict=True))
     loss, n = task.function(task.loss), count(examples)
     total = torch.zeros(task.size, task.size, dtype=task.dtype, device=task.device)
     batches = list(chunks(task.move(examples), CHUNK))
     for batch in track(batches, "exact Hessian"):
-        for k, name in enumerate(names):
-            product = _row_product(task, loss, batch, names[k:], names[:k])
-            size, shape = task.params[name].numel(), task.params[name].shape
-            eye = torch.eye(size, dtype=task.dtype, device=task.device)
-            first = starts[name]
+        start = done = 0
+        for own in _layers(names):
+            later = names[done:]
+            product = _row_product(task, loss, batch, own, later)
+            size = sum(task.params[m].numel() for m in own)
             calls = -(-size * count(batch) // TANGENTS)
-            for tangents in eye.split(-(-size // calls)):
-                rows = vmap(product)(tangents.view(-1, *shape))
-                flat = torch.cat([rows[m].flatten(1) for m in names[k:]], dim=1)
-                into = total[first : first + len(flat), starts[name] :]
+            first = start
+            unit = torch.eye(size, dtype=task.dtype, device=task.device)
+            for tangents in unit.split(-(-size // calls)):
+                rows = vmap(product)(_shaped(task, own, tangents))
+                flat = torch.cat([rows[m].flatten(1) for m in later], dim=1)
+                into = total[first : first + len(flat), start:]
                 into.add_(flat, alpha=count(batch) / n)
                 first += len(flat)
+            start, done = start + size, done + len(own)
     upper = total.triu()
     return upper + upper.triu(1).T
 
@@ -62,22 +64,33 @@ class KnownHessian(Hessian):
         return vectors @ self.matrix + self.shift * vectors
 
 
-def _starts(task: Task) -> list[int]:
-    sizes = torch.tensor([0, *(v.numel() for v in task.params.values())])
-    return sizes.cumsum(0)[:-1].tolist()
+def _layers(names: list[str]) -> list[list[str]]:
+    """Names of the parameters in their order, those of one layer together."""
+    return [list(group) for _, group in groupby(names, lambda name: name.rpartition(".")[0])]
+
+
+def _shaped(task: Task, own: list[str], tangents: Tensor) -> Params:
+    """Flat tangents of some parameters, (t, size), by name."""
+    values = [task.params[name] for name in own]
+    parts = tangents.split([value.numel() for value in values], dim=1)
+    return {
+        name: part.reshape(-1, *value.shape)
+        for name, part, value in zip(own, parts, values, strict=True)
+    }
 
 
 def _row_product(
-    task: Task, loss: PerExample, batch: Examples, later: list[str], earlier: list[str]
-) -> Callable[[Tensor], Params]:
-    """The map from a tangent of later[0] to the tangents of the gradients of all `later`."""
-    fixed = {m: task.params[m] for m in earlier}
-    rest = {m: task.params[m] for m in later[1:]}
+    task: Task, loss: PerExample, batch: Examples, own: list[str], later: list[str]
+) -> Callable[[Params], Params]:
+    """The map from tangents of a layer's `own` to those of the gradients of it and all `later`."""
+    fixed = {m: v for m, v in task.params.items() if m not in later}
+    rest = {m: task.params[m] for m in later if m not in own}
 
-    def gradient(own: Tensor) -> Params:
+    def gradient(moved: Params) -> Params:
         def mean_loss(params: Params) -> Tensor:
             return loss({**fixed, **params}, batch).mean()
 
-        return grad(mean_loss)({later[0]: own, **rest})
+        return grad(mean_loss)({**moved, **rest})
 
-    return lambda tangent: jvp(gradient, (task.params[later[0]],), (tangent,))[1]
+    at = {m: task.params[m] for m in own}
+    return lambda tangent: jvp(gradient, (at,), (tangent,))[1]
