@@ -160,6 +160,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="cost of each method in forward-backward passes, and beside other libraries",
     table=table,
+    seconds={"small": 360},
 )
 
 if __name__ == "__main__":

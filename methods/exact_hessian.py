@@ -22,7 +22,8 @@ def exact_hessian(task: Task, examples: Examples) -> Tensor:
     """Return the Hessian of the mean loss over `examples`, undamped, (p, p).
 
     Tangents of a layer's parameters start there and the reverse pass stops there, so only
-    blocks on and above the diagonal are computed; layers are taken in the order of the model. The result is symmetric by construction, whatever that order.
+    blocks on and above the diagonal are computed; layers are taken in the order of the model.
+    The result is symmetric by construction, whatever that order.
     """
     if task.size > LIMIT:
         raise MethodError(
