@@ -43,6 +43,13 @@ TIER_NOTES = {
         " 512 examples each."
     ),
 }
+CAUSE_NOTE = (
+    "Where TracIn is less consistent than the other methods on CIFAR-10, its weights are a likely"
+    " cause: with the recipe's learning rates it is mostly of the first two checkpoints, whose"
+    " network classifies otherwise than the final one that chose the queries and their confusable"
+    " classes; without learning rates both shares are higher. On the last layer alone a score is a"
+    " product of errors in the logits and of features, which sorts by class nearly by itself."
+)
 SPEED_NOTE = (
     "The cost of TracIn's scores, finding the top included, is in passes a checkpoint: one batched"
     " forward and backward over the same queries and candidates, timed before and after in the same"

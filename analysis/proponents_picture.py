@@ -113,7 +113,7 @@ def _draw_shares(axes: Axes, rows: pd.DataFrame, role: str, named: bool) -> None
     for row in records(rows[rows["method"] == CONTROL]):
         axes.axvline(row["ours"], color=GREY, linestyle=":", linewidth=1)
         axes.plot(row["ours"], len(shown), "x", color=GREY, markersize=4)
-    labels = [row["method"] for row in shown] + [CONTROL.lower()]
+    labels = [_short(row["method"]) for row in shown] + [CONTROL.lower()]
     axes.set_yticks(range(len(labels)), labels if named else [""] * len(labels), fontsize=6.5)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(labels) - 0.5, -0.5)
@@ -121,7 +121,13 @@ def _draw_shares(axes: Axes, rows: pd.DataFrame, role: str, named: bool) -> None
     axes.set_xlabel(f"{QUANTITY[role].capitalize()}, %", labelpad=2)
 
 
+def _short(name: str) -> str:
+    """A variant's name, in the room there is."""
+    return name.replace("Influence functions, ", "Influence, ")
+
+
 def _folded(name: str) -> str:
+    name = _short(name)
     return name.replace(", ", ",\n") if ", " in name else name.replace(" ", "\n", 1)
 
 

@@ -22,7 +22,7 @@ ARTIFACT = Artifact(
     paper="TracIn (arXiv:2002.08484), appendix, Figure 6 and Sec. B",
     deviations=cifar_pictures.DEVIATIONS,
     tier_notes=cifar_pictures.TIER_NOTES,
-    remarks=(cifar_pictures.SPEED_NOTE,),
+    remarks=(cifar_pictures.CAUSE_NOTE, cifar_pictures.SPEED_NOTE),
     page=cifar_pictures.page,
 )
 
