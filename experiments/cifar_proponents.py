@@ -117,7 +117,7 @@ EXPERIMENT = Experiment(
         "seconds",
         "ratio",
     ),
-    seconds={"smoke": 9},
+    seconds={"smoke": 9, "small": 2_300},
 )
 
 if __name__ == "__main__":

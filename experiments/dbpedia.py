@@ -195,7 +195,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="proponents of encyclopedia articles: class, prediction and near-duplicates",
     columns=("accuracy_test", "same_label", "chance", "twins"),
-    seconds={"smoke": 25},
+    seconds={"smoke": 25, "small": 150},
 )
 
 if __name__ == "__main__":

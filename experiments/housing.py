@@ -156,7 +156,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="housing prices: where proponents are, and self-influence against density",
     columns=("r2_test", "median_km", "median_random_km"),
-    seconds={"smoke": 12, "small": 960},
+    seconds={"smoke": 12, "small": 490},
 )
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="inner products of projected gradients: bias and variance against theory, cost",
     columns=("dim", "bias", "variance_ratio", "seconds", "peak_bytes"),
-    seconds={"smoke": 16},
+    seconds={"smoke": 16, "small": 700},
 )
 
 if __name__ == "__main__":
