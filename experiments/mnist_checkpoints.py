@@ -185,7 +185,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="mislabelled digits by TracIn's self-influence on parts of training: AUC and AP",
     columns=("auc", "ap", "loss_ap", "n_checkpoints"),
-    seconds={"smoke": 14.0},
+    seconds={"smoke": 14.0, "small": 1_250},
 )
 
 if __name__ == "__main__":
