@@ -238,7 +238,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="TracIn's proponents by nearest-neighbour search: recall against latency",
     columns=("recall", "recall_tracin", "build_seconds", "bytes"),
-    seconds={"smoke": 11},
+    seconds={"smoke": 11, "small": 530},
 )
 
 if __name__ == "__main__":
