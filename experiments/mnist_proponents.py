@@ -73,7 +73,7 @@ EXPERIMENT = Experiment(
         "fit_seconds",
         "seconds",
     ),
-    seconds={"smoke": 14},
+    seconds={"smoke": 14, "small": 600},
 )
 
 if __name__ == "__main__":
