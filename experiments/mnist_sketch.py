@@ -110,7 +110,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="H^-1 G^T by two-minibatch gradients: error against steps, the exact Hessian known",
     columns=("damping", "error_last", "smallest_eigenvalue", "largest_eigenvalue"),
-    seconds={"smoke": 12},
+    seconds={"smoke": 7},
 )
 
 if __name__ == "__main__":
