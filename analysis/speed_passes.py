@@ -152,7 +152,7 @@ ARTIFACT = Artifact(
         " passes they are worth depends on how far those are from theirs.",
         "The exact Hessian is far from its limit: by the profiler, 39% of its time are backward"
         " convolutions over 8 channels, 19% copies between layouts of memory, 14% forward"
-        " convolutions, 12% sums; over so few channels none comes near the rate of a large product.",
+        " convolutions, 12% sums; over so few channels none is near the rate of a large product.",
     ),
     page=page,
 )
