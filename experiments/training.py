@@ -4,7 +4,6 @@ import hashlib
 import io
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,17 @@ from torch import Tensor, nn
 from experiments import scratch as disk
 from experiments.flat import flat_buffers, flat_params, load_buffers, load_params
 from experiments.identity import key
+from experiments.plans import Adam, AdamW, Decayed, Fit, Grouped, Stepped
 from experiments.problems import UserError
 from experiments.seeds import Purpose, generator, torch_seeds
 from methods.progress import track
 
 __all__ = [
     "Adam",
+    "AdamW",
+    "Decayed",
     "Fit",
+    "Grouped",
     "Stepped",
     "fit",
     "flat_buffers",
@@ -34,51 +37,6 @@ Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
 SAVE_SECONDS = 5.0  # between two states on disk: the most that a kill can lose
 LOOK_STEPS = 20  # between two looks at the loss, each of which waits for the device
-
-
-@dataclass(frozen=True)
-class Adam:
-    """Adam's decay rates; weight decay stays part of the gradient, as an L2 penalty is."""
-
-    beta1: float = 0.9
-    beta2: float = 0.999
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Minibatch descent on mean loss + weight_decay/2 |params|^2: momentum, or Adam if given.
-
-    `every` is the number of epochs between checkpoints; the last epoch always ends with one.
-    """
-
-    epochs: int = 10
-    batch_size: int = 100
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    every: int = 1
-    adam: Adam | None = None
-
-    def rate(self, epoch: int) -> float:
-        """The learning rate in force in an epoch, counted from 0."""
-        return self.lr
-
-
-@dataclass(frozen=True)
-class Stepped(Fit):
-    """The same with the learning rate divided by `factor` after these shares of the epochs.
-
-    As He et al. (2016, arXiv:1512.03385, Sec. 4.2) train on CIFAR-10: 64k steps of 128 examples
-    with drops at half and at three quarters of them, momentum 0.9 and weight decay 1e-4.
-    """
-
-    drops: tuple[float, ...] = (0.5, 0.75)
-    factor: float = 10.0
-
-    def rate(self, epoch: int) -> float:
-        """The learning rate in force in an epoch, counted from 0."""
-        passed = sum(epoch >= round(share * self.epochs) for share in self.drops)
-        return self.lr / self.factor**passed
 
 
 def fit(
@@ -129,14 +87,13 @@ class _Training:
 
     def run_epoch(self, epoch: int) -> None:
         plan = self.plan
-        order = generator(self.seed, Purpose.ORDER, epoch).permutation(self.count)
-        batches = torch.from_numpy(order).split(plan.batch_size)
+        batches = plan.batches(self.train, generator(self.seed, Purpose.ORDER, epoch))
         noise = torch_seeds(self.seed, Purpose.NOISE, epoch, len(batches))
-        for group in self.optimizer.param_groups:
-            group["lr"] = plan.rate(epoch)
         recent: list[Tensor] = []
         steps = range(self.step, len(batches))
         for step in track(steps, f"epoch {epoch + 1} of {plan.epochs}"):
+            for group in self.optimizer.param_groups:
+                group["lr"] = plan.rate(epoch + step / len(batches))
             torch.manual_seed(noise[step])  # dropout is the same after a restart in mid-epoch
             rows = batches[step].to(self.device)
             batch = {name: column[rows] for name, column in self.train.items()}
@@ -227,7 +184,8 @@ def _optimizer(module: nn.Module, plan: Fit) -> torch.optim.Optimizer:
     shared: dict[str, Any] = {"lr": plan.lr, "weight_decay": plan.weight_decay, "fused": True}
     if plan.adam is not None:
         betas = (plan.adam.beta1, plan.adam.beta2)
-        return torch.optim.Adam(module.parameters(), betas=betas, **shared)
+        kind = torch.optim.AdamW if isinstance(plan.adam, AdamW) else torch.optim.Adam
+        return kind(module.parameters(), betas=betas, **shared)
     return torch.optim.SGD(module.parameters(), momentum=plan.momentum, **shared)
 
 

@@ -1,0 +1,94 @@
+"""How a model is trained: plans, which are configs; experiments/training.py carries them out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam's decay rates; weight decay stays part of the gradient, as an L2 penalty is."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Weight decay apart from the gradient (Loshchilov & Hutter, 2019)."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Minibatch descent on mean loss + weight_decay/2 |params|^2: momentum, or Adam if given.
+
+    `every` is the number of epochs between checkpoints; the last epoch always ends with one.
+    """
+
+    epochs: int = 10
+    batch_size: int = 100
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    every: int = 1
+    adam: Adam | None = None
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
+        return self.lr
+
+    def batches(self, train: Mapping[str, Tensor], draw: np.random.Generator) -> list[Tensor]:
+        """Which examples each step of an epoch takes."""
+        n = len(next(iter(train.values())))
+        return list(torch.from_numpy(draw.permutation(n)).split(self.batch_size))
+
+
+@dataclass(frozen=True)
+class Stepped(Fit):
+    """The same with the learning rate divided by `factor` after these shares of the epochs.
+
+    As He et al. (2016, arXiv:1512.03385, Sec. 4.2) train on CIFAR-10: 64k steps of 128 examples
+    with drops at half and at three quarters of them, momentum 0.9 and weight decay 1e-4.
+    """
+
+    drops: tuple[float, ...] = (0.5, 0.75)
+    factor: float = 10.0
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
+        passed = sum(epoch >= round(share * self.epochs) for share in self.drops)
+        return self.lr / self.factor**passed
+
+
+@dataclass(frozen=True)
+class Grouped(Fit):
+    """The same with batches of examples alike in `length`, which are less padded.
+
+    The random order is cut in pools of so many batches, each is sorted by the column `length`, and
+    its batches come in random order.
+    """
+
+    pool: int = 40
+
+    def batches(self, train: Mapping[str, Tensor], draw: np.random.Generator) -> list[Tensor]:
+        """Which examples each step of an epoch takes."""
+        length = train["length"].cpu()
+        order = torch.from_numpy(draw.permutation(len(length)))
+        pools = [
+            pool[length[pool].argsort(stable=True)]
+            for pool in order.split(self.batch_size * self.pool)
+        ]
+        made = [batch for pool in pools for batch in pool.split(self.batch_size)]
+        return [made[i] for i in draw.permutation(len(made))]
+
+
+@dataclass(frozen=True)
+class Decayed(Grouped):
+    """The same with a learning rate that falls linearly to zero, as fine-tuning has it."""
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
+        return self.lr * (1 - epoch / self.epochs)
