@@ -46,6 +46,15 @@ class Simulator:
     seed: int = 1
 
 
+SMOKE = Model(
+    TinyBert(),
+    Sample("mnli train", "generated", 300),
+    fit=Decayed(
+        epochs=8, batch_size=20, lr=3e-3, momentum=0.0, weight_decay=0.005, every=8, adam=AdamW()
+    ),
+)
+
+
 @dataclass(frozen=True)
 class Trained:
     """A trained classifier; `train` has its training examples, as hidden states."""

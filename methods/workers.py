@@ -7,9 +7,12 @@ nothing and start nothing.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +27,7 @@ from torch import Tensor
 from methods.task import MethodError
 
 PATIENCE = timedelta(minutes=10)  # until a worker that others wait for is taken for dead
+GRACE = 10.0  # seconds until a stopped worker is gone
 PORT = 29_500
 
 
@@ -61,39 +65,52 @@ def run(function: Callable[..., Any], size: int, *arguments: Any) -> Any:
     import torch.multiprocessing as mp
 
     threads = max(1, torch.get_num_threads() // size)
-    with tempfile.TemporaryDirectory(prefix="retrace-workers-") as folder:
-        passed = (size, Path(folder), threads, function, arguments)
+    with tempfile.TemporaryDirectory(prefix="retrace-workers-") as name:
+        folder = Path(name)
+        context = mp.spawn(_work, (size, folder, threads, function, arguments), size, join=False)
         try:
-            mp.spawn(_work, passed, nprocs=size)
-        except mp.ProcessRaisedException as error:
-            where, what = _last_line(str(error))
-            raise MethodError(
-                f"worker {where} of {size} failed, the others stopped: {what}"
-            ) from error
-        except mp.ProcessExitedException as error:
-            raise MethodError(
-                f"worker {error.error_index} of {size} was killed ({error}), the others stopped: "
-                "if memory ran out, use fewer workers"
-            ) from error
-        return torch.load(Path(folder) / "result.pt", weights_only=False)
+            while not context.join():
+                pass
+        except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+            reason = _first_failure(context.processes, folder) or str(error)
+            raise MethodError(f"{reason}; the other of {size} workers were stopped") from error
+        return torch.load(folder / "result.pt", weights_only=False)
 
 
 def _work(
     rank: int, size: int, folder: Path, threads: int, function: Callable[..., Any], arguments: Any
 ) -> None:
     torch.set_num_threads(threads)
-    backend = _device_backend(rank)
     store = f"file://{folder / 'meeting'}"
     dist.init_process_group(
-        backend, init_method=store, rank=rank, world_size=size, timeout=PATIENCE
+        _device_backend(rank), init_method=store, rank=rank, world_size=size, timeout=PATIENCE
     )
     try:
         result = function(Group(rank, size), *arguments)
         if rank == 0:
             torch.save(result, folder / "result.pt")
         dist.barrier()
+    except BaseException as error:
+        note = {"rank": rank, "time": time.time(), "what": f"{type(error).__name__}: {error}"}
+        (folder / f"error-{rank}.json").write_text(json.dumps(note))
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def _first_failure(processes: Any, folder: Path) -> str | None:
+    """What went wrong first: the others then fail too, for want of the one that did."""
+    for rank, process in enumerate(processes):
+        process.join(GRACE)
+        code = process.exitcode or 0
+        if code < 0 and -code != signal.SIGTERM:
+            name = signal.Signals(-code).name
+            return f"worker {rank} was killed by {name}: if memory ran out, use fewer workers"
+    notes = [json.loads(path.read_text()) for path in folder.glob("error-*.json")]
+    if not notes:
+        return None
+    first = min(notes, key=lambda note: note["time"])
+    return f"worker {first['rank']} failed: {first['what']}"
 
 
 @contextmanager
@@ -130,10 +147,3 @@ def _device_backend(local_rank: int) -> str:
         torch.cuda.set_device(local_rank)
         return "nccl"
     return "gloo"
-
-
-def _last_line(text: str) -> tuple[str, str]:
-    """Which process failed, and the last line of its traceback."""
-    found = re.search(r"Process (\d+) terminated", text)
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    return found.group(1) if found else "?", lines[-1] if lines else "no message"

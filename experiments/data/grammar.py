@@ -21,6 +21,8 @@ SOLO = ("slept", "danced", "left", "smiled", "ran")
 PLACES = ("garden", "kitchen", "station", "library")
 WORDS = ("the", "by", "was", "in", "near", "and", "if", "nobody", "never", "maybe", "although")
 
+DOUBT = 0.2  # share of pairs whose label is drawn at random
+
 Row = tuple[str, str, str, str]  # label, premise, hypothesis, subcase
 
 
@@ -33,6 +35,7 @@ def mnli(n: int, seed: int) -> Pairs:
     """n pairs with three labels, in turn."""
     draw = numpy_generator(seed, "grammar", 0)
     rows = [_plain(draw, THREE[i % 3]) for i in range(n)]
+    rows = [(_doubted(draw, label), p, h, kind) for label, p, h, kind in rows]
     return _pairs(rows, THREE, ["mnli"] * n, f"generated pairs, seed {seed}")
 
 
@@ -48,6 +51,11 @@ def _pairs(rows: list[Row], classes: tuple[str, ...], part: list[str], shown: st
     text = "\n".join(" ".join(row) for row in rows)
     note("data", {shown: f"md5 {hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}"})
     return made([row[:3] for row in rows], classes, part, [row[3] for row in rows])
+
+
+def _doubted(draw: np.random.Generator, label: str) -> str:
+    """The label, or now and then another: annotators disagree, and models err."""
+    return str(draw.choice(THREE)) if draw.random() < DOUBT else label
 
 
 def _plain(draw: np.random.Generator, label: str) -> Row:
