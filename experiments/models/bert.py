@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from experiments.data import grammar, place
+from experiments.data.download import reachable
 from experiments.data.pairs import Pairs
 from experiments.problems import UserError
 from experiments.runs import note
 from experiments.seeds import Purpose, torch_seeds
 
-BATCH = 128
+SERVER = "https://huggingface.co"
 
 
 @dataclass(frozen=True)
@@ -209,9 +210,10 @@ def _read(where: str) -> tuple[Any, Any]:
 
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
+    offline = Path(where).is_dir() or not reachable(SERVER)  # else it retries for a minute
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where)
-        model = transformers.AutoModel.from_pretrained(where)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, local_files_only=offline)
+        model = transformers.AutoModel.from_pretrained(where, local_files_only=offline)
     except (OSError, ValueError, KeyError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
