@@ -172,9 +172,7 @@ BOTH_ONCE = {PAPER_LR: 1, HIGHER_LR: 1}
 TRUNCATED = Plan(k=30, depth=20)
 PRESETS: dict[str, list[Config]] = {
     "smoke": cells(Config(SMOKE, plan=TRUNCATED, iterations=2), generated(150, 210), 2, BOTH_ONCE),
-    "small": cells(
-        Config(SMALL, plan=Plan(k=200)), subset(3_000, 1_830), 3, {PAPER_LR: 3, HIGHER_LR: 1}
-    ),
+    "small": cells(Config(SMALL), subset(3_000, 1_830), 3, {PAPER_LR: 3, HIGHER_LR: 1}),
     "paper": cells(Config(PAPER, plan=RELEASED), WHOLE, 3, {PAPER_LR: 3, HIGHER_LR: 3}),
 }
 

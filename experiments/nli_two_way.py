@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from experiments.hidden import Sample
 from experiments.models.bert import Bert
 from experiments.nli_curvature import Plan
-from experiments.nli_models import FIT, Model
+from experiments.nli_models import FIT, Model, small
 from experiments.nli_models import SMOKE as SMOKE_THREE
 
 SMOKE = replace(SMOKE_THREE, labels=2)
-SMALL = Model(labels=2)
+SMALL = small(2)
 PAPER = Model(
     Bert("bert-base-cased", frozen=10, length=128),
     Sample("mnli train", "whole"),
