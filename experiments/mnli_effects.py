@@ -25,6 +25,7 @@ from experiments.hidden import Sample
 from experiments.nli_curvature import Plan
 from experiments.nli_models import Model, Trained, load, trained
 from experiments.nli_two_way import (
+    BY_RULE,
     PAPER,
     RELEASED,
     SMALL,
@@ -188,7 +189,7 @@ def seeds(model: Model, plan: Plan, n: int) -> list[tuple[Model, Plan]]:
 
 
 TRAPS, SOME = generated(150, 240), subset(9_000, 9_000)
-FEW, BY_RULE = Plan(k=30, depth=40), Plan()
+FEW = Plan(k=30, depth=40)
 AT_SMOKE = Config(sample=Sample("mnli dev", "generated", 120), n=15)
 PRESETS: dict[str, list[Config]] = {
     "smoke": cells(

@@ -25,7 +25,17 @@ from experiments.nli_correction import Anchors, Arm, Influential, Pool, arms, ch
 from experiments.nli_curvature import Plan
 from experiments.nli_models import Model, Trained, load, logits, trained
 from experiments.nli_points import features
-from experiments.nli_two_way import PAPER, RELEASED, SMALL, SMOKE, WHOLE, Hans, generated, subset
+from experiments.nli_two_way import (
+    BY_RULE,
+    PAPER,
+    RELEASED,
+    SMALL,
+    SMOKE,
+    WHOLE,
+    Hans,
+    generated,
+    subset,
+)
 from experiments.problems import UserError
 from methods import fastif
 from methods.progress import track
@@ -172,7 +182,9 @@ BOTH_ONCE = {PAPER_LR: 1, HIGHER_LR: 1}
 TRUNCATED = Plan(k=30, depth=20)
 PRESETS: dict[str, list[Config]] = {
     "smoke": cells(Config(SMOKE, plan=TRUNCATED, iterations=2), generated(150, 210), 2, BOTH_ONCE),
-    "small": cells(Config(SMALL), subset(3_000, 1_830), 3, {PAPER_LR: 3, HIGHER_LR: 1}),
+    "small": cells(
+        Config(SMALL, plan=BY_RULE), subset(3_000, 1_830), 3, {PAPER_LR: 3, HIGHER_LR: 1}
+    ),
     "paper": cells(Config(PAPER, plan=RELEASED), WHOLE, 3, {PAPER_LR: 3, HIGHER_LR: 3}),
 }
 

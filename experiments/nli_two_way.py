@@ -10,6 +10,7 @@ from experiments.nli_models import SMOKE as SMOKE_THREE
 
 SMOKE = replace(SMOKE_THREE, labels=2)
 SMALL = small(2)
+BY_RULE = Plan(sample=32)  # of so few parameters a step over 32 pairs costs little more than over 1
 PAPER = Model(
     Bert("bert-base-cased", frozen=10, length=128),
     Sample("mnli train", "whole"),
