@@ -178,7 +178,7 @@ def cells(at: Config, pairs: Hans, seeds: int, repeats: dict[float, int]) -> lis
 # The second rate was declared before any run: the small network was trained by AdamW at 2e-4, and
 # steps of plain SGD, which nothing rescales, move it as far only at a rate many times higher.
 PAPER_LR, HIGHER_LR = 1e-4, 1e-2
-BOTH_ONCE = {PAPER_LR: 1, HIGHER_LR: 1}
+BOTH_ONCE = {PAPER_LR: 1, 10 * HIGHER_LR: 1}
 TRUNCATED = Plan(k=30, depth=20)
 PRESETS: dict[str, list[Config]] = {
     "smoke": cells(Config(SMOKE, plan=TRUNCATED, iterations=2), generated(150, 210), 2, BOTH_ONCE),
