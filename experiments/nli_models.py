@@ -55,6 +55,14 @@ SMOKE = Model(
 )
 
 
+WHOLE = Model(
+    Bert("bert-base-cased", frozen=10, length=128),
+    Sample("mnli train", "whole"),
+    fit=replace(FIT, epochs=10, batch_size=512, lr=2e-5, every=10),
+)
+"""The paper's: its released code has lr 2e-5, 10 epochs and 4 x 128 pairs a batch."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """A trained classifier; `train` has its training examples, as hidden states."""
