@@ -45,8 +45,10 @@ TIER_NOTES = {
     ),
     "small": (
         "Small tier: a 6-layer encoder of width 384, whose embedding training included NLI pairs,"
-        " with 3 layers trained on 12,808 of the 392,702 training pairs, in place of BERT-base;"
-        " points, pairs, types and learning rates are the paper's. s_test is the mean of 2 repeats."
+        " in place of BERT-base; its upper half was fine-tuned on 12,808 of the 392,702 training"
+        " pairs, and its last layer trained again on them. The simulator shares the trunk below,"
+        " which has seen the true labels. Points, pairs, types and learning rates are the paper's."
+        " s_test is the mean of 2 repeats."
     ),
 }
 

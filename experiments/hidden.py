@@ -1,10 +1,8 @@
 """Hidden states under the trained layers, computed once: a run whose array is a column."""
 
-import hashlib
 import shutil
 import warnings
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +13,7 @@ from torch import Tensor
 from experiments import runs
 from experiments.data import grammar, hans, mnli
 from experiments.data.pairs import Pairs
-from experiments.models.bert import Bert, TinyBert
+from experiments.models.bert import Network
 from experiments.problems import UserError
 from experiments.runs import Run
 from experiments.seeds import Purpose, generator
@@ -75,11 +73,11 @@ class Sample:
 class Hidden:
     """What the hidden states of a sample depend on."""
 
-    network: Bert | TinyBert
+    network: Network
     sample: Sample
 
 
-def column(network: Bert | TinyBert, sample: Sample) -> tuple[Examples, Pairs]:
+def column(network: Network, sample: Sample) -> tuple[Examples, Pairs]:
     """Examples with `hidden` (n, T, width), mapped from disk, `length` and `label` (n,); the pairs.
 
     The pairs carry the labels of their data set; the examples those too.
@@ -117,27 +115,15 @@ def _compute(config: Hidden, pairs: Pairs, scratch: Path) -> dict[str, Any]:
         longest = int(tokens["length"][rows].max())
         some = {k: v[rows] if v.ndim == 1 else v[rows, :longest] for k, v in tokens.items()}
         hidden[rows.numpy(), :longest] = encoder.trunk(some).numpy()
-    weights = _weights(config.network)
-    return {"hidden": hidden, "length": tokens["length"].numpy(), "weights": weights}
+    return {
+        "hidden": hidden,
+        "length": tokens["length"].numpy(),
+        "weights": config.network.weights(),
+    }
 
 
-def _weights(network: Bert | TinyBert) -> str:
-    """A checksum of a local folder's weights, lest another model in its place go unnoticed."""
-    if isinstance(network, TinyBert):
-        return "generated"
-    folder = Path(network._found())
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    return " ".join(_checksum(str(file), file.stat().st_mtime_ns) for file in files) or "hub"
-
-
-@cache
-def _checksum(path: str, _changed: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
-
-
-def _check_weights(network: Bert | TinyBert, run: Run) -> None:
-    if run.metrics["weights"] != _weights(network):
+def _check_weights(network: Network, run: Run) -> None:
+    if run.metrics["weights"] != network.weights():
         raise UserError(
             f"{run.path} was computed with other weights than are in "
             f"{getattr(network, 'folder', network)} now: put those back, or remove what was made "

@@ -25,6 +25,7 @@ from experiments.nli_models import (
     Trained,
     load,
     passed,
+    small,
     trained,
 )
 from experiments.nli_points import balanced, examples, predicted
@@ -158,7 +159,7 @@ PRESETS: dict[str, list[Config]] = {
             num_lrs=12,
         )
     ],
-    "small": [Config()],
+    "small": [Config(small())],
     "paper": [
         Config(
             WHOLE,

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from experiments import hidden, runs
 from experiments.data.pairs import Pairs
 from experiments.hidden import Sample
-from experiments.models.bert import Bert, Labels, TinyBert, Top
+from experiments.models.bert import Bert, Labels, TinyBert
+from experiments.models.encoder import Encoder, Top
 from experiments.problems import UserError
 from experiments.runs import Run
 from experiments.training import AdamW, Decayed, Fit, fit, load_params
@@ -26,11 +27,42 @@ FIT = Decayed(
 )
 
 
+SECOND = replace(FIT, lr=1e-4)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A trunk that was fine-tuned before: all but the layers above `frozen` stay as they ended.
+
+    The other fields are those of the Model that was trained first.
+    """
+
+    network: Bert | TinyBert = Bert()
+    train: Sample = Sample()
+    labels: Labels = 3
+    fit: Fit = FIT
+    dropout: float = 0.1
+    seed: int = 0
+    frozen: int = 5
+
+    def open(self) -> Encoder:
+        """The network with the layers of the model that was trained first."""
+        return self.network.open().tuned(trained(self.first()).module, self.frozen)
+
+    def weights(self) -> str:
+        """They follow from the network's and these settings."""
+        return self.network.weights()
+
+    def first(self) -> "Model":
+        """The model that was trained first."""
+        return Model(self.network, self.train, self.labels, self.fit, self.dropout, self.seed)
+
+
 @dataclass(frozen=True)
 class Model:
     """A fine-tuned classifier; the seed draws its last layer, order and dropout."""
 
-    network: Bert | TinyBert = Bert()
+    network: Bert | TinyBert | Tuned = Bert()
     train: Sample = Sample()
     labels: Labels = 3
     fit: Fit = FIT
@@ -61,6 +93,15 @@ WHOLE = Model(
     fit=replace(FIT, epochs=10, batch_size=512, lr=2e-5, every=10),
 )
 """The paper's: its released code has lr 2e-5, 10 epochs and 4 x 128 pairs a batch."""
+
+
+def small(labels: Labels = 3, seed: int = 0) -> Model:
+    """The small tier's model: its last encoder layer trained again on a trunk tuned before.
+
+    A sixth of the encoder's layers is differentiated, as in the paper (two of twelve). The trunk
+    is the same for every seed.
+    """
+    return Model(Tuned(labels=labels), labels=labels, fit=SECOND, seed=seed)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from experiments.hidden import Hidden, Sample
 from experiments.models import bert
 from experiments.models.bert import Bert, TinyBert
 from experiments.nli_curvature import Plan, curvature
-from experiments.nli_models import SMOKE, Simulator, cross_entropy, trained
+from experiments.nli_models import SMOKE, Simulator, Tuned, cross_entropy, trained
 from experiments.plans import AdamW, Decayed, Grouped
 from experiments.problems import UserError
 from experiments.runs import key
@@ -228,6 +228,23 @@ def test_a_simulator_is_trained_on_the_predictions_of_its_task_model():
     predicted = np.asarray(run.array("logits")).argmax(1)
     assert torch.equal(simulator.train["label"], torch.from_numpy(predicted))
     assert (simulator.pairs.label == predicted).all()
+
+
+def test_a_tuned_trunk_goes_on_where_training_ended():
+    first = trained(QUICK)
+    tuned = Tuned(QUICK.network, QUICK.train, 3, QUICK.fit, QUICK.dropout, QUICK.seed, frozen=2)
+    examples, _ = hidden.column(tuned, DEV)
+    top = tuned.open().top(3, dropout=0.1, seed=0).requires_grad_(False)
+    assert len(top.layers) == 1
+    top.classifier.load_state_dict(first.module.classifier.state_dict())
+    torch.testing.assert_close(
+        nli_models.logits(top, examples),
+        nli_models.logits(first.module, hidden.column(QUICK.network, DEV)[0]),
+    )
+    again = trained(replace(QUICK, network=tuned, seed=3))
+    assert again.task.size < first.task.size
+    with pytest.raises(UserError, match="0 frozen layers of 3, of which 1 were frozen before"):
+        replace(tuned, frozen=0).open()
 
 
 def test_points_are_half_right_and_half_wrong():
