@@ -1,0 +1,34 @@
+"""Figure 5 of 002: simulator loss after a step on influential pairs, four points."""
+
+import sys
+from functools import partial
+
+from analysis.artifact import Artifact
+from analysis.simulator_changes import CLAIM, CONTROLS, DEVIATIONS, RULE, TIER_NOTES, found
+from analysis.simulator_changes import tabulate as tabulate_points
+from analysis.simulator_panels import draw
+from analysis.style import COLUMN
+from analysis.verdict import conclude
+
+SHOWN = 2  # points of either kind
+
+ARTIFACT = Artifact(
+    id="fastif_fig5",
+    experiment="mnli_simulator",
+    tabulate=partial(tabulate_points, shown=SHOWN),
+    draw=partial(draw, columns=2, width=COLUMN, controls=CONTROLS),
+    judge=partial(conclude, rule=RULE),
+    title="Simulator loss after a step on influential pairs, four points",
+    claim=CLAIM,
+    paper="FastIF (arXiv:2012.15781), Figure 5, Sec. 6.1 and B.1",
+    deviations=(
+        *DEVIATIONS,
+        "The paper does not say how it chose its four points; ours are the first two of either"
+        " kind in the order of the development set. Claims are over all points, as in Figure 9.",
+    ),
+    found=found,
+    tier_notes=TIER_NOTES,
+)
+
+if __name__ == "__main__":
+    sys.exit(ARTIFACT.main())

@@ -1,0 +1,28 @@
+"""Figure 9 of 002: simulator loss after a step on influential pairs, every point."""
+
+import sys
+from functools import partial
+
+from analysis.artifact import Artifact
+from analysis.simulator_changes import CLAIM, DEVIATIONS, RULE, TIER_NOTES, found
+from analysis.simulator_changes import tabulate as tabulate_points
+from analysis.simulator_panels import draw
+from analysis.style import PAGE
+from analysis.verdict import conclude
+
+ARTIFACT = Artifact(
+    id="fastif_fig9",
+    experiment="mnli_simulator",
+    tabulate=partial(tabulate_points, shown=None),
+    draw=partial(draw, columns=5, width=PAGE, controls=()),
+    judge=partial(conclude, rule=RULE),
+    title="Simulator loss after a step on influential pairs, every point",
+    claim=CLAIM,
+    paper="FastIF (arXiv:2012.15781), Figure 9, Sec. 6.1 and B.1",
+    deviations=DEVIATIONS,
+    found=found,
+    tier_notes=TIER_NOTES,
+)
+
+if __name__ == "__main__":
+    sys.exit(ARTIFACT.main())

@@ -1,0 +1,175 @@
+"""What a prediction loses with its influential pairs: they are removed and the model retrained.
+
+Reproduces Figure 8 of FastIF (Guo et al., 2021) by the protocol of its Sec. A.3. The most helpful,
+or most harmful, pairs of a point by fast and by full influence functions are left out, and the
+change of the loss on the point is measured; beside them pairs found without an inverse Hessian, by
+features alone, and at random, and how much the loss differs between seeds.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from experiments.experiment import Experiment, sweep
+from experiments.hidden import Sample
+from experiments.models.bert import Bert
+from experiments.nli_curvature import Plan
+from experiments.nli_models import FIT, SMOKE, WHOLE, Model, Trained, load, trained
+from experiments.nli_points import balanced, predicted
+from experiments.nli_rankings import (
+    Ranking,
+    SameFeatures,
+    SameGradient,
+    System,
+    random_of_label,
+    ranked,
+)
+from experiments.nli_retrained import Asked, asked, without
+from experiments.problems import UserError
+from methods.progress import track
+from methods.randomness import numpy_generator
+
+Removal = tuple[str, str, np.ndarray]  # system, direction, pairs: the strongest first
+
+
+@dataclass(frozen=True)
+class Config:
+    """One of `points` of a sample, of which the first half is rightly predicted.
+
+    plan     fast influence, with each k in turn in place of its own
+    full     influence of every training pair
+    remove   how many pairs are left out
+    seeds    of the retrainings of each set, and of the whole one they are compared with
+    others   further seeds the whole set is trained with
+    """
+
+    model: Model = Model()
+    plan: Plan = Plan(repeats=4)
+    ks: tuple[int, ...] = (1_000, 10_000)
+    full: Plan = Plan(k=None, sample=32)
+    sample: Sample = Sample("mnli dev", n=1_000)
+    points: int = 6
+    point: int = 0
+    remove: tuple[int, ...] = (1, 5, 25)
+    seeds: tuple[int, ...] = (0, 1)
+    others: tuple[int, ...] = (2, 3, 4, 5)
+
+
+def run(config: Config, scratch: Path) -> dict[str, Any]:
+    _check(config)
+    there = trained(config.model)
+    at = balanced(config.model, config.sample, config.points)
+    guessed, right = predicted(config.model, config.sample)
+    _, pairs = load(config.model, config.sample)
+    where = int(at[config.point])
+    label = torch.tensor(int(pairs.label[where]))
+
+    def loss_without(removed: np.ndarray, seed: int) -> float:
+        question = Asked(without(config.model, removed, seed), config.sample, tuple(at.tolist()))
+        logits = torch.from_numpy(np.array(asked(question)[config.point], np.float64))
+        return float(F.cross_entropy(logits, label))
+
+    removals, nobody = list(_removals(config, there)), np.array([], dtype=np.int64)
+    seeds = (*config.seeds, *config.others)
+    whole = np.array([loss_without(nobody, s) for s in track(seeds, "seeds of the whole set")])
+    loss = np.empty((len(removals), len(config.remove), len(config.seeds)))
+    for i, j, k in track(list(np.ndindex(loss.shape)), "retrainings"):
+        loss[i, j, k] = loss_without(removals[i][2][: config.remove[j]], config.seeds[k])
+    return {
+        "accuracy": float(right.mean()),
+        "n_train": len(there.pairs),
+        "right": float(right[where]),
+        "label": pairs.classes[pairs.label[where]],
+        "predicted": pairs.classes[guessed[where]],
+        "premise": pairs.premise[where],
+        "hypothesis": pairs.hypothesis[where],
+        "before": float(whole[0]),
+        "loss": loss,
+        "whole": whole,
+        "systems": np.array([system for system, *_ in removals], np.str_),
+        "directions": np.array([direction for _, direction, _ in removals], np.str_),
+        "removed": np.stack([pairs for *_, pairs in removals]),
+    }
+
+
+def _check(config: Config) -> None:
+    if not 0 <= config.point < config.points:
+        raise UserError(
+            f"point {config.point} of {config.points}: choose from 0 to {config.points - 1}"
+        )
+    seeds = (*config.seeds, *config.others)
+    if not config.seeds or len(seeds) < 3 or len(set(seeds)) < len(seeds):
+        raise UserError(
+            f"seeds {config.seeds} and others {config.others}: give one to retrain with, and "
+            "three different ones at least"
+        )
+    if not config.remove or min(config.remove) < 1:
+        raise UserError(f"{config.remove} pairs to remove: give numbers of 1 or more")
+
+
+def _removals(config: Config, there: Trained) -> Iterator[Removal]:
+    """The pairs that each system finds for the point, and random ones of each label."""
+    most = max(config.remove)
+    systems: dict[str, System] = {f"Fast, k = {k:,}": replace(config.plan, k=k) for k in config.ks}
+    systems |= {"Full": config.full, "H = I": SameGradient(), "features": SameFeatures()}
+    for name, system in systems.items():
+        of = ranked(Ranking(config.model, config.sample, config.points, system, most))
+        for end in ("helpful", "harmful"):
+            yield name, end, np.asarray(of.array(end)[config.point])
+    labels = there.train["label"].numpy()
+    for label, name in enumerate(there.pairs.classes):
+        draw = numpy_generator(config.model.seed, "random pairs to leave out", label, config.point)
+        yield "random", name, random_of_label(labels, label, most, draw)
+
+
+def cells(config: Config) -> list[Config]:
+    return sweep(config, point=range(config.points))
+
+
+LAST = Model(Bert(frozen=5), Sample(n=3_000), fit=replace(FIT, epochs=4, every=4))
+FEW = replace(SMOKE, train=replace(SMOKE.train, n=200), fit=replace(SMOKE.fit, epochs=5, every=5))
+PAPER = Plan(k=1_000, depth=1_000, sample=1, damping=50.0, scale=1e4)
+PRESETS: dict[str, list[Config]] = {
+    "smoke": cells(
+        Config(
+            FEW,
+            Plan(),
+            ks=(60, 150),
+            full=Plan(k=None, sample=8),
+            sample=Sample("mnli dev", "generated", 200),
+            points=2,
+            remove=(1, 5),
+            seeds=(0,),
+            others=(1, 2),
+        )
+    ),
+    "small": cells(Config(LAST, ks=(300, 1_500))),
+    "paper": cells(
+        Config(
+            WHOLE,
+            PAPER,
+            full=replace(PAPER, k=None, sample=128),
+            sample=Sample("mnli dev", "whole"),
+            seeds=(0,),
+            others=(1, 2, 3),
+        )
+    ),
+}
+
+EXPERIMENT = Experiment(
+    "mnli_retraining",
+    run,
+    PRESETS,
+    summary="loss on a point after its influential pairs are removed and the model retrained",
+    columns=("accuracy", "right", "before"),
+    seconds={"smoke": 65},
+)
+
+if __name__ == "__main__":
+    sys.exit(EXPERIMENT.main())
