@@ -191,8 +191,8 @@ ARTIFACT = Artifact(
         ),
         "small": (
             "Small tier: the last layer of a 6-layer encoder of width 384, whose embedding training"
-            " included NLI pairs, on 3,000 of the 392,702 training pairs, in place of BERT-base; the"
-            " layers below are not fine-tuned, lest they have learnt the pairs that are left out;"
+            " included NLI pairs, on 3,000 of the 392,702 training pairs, in place of BERT-base;"
+            " the layers below are not fine-tuned, lest they have learnt the pairs left out;"
             " k is a tenth and a half of these in place of 1,000 and 10,000. Each set is retrained"
             " with two seeds, of which the first is that of the model that influence is measured"
             " on; 6 seeds tell the spread. Fast s_test is the mean of 4 repeats."
