@@ -72,4 +72,4 @@ def _draw_point(axes: Axes, rows: pd.DataFrame, lrs: np.ndarray, controls: Seque
     axes.set_xlim(lrs[0], lrs[-1])
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.tick_params(labelsize=6, pad=1)
-    axes.set_title(f"{first['group']} {int(first['point'])}: {first['guess']}", fontsize=6.5, pad=2)
+    axes.set_title(f"{first['group']} {int(first['point'])}: {first['guess']}", fontsize=6, pad=2)
