@@ -121,8 +121,22 @@ def test_the_chance_of_a_difference_is_that_of_simulation(p, q, threshold):
 )
 def test_the_error_of_subsets_and_how_often_nothing_passes(n, error, rate):
     assert standard_error(n, 0.5, 0.5) == pytest.approx(error, abs=5e-5)
-    assert null_rate(n, 0.15) == pytest.approx(rate, rel=0.04)  # there, by the normal law
-    assert null_iou(n, 0.15) == pytest.approx(rate / (2 - rate), rel=0.04)
+    of_average = passes(*arms(n, 0.7), 0.5, 0.5, 0.15)
+    assert of_average == pytest.approx(rate, rel=0.04)  # which is by the normal law
+    any_example = null_rate(n, 0.15)
+    assert any_example == pytest.approx(of_average, rel=0.1)
+    assert null_iou(n, 0.15) == pytest.approx(any_example / (2 - any_example))
+
+
+def test_the_rate_of_any_example_is_that_of_drawn_masks():
+    draw = np.random.default_rng(3)
+    inside = draw.random((400_000, 20)) < 0.7
+    right = draw.random(inside.shape) < 0.6
+    n_in = inside.sum(1)
+    some = (n_in > 0) & (n_in < 20)
+    gap = (inside & right).sum(1)[some] / n_in[some]
+    gap -= (~inside & right).sum(1)[some] / (20 - n_in[some])
+    assert null_rate(20, 0.4, p=0.6) == pytest.approx((gap >= 0.4 - 1e-9).mean(), abs=0.002)
 
 
 def test_nothing_passes_nothing_overlaps():
@@ -141,7 +155,7 @@ def test_a_resolution_is_as_quiet_and_as_sure_as_it_says():
 
 def test_the_models_for_a_threshold_are_quiet_from_there_on():
     count = models_for(0.15)
-    held = [null_rate(n, 0.15) <= 0.05 for n in range(5, 600)]
+    held = [passes(*arms(n, 0.7), 0.5, 0.5, 0.15) <= 0.05 for n in range(5, 600)]
     assert count.first == 5 + held.index(True)
     assert count.sustained == 5 + len(held) - held[::-1].index(False)
 
@@ -157,10 +171,12 @@ def test_given_how_many_are_right_the_rate_is_fisher_s():
 
 def test_the_false_share_is_the_expected_number_over_what_was_found():
     total = np.random.default_rng(2).binomial(200, 0.5, 2_000)
-    expected = 7 * null_passes(total, 200, 140, 0.2).sum()
-    assert false_share(int(10 * expected), total, 200, 140, 7, 0.2) == pytest.approx(0.1, rel=0.01)
-    assert false_share(1, total, 200, 140, 7, 0.2) == 1
-    assert math.isnan(false_share(0, total, 200, 140, 7, 0.2))
+    inside = np.array([140, 150, 140, 0, 200])  # the last two have no estimate
+    rates = [null_passes(total, 200, n_in, 0.2).sum() for n_in in (140, 150, 140)]
+    expected = false_share(int(10 * sum(rates)), total, inside, 200, 0.2)
+    assert expected == pytest.approx(0.1, rel=0.01)
+    assert false_share(1, total, inside, 200, 0.2) == 1
+    assert math.isnan(false_share(0, total, inside, 200, 0.2))
 
 
 MISTAKES = {
