@@ -234,7 +234,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="how many models tell an influence from none, and what a budget of models resolves",
     table=table,
-    seconds={"smoke": 4, "small": 10, "paper": 30},
+    seconds={"smoke": 5, "small": 11, "paper": 75},
 )
 
 if __name__ == "__main__":
