@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from experiments import scratch as disk
 from experiments.flat import flat_buffers, flat_params, load_buffers, load_params
 from experiments.identity import key
+from experiments.plans import Adam, Fit, Stepped, optimizer
 from experiments.problems import UserError
 from experiments.seeds import Purpose, generator, torch_seeds
 from methods.progress import track
@@ -23,6 +24,7 @@ __all__ = [
     "Adam",
     "Fit",
     "Stepped",
+    "descend",
     "fit",
     "flat_buffers",
     "flat_params",
@@ -36,49 +38,40 @@ SAVE_SECONDS = 5.0  # between two states on disk: the most that a kill can lose
 LOOK_STEPS = 20  # between two looks at the loss, each of which waits for the device
 
 
-@dataclass(frozen=True)
-class Adam:
-    """Adam's decay rates; weight decay stays part of the gradient, as an L2 penalty is."""
+class Draws(Protocol):
+    """What is random in training: the order of examples, and the noise of each step."""
 
-    beta1: float = 0.9
-    beta2: float = 0.999
+    @property
+    def count(self) -> int:
+        """Examples of an epoch, of one network."""
 
+    @property
+    def name(self) -> str:
+        """All that the numbers depend on."""
 
-@dataclass(frozen=True)
-class Fit:
-    """Minibatch descent on mean loss + weight_decay/2 |params|^2: momentum, or Adam if given.
+    def order(self, epoch: int) -> np.ndarray:
+        """Rows of the training set, (count,), or (K, count) for a stack of K networks."""
 
-    `every` is the number of epochs between checkpoints; the last epoch always ends with one.
-    """
-
-    epochs: int = 10
-    batch_size: int = 100
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    every: int = 1
-    adam: Adam | None = None
-
-    def rate(self, epoch: int) -> float:
-        """The learning rate in force in an epoch, counted from 0."""
-        return self.lr
+    def noise(self, epoch: int, n_steps: int) -> list[int]:
+        """A seed of torch's generators for every step, (n_steps,)."""
 
 
 @dataclass(frozen=True)
-class Stepped(Fit):
-    """The same with the learning rate divided by `factor` after these shares of the epochs.
+class Shuffled:
+    """All `count` examples in another order every epoch."""
 
-    As He et al. (2016, arXiv:1512.03385, Sec. 4.2) train on CIFAR-10: 64k steps of 128 examples
-    with drops at half and at three quarters of them, momentum 0.9 and weight decay 1e-4.
-    """
+    seed: int
+    count: int
 
-    drops: tuple[float, ...] = (0.5, 0.75)
-    factor: float = 10.0
+    @property
+    def name(self) -> str:
+        return f"{self.seed}"
 
-    def rate(self, epoch: int) -> float:
-        """The learning rate in force in an epoch, counted from 0."""
-        passed = sum(epoch >= round(share * self.epochs) for share in self.drops)
-        return self.lr / self.factor**passed
+    def order(self, epoch: int) -> np.ndarray:
+        return generator(self.seed, Purpose.ORDER, epoch).permutation(self.count)
+
+    def noise(self, epoch: int, n_steps: int) -> list[int]:
+        return torch_seeds(self.seed, Purpose.NOISE, epoch, n_steps)
 
 
 def fit(
@@ -92,8 +85,25 @@ def fit(
     State goes to `scratch`: killed at any moment and called again, the outcome has the same bits
     (on the same kind of CPU). The module ends in evaluation mode.
     """
-    _check(plan, train)
-    work = _Training(module, loss, train, plan, seed, scratch)
+    check(plan, train)
+    count = len(next(iter(train.values())))
+    return descend(module, loss, train, plan, Shuffled(seed, count), scratch)
+
+
+def descend(
+    module: nn.Module,
+    loss: Loss,
+    train: dict[str, Tensor],
+    plan: Fit,
+    draws: Draws,
+    scratch: Path,
+) -> dict[str, np.ndarray]:
+    """`fit` with the order of examples that `draws` gives, of one network or of a stack of them.
+
+    A stack's loss gives (K, b), and its train_loss is (epochs, K); each network descends its own
+    mean.
+    """
+    work = _Training(module, loss, train, plan, draws, scratch)
     devices = [work.device] if work.device.type == "cuda" else []
     module.train()
     with torch.random.fork_rng(devices=devices):
@@ -110,28 +120,28 @@ class _Training:
         loss: Loss,
         train: dict[str, Tensor],
         plan: Fit,
-        seed: int,
+        draws: Draws,
         scratch: Path,
     ) -> None:
-        self.module, self.loss, self.train, self.plan, self.seed = module, loss, train, plan, seed
-        self.count = len(next(iter(train.values())))
+        self.module, self.loss, self.train, self.plan = module, loss, train, plan
+        self.draws, self.count = draws, draws.count
         self.device = next(module.parameters()).device
-        self.optimizer = _optimizer(module, plan)
+        self.optimizer = optimizer(module, plan)
         # The name says all that the state depends on: another model, or other data, starts anew.
-        self.name = f"fit-{_fingerprint(module, train, plan, seed)}"
+        self.name = f"fit-{_fingerprint(module, train, plan, draws)}"
         self.scratch = scratch
-        self.epoch, self.step, self.sum = 0, 0, 0.0
+        self.epoch, self.step = 0, 0
+        self.sum: Any = 0.0  # of the losses so far in the epoch; (K,) of a stack
         self.steps: list[int] = []
-        self.train_loss: list[float] = []
+        self.train_loss: list[Any] = []
         self.saved_at = time.monotonic()
         if self._state.exists():
             self._restore()
 
     def run_epoch(self, epoch: int) -> None:
         plan = self.plan
-        order = generator(self.seed, Purpose.ORDER, epoch).permutation(self.count)
-        batches = torch.from_numpy(order).split(plan.batch_size)
-        noise = torch_seeds(self.seed, Purpose.NOISE, epoch, len(batches))
+        batches = torch.from_numpy(self.draws.order(epoch)).split(plan.batch_size, dim=-1)
+        noise = self.draws.noise(epoch, len(batches))
         for group in self.optimizer.param_groups:
             group["lr"] = plan.rate(epoch)
         recent: list[Tensor] = []
@@ -142,9 +152,9 @@ class _Training:
             batch = {name: column[rows] for name, column in self.train.items()}
             values = self.loss(self.module, batch)
             self.optimizer.zero_grad()
-            values.mean().backward()
+            values.mean(-1).sum().backward()
             self.optimizer.step()
-            recent.append(values.detach().double().sum())
+            recent.append(values.detach().double().sum(-1))
             last = step == len(batches) - 1
             due = time.monotonic() - self.saved_at > SAVE_SECONDS
             if last or due or len(recent) == LOOK_STEPS:
@@ -167,12 +177,12 @@ class _Training:
         return {**found, "buffers": rows[:, rows.shape[1] - kept :]} if kept else found
 
     def _add(self, recent: list[Tensor], epoch: int, step: int, n_steps: int) -> None:
-        for offset, value in enumerate(torch.stack(recent).tolist()):
-            self.sum += value  # in the order of the steps, however often it is called
-            if not np.isfinite(value):
+        for offset, value in enumerate(torch.stack(recent).cpu().numpy()):
+            self.sum = self.sum + value  # in the order of the steps, however often it is called
+            if not np.isfinite(value).all():
                 raise self._diverged("the loss", value, epoch, step - len(recent) + 1 + offset)
         if step == n_steps - 1 and not np.isfinite(flat_params(self.module)).all():
-            raise self._diverged("a parameter", float("nan"), epoch, step)
+            raise self._diverged("a parameter", np.array(np.nan), epoch, step)
 
     def _finish(self, epoch: int) -> None:
         plan = self.plan
@@ -192,9 +202,9 @@ class _Training:
         state = {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "progress": {"epoch": epoch, "step": step, "sum": self.sum},
+            "progress": {"epoch": epoch, "step": step, "sum": np.asarray(self.sum).tolist()},
             "steps": self.steps,
-            "train_loss": self.train_loss,
+            "train_loss": np.asarray(self.train_loss).tolist(),
         }
         torch.save(state, content)
         disk.write(self._state, content.getvalue())
@@ -205,7 +215,7 @@ class _Training:
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.step = state["progress"]["epoch"], state["progress"]["step"]
-        self.sum = state["progress"]["sum"]
+        self.sum = np.array(state["progress"]["sum"])
         self.steps, self.train_loss = state["steps"], state["train_loss"]
 
     @property
@@ -215,23 +225,19 @@ class _Training:
     def _checkpoint(self, index: int) -> Path:
         return self.scratch / f"{self.name}-{index:04d}.npy"
 
-    def _diverged(self, what: str, value: float, epoch: int, step: int) -> UserError:
+    def _diverged(self, what: str, value: np.ndarray, epoch: int, step: int) -> UserError:
         lr = self.plan.lr
+        if value.ndim:
+            member = int(np.flatnonzero(~np.isfinite(value))[0])
+            what, value = f"{what} of network {member} of the stack", value[member]
         return UserError(
             f"training diverged: {what} is {value} in epoch {epoch + 1}, step {step + 1}: "
             f"lower lr, which is {lr:g}, for instance to {lr / 3:.1g}"
         )
 
 
-def _optimizer(module: nn.Module, plan: Fit) -> torch.optim.Optimizer:
-    shared: dict[str, Any] = {"lr": plan.lr, "weight_decay": plan.weight_decay, "fused": True}
-    if plan.adam is not None:
-        betas = (plan.adam.beta1, plan.adam.beta2)
-        return torch.optim.Adam(module.parameters(), betas=betas, **shared)
-    return torch.optim.SGD(module.parameters(), momentum=plan.momentum, **shared)
-
-
-def _check(plan: Fit, train: dict[str, Tensor]) -> None:
+def check(plan: Fit, train: dict[str, Tensor]) -> None:
+    """Refuse a plan or a training set that cannot be."""
     sizes = {name: len(column) for name, column in train.items()}
     if len(set(sizes.values())) != 1 or 0 in sizes.values():
         raise UserError(f"columns of the training set must have one length above 0: {sizes}")
@@ -240,8 +246,8 @@ def _check(plan: Fit, train: dict[str, Tensor]) -> None:
             raise UserError(f"fit.{name} is {getattr(plan, name)}: give a positive number")
 
 
-def _fingerprint(module: nn.Module, train: dict[str, Tensor], plan: Fit, seed: int) -> str:
-    digest = hashlib.sha256(f"{key(plan)} {seed}".encode())
+def _fingerprint(module: nn.Module, train: dict[str, Tensor], plan: Fit, draws: Draws) -> str:
+    digest = hashlib.sha256(f"{key(plan)} {draws.name}".encode())
     for name, value in [*module.state_dict().items(), *sorted(train.items())]:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
