@@ -233,6 +233,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="models per hour, stacked and one after another; time of the estimate",
     table=table,
+    seconds={"smoke": 3, "small": 300},
 )
 
 if __name__ == "__main__":
