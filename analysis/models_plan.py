@@ -130,7 +130,7 @@ def _resolves(axes: Axes, table: pd.DataFrame) -> None:
     tick_values(axes, [n for n in rows["models"] if n != 50], at_most=6)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("influence")
-    axes.set_title("threshold that chance passes at 5% (–),\ninfluence then found at 95% (- -)")
+    axes.set_title("solid: passed by chance in 5%,\ndashed: then found in 95%")
     axes.legend()
 
 

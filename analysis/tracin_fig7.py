@@ -158,12 +158,32 @@ def _bins(setting: Setting, members: dict[int, Run]) -> list[Row]:
     return rows
 
 
+def _found(table: pd.DataFrame) -> list[str]:
+    """How the power of the remainder changes from the shortest steps to the longest."""
+    of = table[(table["kind"] == "remainder")]
+    said = []
+    for size in sorted(of["batch_size"].unique()):
+        at = of[of["batch_size"] == size]
+        at = at[at["lr"] == at["lr"].min()].sort_values("step")
+        powers = np.diff(np.log(at["ours"])) / np.diff(np.log(at["step"]))
+        said.append(f"{powers[0]:.2f} to {powers[-1]:.2f} (batch {size:.0f})")
+    return [
+        "At the smallest learning rate of each batch size, the power of step size in the remainder"
+        f" goes from the shortest steps to the longest from {', '.join(said)}. A smooth loss has 2"
+        " throughout. ReLU and max pooling are only piecewise smooth: the number of kinks that a"
+        " step crosses and what each changes both grow with the step, and add up with random signs,"
+        " so that their root mean square grows with the power 1.5: the likely cause of what is"
+        " between."
+    ]
+
+
 ARTIFACT = Artifact(
     id="tracin_fig7",
     experiment="mnist_first_order",
     tabulate=tabulate,
     draw=draw,
     judge=partial(conclude, rule=RULE),
+    found=_found,
     title="Change in loss at training steps against TracIn influence",
     claim=(
         "The first-order term, which TracIn adds up, follows the change in loss that a training"

@@ -218,7 +218,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="change in loss at each training step against its first-order term, TracIn's influence",
     columns=("pearson", "spearman", "accuracy", "seconds"),
-    seconds={"smoke": 16.0},
+    seconds={"smoke": 16.0, "small": 1_200.0},
 )
 
 if __name__ == "__main__":

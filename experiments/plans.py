@@ -1,10 +1,11 @@
-"""How a network is trained: epochs, batches and rates, and the optimizer they describe."""
+"""How a model is trained: plans, which are configs; experiments/training.py carries them out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,11 @@ class Adam:
 
     beta1: float = 0.9
     beta2: float = 0.999
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Weight decay apart from the gradient (Loshchilov & Hutter, 2019)."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,14 @@ class Fit:
     every: int = 1
     adam: Adam | None = None
 
-    def rate(self, epoch: int) -> float:
-        """The learning rate in force in an epoch, counted from 0."""
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
         return self.lr
+
+    def batches(self, train: Mapping[str, Tensor], draw: np.random.Generator) -> list[Tensor]:
+        """Which examples each step of an epoch takes."""
+        n = len(next(iter(train.values())))
+        return list(torch.from_numpy(draw.permutation(n)).split(self.batch_size))
 
 
 @dataclass(frozen=True)
@@ -46,16 +57,38 @@ class Stepped(Fit):
     drops: tuple[float, ...] = (0.5, 0.75)
     factor: float = 10.0
 
-    def rate(self, epoch: int) -> float:
-        """The learning rate in force in an epoch, counted from 0."""
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
         passed = sum(epoch >= round(share * self.epochs) for share in self.drops)
         return self.lr / self.factor**passed
 
 
-def optimizer(module: nn.Module, plan: Fit) -> torch.optim.Optimizer:
-    """The optimizer of a plan; it treats every number of a parameter alike."""
-    shared: dict[str, Any] = {"lr": plan.lr, "weight_decay": plan.weight_decay, "fused": True}
-    if plan.adam is not None:
-        betas = (plan.adam.beta1, plan.adam.beta2)
-        return torch.optim.Adam(module.parameters(), betas=betas, **shared)
-    return torch.optim.SGD(module.parameters(), momentum=plan.momentum, **shared)
+@dataclass(frozen=True)
+class Grouped(Fit):
+    """The same with batches of examples alike in `length`, which are less padded.
+
+    The random order is cut in pools of so many batches, each is sorted by the column `length`, and
+    its batches come in random order.
+    """
+
+    pool: int = 40
+
+    def batches(self, train: Mapping[str, Tensor], draw: np.random.Generator) -> list[Tensor]:
+        """Which examples each step of an epoch takes."""
+        length = train["length"].cpu()
+        order = torch.from_numpy(draw.permutation(len(length)))
+        pools = [
+            pool[length[pool].argsort(stable=True)]
+            for pool in order.split(self.batch_size * self.pool)
+        ]
+        made = [batch for pool in pools for batch in pool.split(self.batch_size)]
+        return [made[i] for i in draw.permutation(len(made))]
+
+
+@dataclass(frozen=True)
+class Decayed(Grouped):
+    """The same with a learning rate that falls linearly to zero, as fine-tuning has it."""
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
+        return self.lr * (1 - epoch / self.epochs)

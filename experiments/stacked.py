@@ -86,14 +86,21 @@ class Subsets:
     def name(self) -> str:
         return f"{self.seeds} {hashlib.sha256(self.rows.tobytes()).hexdigest()}"
 
-    def order(self, epoch: int) -> np.ndarray:
-        each = zip(self.seeds, self.rows, strict=True)
-        return np.stack(
-            [
-                rows[generator(seed, Purpose.ORDER, epoch).permutation(len(rows))]
-                for seed, rows in each
-            ]
-        )
+    def batches(self, plan: Fit, train: Examples, epoch: int) -> list[Tensor]:
+        flat = {name: column.cpu() for name, column in train.items() if column.ndim == 1}
+        own = []
+        for seed, rows in zip(self.seeds, self.rows, strict=True):
+            where = torch.from_numpy(rows)
+            # What plans look at is a number an example: images are not copied to be counted.
+            subset = {"row": where} | {name: column[where] for name, column in flat.items()}
+            draw = generator(seed, Purpose.ORDER, epoch)
+            own.append([where[batch] for batch in plan.batches(subset, draw)])
+        if any([len(batch) for batch in one] != [len(batch) for batch in own[0]] for one in own):
+            raise UserError(
+                f"{type(plan).__name__} draws batches of other sizes for each network, and a stack "
+                "steps together: give a batch_size that divides the examples of a mask"
+            )
+        return [torch.stack(step) for step in zip(*own, strict=True)]
 
     def noise(self, epoch: int, n_steps: int) -> list[int]:
         """The first member's: noise, unlike all else, is not that of a network trained alone."""

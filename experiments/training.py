@@ -4,25 +4,27 @@ import hashlib
 import io
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from experiments import scratch as disk
+from experiments.draws import Draws, Shuffled
 from experiments.flat import flat_buffers, flat_params, load_buffers, load_params
 from experiments.identity import key
-from experiments.plans import Adam, Fit, Stepped, optimizer
+from experiments.plans import Adam, AdamW, Decayed, Fit, Grouped, Stepped
 from experiments.problems import UserError
-from experiments.seeds import Purpose, generator, torch_seeds
 from methods.progress import track
 
 __all__ = [
     "Adam",
+    "AdamW",
+    "Decayed",
     "Fit",
+    "Grouped",
     "Stepped",
     "descend",
     "fit",
@@ -36,42 +38,6 @@ Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
 SAVE_SECONDS = 5.0  # between two states on disk: the most that a kill can lose
 LOOK_STEPS = 20  # between two looks at the loss, each of which waits for the device
-
-
-class Draws(Protocol):
-    """What is random in training: the order of examples, and the noise of each step."""
-
-    @property
-    def count(self) -> int:
-        """Examples of an epoch, of one network."""
-
-    @property
-    def name(self) -> str:
-        """All that the numbers depend on."""
-
-    def order(self, epoch: int) -> np.ndarray:
-        """Rows of the training set, (count,), or (K, count) for a stack of K networks."""
-
-    def noise(self, epoch: int, n_steps: int) -> list[int]:
-        """A seed of torch's generators for every step, (n_steps,)."""
-
-
-@dataclass(frozen=True)
-class Shuffled:
-    """All `count` examples in another order every epoch."""
-
-    seed: int
-    count: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.seed}"
-
-    def order(self, epoch: int) -> np.ndarray:
-        return generator(self.seed, Purpose.ORDER, epoch).permutation(self.count)
-
-    def noise(self, epoch: int, n_steps: int) -> list[int]:
-        return torch_seeds(self.seed, Purpose.NOISE, epoch, n_steps)
 
 
 def fit(
@@ -98,7 +64,7 @@ def descend(
     draws: Draws,
     scratch: Path,
 ) -> dict[str, np.ndarray]:
-    """`fit` with the order of examples that `draws` gives, of one network or of a stack of them.
+    """`fit` with the batches that `draws` gives, of one network or of a stack of them.
 
     A stack's loss gives (K, b), and its train_loss is (epochs, K); each network descends its own
     mean.
@@ -126,7 +92,7 @@ class _Training:
         self.module, self.loss, self.train, self.plan = module, loss, train, plan
         self.draws, self.count = draws, draws.count
         self.device = next(module.parameters()).device
-        self.optimizer = optimizer(module, plan)
+        self.optimizer = _optimizer(module, plan)
         # The name says all that the state depends on: another model, or other data, starts anew.
         self.name = f"fit-{_fingerprint(module, train, plan, draws)}"
         self.scratch = scratch
@@ -140,13 +106,13 @@ class _Training:
 
     def run_epoch(self, epoch: int) -> None:
         plan = self.plan
-        batches = torch.from_numpy(self.draws.order(epoch)).split(plan.batch_size, dim=-1)
+        batches = self.draws.batches(plan, self.train, epoch)
         noise = self.draws.noise(epoch, len(batches))
-        for group in self.optimizer.param_groups:
-            group["lr"] = plan.rate(epoch)
         recent: list[Tensor] = []
         steps = range(self.step, len(batches))
         for step in track(steps, f"epoch {epoch + 1} of {plan.epochs}"):
+            for group in self.optimizer.param_groups:
+                group["lr"] = plan.rate(epoch + step / len(batches))
             torch.manual_seed(noise[step])  # dropout is the same after a restart in mid-epoch
             rows = batches[step].to(self.device)
             batch = {name: column[rows] for name, column in self.train.items()}
@@ -234,6 +200,15 @@ class _Training:
             f"training diverged: {what} is {value} in epoch {epoch + 1}, step {step + 1}: "
             f"lower lr, which is {lr:g}, for instance to {lr / 3:.1g}"
         )
+
+
+def _optimizer(module: nn.Module, plan: Fit) -> torch.optim.Optimizer:
+    shared: dict[str, Any] = {"lr": plan.lr, "weight_decay": plan.weight_decay, "fused": True}
+    if plan.adam is not None:
+        betas = (plan.adam.beta1, plan.adam.beta2)
+        kind = torch.optim.AdamW if isinstance(plan.adam, AdamW) else torch.optim.Adam
+        return kind(module.parameters(), betas=betas, **shared)
+    return torch.optim.SGD(module.parameters(), momentum=plan.momentum, **shared)
 
 
 def check(plan: Fit, train: dict[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ from experiments.models.digits_mlp import DigitsMLP
 from experiments.models.mnist_cnn import DigitsCNN
 from experiments.problems import UserError
 from experiments.stacked import Stack, fit_stack, rows_of
-from experiments.training import Adam, Fit, fit, flat_buffers, flat_params
+from experiments.training import Adam, Fit, Grouped, fit, flat_buffers, flat_params
 from methods.masks import draw_masks
 from methods.task import take
 from tests.test_training import TRAIN, Killed, same
@@ -154,7 +154,21 @@ def test_a_member_that_diverges_is_named(tmp_path):
         fit_stack(stack, cross_entropy, TRAIN, MASKS, PLAN, SEEDS, tmp_path)
 
 
+GROUPED = Grouped(2, 13, 0.05, pool=3)
+WITH_LENGTH = {**TRAIN, "length": torch.arange(130) % 7}
+
+
+def test_batches_of_examples_alike_are_each_member_s_own(tmp_path):
+    outcome = fit_stack(stack_of(mlp), cross_entropy, WITH_LENGTH, MASKS, GROUPED, SEEDS, tmp_path)
+    subset = take(WITH_LENGTH, torch.from_numpy(MASKS[1]))
+    expected = fit(mlp(SEEDS[1]), cross_entropy, subset, GROUPED, SEEDS[1], tmp_path)["params"]
+    np.testing.assert_allclose(outcome["params"][:, 1], expected, rtol=1e-3, atol=2e-5)
+
+
 MISTAKES = {
+    "batches of other sizes for each network": lambda folder: fit_stack(
+        stack_of(mlp), cross_entropy, WITH_LENGTH, MASKS, Grouped(1, 20, 0.1), SEEDS, folder
+    ),
     "of one architecture": lambda folder: Stack([mlp(0), cnn(0)]),
     "masks of 90 to 91 examples": lambda folder: rows_of(MASKS & (np.arange(130) != 1)),
     "has 2 masks and 3 seeds": lambda folder: fit_stack(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -63,32 +64,47 @@ class LiSSA(Inverse):
             "effective_damping": torch.tensor(hessian.shift, dtype=torch.float64),
         }
 
-    def invert(self, hessian: Hessian, prepared: Prepared) -> Operator:
-        return _Recursion(self, hessian, float(prepared["scale"]))
+    def invert(self, hessian: Hessian, prepared: Prepared) -> Recursion:
+        return Recursion(self, hessian, float(prepared["scale"]))
 
 
-class _Recursion(Operator):
+class Recursion(Operator):
     def __init__(self, settings: LiSSA, hessian: Hessian, scale: float) -> None:
         self.settings, self.hessian, self.scale = settings, hessian, scale
         self.size, self.dtype, self.device = hessian.size, hessian.dtype, hessian.device
 
     def apply(self, vectors: Tensor) -> Tensor:
-        depth, repeats = self.settings.depth, self.settings.repeats
+        repeats = self.settings.repeats
         total = torch.zeros_like(vectors)
-        bound = DIVERGED * depth * norms(vectors)
         for repeat in range(repeats):
-            h = vectors.clone()
-            for step in range(depth):
-                product = self.hessian.apply(h, draw=repeat * depth + step)
-                h.add_(vectors).sub_(product, alpha=1 / self.scale)
-                if step % 10 == 9 or step == depth - 1:
-                    size = h.norm(dim=1)
-                    if not (size <= bound).all():
-                        raise MethodError(
-                            f"LiSSA diverged at step {step + 1} of {depth}: |h| is "
-                            f"{float((size / norms(vectors)).max()):.1e} |v|; raise "
-                            f"`scale` above {self.scale:.3g}, say to {4 * self.scale:.3g}, or "
-                            "`sample`, or `damping`"
-                        )
-            total += h
-        return total.mul_(1 / (repeats * self.scale))
+            total += self.estimate(vectors, repeat)
+        return total.mul_(1 / repeats)
+
+    def estimate(self, vectors: Tensor, repeat: int) -> Tensor:
+        """The estimate of one repeat, (k, p): the same in whatever order repeats are made."""
+        depth = self.settings.depth
+        for _, h in self.along(vectors, repeat, (depth,)):
+            return h
+        raise MethodError("LiSSA of no steps")
+
+    def along(
+        self, vectors: Tensor, repeat: int, depths: Iterable[int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """What one repeat would return at each of several depths, ascending, on its way."""
+        depth, wanted = self.settings.depth, set(depths)
+        bound = DIVERGED * depth * norms(vectors)
+        h = vectors.clone()
+        for step in range(max(wanted)):
+            product = self.hessian.apply(h, draw=repeat * depth + step)
+            h.add_(vectors).sub_(product, alpha=1 / self.scale)
+            if step % 10 == 9 or step + 1 in wanted:
+                size = h.norm(dim=1)
+                if not (size <= bound).all():
+                    raise MethodError(
+                        f"LiSSA diverged at step {step + 1} of {depth}: |h| is "
+                        f"{float((size / norms(vectors)).max()):.1e} |v|; raise "
+                        f"`scale` above {self.scale:.3g}, say to {4 * self.scale:.3g}, or "
+                        "`sample`, or `damping`"
+                    )
+            if step + 1 in wanted:
+                yield step + 1, h / self.scale

@@ -1,0 +1,229 @@
+"""Which training pairs influence which wrong predictions: the edges of FastIF's bipartite graphs.
+
+Reproduces what Figure 6, Tables 4 and 5, and Sec. 6.2, B.2 of FastIF (Guo et al., 2021) are made
+of: two models, one of MultiNLI and one of HANS, and for each 100 wrongly predicted pairs of
+MultiNLI's development set and of each slice of HANS, scores of their 1,000 nearest training pairs.
+The same under H = I is the control. Where a model errs on fewer pairs, all there are are taken.
+"""
+
+import io
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from experiments import nli_points
+from experiments import scratch as disk
+from experiments.data.hans import SLICES
+from experiments.experiment import Experiment
+from experiments.hidden import Sample
+from experiments.nli_curvature import Plan
+from experiments.nli_models import Model, Trained, load, trained
+from experiments.nli_two_way import (
+    BY_RULE,
+    PAPER,
+    RELEASED,
+    SMALL,
+    SMOKE,
+    WHOLE,
+    Hans,
+    generated,
+    subset,
+)
+from experiments.problems import UserError
+from methods import fastif
+from methods.operators import Operator
+from methods.progress import track
+from methods.rows import Rows
+from methods.task import Examples, Task, take
+from methods.tracin import FittedCheckpoint
+
+BLOCK = 20  # queries whose s_test are held at once, and scored in one pass over their candidates
+
+BY_QUERY = ("scores", "similarity", "cosine")
+
+
+@dataclass(frozen=True)
+class Config:
+    """At most n wrongly predicted pairs of one part of a sample, and plan.k candidates of each."""
+
+    model: Model = SMALL
+    sample: Sample = Sample("mnli dev")
+    part: str = "mnli"
+    plan: Plan = Plan()
+    n: int = 100
+
+
+def run(config: Config, scratch: Path) -> dict[str, Any]:
+    index, n_wrong, accuracy = wrong_of(config)
+    there = trained(config.model)
+    k = len(there.pairs) if config.plan.k is None else config.plan.k
+    found: dict[str, Any] = {
+        "accuracy": accuracy,
+        "n_wrong": n_wrong,
+        "n_queries": len(index),
+        "query": index,
+        "train_part": there.pairs.part,
+        "train_label": there.pairs.label,
+    }
+    if not len(index):
+        nothing = np.zeros((0, k))
+        empty = {"candidates": nothing.astype(np.int32), "scores": nothing, "similarity": nothing}
+        return {**found, **empty, "cosine": np.zeros(0)}
+    train = nli_points.features(config.model, config.model.train)
+    near = fastif.neighbours(
+        nli_points.features(config.model, config.sample)[torch.from_numpy(index)], train, k
+    )
+    settings = config.plan.settle(config.model)
+    inverse = fastif.recursion_of(there.task, there.train, settings)
+    queries = nli_points.examples(config.model, config.sample, index)
+    parts = []
+    for start in track(range(0, len(index), BLOCK), "blocks of queries"):
+        some = slice(start, start + BLOCK)
+        path = scratch / f"block-{start}.npz"
+        if not path.exists():  # a kill loses one block
+            block = score_block(there, take(queries, some), near[some], inverse)
+            disk.write(path, packed(block))
+        with np.load(path) as stored:
+            parts.append({name: stored[name] for name in BY_QUERY})
+    return {
+        **found,
+        "damping": settings.damping,
+        "depth": settings.lissa.depth,
+        "scale": inverse.scale,
+        "candidates": near.numpy().astype(np.int32),
+        **{name: np.concatenate([part[name] for part in parts]) for name in BY_QUERY},
+    }
+
+
+def wrong_of(config: Config) -> tuple[np.ndarray, int, float]:
+    """Positions of the queries, how many pairs are wrong, and the accuracy on the part."""
+    _, right = nli_points.predicted(config.model, config.sample)
+    _, pairs = load(config.model, config.sample)
+    of_part = pairs.part == config.part
+    if not of_part.any():
+        raise UserError(
+            f"{config.sample.which} has no pairs of {config.part}: it has "
+            f"{', '.join(np.unique(pairs.part))}"
+        )
+    if config.n < 1:
+        raise UserError(f"n is {config.n}: ask about one wrongly predicted pair at least")
+    n_wrong = int((of_part & ~right).sum())
+    n = min(config.n, n_wrong)
+    index = nli_points.wrong(config.model, config.sample, n, config.part)
+    return index, n_wrong, float(right[of_part].mean())
+
+
+def score_block(
+    there: Trained, queries: Examples, near: Tensor, inverse: Operator
+) -> dict[str, np.ndarray]:
+    """Scores (n, k) of each query's candidates, positive = proponent, with the Hessian and without.
+
+    `similarity` are those under H = I; `cosine` (n,) is that of s_test with the gradient.
+    """
+    gradients = fastif.query_gradients(there.task, queries)
+    s_tests = inverse.apply(gradients)
+    scores, similarity = score_together(
+        there.task, torch.cat([s_tests, gradients]), there.train, near
+    )
+    return {
+        "scores": scores.numpy(),
+        "similarity": similarity.numpy(),
+        "cosine": F.cosine_similarity(s_tests, gradients).numpy(),
+    }
+
+
+def packed(block: dict[str, np.ndarray]) -> bytes:
+    """Arrays as the content of an .npz file."""
+    content = io.BytesIO()
+    np.savez(
+        content,
+        **{name: block[name] for name in BY_QUERY},  # type: ignore[arg-type]
+    )
+    return content.getvalue()
+
+
+def score_together(
+    task: Task, directions: Tensor, candidates: Examples, near: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Inner products of two directions a query with its candidates' gradients, (n, k) each.
+
+    directions (2 n, p), the queries' first directions before their second; near (n, k) are
+    positions. One pass over whatever is near any query serves all.
+    """
+    fitted = FittedCheckpoint(task, 1.0, None)
+    union, column = near.unique(return_inverse=True)
+    order = candidates["length"][union].argsort(stable=True)
+    every = Rows.dense_of(directions, fitted.sizes())
+    found = torch.empty(len(directions), len(union))
+    step = fitted.chunk(take(candidates, union[:4]))
+    for places in track(list(order.split(step)), "candidates"):
+        rows = fitted.train_gradients(take(candidates, union[places]))
+        found[:, places] = rows.inner(every).T
+    first, second = found.split(len(near))
+    return first.gather(1, column), second.gather(1, column)
+
+
+def cells(at: Config, hans: Hans, models: list[tuple[Model, Plan]]) -> list[Config]:
+    """Four parts a model: MultiNLI's development set and the slices of HANS."""
+    made = []
+    for model, plan in models:
+        of = replace(at, model=model, plan=plan)
+        made.append(of)
+        made += [replace(of, sample=hans.evaluation, part=part) for part in SLICES]
+    return made
+
+
+def on_hans(model: Model, pairs: Sample, epochs: int) -> Model:
+    """The same network trained on pairs of HANS, for fewer epochs: they are easily learnt."""
+    return replace(model, train=pairs, fit=replace(model.fit, epochs=epochs, every=epochs))
+
+
+def seeds(model: Model, plan: Plan, n: int) -> list[tuple[Model, Plan]]:
+    return [(replace(model, seed=seed), plan) for seed in range(n)]
+
+
+TRAPS, SOME = generated(150, 240), subset(9_000, 9_000)
+FEW = Plan(k=30, depth=40)
+AT_SMOKE = Config(sample=Sample("mnli dev", "generated", 120), n=15)
+PRESETS: dict[str, list[Config]] = {
+    "smoke": cells(
+        AT_SMOKE,
+        TRAPS,
+        [*seeds(SMOKE, FEW, 2), *seeds(on_hans(SMOKE, TRAPS.train, 1), FEW, 2)],
+    ),
+    "small": cells(
+        Config(),
+        SOME,
+        [
+            (SMALL, BY_RULE),
+            (on_hans(SMALL, SOME.train, 1), BY_RULE),
+            *seeds(SMALL, BY_RULE, 3)[1:],
+        ],
+    ),
+    "paper": cells(
+        Config(sample=Sample("mnli dev", "whole")),
+        WHOLE,
+        [
+            *seeds(PAPER, RELEASED, 3),
+            *seeds(on_hans(PAPER, WHOLE.train, 1), replace(RELEASED, damping=5e3, scale=1e6), 3),
+        ],
+    ),
+}
+
+EXPERIMENT = Experiment(
+    "mnli_effects",
+    run,
+    PRESETS,
+    summary="which training pairs influence wrong predictions of MultiNLI and HANS",
+    columns=("accuracy", "n_wrong", "n_queries"),
+    seconds={"smoke": 35},
+)
+
+if __name__ == "__main__":
+    sys.exit(EXPERIMENT.main())

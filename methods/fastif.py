@@ -1,0 +1,205 @@
+"""FastIF (Guo et al., 2021, arXiv:2012.15781): influence functions on few candidates, in parallel.
+
+1. The k nearest neighbours of a query, by features, are its candidates (Sec. 3.2).
+2. s_test = H^-1 grad query by LiSSA, averaged over T independent repeats (Sec. 3.3), which are
+   divided among processes and brought together by one all-reduce (Sec. 3.4).
+3. Scores <s_test, grad candidate> of the candidates alone, divided among the same processes.
+
+Beyond the paper: many queries share every Hessian product, the repeats tell how uncertain s_test
+is, and a candidate's score needs neither its gradient nor a pass of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods.ihvp.inverse import norms
+from methods.ihvp.lissa import LiSSA, Recursion
+from methods.influence import Influence
+from methods.rows import Rows
+from methods.search import load_faiss
+from methods.settings import at_least
+from methods.task import Examples, MethodError, Task, chunks, count, take
+from methods.tracin import FittedCheckpoint
+from methods.workers import ALONE, Group
+
+FEATURES = 1 << 26  # numbers of distances held at once by an exact search
+
+
+@dataclass(frozen=True)
+class FastIF:
+    """k candidates a query; None is all of them, the original influence function.
+
+    lissa    J = depth, B = sample, T = repeats
+    damping  on the Hessian's diagonal, beside the task's weight decay: the released code's
+             `damp` times its `scale`
+    """
+
+    k: int | None = 1_000
+    lissa: LiSSA = LiSSA(depth=1_000, sample=1, scale=1e4)
+    damping: float = 50.0
+
+    def __post_init__(self) -> None:
+        at_least(1, k=self.k)
+
+
+@dataclass(frozen=True, eq=False)
+class STest:
+    """s_test of some queries, (k, p), from independent repeats.
+
+    error (k,) is the standard error of its length, |s_test - its expectation|, from the spread of
+    the repeats; nan with one of them. It knows nothing of what truncation or damping changes.
+    """
+
+    mean: Tensor
+    error: Tensor
+    repeats: int
+
+    @property
+    def relative_error(self) -> Tensor:
+        """error / |s_test|, (k,)."""
+        return self.error / norms(self.mean)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Candidates of each query, (n_query, k), and their scores: positive = proponent."""
+
+    candidates: Tensor
+    scores: Tensor
+    s_test: STest
+
+
+def neighbours(query: Tensor, train: Tensor, k: int) -> Tensor:
+    """The k training examples nearest by Euclidean distance, nearest first, (n_query, k).
+
+    query, train (n, d) are features. FAISS's flat index, or, where it is not installed, torch.
+    """
+    at_least(1, k=k)
+    if k > len(train):
+        raise MethodError(f"{k} neighbours among {len(train)} training examples: lower k")
+    if query.shape[1] != train.shape[1]:
+        raise MethodError(
+            f"features of {query.shape[1]} and {train.shape[1]} numbers: take both from one model"
+        )
+    try:
+        faiss = load_faiss()
+    except MethodError:
+        return _nearest(query, train, k)
+    index = faiss.IndexFlatL2(train.shape[1])
+    index.add(train.float().cpu().contiguous().numpy())
+    found = index.search(query.float().cpu().contiguous().numpy(), k)[1]
+    return torch.from_numpy(found)
+
+
+def _nearest(query: Tensor, train: Tensor, k: int) -> Tensor:
+    """The same, exactly, by torch: |t|^2 - 2 q.t orders as the distance does."""
+    squares, step = train.square().sum(1), max(1, FEATURES // len(train))
+    found = [
+        (squares - 2 * some @ train.T).topk(k, largest=False).indices for some in query.split(step)
+    ]
+    return torch.cat(found).cpu()
+
+
+def s_test(
+    task: Task, train: Examples, query: Examples, settings: FastIF, group: Group = ALONE
+) -> STest:
+    """H^-1 times the gradient of each query's measurement; every process gets the whole.
+
+    The queries are a block: each Hessian product, and each minibatch, serves all of them. The
+    repeats are the same ones however many processes share them.
+    """
+    return inverted(task, train, query_gradients(task, query), settings, group)
+
+
+def query_gradients(task: Task, query: Examples) -> Tensor:
+    """Gradients of each query's measurement, (n_query, p)."""
+    fitted = FittedCheckpoint(task, 1.0, None)
+    some = chunks(query, fitted.query_chunk(query))
+    return torch.cat([fitted.query_gradients(one).dense() for one in some])
+
+
+def inverted(
+    task: Task, train: Examples, vectors: Tensor, settings: FastIF, group: Group = ALONE
+) -> STest:
+    """The inverse Hessian times vectors (k, p), averaged over repeats."""
+    recursion, repeats = recursion_of(task, train, settings), settings.lissa.repeats
+    k, p = vectors.shape
+    sums = vectors.new_zeros(k * p + k)  # of estimates and of their squares: one all-reduce
+    for repeat in group.share(repeats):
+        estimate = recursion.estimate(vectors, repeat)
+        sums[: k * p] += estimate.flatten()
+        sums[k * p :] += estimate.square().sum(1)
+    group.sum(sums)
+    mean = sums[: k * p].view(k, p) / repeats
+    if repeats == 1:
+        return STest(mean, torch.full_like(mean[:, 0], torch.nan), 1)
+    scatter = (sums[k * p :] - repeats * mean.square().sum(1)).clamp_min(0)
+    return STest(mean, (scatter / (repeats * (repeats - 1))).sqrt(), repeats)
+
+
+def recursion_of(task: Task, train: Examples, settings: FastIF) -> Recursion:
+    """LiSSA over the damped Hessian of the training loss, its scale found unless given."""
+    hessian = Influence(settings.lissa, settings.damping).hessian(task, train)
+    return settings.lissa.invert(hessian, settings.lissa.prepare(hessian))
+
+
+def scores(
+    task: Task, s_test: Tensor, candidates: Examples, index: Tensor, group: Group = ALONE
+) -> Tensor:
+    """<s_test of each query, gradient of each of its candidates>, (n_query, k).
+
+    index (n_query, k) are positions among the candidates. Candidates go in the order of their
+    column `length`, if they have one, so that a batch is padded little.
+    """
+    fitted, out = FittedCheckpoint(task, 1.0, None), torch.zeros(index.shape, dtype=task.dtype)
+    for row in range(len(index)):
+        own = torch.tensor(group.share(index.shape[1]))
+        own = own[_by_length(candidates, index[row, own])]
+        direction = Rows.dense_of(s_test[row : row + 1], fitted.sizes())
+        step = fitted.chunk(take(candidates, index[row, :4]))
+        for places in own.split(step):
+            rows = fitted.train_gradients(take(candidates, index[row, places]))
+            out[row, places] = rows.inner(direction)[:, 0].cpu()
+    if not torch.isfinite(out).all():
+        raise MethodError("a score is not finite: raise `damping`, or LiSSA's `scale`")
+    return group.sum(out)
+
+
+def _by_length(candidates: Examples, index: Tensor) -> Tensor:
+    length = candidates.get("length")
+    return torch.arange(len(index)) if length is None else length[index].argsort(stable=True)
+
+
+def influential(
+    task: Task,
+    train: Examples,
+    query: Examples,
+    features: tuple[Tensor, Tensor],
+    settings: FastIF,
+    candidates: Examples | None = None,
+    group: Group = ALONE,
+) -> Found:
+    """The whole of it: candidates, s_test, scores.
+
+    features are those of the queries and of the candidates, (n, d) both. The candidates are the
+    training examples unless others are given (Sec. 6.3, data augmentation): the Hessian is always
+    that of the training loss.
+    """
+    pool = train if candidates is None else candidates
+    n, n_query = count(pool), count(query)
+    if len(features[0]) != n_query or len(features[1]) != n:
+        raise MethodError(
+            f"features of {len(features[0])} queries and {len(features[1])} candidates for "
+            f"{n_query} and {n}: give one row each"
+        )
+    index = (
+        torch.arange(n).expand(n_query, n)
+        if settings.k is None
+        else neighbours(*features, settings.k)
+    )
+    found = s_test(task, train, query, settings, group)
+    return Found(index, scores(task, found.mean, pool, index, group), found)
