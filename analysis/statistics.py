@@ -24,6 +24,11 @@ class Interval:
 NONE = Interval(float("nan"), float("nan"), float("nan"), 0)
 
 
+def exact(value: float) -> Interval:
+    """Return a number that was calculated, not measured: its interval is itself."""
+    return Interval(value, value, value, 1)
+
+
 def over_seeds(values: ArrayLike, level: float = LEVEL) -> Interval:
     """Return the mean and Student's t interval of independent values, one per seed."""
     sample = np.asarray(values, dtype=float)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from experiments import scratch as disk
+from experiments.draws import Draws, Shuffled
 from experiments.flat import flat_buffers, flat_params, load_buffers, load_params
 from experiments.identity import key
 from experiments.plans import Adam, AdamW, Decayed, Fit, Grouped, Stepped
 from experiments.problems import UserError
-from experiments.seeds import Purpose, generator, torch_seeds
 from methods.progress import track
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Fit",
     "Grouped",
     "Stepped",
+    "descend",
     "fit",
     "flat_buffers",
     "flat_params",
@@ -50,8 +51,25 @@ def fit(
     State goes to `scratch`: killed at any moment and called again, the outcome has the same bits
     (on the same kind of CPU). The module ends in evaluation mode.
     """
-    _check(plan, train)
-    work = _Training(module, loss, train, plan, seed, scratch)
+    check(plan, train)
+    count = len(next(iter(train.values())))
+    return descend(module, loss, train, plan, Shuffled(seed, count), scratch)
+
+
+def descend(
+    module: nn.Module,
+    loss: Loss,
+    train: dict[str, Tensor],
+    plan: Fit,
+    draws: Draws,
+    scratch: Path,
+) -> dict[str, np.ndarray]:
+    """`fit` with the batches that `draws` gives, of one network or of a stack of them.
+
+    A stack's loss gives (K, b), and its train_loss is (epochs, K); each network descends its own
+    mean.
+    """
+    work = _Training(module, loss, train, plan, draws, scratch)
     devices = [work.device] if work.device.type == "cuda" else []
     module.train()
     with torch.random.fork_rng(devices=devices):
@@ -68,27 +86,28 @@ class _Training:
         loss: Loss,
         train: dict[str, Tensor],
         plan: Fit,
-        seed: int,
+        draws: Draws,
         scratch: Path,
     ) -> None:
-        self.module, self.loss, self.train, self.plan, self.seed = module, loss, train, plan, seed
-        self.count = len(next(iter(train.values())))
+        self.module, self.loss, self.train, self.plan = module, loss, train, plan
+        self.draws, self.count = draws, draws.count
         self.device = next(module.parameters()).device
         self.optimizer = _optimizer(module, plan)
         # The name says all that the state depends on: another model, or other data, starts anew.
-        self.name = f"fit-{_fingerprint(module, train, plan, seed)}"
+        self.name = f"fit-{_fingerprint(module, train, plan, draws)}"
         self.scratch = scratch
-        self.epoch, self.step, self.sum = 0, 0, 0.0
+        self.epoch, self.step = 0, 0
+        self.sum: Any = 0.0  # of the losses so far in the epoch; (K,) of a stack
         self.steps: list[int] = []
-        self.train_loss: list[float] = []
+        self.train_loss: list[Any] = []
         self.saved_at = time.monotonic()
         if self._state.exists():
             self._restore()
 
     def run_epoch(self, epoch: int) -> None:
         plan = self.plan
-        batches = plan.batches(self.train, generator(self.seed, Purpose.ORDER, epoch))
-        noise = torch_seeds(self.seed, Purpose.NOISE, epoch, len(batches))
+        batches = self.draws.batches(plan, self.train, epoch)
+        noise = self.draws.noise(epoch, len(batches))
         recent: list[Tensor] = []
         steps = range(self.step, len(batches))
         for step in track(steps, f"epoch {epoch + 1} of {plan.epochs}"):
@@ -99,9 +118,9 @@ class _Training:
             batch = {name: column[rows] for name, column in self.train.items()}
             values = self.loss(self.module, batch)
             self.optimizer.zero_grad()
-            values.mean().backward()
+            values.mean(-1).sum().backward()
             self.optimizer.step()
-            recent.append(values.detach().double().sum())
+            recent.append(values.detach().double().sum(-1))
             last = step == len(batches) - 1
             due = time.monotonic() - self.saved_at > SAVE_SECONDS
             if last or due or len(recent) == LOOK_STEPS:
@@ -124,12 +143,12 @@ class _Training:
         return {**found, "buffers": rows[:, rows.shape[1] - kept :]} if kept else found
 
     def _add(self, recent: list[Tensor], epoch: int, step: int, n_steps: int) -> None:
-        for offset, value in enumerate(torch.stack(recent).tolist()):
-            self.sum += value  # in the order of the steps, however often it is called
-            if not np.isfinite(value):
+        for offset, value in enumerate(torch.stack(recent).cpu().numpy()):
+            self.sum = self.sum + value  # in the order of the steps, however often it is called
+            if not np.isfinite(value).all():
                 raise self._diverged("the loss", value, epoch, step - len(recent) + 1 + offset)
         if step == n_steps - 1 and not np.isfinite(flat_params(self.module)).all():
-            raise self._diverged("a parameter", float("nan"), epoch, step)
+            raise self._diverged("a parameter", np.array(np.nan), epoch, step)
 
     def _finish(self, epoch: int) -> None:
         plan = self.plan
@@ -149,9 +168,9 @@ class _Training:
         state = {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "progress": {"epoch": epoch, "step": step, "sum": self.sum},
+            "progress": {"epoch": epoch, "step": step, "sum": np.asarray(self.sum).tolist()},
             "steps": self.steps,
-            "train_loss": self.train_loss,
+            "train_loss": np.asarray(self.train_loss).tolist(),
         }
         torch.save(state, content)
         disk.write(self._state, content.getvalue())
@@ -162,7 +181,7 @@ class _Training:
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.step = state["progress"]["epoch"], state["progress"]["step"]
-        self.sum = state["progress"]["sum"]
+        self.sum = np.array(state["progress"]["sum"])
         self.steps, self.train_loss = state["steps"], state["train_loss"]
 
     @property
@@ -172,8 +191,11 @@ class _Training:
     def _checkpoint(self, index: int) -> Path:
         return self.scratch / f"{self.name}-{index:04d}.npy"
 
-    def _diverged(self, what: str, value: float, epoch: int, step: int) -> UserError:
+    def _diverged(self, what: str, value: np.ndarray, epoch: int, step: int) -> UserError:
         lr = self.plan.lr
+        if value.ndim:
+            member = int(np.flatnonzero(~np.isfinite(value))[0])
+            what, value = f"{what} of network {member} of the stack", value[member]
         return UserError(
             f"training diverged: {what} is {value} in epoch {epoch + 1}, step {step + 1}: "
             f"lower lr, which is {lr:g}, for instance to {lr / 3:.1g}"
@@ -189,7 +211,8 @@ def _optimizer(module: nn.Module, plan: Fit) -> torch.optim.Optimizer:
     return torch.optim.SGD(module.parameters(), momentum=plan.momentum, **shared)
 
 
-def _check(plan: Fit, train: dict[str, Tensor]) -> None:
+def check(plan: Fit, train: dict[str, Tensor]) -> None:
+    """Refuse a plan or a training set that cannot be."""
     sizes = {name: len(column) for name, column in train.items()}
     if len(set(sizes.values())) != 1 or 0 in sizes.values():
         raise UserError(f"columns of the training set must have one length above 0: {sizes}")
@@ -198,8 +221,8 @@ def _check(plan: Fit, train: dict[str, Tensor]) -> None:
             raise UserError(f"fit.{name} is {getattr(plan, name)}: give a positive number")
 
 
-def _fingerprint(module: nn.Module, train: dict[str, Tensor], plan: Fit, seed: int) -> str:
-    digest = hashlib.sha256(f"{key(plan)} {seed}".encode())
+def _fingerprint(module: nn.Module, train: dict[str, Tensor], plan: Fit, draws: Draws) -> str:
+    digest = hashlib.sha256(f"{key(plan)} {draws.name}".encode())
     for name, value in [*module.state_dict().items(), *sorted(train.items())]:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -45,3 +45,25 @@ def _onednn() -> Callable[[Tensor, Tensor], Tensor] | None:
     except (AttributeError, RuntimeError, TypeError):
         return None
     return fast if same else None
+
+
+def count_product(a: Tensor, b: Tensor) -> Tensor:
+    """Return a b, (n, m) int32, of a (n, k) and b (k, m), both int8 of zeros and ones, exactly.
+
+    On a CPU with 8-bit integer products it runs at four times the rate of float32. Elsewhere
+    float32 is as exact below k = 2**24.
+    """
+    integer = _integer() if a.device.type == "cpu" else None
+    return (a.float() @ b.float()).int() if integer is None else integer(a, b)
+
+
+@cache
+def _integer() -> Callable[[Tensor, Tensor], Tensor] | None:
+    """torch's 8-bit product, if it is there and right: the operator is not public."""
+    try:
+        operator = torch._int_mm
+        a = torch.ones(17, 8, dtype=torch.int8)
+        right = torch.equal(operator(a, a.T.contiguous()), torch.full((17, 17), 8).int())
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    return operator if right else None

@@ -124,7 +124,7 @@ def _md5(path: Path, changed: int) -> str:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
-class _Arrays(pickle.Unpickler):
+class Arrays(pickle.Unpickler):
     """Unpickles lists, dictionaries and arrays; a file that asks for more is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -139,7 +139,7 @@ def _batch(source: Source, path: Path, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 (n, 3, 32, 32) and labels (n,) of one batch in Python's pickle format."""
     content = _content(source, path)
     try:
-        made = _Arrays(io.BytesIO(content), encoding="bytes").load()
+        made = Arrays(io.BytesIO(content), encoding="bytes").load()
         found = {k.decode() if isinstance(k, bytes) else k: v for k, v in made.items()}
         pixels, labels = np.asarray(found["data"]), np.asarray(found["labels"])
     except (pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError) as error:

@@ -1,0 +1,121 @@
+"""IOU of influential pairs against the threshold: what the figures on subset ensembles share."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.statistics import Interval, over_seeds
+from analysis.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
+from analysis.table import Row, curve
+from experiments.runs import Run
+
+LOW, HIGH = 0.1, 0.5  # thresholds over which a curve is told by its mean
+COLOURS = (SKY, BLUE, GREEN, ORANGE, VERMILLION, PURPLE, BLACK)
+SOURCES = {"digits": "digits", "mnist": "MNIST", "jpeg": "CIFAR-10", "original": "CIFAR-10"}
+NETWORKS = {"DigitsMLP": "MLP", "StridedCNN": "CNN", "SmallInception": "Inception"}
+IOU = "iou"
+
+DEVIATIONS = (
+    "The figures are only pictures in the paper: a curve is judged by its mean over thresholds from"
+    f" {LOW:g} to {HIGH:g} at which any pair is found.",
+    "Memorization, of which pairs need more than 0.25, is estimated from the whole ensemble.",
+    "Intervals are over splits of one ensemble, which share models where they are large.",
+)
+TIER_NOTES = {
+    "smoke": "Smoke tier: 200 MLPs on 150 of scikit-learn's digits, at most 100 in an estimate.",
+    "small": (
+        "Small tier: 2,000 MLPs on 2,000 MNIST digits and 800 small CNNs on 4,000 images of"
+        " JPEG-recompressed CIFAR-10, in place of 2,000 Inception networks on CIFAR-100."
+    ),
+}
+
+
+def named(run: Run) -> str:
+    """Return the name of a run's ensemble: its data and its network."""
+    ensemble = run.config["ensemble"]
+    source, network = ensemble["data"]["source"], ensemble["network"]["type"]
+    return f"{SOURCES.get(source, 'CIFAR-100')}, {NETWORKS.get(network, network)}"
+
+
+def of(found: Iterable[Run], kind: str) -> list[Run]:
+    """Return the runs of one kind of config."""
+    return [run for run in found if run.config["type"] == kind]
+
+
+def wants(*kinds: str) -> Any:
+    """Return what an artifact needs: configs of these kinds."""
+    return lambda config: config["type"] in kinds
+
+
+def sizes(run: Run) -> list[int]:
+    return [int(size) for size in run.array("sizes")]
+
+
+def mean(run: Run, series: str, size: int) -> np.ndarray:
+    """Return the mean of a curve from LOW to HIGH, one a split; nan where it is not defined."""
+    curves = np.asarray(run.array(series))[sizes(run).index(size)]
+    return _means(run, curves)
+
+
+def alone(run: Run, series: str) -> float:
+    """Return the same of a curve that has no splits."""
+    return float(_means(run, np.asarray(run.array(series))[None])[0])
+
+
+def _means(run: Run, curves: np.ndarray) -> np.ndarray:
+    thresholds = np.asarray(run.array("thresholds"))
+    some = curves[:, (thresholds >= LOW - 1e-9) & (thresholds <= HIGH + 1e-9)]
+    known = np.isfinite(some)
+    count = known.sum(1)
+    summed = np.where(known, some, 0.0).sum(1)
+    return np.divide(summed, count, out=np.full(len(some), np.nan), where=count > 0)
+
+
+def over(values: np.ndarray) -> Interval:
+    """Return the interval over splits that have a value."""
+    return over_seeds(values[np.isfinite(values)])
+
+
+def curves(run: Run, series: Mapping[str, str]) -> list[Row]:
+    """Return the rows of curves, by size and threshold; `series` names them for people."""
+    rows = []
+    thresholds = np.asarray(run.array("thresholds"))
+    for key, label in series.items():
+        values = np.asarray(run.array(key))
+        for i, size in enumerate(sizes(run)):
+            for k, threshold in enumerate(thresholds):
+                ours = over(values[i, :, k])
+                if ours.n:
+                    about = {"series": label, "models": size, "threshold": float(threshold)}
+                    rows.append(curve(named(run), "IOU", "", ours, **about) | {"kind": IOU})
+    return rows
+
+
+def draw(axes: Axes, table: pd.DataFrame, name: str, lines: Mapping[str, str]) -> None:
+    """Draw an ensemble's curves, a colour a size; `lines` are the line styles of the series."""
+    rows = table[(table["kind"] == IOU) & (table["method"] == name)]
+    for series, line in lines.items():
+        of_series = rows[rows["series"] == series]
+        for (size, part), colour in zip(of_series.groupby("models"), COLOURS, strict=False):
+            part = part.sort_values("threshold")
+            label = f"{size:g}" if line == "-" else None
+            axes.plot(part["threshold"], part["ours"], line, color=colour, label=label)
+            if line == "-":
+                low, high = (part[side].clip(0, 1) for side in ("low", "high"))
+                axes.fill_between(part["threshold"], low, high, color=colour, alpha=0.15, lw=0)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_title(name)
+
+
+def names(table: pd.DataFrame) -> list[str]:
+    """Return the ensembles that have curves, in their order."""
+    return list(dict.fromkeys(table[table["kind"] == IOU]["method"]))
+
+
+def page(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table without the curves, for the report."""
+    shown = table[table["kind"] != IOU]
+    return shown[["method", "quantity", "paper", "ours", "low", "high", "n", "verdict"]]

@@ -1,0 +1,241 @@
+"""How many models tell an influence from none: exact counts, and what a budget resolves.
+
+Reproduces the left and the middle of Figure 3 of 004 (Doubov et al., 2022) and answers the
+questions it leaves: what two unknown probabilities need, and what a subset ensemble of so many
+models can resolve. It is a tool as well:
+
+    python -m experiments.model_count --p .6 --q .4 --delta .05
+    python -m experiments.model_count --models 400
+    python -m experiments.model_count --threshold .15
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.count_simulation import Coins, Ensembles
+from experiments.experiment import Experiment, sweep
+from experiments.runs import Run
+from methods.plan import models_for, null_iou, null_rate, resolved, standard_error
+from methods.power import Count, one_arm, paper_count, two_arms, two_arms_normal
+
+ENDS = (0.01, 0.99)  # of the grid, where steps of 0.05 are too wide
+SHARES = {"half": 0.5, "subset": 0.7}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Models that tell p from q: of one arm, where both are known, and of two, where neither is."""
+
+    p: float = 0.6
+    q: float = 0.4
+    delta: float = 0.05
+
+    def outcome(self) -> dict[str, Any]:
+        """Numbers of models; one that does not exist is left out."""
+        two = {name: two_arms(self.p, self.q, self.delta, at) for name, at in SHARES.items()}
+        normal = {
+            f"normal_{name}": two_arms_normal(self.p, self.q, self.delta, at)
+            for name, at in SHARES.items()
+        }
+        found = {
+            **_numbers("one", one_arm(self.p, self.q, self.delta)),
+            "paper": paper_count(self.p, self.q, self.delta),
+            **_numbers("half", two["half"]),
+            **_numbers("subset", two["subset"]),
+            **normal,
+        }
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What so many models resolve, of a query that is right with probability p."""
+
+    models: int = 400
+    p: float = 0.5
+    inside: float = 0.7
+    delta: float = 0.05
+
+    def outcome(self) -> dict[str, Any]:
+        """The standard error, the threshold and the influence beyond it that is found."""
+        found = resolved(self.models, self.p, self.inside, self.delta)
+        numbers = {
+            "standard_error": standard_error(self.models, self.p, self.p, self.inside),
+            "threshold": found.threshold,
+            "influence": found.influence,
+            "null_iou": null_iou(self.models, found.threshold, self.p, self.inside),
+        }
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Models of which pairs without influence pass a threshold with probability delta at most."""
+
+    threshold: float = 0.15
+    p: float = 0.5
+    inside: float = 0.7
+    delta: float = 0.05
+
+    def outcome(self) -> dict[str, Any]:
+        """That number, and those that find an influence as high as the threshold."""
+        quiet = models_for(self.threshold, self.p, self.inside, self.delta)
+        rest = {"null_iou": null_iou(int(quiet.sustained), self.threshold, self.p, self.inside)}
+        rest["rate"] = null_rate(int(quiet.sustained), self.threshold, self.p, self.inside)
+        numbers = {**_numbers("quiet", quiet), **rest}
+        if self.threshold <= self.p:
+            low = self.p - self.threshold
+            numbers |= _numbers("found", two_arms(self.p, low, self.delta, self.inside))
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All pairs of the multiples of `step` and ENDS: the left of Figure 3."""
+
+    step: float = 0.05
+    delta: float = 0.05
+
+    def outcome(self) -> dict[str, Any]:
+        """Arrays over pairs, q < p; inf where no number of models tells them apart."""
+        values = sorted({*ENDS, *_multiples(self.step, 1.0)})
+        return _counted([(p, q) for q, p in combinations(values, 2)], self.delta)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One p with every q below it: the middle of Figure 3."""
+
+    p: float = 0.9
+    step: float = 0.01
+    delta: float = 0.05
+
+    def outcome(self) -> dict[str, Any]:
+        """The same arrays, q ascending."""
+        below = [q for q in _multiples(self.step, 1.0) if q < self.p]
+        return _counted([(self.p, q) for q in below], self.delta)
+
+
+Config = Pair | Budget | Threshold | Grid | Line | Coins | Ensembles
+
+
+def run(config: Config, scratch: Path) -> dict[str, Any]:
+    return config.outcome()
+
+
+def _numbers(name: str, count: Count) -> dict[str, float]:
+    return {f"{name}_first": count.first, f"{name}_sustained": count.sustained}
+
+
+def _multiples(step: float, last: float) -> list[float]:
+    return [round(step * i, 6) for i in range(round(last / step) + 1)]
+
+
+def _counted(pairs: list[tuple[float, float]], delta: float) -> dict[str, Any]:
+    counts = [one_arm(*pair, delta) for pair in pairs]
+    return {
+        "p": np.array([p for p, _ in pairs]),
+        "q": np.array([q for _, q in pairs]),
+        "first": np.array([count.first for count in counts]),
+        "sustained": np.array([count.sustained for count in counts]),
+        "paper": np.array([paper_count(*pair, delta) for pair in pairs]),
+    }
+
+
+ANSWERS = {
+    "one_first": "models, p and q known: first number that tells",
+    "one_sustained": "models, p and q known: every number from here on tells",
+    "paper": "models, by the paper's code (the first, up to 999)",
+    "half_first": "models, neither known, half with the example: first",
+    "half_sustained": "models, neither known, half with the example: from here on",
+    "normal_half": "models, neither known, half with: by the normal law",
+    "subset_first": "models, neither known, 0.7 with the example: first",
+    "subset_sustained": "models, neither known, 0.7 with the example: from here on",
+    "normal_subset": "models, neither known, 0.7 with: by the normal law",
+    "standard_error": "standard error of an estimated influence that is 0",
+    "threshold": "threshold that an influence of 0 passes with delta at most",
+    "influence": "influence that then passes with 1 - delta",
+    "quiet_first": "models of which an influence of 0 passes with delta at most: first",
+    "quiet_sustained": "models of which an influence of 0 passes so: from here on",
+    "found_first": "models that tell an influence of the threshold from 0: first",
+    "found_sustained": "models that tell an influence of the threshold from 0: from here on",
+    "rate": "probability of passing then",
+    "null_iou": "IOU of two such ensembles at the threshold by chance alone",
+    "difference": "simulated less calculated probability of error, mean",
+    "worst": "highest simulated probability of error",
+    "error_ratio": "standard error, simulated over calculated",
+    "pairs": "pairs counted",
+}
+
+
+def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
+    """A line an answer; of figures, what they hold."""
+    rows = []
+    for run_ in runs:
+        config = dict(run_.config)
+        kind = config.pop("type")
+        asked = ", ".join(f"{k} {v:g}" for k, v in config.items() if isinstance(v, int | float))
+        counted = run_.arrays().get("first")
+        numbers = run_.metrics if counted is None else {"pairs": len(counted)}
+        if not numbers:
+            rows.append([f"{kind.lower()}: {asked}", "models: no number tells equals apart", ""])
+        for name, value in numbers.items():
+            rows.append([f"{kind.lower()}: {asked}", ANSWERS.get(name, name), f"{value:.4g}"])
+    return ["question", "answer", "value"], rows
+
+
+MODELS = (25, 50, 100, 200, 400, 1000, 2000)
+ACCURACY = (0.5, 0.9, 0.99)
+ASKED = (Pair(), Budget(), Threshold())  # the cells that the tool starts from
+PRESETS: dict[str, list[Config]] = {
+    "smoke": [
+        *ASKED,
+        Pair(delta=0.02),
+        Grid(0.1),
+        *sweep(Line(step=0.05), p=(0.5, 0.9, 0.95, 1.0)),
+        *sweep(Budget(), models=(25, 100), p=(0.5, 0.9)),
+        *sweep(Coins(n_draws=2_000), seed=range(3)),
+        *sweep(Ensembles((25, 100), n_train=60, n_query=100), seed=range(3)),
+    ],
+    "small": [
+        *ASKED,
+        Pair(delta=0.02),
+        Grid(),
+        *sweep(Line(step=0.05), p=(0.5, 0.7, 0.9, 0.95, 1.0)),
+        *sweep(Budget(), models=MODELS[:4], p=ACCURACY),
+        *sweep(Coins(), seed=range(3)),
+        *sweep(Ensembles(MODELS[:4]), seed=range(3)),
+    ],
+    "paper": [
+        *ASKED,
+        Pair(delta=0.02),
+        Grid(),
+        *sweep(Line(), p=(0.5, 0.7, 0.9, 0.95, 1.0)),
+        *[one for one in sweep(Budget(), models=MODELS, p=ACCURACY) if one not in ASKED],
+        *[
+            one
+            for one in sweep(Threshold(), threshold=(0.05, 0.1, 0.15, 0.25), p=ACCURACY)
+            if one not in ASKED
+        ],
+        *sweep(Coins(), seed=range(5)),
+        *sweep(Ensembles(), seed=range(5)),
+    ],
+}
+
+EXPERIMENT = Experiment(
+    "model_count",
+    run,
+    PRESETS,
+    summary="how many models tell an influence from none, and what a budget of models resolves",
+    table=table,
+    seconds={"smoke": 5, "small": 11, "paper": 75},
+)
+
+if __name__ == "__main__":
+    sys.exit(EXPERIMENT.main())

@@ -1,0 +1,225 @@
+"""How many models influence estimation needs: agreement of two halves of an ensemble.
+
+Reproduces Figures 1, 5 and 6 of 004 (Doubov et al., 2022): the IOU of the pairs that two estimates
+find above a threshold. Deviations: at the small tier, small networks on MNIST and CIFAR-10; the
+IOU by chance and the comparison with models that the estimate does not contain are ours.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments import ensembles
+from experiments.augmentation import CropAndFlip
+from experiments.ensembles import STEPS, Data, Ensemble, Outcomes, Part
+from experiments.experiment import Experiment
+from experiments.models.digits_mlp import DigitsMLP
+from experiments.models.inception import SmallInception
+from experiments.models.strided_cnn import StridedCNN
+from experiments.problems import UserError
+from experiments.runs import Run
+from experiments.training import Fit, Stepped
+from methods.masks import Packed
+from methods.overlap import iou
+from methods.progress import track
+from methods.randomness import numpy_generator
+from methods.subset import influence, memorization
+
+MEMORIZED = 0.25  # 004, Appendix E: pairs whose training example is memorized more than this
+SHOWN = (0.1, 0.3)
+THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(1, 41))
+
+
+@dataclass(frozen=True)
+class Train:
+    """A part of an ensemble: the work of one job."""
+
+    part: Part = Part(Ensemble())
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Two estimates of `sizes` models each, without a model in common, `splits` times."""
+
+    ensemble: Ensemble = Ensemble()
+    n_models: int = 2_000
+    sizes: tuple[int, ...] = (25, 50, 100, 200, 400, 1_000)
+    splits: int = 5
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """Two estimates of `n_models` models on the same subsets, started and ordered anew."""
+
+    ensemble: Ensemble = Ensemble()
+    n_models: int = 50
+
+
+Config = Train | Halves | Restarts
+
+
+def run(config: Config, scratch: Path) -> dict[str, Any]:
+    if isinstance(config, Train):
+        found = ensembles.part(config.part).metrics
+        return {name: found[name] for name in found if name.startswith("accuracy")}
+    return _halves(config) if isinstance(config, Halves) else _restarts(config)
+
+
+def _halves(config: Halves) -> dict[str, Any]:
+    """IOU (n_sizes, splits, n_thresholds) of each kind, on all pairs and on memorized ones.
+
+    hard, soft             two estimates, of who is right and of probabilities
+    null                   two of outcomes that were dealt to other models: chance alone
+    hard_full, soft_full   one, against who is right of the whole ensemble, itself included
+    hard_rest, soft_rest   one, against who is right of all other models
+    """
+    if 2 * max(config.sizes) > config.n_models:
+        raise UserError(
+            f"two halves of {max(config.sizes)} models need {2 * max(config.sizes)}, the ensemble "
+            f"has {config.n_models}: lower sizes or raise n_models"
+        )
+    whole = ensembles.gathered(config.ensemble, config.n_models)
+    full = _hard(whole, np.arange(config.n_models))
+    memorized = memorization(whole.masks, whole.right.unpacked()[:, : whole.n_train]) > MEMORIZED
+    found: dict[str, np.ndarray] = {}
+    shape = len(config.sizes), config.splits, len(THRESHOLDS)
+    tasks = [(i, j) for i in range(len(config.sizes)) for j in range(config.splits)]
+    for i, j in track(tasks, "splits"):
+        size = config.sizes[i]
+        draw = numpy_generator(config.ensemble.seed, "halves", size, j)
+        order = draw.permutation(config.n_models)
+        for name, one, other in _pairs(whole, full, order, size, draw):
+            for kind, some in (("all", slice(None)), ("memorized", memorized)):
+                curve = iou(one[:, some], other[:, some], THRESHOLDS).numpy()
+                found.setdefault(f"{name}_{kind}", np.full(shape, np.nan))[i, j] = curve
+    passed = [
+        [float((full[:, some] >= t).sum()) for t in THRESHOLDS] for some in (slice(None), memorized)
+    ]
+    return {
+        "accuracy": float(whole.right.unpacked()[:, whole.n_train :].double().mean()),
+        "memorized": int(memorized.sum()),
+        "thresholds": np.array(THRESHOLDS),
+        "sizes": np.array(config.sizes),
+        "pairs_above": np.array(passed),
+        **found,
+    }
+
+
+def _pairs(
+    whole: Outcomes, full: Tensor, order: np.ndarray, size: int, draw: np.random.Generator
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Name what is compared, and the two estimates (n_query, n_train)."""
+    first, second = order[:size], order[size : 2 * size]
+    hard, soft = _hard(whole, first), _soft(whole, first)
+    yield "hard", hard, _hard(whole, second)
+    yield "soft", soft, _soft(whole, second)
+    dealt = draw.permutation(first), draw.permutation(second)
+    yield "null", _hard(whole, first, dealt[0]), _hard(whole, second, dealt[1])
+    yield "hard_full", hard, full
+    yield "soft_full", soft, full
+    rest = _hard(whole, order[size:])
+    yield "hard_rest", hard, rest
+    yield "soft_rest", soft, rest
+
+
+def _restarts(config: Restarts) -> dict[str, Any]:
+    """IOU (n_thresholds,) of two ensembles on the same subsets, and of two on different ones."""
+    one = ensembles.gathered(config.ensemble, 2 * config.n_models)
+    again = replace(config.ensemble, restart=config.ensemble.restart + 1)
+    other = ensembles.gathered(again, config.n_models)
+    models = np.arange(config.n_models)
+    first, second = _hard(one, models), _hard(one, models + config.n_models)
+    restarted = _hard(other, models)
+    right = one.right.unpacked()[:, : one.n_train]
+    memorized = memorization(one.masks, right) > MEMORIZED
+    found = {}
+    for kind, some in (("all", slice(None)), ("memorized", memorized)):
+        found[f"same_{kind}"] = iou(first[:, some], restarted[:, some], THRESHOLDS).numpy()
+        found[f"different_{kind}"] = iou(first[:, some], second[:, some], THRESHOLDS).numpy()
+    return {"memorized": int(memorized.sum()), "thresholds": np.array(THRESHOLDS), **found}
+
+
+def _hard(whole: Outcomes, models: np.ndarray, dealt: np.ndarray | None = None) -> Tensor:
+    """Influence of who is right; with the outcomes of other models, if `dealt` names some."""
+    masks = Packed(whole.masks.bits[models], whole.masks.width)
+    of = models if dealt is None else dealt
+    right = Packed(whole.right.bits[of], whole.right.width).unpacked()
+    return influence(masks, right[:, whole.n_train :])
+
+
+def _soft(whole: Outcomes, models: np.ndarray) -> Tensor:
+    """Influence on the probability of the right class."""
+    masks = Packed(whole.masks.bits[models], whole.masks.width)
+    steps = torch.from_numpy(whole.probability[models][:, whole.n_train :])
+    return influence(masks, steps.double() / STEPS)
+
+
+def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
+    """A line a part with its accuracies, and a line a size with IOU at two thresholds."""
+    rows = []
+    for run_ in found:
+        config, m = run_.config, run_.metrics
+        if config["type"] == "Train":
+            part = config["part"]
+            source = part["ensemble"]["data"]["source"]
+            about = f"{source}, restart {part['ensemble']['restart']}, from model {part['first']}"
+            rows.append([about, f"accuracy {m['accuracy_query']:.4f}", ""])
+            continue
+        source = config["ensemble"]["data"]["source"]
+        thresholds = np.asarray(run_.array("thresholds"))
+        at = [int(np.abs(thresholds - t).argmin()) for t in SHOWN]
+        if config["type"] == "Restarts":
+            curves = {"same subsets": run_.array("same_memorized")}
+        else:
+            means = np.asarray(run_.array("hard_memorized")).mean(1)
+            curves = dict(zip((f"{n} models" for n in config["sizes"]), means, strict=True))
+        for name, curve in curves.items():
+            rows.append([f"{source}, {name}", *(f"{curve[i]:.3f}" for i in at)])
+    return ["ensemble", *(f"IOU at {t:g}" for t in SHOWN)], rows
+
+
+def cells(ensemble: Ensemble, n_models: int, sizes: tuple[int, ...], restarts: int) -> list[Config]:
+    """Parts first, so that an array trains them before a job compares."""
+    again = replace(ensemble, restart=1)
+    trained = [Train(one) for one in ensembles.parts(ensemble, n_models)]
+    anew = [Train(one) for one in ensembles.parts(again, restarts)]
+    halves = Halves(ensemble, n_models, sizes)
+    return [*trained, *anew, halves, Restarts(ensemble, restarts)]
+
+
+SMOKE = Ensemble(DigitsMLP((16,), (1, 8, 8)), Data("digits", 150, 300), Fit(15, 35, 0.1), stack=50)
+MNIST = Ensemble(DigitsMLP((64,)), Data("mnist", 2_000, 2_000), Fit(20, 50, 0.05), stack=50)
+CIFAR = Ensemble(
+    StridedCNN((16, 32), (3, 32, 32)), Data("jpeg", 4_000, 2_000), Fit(15, 50, 0.03), stack=16
+)
+PAPER = Ensemble(
+    SmallInception(),
+    Data("cifar100", 50_000, 10_000),
+    Stepped(200, 128, 0.1, 0.9, 5e-4, drops=(0.3, 0.6, 0.8)),
+    CropAndFlip(),
+    stack=10,
+)
+SIZES = (25, 50, 100, 200, 400, 1_000)
+PRESETS: dict[str, list[Config]] = {
+    "smoke": cells(SMOKE, 200, (25, 50, 100), 50),
+    "small": [*cells(MNIST, 2_000, SIZES, 50), *cells(CIFAR, 800, SIZES[:5], 48)],
+    "paper": cells(PAPER, 2_000, SIZES, 50),
+}
+
+EXPERIMENT = Experiment(
+    "subset_ensembles",
+    run,
+    PRESETS,
+    summary="agreement of influence estimates from subset ensembles, by the number of models",
+    table=table,
+    seconds={"smoke": 20},
+)
+
+if __name__ == "__main__":
+    sys.exit(EXPERIMENT.main())
