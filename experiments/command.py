@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from experiments import cost, memory, progress, runs, tracking
+from experiments import cost, memory, progress, runs, stopping, tracking
 from experiments.experiment import Experiment
 from experiments.overrides import CUSTOM, options, override
 from experiments.problems import UserError, nearest
@@ -24,7 +24,8 @@ class _Parser(argparse.ArgumentParser):
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     """Parse, run, print; return the exit code: 2 for a user's mistake, 130 if interrupted."""
     try:
-        return _main(experiment, sys.argv[1:] if argv is None else list(argv))
+        with stopping.heed():
+            return _main(experiment, sys.argv[1:] if argv is None else list(argv))
     except SystemExit as end:  # --help
         return int(end.code or 0)
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments import scratch as disk
+from experiments import stopping
 from experiments.flat import flat_buffers, flat_params, load_buffers, load_params
 from experiments.identity import key
 from experiments.plans import Adam, AdamW, Decayed, Fit, Grouped, Stepped
@@ -103,12 +104,13 @@ class _Training:
             self.optimizer.step()
             recent.append(values.detach().double().sum())
             last = step == len(batches) - 1
-            due = time.monotonic() - self.saved_at > SAVE_SECONDS
+            due = stopping.asked() or time.monotonic() - self.saved_at > SAVE_SECONDS
             if last or due or len(recent) == LOOK_STEPS:
                 self._add(recent, epoch, step, len(batches))
                 recent = []
             if due and not last:
                 self._save(epoch, step + 1)
+                stopping.obey()
         self._finish(epoch)
 
     def outcome(self) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """An experiment for tests of the laboratory: quick, exact, resumable, and free of torch."""
 
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import runs, scratch
+from experiments import runs, scratch, stopping
 from experiments.experiment import Experiment, sweep
 from methods.progress import track
 
@@ -46,6 +47,7 @@ def train(model: Model, folder: Path) -> runs.Outcome:
         draw = np.random.default_rng(np.random.SeedSequence([model.seed, step]))
         walk.append((walk[-1] if walk else 0.0) + float(draw.normal()))
         scratch.write(state, json.dumps(walk).encode())
+        stopping.obey()
         time.sleep(model.pause)
     return {"walk": np.array(walk), "end": walk[-1]}
 
@@ -65,12 +67,13 @@ def run(config: Config, folder: Path) -> runs.Outcome:
 
 
 METHODS = [Mean(), Power()]
+PAUSE = float(os.environ.get("TINY_PAUSE", "0.01"))  # seconds a step, of which no number depends
 EXPERIMENT = Experiment(
     "tiny",
     run,
     {
         "smoke": sweep(Config(), model__seed=range(3), method=METHODS),
-        "slow": sweep(Config(Model(steps=12, pause=0.01)), model__seed=range(3), method=METHODS),
+        "slow": sweep(Config(Model(steps=12, pause=PAUSE)), model__seed=range(3), method=METHODS),
         "big": sweep(Config(), size=[100, 200, 500_000]),
     },
     summary="a walk and its levels",
