@@ -139,6 +139,8 @@ def _run(experiment: Experiment, preset: str, cells: list[Any], chosen: list[int
                 raise UserError(f"cell {i} of preset {preset}: {error}") from error
             mirror.send(finished[-1])
         mirror.finish()
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes of a cell, the first speaks
     header, rows = (
         experiment.table(finished) if experiment.table else summarise(finished, experiment.columns)
     )
