@@ -35,16 +35,13 @@ class Array:
     shared: str
     entries: Sequence[Mapping[str, Any]]
     tasks: list[list[int]]
+    plan: str
+    """What tells its jobs from those of another division, preset or store."""
 
     @property
     def of(self) -> str:
         """What the comments of its jobs say they are of."""
         return f"{self.name}/{self.preset}"
-
-    @property
-    def plan(self) -> str:
-        """What tells its jobs from those of another division, preset or store."""
-        return division.fingerprint(self.entries, self.tasks)
 
     @property
     def comment(self) -> str:
@@ -110,7 +107,8 @@ def divided(
 
     def array(number: int | None) -> Array:
         cells = division.divide(entries, shared, number)
-        return Array(experiment.name, preset, shared, entries, cells)
+        plan = division.fingerprint(entries, cells)
+        return Array(experiment.name, preset, shared, entries, cells, plan)
 
     wanted = array(tasks)
     for task in queued:
