@@ -132,7 +132,8 @@ def _run(experiment: Experiment, preset: str, cells: list[Any], chosen: list[int
     with progress.show() as display:
         for i in display.track(chosen, f"{experiment.name} {preset}"):
             try:
-                finished.append(experiment.once(cells[i]))
+                with mirror.watching(cells[i]):
+                    finished.append(experiment.once(cells[i]))
             except Exception as error:
                 if not _mendable(error) or len(cells) == 1:
                     raise

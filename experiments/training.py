@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experiments import live, stopping
 from experiments import scratch as disk
-from experiments import stopping
 from experiments.flat import flat_buffers, flat_params, load_buffers, load_params
 from experiments.identity import key
 from experiments.plans import Adam, AdamW, Decayed, Fit, Grouped, Stepped
@@ -110,6 +110,8 @@ class _Training:
                 recent = []
             if due and not last:
                 self._save(epoch, step + 1)
+                seen = (step + 1) * plan.batch_size  # all batches are full but the last
+                live.tell(epoch=epoch + (step + 1) / len(batches), loss=self.sum / seen)
                 stopping.obey()
         self._finish(epoch)
 
@@ -136,6 +138,7 @@ class _Training:
     def _finish(self, epoch: int) -> None:
         plan = self.plan
         self.train_loss.append(self.sum / self.count)
+        live.tell(epoch=epoch + 1, loss=self.train_loss[-1])
         self.sum = 0.0
         if (epoch + 1) % plan.every == 0 or epoch + 1 == plan.epochs:
             content = io.BytesIO()

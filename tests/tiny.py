@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import runs, scratch, stopping
+from experiments import live, runs, scratch, stopping
 from experiments.experiment import Experiment, sweep
 from methods.progress import track
 
@@ -47,6 +47,7 @@ def train(model: Model, folder: Path) -> runs.Outcome:
         draw = np.random.default_rng(np.random.SeedSequence([model.seed, step]))
         walk.append((walk[-1] if walk else 0.0) + float(draw.normal()))
         scratch.write(state, json.dumps(walk).encode())
+        live.tell(epoch=step + 1, loss=walk[-1])
         stopping.obey()
         time.sleep(model.pause)
     return {"walk": np.array(walk), "end": walk[-1]}
