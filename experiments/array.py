@@ -43,15 +43,17 @@ def _main(given: argparse.Namespace) -> int:
     if [entry["key"] for entry in runs.entries(presets)] != [entry["key"] for entry in listed]:
         raise _changed(given)
     processes = min(given.processes, experiment.processes)
+    run = _together if processes > 1 else _alone
     code = 0
-    for cell in cells:
+    while cells:
         stopping.obey()
-        words = ["--preset", given.preset, "--cell", str(cell)]
-        run = _together if processes > 1 else _alone
-        ended = run(experiment, words, processes)
-        if ended == INTERRUPTED:
-            return INTERRUPTED
+        ended = run(experiment, given.preset, cells, processes)
+        if ended not in (0, USER_MISTAKE):
+            return ended
         code = max(code, ended)
+        missing = [i for i in cells if not _is_there(given.experiment, listed[i]["key"])]
+        # What stopped at a mistake stopped at the first cell without a run: on with the next.
+        cells = [i for i in cells if missing and i > missing[0]]
     return code
 
 
@@ -59,12 +61,12 @@ def _is_there(name: str, key: str) -> bool:
     return (runs.results() / "runs" / name / key).is_dir()
 
 
-def _alone(experiment: Experiment, words: Sequence[str], processes: int) -> int:
-    return experiment.main(words)
+def _alone(experiment: Experiment, preset: str, cells: Sequence[int], processes: int) -> int:
+    return experiment.main(_words(preset, cells))
 
 
-def _together(experiment: Experiment, words: Sequence[str], processes: int) -> int:
-    """Run a cell under torchrun, started anew for each, so that all processes begin alike.
+def _together(experiment: Experiment, preset: str, cells: Sequence[int], processes: int) -> int:
+    """Run cells under torchrun, started anew for each, so that all processes begin alike.
 
     Each computes the run, in step with the others; the first to finish writes it.
     """
@@ -73,14 +75,20 @@ def _together(experiment: Experiment, words: Sequence[str], processes: int) -> i
     from torch.distributed.run import parse_args, run
 
     options = ["--standalone", f"--nproc-per-node={processes}"]
-    try:
-        run(parse_args([*options, "-m", f"experiments.{experiment.name}", *words]))
-    except ChildFailedError as error:
-        codes = {failure.exitcode for failure in error.failures.values()}
-        return USER_MISTAKE if codes == {USER_MISTAKE} else 1
-    except SignalException:
-        return INTERRUPTED
+    for cell in cells:
+        words = _words(preset, [cell])
+        try:
+            run(parse_args([*options, "-m", f"experiments.{experiment.name}", *words]))
+        except ChildFailedError as error:
+            codes = {failure.exitcode for failure in error.failures.values()}
+            return USER_MISTAKE if codes == {USER_MISTAKE} else 1
+        except SignalException:
+            return INTERRUPTED
     return 0
+
+
+def _words(preset: str, cells: Sequence[int]) -> list[str]:
+    return ["--preset", preset, *(word for cell in cells for word in ("--cell", str(cell)))]
 
 
 def _changed(given: argparse.Namespace) -> UserError:

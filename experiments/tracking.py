@@ -28,8 +28,6 @@ SETTINGS = {
     "finish_timeout": 120,
     "finish_timeout_raises": True,
 }
-_told: set[str] = set()  # said once a process, however many mirrors there are
-_broken: list[str] = []  # why, once it broke: no cell after it waits for the same again
 
 
 class Mirror:
@@ -49,9 +47,7 @@ class Mirror:
             except ImportError:
                 self.off = "wandb is not installed: `pip install wandb`"
         if self.off:
-            _tell(f"W&B: off, {self.off}")
-        elif _broken:
-            self.off = _broken[0]
+            print(f"W&B: off, {self.off}", file=sys.stderr)
 
     @contextlib.contextmanager
     def watching(self, config: Any) -> Iterator[None]:
@@ -145,9 +141,8 @@ class Mirror:
         except Exception as error:  # wandb raises many kinds; none may end an experiment
             self._page = None
             self.off = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            _broken.append(self.off)
             again = f"python -m experiments.tracking replay {self.name}"
-            _tell(f"W&B: off from here, {self.off}; later: `{again}`")
+            print(f"W&B: off from here, {self.off}; later: `{again}`", file=sys.stderr)
 
     def _open(self, identity: str, job: str, config: dict[str, Any], seen: bool = False) -> Any:
         # Of a run that is only sent, this process's use of the machine says nothing.
@@ -224,12 +219,6 @@ def _finishing(page: Any) -> Iterator[None]:
         page.finish(exit_code=1)
         raise
     page.finish()
-
-
-def _tell(message: str) -> None:
-    if message not in _told:
-        _told.add(message)
-        print(message, file=sys.stderr)
 
 
 def _digest(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,9 @@ __all__ = [
 
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
-SAVE_SECONDS = 5.0  # between two states on disk: the most that a kill can lose
+# Between two states on disk: the most that a kill can lose.
+SAVE_SECONDS = float(os.environ.get("RETRACE_SAVE_SECONDS") or 5.0)
+SLOW_SAVE = 0.25  # seconds above which saving is rarer in proportion: a twentieth of the time
 LOOK_STEPS = 20  # between two looks at the loss, each of which waits for the device
 
 
@@ -82,7 +85,7 @@ class _Training:
         self.epoch, self.step, self.sum = 0, 0, 0.0
         self.steps: list[int] = []
         self.train_loss: list[float] = []
-        self.saved_at = time.monotonic()
+        self.due_at = time.monotonic() + SAVE_SECONDS
         if self._state.exists():
             self._restore()
 
@@ -104,7 +107,7 @@ class _Training:
             self.optimizer.step()
             recent.append(values.detach().double().sum())
             last = step == len(batches) - 1
-            due = stopping.asked() or time.monotonic() - self.saved_at > SAVE_SECONDS
+            due = stopping.asked() or time.monotonic() > self.due_at
             if last or due or len(recent) == LOOK_STEPS:
                 self._add(recent, epoch, step, len(batches))
                 recent = []
@@ -146,11 +149,11 @@ class _Training:
             disk.write(self._checkpoint(len(self.steps)), content.getvalue())
             self.steps.append((epoch + 1) * -(-self.count // plan.batch_size))
         self.step = 0
-        if time.monotonic() - self.saved_at > SAVE_SECONDS or epoch + 1 == plan.epochs:
+        if time.monotonic() > self.due_at or epoch + 1 == plan.epochs:
             self._save(epoch + 1, 0)
 
     def _save(self, epoch: int, step: int) -> None:
-        content = io.BytesIO()
+        began, content = time.monotonic(), io.BytesIO()
         state = {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -160,7 +163,8 @@ class _Training:
         }
         torch.save(state, content)
         disk.write(self._state, content.getvalue())
-        self.saved_at = time.monotonic()
+        took = time.monotonic() - began
+        self.due_at = time.monotonic() + SAVE_SECONDS * max(1.0, took / SLOW_SAVE)
 
     def _restore(self) -> None:
         state: dict[str, Any] = torch.load(self._state, map_location=self.device, weights_only=True)

@@ -71,8 +71,6 @@ def wandb(tmp_path, monkeypatch):
     monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr(tracking, "_told", set())
-    monkeypatch.setattr(tracking, "_broken", [])
     fake = Fake()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     return fake
@@ -203,7 +201,6 @@ def test_what_is_off_says_so_in_one_line(mode, wandb, monkeypatch, capsys):
     assert err.startswith("W&B: off, ")
     assert OFF[mode] in err
     assert err.count("\n") == 1
-    tracking._told.clear()  # as in another process
     assert tracking.main(["replay"]) == 2
     assert capsys.readouterr().err == err
     assert wandb.pages == []
@@ -236,12 +233,9 @@ def test_a_mirror_that_breaks_ends_no_experiment_and_is_caught_up_later(wandb, o
     assert err.count("\n") == 1
     assert "ConnectionError: no route" in err
     assert "python -m experiments.tracking replay tiny" in err
-    assert EXPERIMENT.main(["--preset", "big"]) == 0
-    assert capsys.readouterr().err == "", "what broke is not tried again, nor told twice"
     wandb.broken = None
-    tracking._broken.clear()  # as in another process
-    assert tracking.main(["replay", "tiny"]) == 0
-    assert len(wandb.pages) == 6 + 3 + 1 + 3 + 1  # the preset big has a model of the other's
+    assert tracking.main(["replay"]) == 0
+    assert len(wandb.pages) == 6 + 3 + 1
 
 
 @pytest.mark.parametrize("moment", ["init", "log", "finish"])
