@@ -19,6 +19,8 @@ from experiments.experiment import Experiment
 from experiments.jobs import Array, Resources, divided
 from experiments.problems import UserError, nearest
 
+SHORTEST = 10  # minutes of a task
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -69,6 +71,19 @@ def _main(given: argparse.Namespace) -> int:
     return 0
 
 
+def _minutes(time: str) -> int:
+    """Minutes of a time as sbatch takes it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
+    days, dash, rest = time.rpartition("-")
+    parts = rest.split(":")
+    if not all(word.isdigit() for word in [*parts, days or "0"]) or len(parts) > 3:
+        raise UserError(f"--time {time} is no time: give minutes, as 240, or 4:00:00, or 1-12")
+    numbers = [int(part) for part in parts]
+    if dash:
+        hours, minutes, _ = [*numbers, 0, 0][:3]
+        return int(days or 0) * 1440 + hours * 60 + minutes
+    return numbers[0] * 60 + numbers[1] if len(numbers) == 3 else numbers[0]
+
+
 def _queue(dry_run: bool) -> list[slurm.Queued]:
     try:
         return slurm.queue()
@@ -86,6 +101,11 @@ def _check(experiment: Experiment, given: argparse.Namespace) -> None:
         raise UserError(
             f"{experiment.name} can use {experiment.processes} GPUs a cell, not {given.gpus}: "
             f"give --gpus {experiment.processes}, and more --tasks to be done sooner"
+        )
+    if given.time is not None and _minutes(given.time) < SHORTEST:
+        raise UserError(
+            f"--time {given.time} is less than {SHORTEST} minutes, of which the last two are for "
+            f"stopping: give --time {SHORTEST} at least; a task goes on after its limit"
         )
     if not given.dry_run and not slurm.present():
         raise UserError(

@@ -19,7 +19,7 @@ CURVE = "train_loss"  # what experiments.training keeps of its epochs: a run tha
 
 
 def kind(run: Run) -> str:
-    """The job type of a run: a model is trained, everything else is scored with one."""
+    """The job type of what cells are made of: a model is trained, the rest prepares scores."""
     return "train" if CURVE in run.meta["arrays"] else "score"
 
 

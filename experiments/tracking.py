@@ -70,25 +70,8 @@ class Mirror:
             raise
 
     def send(self, run: Run) -> None:
-        """Mirror a finished run, and first the runs it is made of: the models it trained."""
-        marker = self._marker(run.name, run.key)
-        with self._safely():
-            if self.off or marker.exists():
-                return
-            for part in run.meta["parts"]:
-                self._send_part(runs.results() / "runs" / part["name"] / part["key"])
-            if self.off:
-                return
-            page, self._page = self._page, None
-            if page is None:
-                page = self._open(run.key, pages.kind(run), flatten(run.config))
-            with _finishing(page):
-                for point in pages.curve(run):
-                    page.log(point)
-                page.log({**run.metrics, **pages.media(self.wandb, run)})
-                facts = {f"meta/{name}": run.meta.get(name) for name in pages.FACTS}
-                page.summary.update(facts)
-            self._done(marker, "sent")
+        """Mirror a finished cell, and first the runs it is made of: the models it trained."""
+        self._send(run, "score")
 
     def finish(self) -> None:
         """Mirror a complete preset as one page: a table of its runs, and the artifacts of them."""
@@ -113,12 +96,33 @@ class Mirror:
                     page.summary[f"verdict/{image.stem}"] = about["verdict"]["word"]
             self._done(marker, content)
 
+    def _send(self, run: Run, job: str) -> None:
+        marker = self._marker(run.name, run.key)
+        with self._safely():
+            if self.off or marker.exists():
+                return
+            for part in run.meta["parts"]:
+                self._send_part(runs.results() / "runs" / part["name"] / part["key"])
+            if self.off:
+                return
+            page, self._page = self._page, None
+            if page is None:
+                page = self._open(run.key, job, flatten(run.config))
+            with _finishing(page):
+                for point in pages.curve(run):
+                    page.log(point)
+                page.log({**run.metrics, **pages.media(self.wandb, run)})
+                facts = {f"meta/{name}": run.meta.get(name) for name in pages.FACTS}
+                page.summary.update(facts)
+            self._done(marker, "sent")
+
     def _send_part(self, path: Path) -> None:
         """Mirror what a run is made of on a page of its own, unless it was moved away."""
         if path.is_dir():
             ours, self._page = self._page, None
             try:
-                self.send(Run.at(path))
+                part = Run.at(path)
+                self._send(part, pages.kind(part))
             finally:
                 self._page = ours
 

@@ -16,16 +16,14 @@ class Config:
 
 def run(config: Config, scratch: Path) -> Outcome:
     import torch
-    from torch import distributed
+
+    from methods.workers import joined
 
     if config.size == 3:
         raise UserError("size is 3: lower size")
-    distributed.init_process_group("gloo")
-    total = torch.full((config.size,), float(distributed.get_rank() + 1))
-    distributed.all_reduce(total)
-    processes = distributed.get_world_size()
-    distributed.destroy_process_group()
-    return {"total": float(total.sum()), "processes": processes}
+    with joined() as group:
+        total = group.sum(torch.full((config.size,), group.rank + 1.0))
+        return {"total": float(total.sum()), "processes": group.size}
 
 
 EXPERIMENT = Experiment(

@@ -193,6 +193,9 @@ MISTAKES = {
     "tiny slwo": "no preset 'slwo': did you mean 'slow'?",
     "tiny slow --gpus 2": "tiny can use 1 GPUs a cell, not 2",
     "tiny slow --gpus x": "'x' is not a number from 0 on",
+    "tiny slow --time 3:00": "--time 3:00 is less than 10 minutes",
+    "tiny slow --time 0-0:05": "--time 0-0:05 is less than 10 minutes",
+    "tiny slow --time soon": "--time soon is no time",
     "tiny slow --tasks 0": "'0' is not a number from 1 on",
     "tiny": "the following arguments are required: preset",
     "tiny slow --gpu 2": "unrecognized arguments: --gpu 2",
@@ -208,6 +211,11 @@ def test_a_mistake_is_one_line_and_nothing_is_submitted(words, submit, fresh, ca
     assert err.count("\n") == 1
     assert MISTAKES[words] in err
     assert not fresh.results.exists()
+
+
+@pytest.mark.parametrize("time", ["10", "10:30", "0:10:00", "4:00:00", "0-1", "1-0", "0-0:10:00"])
+def test_a_time_is_given_as_sbatch_takes_it(time, submit):
+    assert f"--time={time}" in submit("--time", time)[0]
 
 
 def test_an_unknown_experiment_is_named_with_the_nearest(fresh, capsys):
@@ -265,7 +273,7 @@ class Batch:
             (tools / "scontrol").write_text(f'#!/bin/bash\necho "$@" >>{self.told}\n')
             (tools / "scontrol").chmod(0o755)
         environment = laboratory.environment(
-            PATH=str(tools), TINY_PAUSE="0.4", SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="1"
+            PATH=str(tools), TINY_GATE="/never", SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="1"
         )
         words = ["/bin/bash", "slurm/array.sbatch", sys.executable, *task_words(1)]
         self.process = subprocess.Popen(

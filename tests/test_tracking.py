@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import live, runs, stopping, tracking
+from tests.slurm_cluster import until
 from tests.tiny import EXPERIMENT, Config
 
 
@@ -338,6 +339,8 @@ def records(path: Path) -> list[Any]:
 def read_back(folder: Path) -> dict[str, Any]:
     """What an offline run holds: the page, its config, its history, and kinds of records."""
     (path,) = folder.glob("run-*.wandb")
+    # wandb writes its file in a process of its own, which ends a moment after the page.
+    until(lambda: any(r.WhichOneof("record_type") == "exit" for r in records(path)), "it is whole")
     found: dict[str, Any] = {"config": {}, "history": [], "kinds": set()}
     for record in records(path):
         kind = record.WhichOneof("record_type")

@@ -13,6 +13,8 @@ from experiments import live, runs, scratch, stopping
 from experiments.experiment import Experiment, sweep
 from methods.progress import track
 
+GATE = os.environ.get("TINY_GATE", "")  # a file, until which no walk goes beyond its middle
+
 
 @dataclass(frozen=True)
 class Model:
@@ -50,6 +52,9 @@ def train(model: Model, folder: Path) -> runs.Outcome:
         live.tell(epoch=step + 1, loss=walk[-1])
         stopping.obey()
         time.sleep(model.pause)
+        while GATE and len(walk) == model.steps // 2 and not Path(GATE).exists():
+            stopping.obey()
+            time.sleep(0.05)
     return {"walk": np.array(walk), "end": walk[-1]}
 
 
@@ -68,13 +73,12 @@ def run(config: Config, folder: Path) -> runs.Outcome:
 
 
 METHODS = [Mean(), Power()]
-PAUSE = float(os.environ.get("TINY_PAUSE", "0.01"))  # seconds a step, of which no number depends
 EXPERIMENT = Experiment(
     "tiny",
     run,
     {
         "smoke": sweep(Config(), model__seed=range(3), method=METHODS),
-        "slow": sweep(Config(Model(steps=12, pause=PAUSE)), model__seed=range(3), method=METHODS),
+        "slow": sweep(Config(Model(steps=12, pause=0.01)), model__seed=range(3), method=METHODS),
         "big": sweep(Config(), size=[100, 200, 500_000]),
     },
     summary="a walk and its levels",
