@@ -37,8 +37,7 @@ __all__ = [
 
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
-# Between two states on disk: the most that a kill can lose.
-SAVE_SECONDS = float(os.environ.get("RETRACE_SAVE_SECONDS") or 5.0)
+SAVE_SECONDS = 5.0  # between two states on disk: the most that a kill can lose
 SLOW_SAVE = 0.25  # seconds above which saving is rarer in proportion: a twentieth of the time
 LOOK_STEPS = 20  # between two looks at the loss, each of which waits for the device
 
@@ -85,7 +84,8 @@ class _Training:
         self.epoch, self.step, self.sum = 0, 0, 0.0
         self.steps: list[int] = []
         self.train_loss: list[float] = []
-        self.due_at = time.monotonic() + SAVE_SECONDS
+        self.pause = _pause()
+        self.due_at = time.monotonic() + self.pause
         if self._state.exists():
             self._restore()
 
@@ -164,7 +164,7 @@ class _Training:
         torch.save(state, content)
         disk.write(self._state, content.getvalue())
         took = time.monotonic() - began
-        self.due_at = time.monotonic() + SAVE_SECONDS * max(1.0, took / SLOW_SAVE)
+        self.due_at = time.monotonic() + self.pause * max(1.0, took / SLOW_SAVE)
 
     def _restore(self) -> None:
         state: dict[str, Any] = torch.load(self._state, map_location=self.device, weights_only=True)
@@ -187,6 +187,15 @@ class _Training:
             f"training diverged: {what} is {value} in epoch {epoch + 1}, step {step + 1}: "
             f"lower lr, which is {lr:g}, for instance to {lr / 3:.1g}"
         )
+
+
+def _pause() -> float:
+    """Seconds between two states, which a cluster with a busy disk may want more of."""
+    asked = os.environ.get("RETRACE_SAVE_SECONDS")
+    try:
+        return float(asked) if asked else SAVE_SECONDS
+    except ValueError as error:
+        raise UserError(f"RETRACE_SAVE_SECONDS is {asked!r}: give a number, as 60") from error
 
 
 def _optimizer(module: nn.Module, plan: Fit) -> torch.optim.Optimizer:

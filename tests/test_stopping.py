@@ -12,6 +12,7 @@ import torch
 
 from experiments import stopping, training
 from experiments.losses import cross_entropy
+from experiments.problems import UserError
 from tests.tiny import EXPERIMENT
 
 
@@ -58,6 +59,18 @@ def test_a_training_asked_to_stop_saves_the_very_step_and_ends_with_the_same_bit
     assert rest.pop("taken") == whole.pop("taken") - at_step - lost
     for name, array in whole.items():
         np.testing.assert_array_equal(rest[name], array)
+
+
+def test_how_often_a_training_saves_can_be_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("RETRACE_SAVE_SECONDS", "1e-9")
+    kept = []
+    monkeypatch.setattr(training.disk, "write", lambda path, content: kept.append(path.suffix))
+    monkeypatch.setattr(training._Training, "outcome", lambda self: {})
+    train(tmp_path / "often")
+    assert kept.count(".pt") == 12
+    monkeypatch.setenv("RETRACE_SAVE_SECONDS", "often")
+    with pytest.raises(UserError, match="RETRACE_SAVE_SECONDS is 'often': give a number"):
+        train(tmp_path / "wrong")
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
