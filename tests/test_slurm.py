@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,18 @@ class Cluster:
         return [int(slot.name.split(".")[1]) for slot in living]
 
     def hurry(self, task: str) -> None:
-        """Wait until a task is requeued, and let it start: Slurm gives it two minutes."""
-        until(lambda: "BeginTime" in self.states().get(task, ""), f"{task} is requeued")
-        assert self.run("scontrol", "update", f"JobId={task}", "StartTime=now").returncode == 0
+        """Wait until a task is requeued, and let it start soon: Slurm gives it two minutes."""
+        self.until(lambda: self.states().get(task, "").startswith("PENDING"), f"{task} is requeued")
+        # Within the second in which it ended, its old credentials and its new ones are the same.
+        soon = self.run("scontrol", "update", f"JobId={task}", "StartTime=now+3")
+        assert soon.returncode == 0, soon.stderr
+
+    def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait until something holds; what did not is told with the queue."""
+        try:
+            until(holds, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}, with {self.states()} in the queue") from error
 
     def log(self, name: str) -> str:
         return (self.laboratory.results / "runs" / "tiny" / "logs" / name).read_text()
@@ -91,7 +101,7 @@ def test_requeued_killed_cancelled_and_resubmitted_a_preset_ends_as_if_undisturb
     assert "nothing to submit: what is missing is in the queue" in again
     assert len(cluster.states()) == 4
 
-    until(lambda: all(cluster.walkers(seed) for seed in range(3)), "every task has saved a step")
+    cluster.until(lambda: all(map(cluster.walkers, range(3))), "every task has saved a step")
     status = cluster.laboratory.python("experiments", "status", "tiny").stdout
     assert re.search(r"tiny +small +6 +0 +3 +0 +3", status), status
     cluster.run("scontrol", "requeue", f"{first}_0")
@@ -99,19 +109,19 @@ def test_requeued_killed_cancelled_and_resubmitted_a_preset_ends_as_if_undisturb
     cluster.run("scancel", f"{first}_2")
     cluster.hurry(f"{first}_0")
     ended = {f"{first}_1", f"{first}_2"}
-    until(lambda: not ended & set(cluster.states()), "the killed and the cancelled have ended")
+    cluster.until(lambda: not ended & set(cluster.states()), "two tasks have ended")
 
     said = cluster.submit("tiny", "small", "--gpus", "0")
     second, last = jobs(said)
     assert "to submit: 2 tasks with 4 cells" in said
     assert {f"{second}_1", f"{second}_2"} <= set(cluster.states())
     assert f"{second}_0" not in cluster.states()
-    until(lambda: cluster.walkers(1) and cluster.walkers(2), "both are at work again")
+    cluster.until(lambda: cluster.walkers(1) and cluster.walkers(2), "both are at work again")
     cluster.run("scancel", "--batch", "--signal=USR1", f"{second}_1")  # as before a time limit
     cluster.hurry(f"{second}_1")
     assert f"{second}_1 saved and requeued" in cluster.log(f"small-{second}_1.log")
     cluster.gate.touch()
-    until(cluster.is_idle, "the queue is empty")
+    cluster.until(cluster.is_idle, "the queue is empty")
 
     assert contents(home) == contents(tmp_path)
     assert len(contents(home)) == 9 * 3  # six cells and three models: array, metrics, config
@@ -127,7 +137,7 @@ def test_requeued_killed_cancelled_and_resubmitted_a_preset_ends_as_if_undisturb
 def test_a_task_with_gpus_runs_a_cell_in_as_many_processes_and_a_mistake_is_not_requeued(cluster):
     cluster.submit("pair", "smoke", "--gpus", "2", "--tasks", "1")
     wrong, gather = jobs(cluster.submit("pair", "small", "--gpus", "1"))
-    until(cluster.is_idle, "the queue is empty")
+    cluster.until(cluster.is_idle, "the queue is empty")
     home = cluster.laboratory.results / "runs" / "pair"
     found = [runs.Run.at(path.parent).metrics for path in home.glob("*/meta.json")]
     assert sorted(metrics["total"] for metrics in found) == [3.0, 6.0]

@@ -46,15 +46,15 @@ def train(model: Model, folder: Path) -> runs.Outcome:
     state = folder / "state.json"
     walk = json.loads(state.read_bytes()) if state.exists() else []
     for step in track(range(len(walk), model.steps), "walk"):
+        while GATE and step == model.steps // 2 and not Path(GATE).exists():
+            stopping.obey()
+            time.sleep(0.05)
         draw = np.random.default_rng(np.random.SeedSequence([model.seed, step]))
         walk.append((walk[-1] if walk else 0.0) + float(draw.normal()))
         scratch.write(state, json.dumps(walk).encode())
         live.tell(epoch=step + 1, loss=walk[-1])
         stopping.obey()
         time.sleep(model.pause)
-        while GATE and len(walk) == model.steps // 2 and not Path(GATE).exists():
-            stopping.obey()
-            time.sleep(0.05)
     return {"walk": np.array(walk), "end": walk[-1]}
 
 
