@@ -36,13 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     add_options(parser, default=None)
+    parser.add_argument("--experiment", metavar="NAME", help="only what is made of its runs")
     options = parser.parse_args(arguments)
 
     def work() -> int:
         tiers = TIERS if options.preset is None else (known_tier(options.preset),)
         known, broken = artifacts()
         problems, shown = list(broken), 0
-        for artifact in known:
+        chosen = [one for one in known if options.experiment in (None, one.experiment)]
+        for artifact in chosen:
             for tier in tiers:
                 try:
                     line = _line(artifact, tier, options)
@@ -55,9 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"report  {disk.shown(report.build(known))}")
         for problem in problems:
             print(f"error: {problem}", file=sys.stderr)
+        if not chosen:
+            print(f"no artifact is made of runs of {options.experiment}")
+            return 2 if problems else 0
         if not shown and not problems:
             tier = tiers[0]
-            print(f"error: no runs to draw from: {_how(known[0], tier)}", file=sys.stderr)
+            print(f"error: no runs to draw from: {_how(chosen[0], tier)}", file=sys.stderr)
         return 2 if problems or not shown else 0
 
     return guarded(work)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from experiments import cost, memory, progress, runs, tracking
+from experiments import cost, memory, progress, runs, stopping, tracking
 from experiments.experiment import Experiment
 from experiments.overrides import CUSTOM, options, override
 from experiments.problems import UserError, nearest
@@ -24,7 +24,8 @@ class _Parser(argparse.ArgumentParser):
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     """Parse, run, print; return the exit code: 2 for a user's mistake, 130 if interrupted."""
     try:
-        return _main(experiment, sys.argv[1:] if argv is None else list(argv))
+        with stopping.heed():
+            return _main(experiment, sys.argv[1:] if argv is None else list(argv))
     except SystemExit as end:  # --help
         return int(end.code or 0)
     except KeyboardInterrupt:
@@ -59,9 +60,10 @@ def _main(experiment: Experiment, argv: list[str]) -> int:
     if preset not in experiment.presets:
         raise UserError(f"no preset {preset!r}: {nearest(preset, experiment.presets)}")
     cells = list(experiment.presets[preset])
-    if given.cell is not None and not 0 <= given.cell < len(cells):
-        raise UserError(f"no cell {given.cell}: preset {preset} has cells 0 to {len(cells) - 1}")
-    chosen = list(range(len(cells))) if given.cell is None else [given.cell]
+    chosen = list(range(len(cells))) if given.cell is None else given.cell
+    for cell in chosen:
+        if not 0 <= cell < len(cells):
+            raise UserError(f"no cell {cell}: preset {preset} has cells 0 to {len(cells) - 1}")
     if rest:
         standard = [option for action in parser._actions for option in action.option_strings]
         cells = [override([cells[i] for i in chosen], rest, standard)]
@@ -88,7 +90,9 @@ def _parser(experiment: Experiment) -> argparse.ArgumentParser:
     first = "smoke" if "smoke" in experiment.presets else next(iter(experiment.presets))
     names = ", ".join(experiment.presets)
     parser.add_argument("--preset", default=first, help=f"{names} (default: {first})")
-    parser.add_argument("--cell", type=int, metavar="I", help="run one cell of the preset")
+    parser.add_argument(
+        "--cell", type=int, action="append", metavar="I", help="run this cell alone, or each named"
+    )
     parser.add_argument("--count", action="store_true", help="print the number of cells, no more")
     parser.add_argument("--list", action="store_true", help="print the cells and which are there")
     parser.add_argument("--plan", action="store_true", help="print what is missing and its cost")
@@ -131,13 +135,17 @@ def _run(experiment: Experiment, preset: str, cells: list[Any], chosen: list[int
     with progress.show() as display:
         for i in display.track(chosen, f"{experiment.name} {preset}"):
             try:
-                finished.append(experiment.once(cells[i]))
+                with mirror.watching(cells[i]):
+                    finished.append(experiment.once(cells[i]))
             except Exception as error:
                 if not _mendable(error) or len(cells) == 1:
                     raise
                 raise UserError(f"cell {i} of preset {preset}: {error}") from error
             mirror.send(finished[-1])
-        mirror.finish()
+        if len(chosen) == len(cells):  # else whoever gathers does: it looks at every cell
+            mirror.finish()
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes of a cell, the first speaks
     header, rows = (
         experiment.table(finished) if experiment.table else summarise(finished, experiment.columns)
     )

@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from experiments import scratch as disk
+from experiments import stopping
 from experiments.problems import UserError
 from experiments.seeds import Purpose, generator
 from experiments.training import Loss, flat_params, load_params
@@ -76,6 +77,7 @@ def converge(
         content = io.BytesIO()
         np.savez(content, point=point, round=number + 1)
         disk.write(state, content.getvalue())
+        stopping.obey()
     _, gradient = _objective(module, loss, train, weight_decay, point)
     norm = float(np.linalg.norm(gradient))
     if norm > plan.tolerance:

@@ -3,7 +3,7 @@
 import shutil
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from experiments import runs
@@ -11,38 +11,69 @@ from experiments.experiment import Experiment
 from experiments.runs import Run
 from experiments.table import aligned
 
+TEXTS = 4_096  # bytes of the JSON files of a run, about
 
-def card(experiment: Experiment, preset: str, cells: Sequence[Any]) -> str:
-    """Cells, what is missing, measured seconds, hours left and disk, by kind of method."""
-    found = [runs.find(experiment.name, cell) for cell in cells]
-    declared = _declared(experiment, preset, cells)
-    rows, left = [], 0.0
-    unknown = ""
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left of some cells: a row a kind of method, seconds, and where they come from."""
+
+    rows: list[list[str]]
+    missing: int
+    seconds: float
+    whole: bool
+    """Whether the cost of every missing cell is known."""
+    source: str
+    """In words: `6 runs measured on cpu (x86_64)`."""
+
+    @property
+    def hours(self) -> str:
+        """Hours of work left, as far as known."""
+        return f"{'' if self.whole else 'at least '}{self.seconds / 3600:.2f}"
+
+
+def estimate(
+    experiment: Experiment, preset: str, cells: Sequence[Any], found: Sequence[Run | None]
+) -> Estimate:
+    """What the cells without a run will take, by the mean of finished ones of their kind."""
+    declared = _declared(experiment, preset)
+    rows, left, whole, told_by = [], 0.0, True, set()
     for kind in dict.fromkeys(map(_kind, cells)):
         of_kind = [run for cell, run in zip(cells, found, strict=True) if _kind(cell) == kind]
         measured = _measured(of_kind)
         each = declared if measured is None else measured
         missing = of_kind.count(None)
         left += missing * (each or 0.0)
-        unknown = "at least " if each is None and missing else unknown
+        whole = whole and (each is not None or not missing)
         source = "measured" if measured is not None else "declared" if each else "unknown"
+        told_by |= {source} if missing else set()
         seconds = "" if each is None else f"{each:.3g}"
         hours = "" if each is None else f"{missing * each / 3600:.2f}"
         rows.append([kind, str(len(of_kind)), str(missing), seconds, source, hours])
-    missing = found.count(None)
-    rows.append(["all", str(len(cells)), str(missing), "", "", f"{unknown}{left / 3600:.2f}"])
+    return Estimate(rows, found.count(None), left, whole, _source(told_by, found))
+
+
+def card(experiment: Experiment, preset: str, cells: Sequence[Any], gpus: int = 0) -> str:
+    """Cells, what is missing, measured seconds, hours left and disk, by kind of method.
+
+    With `gpus` a cell, also what that makes in GPU hours.
+    """
+    found = [runs.find(experiment.name, cell) for cell in cells]
+    about = estimate(experiment, preset, cells, found)
     header = ["method", "cells", "missing", "seconds each", "source", "hours left"]
-    sizes = [_size(run.path) for run in found if run is not None]
-    to_come = f"about {_bytes(statistics.fmean(sizes) * missing)}" if sizes else "unknown"
+    total = ["all", str(len(cells)), str(about.missing), "", "", about.hours]
+    taken, present = _disk([run for run in found if run]), len(cells) - about.missing
+    to_come = f"about {_bytes(taken / present * about.missing)}" if present else "unknown"
     root = next(p for p in (runs.results() / "runs").absolute().parents if p.is_dir())
     return "\n".join(
         [
-            f"{experiment.name}, preset {preset}: {len(cells)} cells, {missing} missing",
+            f"{experiment.name}, preset {preset}: {len(cells)} cells, {about.missing} missing",
             "",
-            aligned(header, rows),
+            aligned(header, [*about.rows, total]),
             "",
-            f"disk: {_bytes(sum(sizes))} now, {to_come} to come, "
+            f"disk: {_bytes(taken)} now, {to_come} to come, "
             f"{_bytes(shutil.disk_usage(root).free)} free",
+            *([_gpu_hours(experiment, preset, about, gpus)] if gpus else []),
         ]
     )
 
@@ -63,13 +94,34 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def _gpu_hours(experiment: Experiment, preset: str, about: Estimate, gpus: int) -> str:
+    if not about.missing:
+        return "GPU hours: none to come"
+    if not about.source:
+        first = f"python -m experiments.{experiment.name} --preset {preset} --cell 0"
+        return f"GPU hours: unknown, no cell was ever measured: `{first}` measures one"
+    hours = f"{'' if about.whole else 'at least '}{about.seconds * gpus / 3600:.2f}"
+    return f"GPU hours: {hours} with {gpus} a task, by {about.source}"
+
+
 def _kind(cell: Any) -> str:
     return type(getattr(cell, "method", cell)).__name__
 
 
-def _declared(experiment: Experiment, preset: str, cells: Sequence[Any]) -> float | None:
-    total = experiment.seconds.get(preset)
+def _declared(experiment: Experiment, preset: str) -> float | None:
+    total, cells = experiment.seconds.get(preset), experiment.presets.get(preset)
     return total / len(cells) if total is not None and cells else None
+
+
+def _source(told_by: set[str], found: Sequence[Run | None]) -> str:
+    words = []
+    if "measured" in told_by:
+        there = [run for run in found if run is not None and not run.meta["resumed"]]
+        devices = sorted({str(run.meta["device"]) for run in there})
+        words.append(f"{len(there)} runs measured on {' and '.join(devices)}")
+    if "declared" in told_by:
+        words.append("the seconds its file declares")
+    return " and ".join(words)
 
 
 def _measured(found: Sequence[Run | None]) -> float | None:
@@ -78,8 +130,20 @@ def _measured(found: Sequence[Run | None]) -> float | None:
     return statistics.fmean(whole) if whole else None
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _disk(found: Sequence[Run]) -> int:
+    """Bytes of these runs and of those they are made of, by what they say: no file is looked at."""
+    sizes: dict[tuple[str, str], int] = {}
+    waiting = [(run.name, run.key) for run in found]
+    known = {(run.name, run.key): run for run in found}
+    while waiting:
+        name, key = waiting.pop()
+        path = runs.results() / "runs" / name / key
+        if (name, key) in sizes or not ((name, key) in known or path.is_dir()):
+            continue
+        run = known.get((name, key)) or Run.at(path)
+        sizes[name, key] = TEXTS + sum(facts["bytes"] for facts in run.meta["arrays"].values())
+        waiting += [(part["name"], part["key"]) for part in run.meta["parts"]]
+    return sum(sizes.values())
 
 
 def _bytes(count: float) -> str:

@@ -20,7 +20,9 @@ class Experiment:
 
     `summary` is one line; `columns` are the metrics to print (all, if empty); `seconds` is the
     measured cost of a whole preset; `table(runs)` makes the header and rows printed at the end
-    (default: a line a method, mean and 95% interval over seeds).
+    (default: a line a method, mean and 95% interval over seeds). `shared` is the field of a config
+    that cells have in common, made once for all of them: on a cluster they are one task.
+    `processes` is how many processes can work on one cell together, by torch.distributed.
     """
 
     name: str
@@ -30,6 +32,8 @@ class Experiment:
     columns: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     table: Table | None = None
+    shared: str = "model"
+    processes: int = 1
 
     def once(self, config: Any) -> Run:
         """The run of one config, computed if it must be."""

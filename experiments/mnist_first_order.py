@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from experiments import scratch as disk
+from experiments import stopping
 from experiments.data import digits, labels, mnist
 from experiments.digit_models import Network, predictions
 from experiments.experiment import Experiment
@@ -104,8 +105,9 @@ class Walk:
         """Take the steps that are left."""
         for step in track(range(self.step, len(self.batches)), "steps"):
             self._take(step)
-            if time.monotonic() - self.saved_at > SAVE_SECONDS:
+            if stopping.asked() or time.monotonic() - self.saved_at > SAVE_SECONDS:
                 self._save(step + 1)
+                stopping.obey()
 
     def column(self, name: str) -> np.ndarray:
         """What was recorded, a row a step."""

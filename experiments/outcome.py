@@ -95,7 +95,7 @@ def _write_array(draft: Path, name: str, array: np.ndarray) -> dict[str, Any]:
         summing = _Summing(file)
         contiguous = np.asarray(array, order="C")  # the same bytes however it was made
         np.lib.format.write_array(summing, contiguous, allow_pickle=False)
-        _sync(file)
+        sync(file)
     facts = {"sha256": summing.sum.hexdigest(), "bytes": summing.size, "elements": array.size}
     return facts | {"shape": list(array.shape), "dtype": str(array.dtype)}
 
@@ -104,10 +104,11 @@ def _write_json(path: Path, data: Any) -> str:
     content = (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
     with path.open("wb") as file:
         file.write(content)
-        _sync(file)
+        sync(file)
     return checksum(content)
 
 
-def _sync(file: BinaryIO) -> None:
+def sync(file: BinaryIO) -> None:
+    """Make what was written to a file survive a power cut."""
     file.flush()
     os.fsync(file.fileno())

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ __all__ = [
     "Run",
     "UserError",
     "describe",
+    "entries",
     "find",
     "key",
     "load",
@@ -130,13 +132,8 @@ def find(name: str, config: Any) -> Run | None:
 
 
 def plan(name: str, preset: str, cells: Sequence[Any]) -> None:
-    """Write down which runs a preset has, so that it can be read without the experiment.
-
-    Each is {"key", "config", "parts"}; parts are the keys of the dataclasses that are fields of the
-    config: the key of a run made from that part alone, such as the trained model.
-    """
-    entries = [{"key": key(c), "config": describe(c), "parts": _parts(c)} for c in cells]
-    content = json.dumps(entries, indent=1).encode()
+    """Write down which runs a preset has, so that it can be read without the experiment."""
+    content = json.dumps(entries(cells), indent=1).encode()
     path = _plan(name, preset)
     try:
         if path.is_file() and path.read_bytes() == content:
@@ -147,12 +144,21 @@ def plan(name: str, preset: str, cells: Sequence[Any]) -> None:
         raise (_unwritable(error, path) or error) from error
 
 
+def entries(cells: Sequence[Any]) -> list[dict[str, Any]]:
+    """What is written down of each cell: {"key", "config", "parts"}.
+
+    Parts are the keys of the dataclasses that are fields of the config: the key of a run made from
+    that part alone, such as the trained model.
+    """
+    return [{"key": key(c), "config": describe(c), "parts": _parts(c)} for c in cells]
+
+
 def planned(name: str, preset: str) -> list[dict[str, Any]]:
     """What `plan` wrote down: a list of {"key", "config", "parts"}."""
     path = _plan(name, preset)
     try:
-        entries = json.loads(path.read_bytes())
-        if any({"key", "config", "parts"} - entry.keys() for entry in entries):
+        found = json.loads(path.read_bytes())
+        if any({"key", "config", "parts"} - entry.keys() for entry in found):
             raise ValueError("an entry is incomplete")
     except (FileNotFoundError, NotADirectoryError):
         raise MissingRuns(name, preset, 0, None) from None
@@ -161,18 +167,18 @@ def planned(name: str, preset: str) -> list[dict[str, Any]]:
         raise UserError(
             f"{path} cannot be read ({error}): write it again with `{again}`"
         ) from error
-    return entries
+    return found
 
 
 def load(name: str, preset: str, partial: bool = False) -> list[Run]:
     """The runs of a preset, in order; all of them, unless `partial` asks for what there is."""
     try:
-        entries = planned(name, preset)
+        listed = planned(name, preset)
     except MissingRuns:
         if partial:
             return []
         raise
-    paths = [_home(name) / entry["key"] for entry in entries]
+    paths = [_home(name) / entry["key"] for entry in listed]
     present = [path for path in paths if path.exists()]
     if len(present) < len(paths) and not partial:
         raise MissingRuns(name, preset, len(present), len(paths))
@@ -233,3 +239,9 @@ def _unwritable(error: OSError, path: Path) -> UserError | None:
         f"cannot write {path}: {reason} ({free:,} bytes free there): make room, or set "
         f"RETRACE_RESULTS to a folder on another disk, and {again}"
     )
+
+
+if __name__ == "__main__":
+    from experiments.store import main
+
+    sys.exit(main())

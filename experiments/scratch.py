@@ -21,6 +21,7 @@ from pathlib import Path
 BEAT = 15.0  # seconds between two signs of life
 STALE = 300.0  # seconds without one after which an owner on another machine counts as dead
 FREE = "free"
+LIVING, SILENT, DEAD = "living", "silent", "dead"
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,65 @@ def claim(home: Path, key: str) -> Iterator[Slot]:
     sweep(home, key)
 
 
+def slots(home: Path) -> dict[str, list[Path]]:
+    """The slots now there by key of their run, whoever owns them."""
+    found: dict[str, list[Path]] = {}
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for parent in sorted((home / ".scratch").iterdir()):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # swept in this moment
+                found[parent.name] = sorted(parent.iterdir())
+    return {key: paths for key, paths in found.items() if paths}
+
+
+def state(slot: Path) -> str:
+    """Whether a slot's owner is LIVING or DEAD; SILENT if it is only known to give no sign.
+
+    Only the owner's own machine knows that it is dead, or Slurm, which started it anew elsewhere.
+    """
+    owner = slot.name.split(".")
+    if owner[0] == FREE:
+        return DEAD
+    if len(owner) != 6:
+        return LIVING
+    host, pid, started, job, restart, _ = owner
+    if host == _host():
+        return LIVING if _started(int(pid)) == started else DEAD
+    if job and job == _slurm()[0] and int(restart) < int(_slurm()[1]):
+        return DEAD  # the same Slurm job, requeued on another node
+    return SILENT if silence(slot) > STALE else LIVING
+
+
+def silence(slot: Path) -> float:
+    """Seconds since the owner's last sign of life."""
+    return max(0.0, time.time() - slot.stat().st_mtime)
+
+
+def job(slot: Path) -> str:
+    """The Slurm job that owns a slot, "" if none does."""
+    owner = slot.name.split(".")
+    return owner[3] if len(owner) == 6 else ""
+
+
 def sweep(home: Path, key: str) -> None:
     """Remove what dead processes left for a run that is now finished."""
     parent = home / ".scratch" / key
     if not parent.is_dir():
         return
     for path in _claimable(parent):
-        # Taken by a rename first: another process may be about to claim the same one.
-        if (taken := _rename(path, parent / _token())) is not None:
-            shutil.rmtree(taken, ignore_errors=True)
+        remove(path)
     for folder in (parent, parent.parent):
         with contextlib.suppress(OSError):  # not empty: somebody else is at work there
             folder.rmdir()
+
+
+def remove(slot: Path) -> bool:
+    """Remove a slot nobody owns; False if somebody took it first."""
+    # Taken by a rename first: another process may be about to claim the same one.
+    taken = _rename(slot, slot.parent / _token())
+    if taken is None:
+        return False
+    shutil.rmtree(taken, ignore_errors=True)
+    return True
 
 
 def write(path: Path, content: bytes) -> None:
@@ -134,23 +182,9 @@ def _claimable(parent: Path) -> list[Path]:
         return []
     for path in slots:
         with contextlib.suppress(FileNotFoundError):  # taken in this moment
-            if _abandoned(path):
+            if state(path) != LIVING:
                 used[path] = path.stat().st_mtime
     return sorted(used, key=lambda path: -used[path])
-
-
-def _abandoned(path: Path) -> bool:
-    owner = path.name.split(".")
-    if owner[0] == FREE:
-        return True
-    if len(owner) != 6:
-        return False
-    host, pid, started, job, restart, _ = owner
-    if host == _host():
-        return _started(int(pid)) != started
-    if job and job == _slurm()[0] and int(restart) < int(_slurm()[1]):
-        return True  # the same Slurm job, requeued on another node
-    return time.time() - path.stat().st_mtime > STALE
 
 
 def _token() -> str:

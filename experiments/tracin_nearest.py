@@ -239,6 +239,7 @@ EXPERIMENT = Experiment(
     summary="TracIn's proponents by nearest-neighbour search: recall against latency",
     columns=("recall", "recall_tracin", "build_seconds", "bytes"),
     seconds={"smoke": 11, "small": 530},
+    shared="stored",
 )
 
 if __name__ == "__main__":

@@ -9,26 +9,25 @@ import argparse
 import contextlib
 import hashlib
 import importlib
-import json
-import netrc
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-import numpy as np
-
-from experiments import progress, runs, scratch
+from experiments import live, pages, progress, runs, scratch, wandb_mode
 from experiments.problems import UserError, nearest
 from experiments.runs import MissingRuns, Run
 from experiments.table import flatten
 
-TABLE_ROWS = 1_000  # longer arrays are sent as a histogram
-IMAGES = 30
-SETTINGS = {"silent": True, "console": "off", "init_timeout": 30}
+SETTINGS = {
+    "silent": True,
+    "console": "off",
+    "init_timeout": 30,
+    # Without a network, a page would be waited for without end.
+    "finish_timeout": 120,
+    "finish_timeout_raises": True,
+}
 
 
 class Mirror:
@@ -36,28 +35,43 @@ class Mirror:
 
     def __init__(self, name: str, preset: str) -> None:
         self.name, self.preset, self.sent = name, preset, 0
-        self.mode, off = _mode()
+        self.mode, self.off = wandb_mode.mode()
         self.wandb: Any = None
-        if not off:
+        self._page: Any = None
+        if os.environ.get("RANK", "0") != "0":
+            self.off = "the first of the processes of a cell mirrors it"
+            return
+        if not self.off:
             try:
                 self.wandb = importlib.import_module("wandb")
             except ImportError:
-                off = "wandb is not installed: `pip install wandb`"
-        self.off = off
-        if off:
-            print(f"W&B: off, {off}", file=sys.stderr)
+                self.off = "wandb is not installed: `pip install wandb`"
+        if self.off:
+            print(f"W&B: off, {self.off}", file=sys.stderr)
 
-    def send(self, run: Run) -> None:
-        """Mirror a finished run: config, metrics, arrays as tables, histograms and images."""
-        marker = self._marker(run.key)
-        if self.off or marker.exists():
+    @contextlib.contextmanager
+    def watching(self, config: Any) -> Iterator[None]:
+        """Show a cell while it is computed: what is told of it, and what the machine does.
+
+        A cell that is stopped, and requeued, goes on with the same page.
+        """
+        key = runs.key(config)
+        if self.off or self._marker(self.name, key).exists() or runs.find(self.name, config):
+            yield
             return
         with self._safely():
-            with self._open(run.key, flatten(run.config)) as page:
-                page.log({**run.metrics, **self._media(run)}, step=0)
-                facts = ("commit", "dirty", "device", "seconds", "peak_memory_bytes", "data")
-                page.summary.update({f"meta/{name}": run.meta.get(name) for name in facts})
-            self._done(marker, "sent")
+            self._page = self._open(key, "score", flatten(runs.describe(config)), seen=True)
+        try:
+            with live.watched_by(self._hear):
+                yield
+        except BaseException as error:
+            with self._safely():
+                self._leave(preempted=isinstance(error, KeyboardInterrupt))
+            raise
+
+    def send(self, run: Run) -> None:
+        """Mirror a finished cell, and first the runs it is made of: the models it trained."""
+        self._send(run, "score")
 
     def finish(self) -> None:
         """Mirror a complete preset as one page: a table of its runs, and the artifacts of them."""
@@ -68,89 +82,94 @@ class Mirror:
         except MissingRuns:
             return
         with self._safely():
-            artifacts = _artifacts(self.name, self.preset)
+            artifacts = pages.artifacts(self.name, self.preset)
             csvs = [about["csv_sha256"] for about in artifacts.values()]
-            marker = self._marker(f"summary-{self.preset}")
+            marker = self._marker(self.name, f"summary-{self.preset}")
             content = _digest("".join([run.key for run in found] + csvs))
             if marker.is_file() and marker.read_text() == content:
                 return
-            with self._open(f"{self.name}-{self.preset}", {}) as page:
-                page.log({"runs": self._table([flatten(r.config) | r.metrics for r in found])})
+            page = self._open(f"{self.name}-{self.preset}", "artifact", {})
+            with _finishing(page):
+                page.log({"runs": pages.overview(self.wandb, found)})
                 for image, about in artifacts.items():
-                    word = about["verdict"]["word"]
-                    picture = self.wandb.Image(str(image), caption=f"{about['title']}: {word}")
-                    page.log({f"figures/{image.stem}": picture})
-                    page.summary[f"verdict/{image.stem}"] = word
+                    page.log(pages.artifact(self.wandb, image, about))
+                    page.summary[f"verdict/{image.stem}"] = about["verdict"]["word"]
             self._done(marker, content)
+
+    def _send(self, run: Run, job: str) -> None:
+        marker = self._marker(run.name, run.key)
+        with self._safely():
+            if self.off or marker.exists():
+                return
+            for part in run.meta["parts"]:
+                self._send_part(runs.results() / "runs" / part["name"] / part["key"])
+            if self.off:
+                return
+            page, self._page = self._page, None
+            if page is None:
+                page = self._open(run.key, job, flatten(run.config))
+            with _finishing(page):
+                for point in pages.curve(run):
+                    page.log(point)
+                page.log({**run.metrics, **pages.media(self.wandb, run)})
+                facts = {f"meta/{name}": run.meta.get(name) for name in pages.FACTS}
+                page.summary.update(facts)
+            self._done(marker, "sent")
+
+    def _send_part(self, path: Path) -> None:
+        """Mirror what a run is made of on a page of its own, unless it was moved away."""
+        if path.is_dir():
+            ours, self._page = self._page, None
+            try:
+                part = Run.at(path)
+                self._send(part, pages.kind(part))
+            finally:
+                self._page = ours
+
+    def _hear(self, values: dict[str, float]) -> None:
+        if self._page is not None:
+            with self._safely():
+                self._page.log({f"training/{name}": value for name, value in values.items()})
+
+    def _leave(self, preempted: bool = False) -> None:
+        page, self._page = self._page, None
+        if page is not None:
+            if preempted:
+                page.mark_preempting()
+            page.finish(exit_code=1)
 
     @contextlib.contextmanager
     def _safely(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # wandb raises many kinds; none may end an experiment
+            self._page = None
             self.off = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             again = f"python -m experiments.tracking replay {self.name}"
             print(f"W&B: off from here, {self.off}; later: `{again}`", file=sys.stderr)
 
-    @contextlib.contextmanager
-    def _open(self, identity: str, config: dict[str, Any]) -> Iterator[Any]:
+    def _open(self, identity: str, job: str, config: dict[str, Any], seen: bool = False) -> Any:
+        # Of a run that is only sent, this process's use of the machine says nothing.
         page = self.wandb.init(
-            project=_project(),
-            entity=os.environ.get("WANDB_ENTITY"),
+            project=wandb_mode.project(),
+            entity=wandb_mode.entity(),
             id=identity,
             name=identity,
             group=f"{self.name}/{self.preset}",
+            job_type=job,
             config=config,
             resume="allow",
+            reinit="create_new",
             mode=self.mode,
             dir=str(runs.results()),
-            settings=SETTINGS,
+            settings=SETTINGS | {"x_disable_stats": not seen},
         )
-        try:
-            yield page
-        except BaseException:
-            page.finish(exit_code=1)
-            raise
-        page.finish()
+        page.define_metric("training/*", step_metric="training/epoch")
+        return page
 
-    def _media(self, run: Run) -> dict[str, Any]:
-        media: dict[str, Any] = {}
-        columns: dict[int, dict[str, np.ndarray]] = {}
-        for name, array in run.arrays().items():
-            if array.ndim == 1 and 0 < len(array) <= TABLE_ROWS:
-                columns.setdefault(len(array), {})[name] = array
-            elif array.ndim == 1 and array.dtype.kind in "biuf":
-                values = array[np.isfinite(array)].astype(np.float64)
-                media[f"histograms/{name}"] = self.wandb.Histogram(np_histogram=_histogram(values))
-            elif array.ndim == 3 and array.dtype == np.uint8:
-                images = [self.wandb.Image(np.asarray(image)) for image in array[:IMAGES]]
-                media[f"images/{name}"] = images
-        for length, arrays in columns.items():
-            rows = zip(*(array.tolist() for array in arrays.values()), strict=True)
-            table = self.wandb.Table(columns=list(arrays), data=[list(row) for row in rows])
-            media[f"tables/{length}_rows"] = table
-        return media
-
-    def _table(self, records: list[dict[str, Any]]) -> Any:
-        names = list(dict.fromkeys(name for record in records for name in record))
-        kinds = {
-            name: {type(r[name]) for r in records if r.get(name) is not None} for name in names
-        }
-        plain = {name for name, kind in kinds.items() if len(kind) == 1 and list not in kind}
-        # A column of W&B has one type: what varies is written out.
-        rows = [
-            [
-                None if r.get(name) is None else r[name] if name in plain else str(r[name])
-                for name in names
-            ]
-            for r in records
-        ]
-        return self.wandb.Table(columns=names, data=rows)
-
-    def _marker(self, identity: str) -> Path:
-        place = f"{self.mode}-{os.environ.get('WANDB_ENTITY', '')}-{_project()}"
-        name = f"{identity}.{re.sub(r'[^A-Za-z0-9_-]', '_', place)}"
-        return runs.results() / "runs" / self.name / "tracked" / name
+    def _marker(self, name: str, identity: str) -> Path:
+        file = f"{identity}.{wandb_mode.destination(self.mode)}"
+        return runs.results() / "runs" / name / "tracked" / file
 
     def _done(self, marker: Path, content: str) -> None:
         marker.parent.mkdir(exist_ok=True)
@@ -196,46 +215,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _mode() -> tuple[str, str]:
-    """The mode, and why it is off: "" if it is not."""
-    asked = os.environ.get("WANDB_MODE", "").lower()
-    mode = {"": "online", "run": "online", "dryrun": "offline"}.get(asked, asked)
-    if mode == "disabled":
-        return mode, "WANDB_MODE is disabled"
-    if mode not in ("online", "offline"):
-        return mode, f"WANDB_MODE is {asked!r}: {nearest(asked, ['online', 'offline', 'disabled'])}"
-    if mode == "online" and not _credentials():
-        return mode, "no credentials: `wandb login`, or WANDB_MODE=offline, turns it on"
-    return mode, ""
-
-
-def _credentials() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    for path in (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"):
-        with contextlib.suppress(OSError, netrc.NetrcParseError):
-            if path and netrc.netrc(str(path)).authenticators(host):
-                return True
-    return False
-
-
-def _project() -> str:
-    return os.environ.get("WANDB_PROJECT") or "retrace"
-
-
-def _artifacts(name: str, preset: str) -> dict[Path, dict[str, Any]]:
-    """Figures made of these runs, with their provenance."""
-    found = {}
-    for path in sorted((runs.results() / "artifacts" / preset).glob("*.json")):
-        about = json.loads(path.read_bytes())
-        if about["numbers"]["experiment"] == name and path.with_suffix(".png").exists():
-            found[path.with_suffix(".png")] = about
-    return found
-
-
-def _histogram(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.histogram(values, bins=64)
+@contextlib.contextmanager
+def _finishing(page: Any) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        page.finish(exit_code=1)
+        raise
+    page.finish()
 
 
 def _digest(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experiments import live, stopping
 from experiments import scratch as disk
 from experiments.draws import Draws, Shuffled
 from experiments.flat import flat_buffers, flat_params, load_buffers, load_params
@@ -37,6 +39,7 @@ __all__ = [
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
 SAVE_SECONDS = 5.0  # between two states on disk: the most that a kill can lose
+SLOW_SAVE = 0.25  # seconds above which saving is rarer in proportion: a twentieth of the time
 LOOK_STEPS = 20  # between two looks at the loss, each of which waits for the device
 
 
@@ -100,7 +103,8 @@ class _Training:
         self.sum: Any = 0.0  # of the losses so far in the epoch; (K,) of a stack
         self.steps: list[int] = []
         self.train_loss: list[Any] = []
-        self.saved_at = time.monotonic()
+        self.pause = _pause()
+        self.due_at = time.monotonic() + self.pause
         if self._state.exists():
             self._restore()
 
@@ -122,12 +126,15 @@ class _Training:
             self.optimizer.step()
             recent.append(values.detach().double().sum(-1))
             last = step == len(batches) - 1
-            due = time.monotonic() - self.saved_at > SAVE_SECONDS
+            due = stopping.asked() or time.monotonic() > self.due_at
             if last or due or len(recent) == LOOK_STEPS:
                 self._add(recent, epoch, step, len(batches))
                 recent = []
             if due and not last:
                 self._save(epoch, step + 1)
+                seen = (step + 1) * plan.batch_size  # all batches are full but the last
+                live.tell(epoch=epoch + (step + 1) / len(batches), loss=self.sum / seen)
+                stopping.obey()
         self._finish(epoch)
 
     def outcome(self) -> dict[str, np.ndarray]:
@@ -153,6 +160,7 @@ class _Training:
     def _finish(self, epoch: int) -> None:
         plan = self.plan
         self.train_loss.append(self.sum / self.count)
+        live.tell(epoch=epoch + 1, loss=self.train_loss[-1])
         self.sum = 0.0
         if (epoch + 1) % plan.every == 0 or epoch + 1 == plan.epochs:
             content = io.BytesIO()
@@ -160,11 +168,11 @@ class _Training:
             disk.write(self._checkpoint(len(self.steps)), content.getvalue())
             self.steps.append((epoch + 1) * -(-self.count // plan.batch_size))
         self.step = 0
-        if time.monotonic() - self.saved_at > SAVE_SECONDS or epoch + 1 == plan.epochs:
+        if time.monotonic() > self.due_at or epoch + 1 == plan.epochs:
             self._save(epoch + 1, 0)
 
     def _save(self, epoch: int, step: int) -> None:
-        content = io.BytesIO()
+        began, content = time.monotonic(), io.BytesIO()
         state = {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -174,7 +182,8 @@ class _Training:
         }
         torch.save(state, content)
         disk.write(self._state, content.getvalue())
-        self.saved_at = time.monotonic()
+        took = time.monotonic() - began
+        self.due_at = time.monotonic() + self.pause * max(1.0, took / SLOW_SAVE)
 
     def _restore(self) -> None:
         state: dict[str, Any] = torch.load(self._state, map_location=self.device, weights_only=True)
@@ -200,6 +209,15 @@ class _Training:
             f"training diverged: {what} is {value} in epoch {epoch + 1}, step {step + 1}: "
             f"lower lr, which is {lr:g}, for instance to {lr / 3:.1g}"
         )
+
+
+def _pause() -> float:
+    """Seconds between two states, which a cluster with a busy disk may want more of."""
+    asked = os.environ.get("RETRACE_SAVE_SECONDS")
+    try:
+        return float(asked) if asked else SAVE_SECONDS
+    except ValueError as error:
+        raise UserError(f"RETRACE_SAVE_SECONDS is {asked!r}: give a number, as 60") from error
 
 
 def _optimizer(module: nn.Module, plan: Fit) -> torch.optim.Optimizer:

@@ -210,6 +210,18 @@ def test_all_artifacts_without_runs_say_how_to_make_them(empty, capsys):
     assert "python -m experiments.mnist_mislabel --preset smoke" in capsys.readouterr().err
 
 
+def test_only_what_is_made_of_the_runs_of_one_experiment_is_built_if_asked(empty, capsys):
+    synthetic.write_sketch("smoke")
+    assert everything.main(["--preset", "smoke", "--experiment", "mnist_sketch"]) == 0
+    assert {path.stem for path in (empty / "artifacts" / "smoke").iterdir()} == {
+        "tracin_sketched_inverse"
+    }
+    assert everything.main(["--preset", "smoke", "--experiment", "speed"]) == 2
+    assert "speed_passes smoke: not run" in capsys.readouterr().out
+    assert everything.main(["--experiment", "unheard_of"]) == 0
+    assert "no artifact is made of runs of unheard_of" in capsys.readouterr().out
+
+
 def test_committed_artifacts_stay_on_the_page_when_the_runs_are_gone(results, capsys):
     before = (results / "report" / "index.html").read_bytes()
     assert everything.main([]) == 0

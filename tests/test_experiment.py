@@ -147,7 +147,7 @@ def test_every_experiment_is_listed_and_a_broken_one_named(tmp_path, monkeypatch
     (tmp_path / "torn.py").write_text("import nowhere_to_be_found\nEXPERIMENT = 1\n")
     (tmp_path / "garbled.py").write_text("def (\n")
     (tmp_path / "shared.py").write_text("raise SystemError('must not be imported')\n")
-    monkeypatch.setattr(listing, "FOLDER", tmp_path)
+    monkeypatch.setattr("experiments.listing.FOLDER", tmp_path)
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
     assert listing.main([]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -1,6 +1,7 @@
 """An experiment for tests of the laboratory: quick, exact, resumable, and free of torch."""
 
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import runs, scratch
+from experiments import live, runs, scratch, stopping
 from experiments.experiment import Experiment, sweep
 from methods.progress import track
+
+GATE = os.environ.get("TINY_GATE", "")  # a file, until which no walk goes beyond its middle
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,14 @@ def train(model: Model, folder: Path) -> runs.Outcome:
     state = folder / "state.json"
     walk = json.loads(state.read_bytes()) if state.exists() else []
     for step in track(range(len(walk), model.steps), "walk"):
+        while GATE and step == model.steps // 2 and not Path(GATE).exists():
+            stopping.obey()
+            time.sleep(0.05)
         draw = np.random.default_rng(np.random.SeedSequence([model.seed, step]))
         walk.append((walk[-1] if walk else 0.0) + float(draw.normal()))
         scratch.write(state, json.dumps(walk).encode())
+        live.tell(epoch=step + 1, loss=walk[-1])
+        stopping.obey()
         time.sleep(model.pause)
     return {"walk": np.array(walk), "end": walk[-1]}
 

@@ -1,0 +1,34 @@
+"""An experiment whose cells two processes can only finish together: their ranks, summed."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.experiment import Experiment, sweep
+from experiments.problems import UserError
+from experiments.runs import Outcome
+
+
+@dataclass(frozen=True)
+class Config:
+    size: int = 1
+
+
+def run(config: Config, scratch: Path) -> Outcome:
+    import torch
+
+    from methods.workers import joined
+
+    if config.size == 3:
+        raise UserError("size is 3: lower size")
+    with joined() as group:
+        total = group.sum(torch.full((config.size,), group.rank + 1.0))
+        return {"total": float(total.sum()), "processes": group.size}
+
+
+EXPERIMENT = Experiment(
+    "pair", run, {"smoke": sweep(Config(), size=[1, 2]), "small": [Config(3)]}, processes=2
+)
+
+if __name__ == "__main__":
+    sys.exit(EXPERIMENT.main())
