@@ -115,6 +115,16 @@ def new_panels(
     return figure, panels
 
 
+def new_lattice(
+    lines: int, columns: int, *, width: float = PAGE, height: float, share_y: bool = True
+) -> tuple[Figure, list[list[Axes]]]:
+    """Return a figure with lines of panels, which share their x axes down each column."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.set_layout_engine("constrained", rect=(0, FOOT / height, 1, 1 - FOOT / height))
+    grid = figure.subplots(lines, columns, squeeze=False, sharex="col", sharey=share_y)
+    return figure, [list(line) for line in grid]
+
+
 def new_grid(lines: int, columns: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure with a grid of invisible axes, for pictures."""
     figure = Figure(figsize=(width, height))

@@ -39,6 +39,8 @@ class Sample:
 
     def load(self) -> Pairs:
         """The pairs, in the order of the data set, without final stops where `subset` has none."""
+        if self.n is not None and self.n < 1:
+            raise UserError(f"{self.n} pairs of {self.which}: give n = 1 or more, or None for all")
         if self.source == "generated":
             if self.n is None:
                 raise UserError("generated pairs need a number: set n")

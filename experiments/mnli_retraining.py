@@ -20,7 +20,7 @@ from experiments.experiment import Experiment, sweep
 from experiments.hidden import Sample
 from experiments.models.bert import Bert
 from experiments.nli_curvature import Plan
-from experiments.nli_models import FIT, SMOKE, WHOLE, Model, Trained, load, trained
+from experiments.nli_models import FIT, PAPER, SMOKE, Model, Trained, load, trained
 from experiments.nli_points import balanced, predicted
 from experiments.nli_rankings import (
     Ranking,
@@ -134,7 +134,7 @@ def cells(config: Config) -> list[Config]:
 
 LAST = Model(Bert(frozen=5), Sample(n=3_000), fit=replace(FIT, epochs=4, every=4))
 FEW = replace(SMOKE, train=replace(SMOKE.train, n=200), fit=replace(SMOKE.fit, epochs=5, every=5))
-PAPER = Plan(k=1_000, depth=1_000, sample=1, damping=50.0, scale=1e4)
+RELEASED = Plan(k=1_000, depth=1_000, sample=1, damping=50.0, scale=1e4)
 PRESETS: dict[str, list[Config]] = {
     "smoke": cells(
         Config(
@@ -152,9 +152,9 @@ PRESETS: dict[str, list[Config]] = {
     "small": cells(Config(LAST, ks=(300, 1_500))),
     "paper": cells(
         Config(
-            WHOLE,
             PAPER,
-            full=replace(PAPER, k=None, sample=128),
+            RELEASED,
+            full=replace(RELEASED, k=None, sample=128),
             sample=Sample("mnli dev", "whole"),
             seeds=(0,),
             others=(1, 2, 3),

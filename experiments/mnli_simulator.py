@@ -18,8 +18,8 @@ from experiments.experiment import Experiment
 from experiments.hidden import Sample
 from experiments.nli_curvature import Plan
 from experiments.nli_models import (
+    PAPER,
     SMOKE,
-    WHOLE,
     Model,
     Simulator,
     Trained,
@@ -162,7 +162,7 @@ PRESETS: dict[str, list[Config]] = {
     "small": [Config(small())],
     "paper": [
         Config(
-            WHOLE,
+            PAPER,
             Plan(k=1_000, depth=1_000, sample=1, damping=50.0, scale=1e4),
             Sample("mnli dev", "whole"),
         )

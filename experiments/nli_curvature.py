@@ -5,8 +5,10 @@ Lanczos finds. So H + damping is positive definite with a margin, which LiSSA ne
 and no query and no evaluation slice has a say.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from methods.ihvp.inverse import largest_eigenvalue
 from methods.ihvp.lissa import MARGIN, LiSSA
 from methods.operators import Hessian
 from methods.randomness import numpy_generator
-from methods.task import take
+from methods.task import Examples, Task, count, take
 
 CONVERGED = 3.0  # J scale/damping-lengths: what is left of the slowest direction is exp(-3), 5%
 
@@ -55,8 +57,12 @@ class Plan:
     seed: int = 0
 
     def settle(self, model: Model | Simulator) -> FastIF:
-        """The settings in numbers."""
-        found = curvature(model, self.sample).metrics
+        """The settings in numbers; a model's curvature is measured only if they need it."""
+        given = self.damping is not None and self.scale is not None
+        return self.settled({} if given else curvature(model, self.sample).metrics)
+
+    def settled(self, found: Mapping[str, Any]) -> FastIF:
+        """The same by a curvature that was measured: its `damping`, and `scale` at this B."""
         damping = found["damping"] if self.damping is None else self.damping
         scale = max(found["scale"], MARGIN * damping) if self.scale is None else self.scale
         depth = ceil(CONVERGED * scale / damping) if self.depth is None else self.depth
@@ -67,18 +73,22 @@ class Plan:
 def curvature(model: Model | Simulator, sample: int = 1) -> runs.Run:
     """The run with `largest`, `lowest`, `damping` and, for minibatches of `sample`, `scale`."""
     config = Curvature(model, sample=sample)
-    return runs.once("nli_curvature", config, lambda scratch: _measure(config))
+
+    def compute(_: Path) -> dict[str, Any]:
+        there = trained(model)
+        return measure(there.task, there.train, config)
+
+    return runs.once("nli_curvature", config, compute)
 
 
-def _measure(config: Curvature) -> dict[str, Any]:
-    there = trained(config.model)
-    n = len(there.pairs)
-    chosen = numpy_generator(0, "curvature of a classifier").permutation(n)[: config.n]
-    pairs = take(there.train, torch.from_numpy(np.sort(chosen)))
-    bare = Hessian(replace(there.task, weight_decay=0.0), pairs)
+def measure(task: Task, train: Examples, config: Curvature) -> dict[str, Any]:
+    """`largest`, `lowest`, `damping`, `scale` and `ritz` (steps,) of any task's training loss."""
+    chosen = numpy_generator(0, "curvature of a classifier").permutation(count(train))[: config.n]
+    pairs = take(train, torch.from_numpy(np.sort(chosen)))
+    bare = Hessian(replace(task, weight_decay=0.0), pairs)
     _, projected = krylov(bare, config.steps, seed=0)
     values = np.linalg.eigvalsh(((projected + projected.T) / 2).double().numpy())
-    batches = Hessian(there.task, there.train, sample=config.sample)
+    batches = Hessian(task, train, sample=config.sample)
     batches_largest = largest_eigenvalue(batches, iterations=8, draws=config.draws)
     lowest = float(values[0])
     if lowest >= 0:

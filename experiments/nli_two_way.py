@@ -3,20 +3,15 @@
 from dataclasses import dataclass, replace
 
 from experiments.hidden import Sample
-from experiments.models.bert import Bert
 from experiments.nli_curvature import Plan
-from experiments.nli_models import FIT, Model, small
+from experiments.nli_models import PAPER as PAPER_THREE
 from experiments.nli_models import SMOKE as SMOKE_THREE
+from experiments.nli_models import small
 
 SMOKE = replace(SMOKE_THREE, labels=2)
 SMALL = small(2)
 BY_RULE = Plan(sample=32)  # of so few parameters a step over 32 pairs costs little more than over 1
-PAPER = Model(
-    Bert("bert-base-cased", frozen=10, length=128),
-    Sample("mnli train", "whole"),
-    labels=2,
-    fit=replace(FIT, epochs=10, batch_size=512, lr=2e-5, every=10),
-)
+PAPER = replace(PAPER_THREE, labels=2)
 RELEASED = Plan(k=1_000, depth=1_000, damping=50.0, scale=1e4, repeats=3)  # of the released code
 
 

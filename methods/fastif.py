@@ -126,11 +126,18 @@ def inverted(
     task: Task, train: Examples, vectors: Tensor, settings: FastIF, group: Group = ALONE
 ) -> STest:
     """The inverse Hessian times vectors (k, p), averaged over repeats."""
-    recursion, repeats = recursion_of(task, train, settings), settings.lissa.repeats
+    recursion = recursion_of(task, train, settings)
+    return averaged(recursion, vectors, settings.lissa.repeats, group)
+
+
+def averaged(
+    recursion: Recursion, vectors: Tensor, repeats: int, group: Group = ALONE, first: int = 0
+) -> STest:
+    """The same by a recursion that is there already, from its repeats `first` and after."""
     k, p = vectors.shape
     sums = vectors.new_zeros(k * p + k)  # of estimates and of their squares: one all-reduce
     for repeat in group.share(repeats):
-        estimate = recursion.estimate(vectors, repeat)
+        estimate = recursion.estimate(vectors, first + repeat)
         sums[: k * p] += estimate.flatten()
         sums[k * p :] += estimate.square().sum(1)
     group.sum(sums)

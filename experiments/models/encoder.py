@@ -89,13 +89,17 @@ class Top(nn.Module):
             if isinstance(part, nn.Dropout):
                 part.p = dropout
 
-    def features(self, hidden: Tensor, length: Tensor) -> Tensor:
-        """What the classifier sees of each pair, (b, width)."""
+    def first(self, hidden: Tensor, length: Tensor) -> Tensor:
+        """What the pooler sees of each pair: its first token after the last layer, (b, width)."""
         hidden = hidden[:, : longest(length, hidden.shape[1])]
         bias = attention_bias(length, hidden)
         for layer in self.layers[:-1]:
             hidden = _layer(layer, hidden, bias)
-        pooled: Tensor = self.pooler(_layer(self.layers[-1], hidden, bias, first=1))
+        return _layer(self.layers[-1], hidden, bias, first=1)[:, 0]
+
+    def features(self, hidden: Tensor, length: Tensor) -> Tensor:
+        """What the classifier sees of each pair, (b, width)."""
+        pooled: Tensor = self.pooler(self.first(hidden, length)[:, None])
         return pooled
 
     def forward(self, hidden: Tensor, length: Tensor) -> Tensor:

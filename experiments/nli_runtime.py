@@ -1,0 +1,236 @@
+"""What each part of an influence function costs, the original's way and ours (Sec. 3.5)."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments import hidden, nli_points, runs
+from experiments.hidden import Sample
+from experiments.nli_models import Model, Pass, Trained, cross_entropy, trained
+from experiments.nli_original import Plain, from_column, through_trunk
+from experiments.nli_scores import check_counts
+from methods import workers
+from methods.fastif import FastIF, averaged, neighbours, query_gradients, recursion_of, scores
+from methods.ihvp.lissa import LiSSA, Recursion
+from methods.operators import Hessian
+from methods.randomness import numpy_generator
+from methods.settings import at_least
+from methods.task import Examples, chunks, count, take
+from methods.workers import Group
+
+DAMPING, SCALE = FastIF().damping, 1e4  # the released settings: no number here changes the time
+PASSED = 64  # pairs of a batched pass
+
+
+@dataclass(frozen=True)
+class RunTime:
+    """Seconds of the linear parts, which the artifact multiplies; one thread a process.
+
+    ks          sizes of the candidate set
+    depth       J of both; the artifact multiplies seconds of a step by it
+    batch       B of the original; the fast has 1
+    workers     processes, and T of the fast s_test
+    candidates  pairs whose influence is computed one at a time, a point
+    batched     nearest pairs whose influence is computed in batches, a point
+    steps       of the recursion, a point and process
+    """
+
+    sample: Sample = Sample("mnli dev")
+    n_points: int = 10
+    ks: tuple[int, ...] = (10_000, 1_000)
+    depth: int = 1_000
+    batch: int = 32
+    workers: int = 2
+    candidates: int = 30
+    batched: int = 1_000
+    steps: int = 3
+
+    def run(self, model: Model, scratch: Path) -> dict[str, Any]:
+        """Seconds of every work, (n_points,) each, measured in turns point after point."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return self._run(model)
+        finally:
+            torch.set_num_threads(before)
+
+    def _run(self, model: Model) -> dict[str, Any]:
+        at_least(1, depth=self.depth, steps=self.steps, workers=self.workers)
+        there = trained(model)
+        n = len(there.pairs)
+        check_counts(
+            n,
+            ks=self.ks,
+            batched=(self.batched,),
+            candidates=(self.candidates,),
+            batch=(self.batch,),
+        )
+        index = nli_points.balanced(model, self.sample, self.n_points)
+        query = nli_points.examples(model, self.sample, index)
+        seen = nli_points.features(model, model.train)
+        features = nli_points.features(model, self.sample)[index]
+        near = neighbours(features, seen, self.batched)
+        bench = _Bench(self, model, there)
+        found: dict[str, list[float]] = {}
+        for point in range(-1, len(index)):  # the first twice: once to warm up
+            at = slice(max(point, 0), max(point, 0) + 1)
+            works = bench.works(take(query, at), features[at], seen, near[at], max(point, 0))
+            for name, (work, units) in works.items():
+                seconds = _seconds(work) / units
+                if point >= 0:
+                    found.setdefault(name, []).append(seconds)
+        began = time.perf_counter()
+        shared, spent = workers.run(_shared, self.workers, self, model, query, near)
+        start = time.perf_counter() - began - spent
+        return {
+            "work": "run time",
+            "result": _told(found),
+            **{name: np.array(values) for name, values in {**found, **shared}.items()},
+            "points": index,
+            "right": nli_points.predicted(model, self.sample)[1][index],
+            "n_train": n,
+            "num_params": there.task.size,
+            "workers": self.workers,
+            "startup_seconds": max(start, 0.0),
+            **_once_a_model(model),
+        }
+
+
+class _Bench:
+    """The works of one point, by name, with the number of units that each is of."""
+
+    def __init__(self, work: RunTime, model: Model, there: Trained) -> None:
+        self.work, self.there = work, there
+        self.draw = numpy_generator(model.seed, "minibatches that are timed")
+        self.chosen = torch.from_numpy(
+            np.sort(self.draw.permutation(len(there.pairs))[: self.pool])
+        )
+        pairs = there.pairs.take(self.chosen.numpy())
+        some, label = take(there.train, self.chosen), there.train["label"][self.chosen]
+        enter = through_trunk(model.network.open(), pairs)
+        self.whole = Plain(there.module, enter, label)
+        self.cached = Plain(there.module, from_column(some), label)
+        self.recursion = recursion(there, work.steps, 1)
+        self.batch = take(there.train, self.chosen[: work.batch])
+        self.hessian = Hessian(there.task, self.batch)
+        module = self.cached.module
+        self.unit = partial(_pass, module, list(module.parameters()))
+
+    @property
+    def pool(self) -> int:
+        """Random pairs that the original meets: tokens of all would take longer than they last."""
+        work = self.work
+        return min(len(self.there.pairs), max(work.candidates, work.batch * work.steps))
+
+    def works(
+        self, query: Examples, features: Tensor, seen: Tensor, near: Tensor, point: int
+    ) -> dict[str, tuple[Callable[[], Any], int]]:
+        """Every work of one point; near (1, batched) are its candidates."""
+        work, there = self.work, self.there
+        vector = query_gradients(there.task, query)
+        size = len(self.chosen)
+        some = torch.from_numpy(self.draw.permutation(size)[: work.candidates])
+        large, small = (
+            [torch.from_numpy(self.draw.permutation(size)[:b]) for _ in range(work.steps)]
+            for b in (work.batch, 1)
+        )
+        candidates = take(there.train, near[0, there.train["length"][near[0]].argsort()])
+        found: dict[str, tuple[Callable[[], Any], int]] = {
+            f"search_{k}": (partial(neighbours, features, seen, k), 1) for k in work.ks
+        }
+        for name, plain in (("whole", self.whole), ("cached", self.cached)):
+            found[f"{name}_candidate"] = partial(plain.scores, vector[0], some), len(some)
+            step = partial(plain.recursion, vector[0], DAMPING / SCALE, SCALE)
+            found[f"{name}_step_large"] = partial(step, large), work.steps
+            found[f"{name}_step_one"] = partial(step, small), work.steps
+        found |= {
+            "rows_candidate": (
+                partial(scores, there.task, vector, there.train, near),
+                near.numel(),
+            ),
+            "rows_pass": (partial(self.unit, candidates), near.numel()),
+            "step_one": (partial(self.recursion.estimate, vector, point), work.steps),
+            "product": (partial(self.hessian.apply, vector), 1),
+            "product_pass": (partial(self.unit, self.batch), 1),
+        }
+        return found
+
+
+def recursion(there: Trained, depth: int, repeats: int) -> Recursion:
+    """The fast recursion, B = 1, on hidden states that are there."""
+    lissa = LiSSA(depth, 1, SCALE, repeats)
+    return recursion_of(there.task, there.train, FastIF(None, lissa, DAMPING))
+
+
+def _pass(module: torch.nn.Module, params: list[Tensor], batch: Examples) -> None:
+    """The unit: a forward and a backward pass in batches, nothing for each example."""
+    for some in chunks(batch, PASSED):
+        torch.autograd.grad(cross_entropy(module, some).mean(), params)
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _shared(
+    group: Group, work: RunTime, model: Model, query: Examples, near: Tensor
+) -> tuple[dict[str, list[float]], float]:
+    """Seconds of T repeats of the recursion, a step, and of a candidate: together, and alone.
+
+    In turns within the same processes: while the first works alone, the others wait for it.
+    """
+    began = time.perf_counter()
+    there = trained(model)
+    steps = recursion(there, work.steps, group.size)
+    found: dict[str, list[float]] = {}
+    for point in range(-1, count(query)):
+        at = max(point, 0)
+        vector = query_gradients(there.task, take(query, slice(at, at + 1)))
+        for name, who in (("together", group), ("alone", Group())):
+            tasks: dict[str, tuple[Callable[[], Any], int]] = {
+                f"{name}_step": (
+                    partial(averaged, steps, vector, group.size, who, at * group.size),
+                    work.steps,
+                ),
+                f"{name}_candidate": (
+                    partial(scores, there.task, vector, there.train, near[at : at + 1], who),
+                    near.shape[1],
+                ),
+            }
+            for key, (call, units) in tasks.items():
+                group.sum(torch.zeros(1))  # all begin at once
+                mine = who.size == group.size or group.rank == 0
+                seconds = _seconds(call) / units if mine else 0.0
+                group.sum(torch.zeros(1))
+                if point >= 0:
+                    found.setdefault(key, []).append(seconds)
+    return found, time.perf_counter() - began
+
+
+def _told(found: dict[str, list[float]]) -> str:
+    candidate, step, rows, ours = (
+        1e3 * float(np.median(found[name]))
+        for name in ("whole_candidate", "whole_step_large", "rows_candidate", "step_one")
+    )
+    return (
+        f"ms a candidate {rows:.3g}, originally {candidate:.3g}; "
+        f"a step {ours:.3g}, originally {step:.3g}"
+    )
+
+
+def _once_a_model(model: Model) -> dict[str, float]:
+    """What is spent once, whoever is asked about: no part of the table, but told beside it."""
+    spent = {
+        "hidden_seconds": runs.find("nli_hidden", hidden.Hidden(model.network, model.train)),
+        "features_seconds": runs.find("nli_pass", Pass(model, model.train)),
+    }
+    return {name: float(run.meta["seconds"]) for name, run in spent.items() if run is not None}
