@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from itertools import chain
@@ -143,6 +144,19 @@ def in_a_group(group):
 def test_two_processes_find_what_one_does():
     alone, shared = in_a_group(ALONE), workers.run(in_a_group, 2)
     for one, other in zip(alone, shared, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_processes_of_torchrun_find_what_one_does(tmp_path):
+    path = tmp_path / "found.pt"
+    command = "-m torch.distributed.run --standalone --nproc-per-node=2 -m tests.fastif_by_torchrun"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, *command.split(), path], env=environment, check=True, timeout=300
+    )
+    size, shared = torch.load(path)
+    assert size == 2
+    for one, other in zip(in_a_group(ALONE), shared, strict=True):
         torch.testing.assert_close(one, other)
 
 
