@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from methods.layers import owned, parts_of, recorded
-from methods.rows import Dense, Part, Rows, row_bytes
+from methods.parts import Dense, Part, row_bytes
+from methods.rows import Rows
 from methods.task import Examples, MethodError, Objective, Params, PerExample, Task, count, take
 
 log = logging.getLogger(__name__)

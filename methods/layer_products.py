@@ -22,7 +22,7 @@ from methods.task import Examples, Params, Task, count, take
 log = logging.getLogger(__name__)
 
 PROBE = 3  # examples on which products are held against `jvp(grad)`
-VECTORS = 1 << 25  # vectors x elements of all layers' inputs and outputs in flight
+VECTORS = 1 << 27  # vectors x elements of all layers' inputs and outputs in flight
 
 Reference = Callable[[Examples, Tensor], Tensor]  # products (k, p) with a batch's Hessian
 
@@ -134,7 +134,7 @@ class LayerProducts:
         total = torch.empty_like(vectors)
         try:
             self._add(total, probe, vectors, 1.0, True, direct)
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError, LookupError) as error:
             log.warning("layers give no Hessian products of this model: %s", error)
             return None
         return total

@@ -157,8 +157,12 @@ def _group_norm(call: Moved, names: Names, sums: Sums) -> None:
 
 def _batch_norm(call: Moved, names: Names, sums: Sums) -> None:
     """In evaluation mode, where the layer is an affine map of each example alone."""
-    mean, variance = call.buffers["running_mean"], call.buffers["running_var"]
-    _by_channel(call, names, sums, lambda x: F.batch_norm(x, mean, variance, eps=call.layer.eps))
+
+    def normal(x: Tensor) -> Tensor:
+        at = call.buffers
+        return F.batch_norm(x, at["running_mean"], at["running_var"], eps=call.layer.eps)
+
+    _by_channel(call, names, sums, normal)
 
 
 def _by_channel(call: Moved, names: Names, sums: Sums, normal: Callable[[Tensor], Tensor]) -> None:
@@ -176,7 +180,7 @@ def _normed(
     later, moved = call.gradient_tangents, call.input_tangents
     total = (lambda t: t.sum(axes)) if axes else (lambda t: t)
     if "weight" in names:
-        normed, slopes = call.normal or (normal(call.inputs), None)
+        normed, slopes = call.normal if call.normal else (normal(call.inputs), None)
         if call.normal is None and moved is not None:
             slopes = torch.stack([jvp(normal, (call.inputs,), (one,))[1] for one in moved])
         for values in (

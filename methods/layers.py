@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from methods.rows import Dense, Outer, Part
+from methods.parts import Dense, Outer, Part
 
 PATCHES = 1 << 20  # elements of a convolution's inputs unfolded at a time: they stay in cache
 FACTORS = 1 << 14  # elements an example's factors may have where materialised they are fewer
