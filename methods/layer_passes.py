@@ -43,6 +43,7 @@ class Passes:
         self.task, self.loss = task, task.function(task.loss)
         self.layers: list[nn.Module] = []
         self.names: dict[tuple[int, str], str] = {}
+        self.keeps_graph = False  # of the backward pass, whose rules may then be other ones
         self._changed: set[nn.Module] = set()  # whose output is later changed in place
         if isinstance(task.loss, Objective):
             self.layers, self.names = owned(task.loss.model, task.params)
@@ -74,7 +75,7 @@ class Passes:
             with self._recorded(own_way) as calls, moving(own_way, anchor) as moved:
                 loss = self.loss(duals, batch).sum() * scale
             at: list[Any] = [*(call.edge for call in calls), *(leaves[n] for n in direct), anchor]
-            found = torch.autograd.grad(loss, at, allow_unused=True) if loss.requires_grad else ()
+            found = self._gradients(loss, at) if loss.requires_grad else ()
             pairs = [_NONE if one is None else forward_ad.unpack_dual(one) for one in found]
             inputs = [forward_ad.unpack_dual(call.input).tangent for call in calls]
         moved += [
@@ -103,7 +104,7 @@ class Passes:
                 loss = self.loss(params, batch).sum() * scale
             at: list[Any] = [*(call.edge for call in calls), *(params[n] for n in direct)]
             layers[:] = [(call.layer, call.buffers, call.input.requires_grad) for call in calls]
-            found = torch.autograd.grad(loss, at, allow_unused=True, materialize_grads=True)
+            found = self._gradients(loss, at, none=False)
             return loss, (found, [call.input for call in calls])
 
         def along(tangent: Params) -> Any:
@@ -119,6 +120,12 @@ class Passes:
             )
         ]
         return moved, dict(zip(direct, slopes[len(moved) :], strict=True))
+
+    def _gradients(self, loss: Tensor, at: list[Any], none: bool = True) -> tuple[Tensor, ...]:
+        """Gradients at each of `at`, those of what the loss does not depend on None or zero."""
+        return torch.autograd.grad(
+            loss, at, allow_unused=True, create_graph=self.keeps_graph, materialize_grads=not none
+        )
 
     def _has_site(self, layer: nn.Module, direct: Collection[str]) -> bool:
         plain = type(layer) in SITES and layer not in self._changed and not layer._forward_pre_hooks

@@ -99,6 +99,9 @@ class LayerProducts:
         elements = sum(call.input.numel() + call.output.numel() for call in calls)
         self._elements = max(1, elements // count(probe))
         wrong = self._wrong(probe, vectors, true, other) & {*names}
+        if len(wrong) == len(true):  # GroupNorm's first rule has no derivative, its second has
+            self.passes.keeps_graph = True
+            wrong = self._wrong(probe, vectors, true, other) & {*names}
         if 0 < len(wrong) < len(true) and self._wrong(probe, vectors, true, other | wrong):
             wrong = {*names}
         self.fallback = (*(self.fallback or ()), *(n for n in names if n in wrong))
@@ -121,21 +124,23 @@ class LayerProducts:
         elif self.in_blocks:
             self.in_blocks = False
             log.warning("the model's Hessian products are taken one vector at a time")
-        eps, whole = torch.finfo(self.task.dtype).eps, _norm(true.values())
+        # Single precision's, even of a model in double: attention may take its softmax in single.
+        eps = torch.finfo(torch.float32).eps
+        rounding = eps**0.9 * _norm(true.values())  # of a product that is zero but for it
         return {
             name
             for name, want in true.items()
             for have in found
-            if not _norm([have[name] - want]) <= eps**0.6 * (_norm([want]) + eps**0.5 * whole)
+            if not _norm([have[name] - want]) <= eps**0.6 * _norm([want]) + rounding
         }
 
     def _trial(self, probe: Examples, vectors: Tensor, direct: set[str]) -> Tensor | None:
-        """Products (k, p) by layers, or None with a warning where the model does not allow it."""
+        """Products (k, p) by layers, or None, and why in the log, where the model has none."""
         total = torch.empty_like(vectors)
         try:
             self._add(total, probe, vectors, 1.0, True, direct)
         except (RuntimeError, ValueError, TypeError, LookupError) as error:
-            log.warning("layers give no Hessian products of this model: %s", error)
+            log.info("no Hessian products by layers of this model: %s", error)
             return None
         return total
 

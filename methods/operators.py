@@ -2,8 +2,7 @@
 
 Products are `jvp(grad(mean loss))` with `vmap` outside, or proven equal to it. Other
 compositions of `torch.func` (its own `hessian`, `jvp(vmap(grad))`) are silently wrong through
-LayerNorm;
-tests/test_operators.py shows one.
+LayerNorm; tests/test_operators.py shows one.
 """
 
 from __future__ import annotations
