@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from methods.parts import Dense, Outer, Part
 from methods.projections import Gaussian, TwoSided
 from methods.randomness import torch_generator
-from methods.rows import Dense, Outer, Part, Rows
+from methods.rows import Rows
 from methods.task import Task
 
 

@@ -19,9 +19,10 @@ from experiments import runs
 from experiments.digit_models import Model, trained
 from experiments.losses import cross_entropy
 from methods.gradients import Gradients
+from methods.parts import Outer
 from methods.projections import Gaussian, Rademacher, TwoSided
 from methods.randomness import numpy_generator, stream, torch_generator
-from methods.rows import Outer, Rows
+from methods.rows import Rows
 from methods.task import Examples, Task, take
 
 POOL = 1_000  # candidates among which a query's proponent is looked for

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from methods.layers import parts_of, recorded, supported
-from methods.rows import Dense, Part, Rows, row_bytes
+from methods.layers import owned, parts_of, recorded
+from methods.parts import Dense, Part, row_bytes
+from methods.rows import Rows
 from methods.task import Examples, MethodError, Objective, Params, PerExample, Task, count, take
 
 log = logging.getLogger(__name__)
@@ -39,19 +40,7 @@ class Gradients:
         self._layers: list[nn.Module] = []
         self._names: dict[tuple[int, str], str] = {}
         if isinstance(of, Objective):
-            self._find_layers(of.model)
-
-    def _find_layers(self, model: nn.Module) -> None:
-        names = {id(p): name for name, p in model.named_parameters()}
-        for layer in model.modules():
-            if not supported(layer):
-                continue
-            own = {
-                attribute: names[id(p)] for attribute, p in layer.named_parameters(recurse=False)
-            }
-            if any(name in self.task.params for name in own.values()):
-                self._layers.append(layer)
-                self._names |= {(id(layer), a): name for a, name in own.items()}
+            self._layers, self._names = owned(of.model, task.params)
 
     def rows(self, examples: Examples) -> Rows:
         """Return the gradients of the examples as Rows keyed by parameter name."""

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from methods.gradients import Gradients
 from methods.layers import recorded
-from methods.rows import Outer, Rows
+from methods.parts import Outer
+from methods.rows import Rows
 from methods.task import Examples, MethodError, Objective, Task, chunks, take
 
 

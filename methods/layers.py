@@ -6,7 +6,7 @@ Gradients are taken at layer *outputs* only, so that no weight gradient is ever 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from methods.rows import Dense, Outer, Part
+from methods.parts import Dense, Outer, Part
 
 PATCHES = 1 << 20  # elements of a convolution's inputs unfolded at a time: they stay in cache
 FACTORS = 1 << 14  # elements an example's factors may have where materialised they are fewer
@@ -159,6 +159,26 @@ def supported(layer: nn.Module) -> bool:
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):  # else an example depends on its batch
         return bool(layer.affine and layer.track_running_stats and not layer.training)
     return isinstance(layer, tuple(SUPPORTED))
+
+
+def owned(
+    model: nn.Module, params: Container[str]
+) -> tuple[list[nn.Module], dict[tuple[int, str], str]]:
+    """The supported layers that have one of `params`, and what the model calls their parameters.
+
+    The latter by the layer's identity and its own name of the parameter.
+    """
+    names = {id(p): name for name, p in model.named_parameters()}
+    layers: list[nn.Module] = []
+    found: dict[tuple[int, str], str] = {}
+    for layer in model.modules():
+        if not supported(layer):
+            continue
+        own = {attribute: names[id(p)] for attribute, p in layer.named_parameters(recurse=False)}
+        if any(name in params for name in own.values()):
+            layers.append(layer)
+            found |= {(id(layer), attribute): name for attribute, name in own.items()}
+    return layers, found
 
 
 @contextmanager

@@ -1,20 +1,22 @@
 """Symmetric (p, p) matrices one may only multiply by: Hessian and Gauss-Newton.
 
-Products are formed as `jvp(grad(mean loss))` with `vmap` outside. Other compositions of
-`torch.func` (its own `hessian`, `jvp(vmap(grad))`) are silently wrong through LayerNorm;
-tests/test_operators.py shows one.
+Products are `jvp(grad(mean loss))` with `vmap` outside, or proven equal to it. Other
+compositions of `torch.func` (its own `hessian`, `jvp(vmap(grad))`) are silently wrong through
+LayerNorm; tests/test_operators.py shows one.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functionalize, grad, jvp, linearize, vjp, vmap
 
+from methods.layer_products import LayerProducts
 from methods.randomness import numpy_generator
 from methods.task import Examples, MethodError, Objective, Params, Task, chunks, count, take
 
@@ -77,11 +79,10 @@ class Curvature(Operator):
         n = count(examples)
         if n == 0:
             raise MethodError("a Hessian of no examples: pass the training examples to `fit`")
-        self.task, self.examples = task, task.move(examples)
-        _check_finite("parameter", task.all_params)
-        _check_finite("column", self.examples)
-        self.damping, self.seed = damping, seed
+        self.task, self.damping, self.seed = task, damping, seed
         self.sample = None if sample is None or sample >= n else sample
+        _check_finite("parameter", task.all_params)
+        self.examples = examples if self.sample is not None else self._ready(examples)
         self.size, self.dtype, self.device = task.size, task.dtype, task.device
         self.products = 0
 
@@ -96,7 +97,13 @@ class Curvature(Operator):
             return self.examples
         n = count(self.examples)
         index = numpy_generator(self.seed, "curvature", draw).choice(n, self.sample, replace=False)
-        return take(self.examples, torch.from_numpy(index).to(self.device))
+        return self._ready(take(self.examples, torch.from_numpy(index)))
+
+    def _ready(self, examples: Examples) -> Examples:
+        """Move and check examples: of a sampled curvature those drawn alone, never all."""
+        moved = self.task.move(examples)
+        _check_finite("column", moved)
+        return moved
 
     def apply(self, vectors: Tensor, draw: int | None = None) -> Tensor:
         if draw is None:
@@ -104,15 +111,19 @@ class Curvature(Operator):
         batch = self.batch(draw)
         n, total = count(batch), None
         for some in chunks(batch, CHUNK):
-            product = self._multiplied(some, vectors)
-            share = count(some) / n
-            if total is None:
-                total = product if share == 1 else product.mul_(share)
-            else:
-                total.add_(product, alpha=share)
+            total = self._added(total, some, vectors, count(some) / n)
         if total is None:
             raise MethodError("a Hessian product over no examples")
         return total.add_(vectors, alpha=self.shift) if self.shift else total
+
+    def _added(
+        self, total: Tensor | None, batch: Examples, vectors: Tensor, share: float
+    ) -> Tensor:
+        """`total`, None at first, plus `share` times the undamped products over one batch."""
+        product = self._multiplied(batch, vectors)
+        if total is None:
+            return product if share == 1 else product.mul_(share)
+        return total.add_(product, alpha=share)
 
     def _multiplied(self, batch: Examples, vectors: Tensor) -> Tensor:
         """The undamped products over one batch, (k, p): blocks of vectors where they fit."""
@@ -139,7 +150,22 @@ def _check_finite(what: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 class Hessian(Curvature):
-    """The Hessian of the mean training loss, forward over reverse."""
+    """The Hessian of the mean training loss, forward over reverse.
+
+    Products go by what layers see (layer_products.py) where that is proven equal to `jvp(grad)`.
+    """
+
+    @cached_property
+    def _layers(self) -> LayerProducts:
+        return LayerProducts(self.task, self._multiplied)
+
+    def _added(
+        self, total: Tensor | None, batch: Examples, vectors: Tensor, share: float
+    ) -> Tensor:
+        new, vectors = total is None, vectors.contiguous()
+        total = torch.empty_like(vectors) if total is None else total
+        self._layers.add(total, batch, vectors, share, new)
+        return total
 
     def gradient(self, batch: Examples) -> Callable[[Params], Params]:
         loss = self.task.function(self.task.loss)

@@ -15,8 +15,9 @@ from math import isqrt
 import torch
 from torch import Tensor
 
+from methods.parts import Dense, Part
 from methods.randomness import numpy_generator, torch_generator
-from methods.rows import Dense, Part, Rows
+from methods.rows import Rows
 from methods.settings import at_least
 from methods.task import MethodError, Task
 

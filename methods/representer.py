@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from methods.attributor import Attributor, Fitted, FittedGradients, Prepared
 from methods.gradients import Gradients
 from methods.last_layer import Head
-from methods.rows import Outer, Rows
+from methods.parts import Outer
+from methods.rows import Rows
 from methods.softmax_regression import solve
 from methods.task import Examples, MethodError, Task, chunks, count
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from methods import gradients
 from methods.gradients import Gradients
-from methods.rows import Outer
+from methods.parts import Outer
 from methods.task import Examples, Task, count
 from methods.tracin import TracIn
 from tests import networks

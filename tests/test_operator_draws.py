@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from methods.operators import Curvature, Hessian, Matrix
+from methods.operators import Curvature, GaussNewton, Hessian, Matrix
 from methods.task import Examples, MethodError, Task
 from tests import networks
 from tests.test_operators import OPERATORS, directions
@@ -72,3 +72,32 @@ def test_a_hessian_needs_examples_and_linearising_fixed_ones() -> None:
         Hessian(task, networks.examples(0, 6))
     with pytest.raises(MethodError, match="drop `sample`"):
         Hessian(task, batch, sample=4).linearized()
+
+
+@pytest.mark.parametrize("kind", [Hessian, GaussNewton])
+def test_a_sampled_curvature_moves_and_checks_what_it_draws_alone(
+    kind: type[Curvature], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, batch = Task.of(networks.built(networks.Mlp), networks.nll), networks.examples(50, 6)
+    operator = kind(task, batch, sample=8)
+    drawn = operator.batch(0)["x"]
+    inside = next(i for i in range(50) if (batch["x"][i] == drawn).all(1).any())
+    outside = next(i for i in range(50) if not (batch["x"][i] == drawn).all(1).any())
+    expected = operator.apply(directions(task, 1), draw=0)
+
+    def with_nan(row: int) -> Examples:
+        x = batch["x"].clone()
+        x[row, 2] = torch.nan
+        return {**batch, "x": x}
+
+    moved: list[int] = []
+    move = Task.move
+    monkeypatch.setattr(Task, "move", lambda t, b: moved.append(len(b["x"])) or move(t, b))
+    lenient = kind(task, with_nan(outside), sample=8)
+    assert torch.equal(lenient.apply(directions(task, 1), draw=0), expected)
+    assert moved == [8]
+    strict = kind(task, with_nan(inside), sample=8)
+    with pytest.raises(MethodError, match="column x has 1 of 48 numbers not finite"):
+        strict.apply(directions(task, 1), draw=0)
+    with pytest.raises(MethodError, match="column x has 1 of 300 numbers not finite"):
+        kind(task, with_nan(outside))

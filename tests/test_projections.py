@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from methods import projections
 from methods.gradients import Gradients
+from methods.parts import Dense, Part
 from methods.projections import Gaussian, Projection, Rademacher, Select, TwoSided
 from methods.random_projection import RandomProjection
-from methods.rows import Dense, Part, Rows
+from methods.rows import Rows
 from methods.task import Examples, MethodError, Task
 from tests import networks
 

@@ -17,7 +17,7 @@ from experiments.training import Fit, Stepped, fit, flat_buffers, load_buffers, 
 from methods import layers
 from methods.gradients import Gradients
 from methods.operators import Hessian
-from methods.rows import Dense, Outer
+from methods.parts import Dense, Outer
 from methods.task import Checkpoint, MethodError, Task, floating_buffers
 from methods.tracin import TracIn
 from tests import networks

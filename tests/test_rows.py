@@ -11,7 +11,8 @@ from torch.func import functional_call, grad, vmap
 
 from methods import gradients
 from methods.gradients import Gradients
-from methods.rows import Outer, Rows
+from methods.parts import Outer
+from methods.rows import Rows
 from methods.task import Examples, MethodError, Task
 from tests import networks
 
