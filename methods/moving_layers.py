@@ -142,8 +142,9 @@ class _Attach(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, x: Tensor, site: Site, seen: list[Moved]) -> Tensor:
-        ctx.site, ctx.seen = site, seen
-        return site.output
+        ctx.site, ctx.seen, output = site, seen, site.output
+        del site.output  # else it holds the node that holds it, until a collector comes by
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
