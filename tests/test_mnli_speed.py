@@ -13,7 +13,7 @@ from experiments import hidden, mnli_speed, nli_points, runs
 from experiments.hidden import Sample
 from experiments.mnli_speed import Config, Recall
 from experiments.nli_agreement import Agreement
-from experiments.nli_curvature import Curvature, Plan, curvature, measure
+from experiments.nli_curvature import Plan
 from experiments.nli_head import Everything, HeadAlone
 from experiments.nli_inverse import Inverse
 from experiments.nli_models import PAPER, SMOKE, load, trained
@@ -88,9 +88,7 @@ def test_the_curvature_of_a_part_is_asked_once_and_settles_a_plan(there):
     settings = Plan(k=3, sample=2).settled(found)
     assert settings.damping == found["damping"]
     assert settings.lissa.depth == np.ceil(3 * settings.lissa.scale / settings.damping)
-    whole = measure(there.task, there.train, Curvature(TINY, sample=2))
-    assert whole["lowest"] == pytest.approx(curvature(TINY, 2).metrics["lowest"])
-    assert Everything().curvature(TINY, 2).key == curvature(TINY, 2).key
+    assert Everything().curvature(TINY, 2).metrics["largest"] > found["largest"]
 
 
 def test_the_original_finds_what_the_fast_way_does(there):
@@ -203,7 +201,7 @@ def test_a_minibatch_size_that_diverges_is_told_and_the_largest_is_an_error(ther
 
 
 def test_systems_agree_where_all_that_differs_is_noise(there, tmp_path):
-    plan = Plan(depth=60, damping=4.0, scale=80.0, sample=30)
+    plan = Plan(depth=30, damping=4.0, scale=40.0, sample=30)
     work = Agreement(FEW, 4, (10, 40), full=plan, fast=plan, few=STEEP)
     found = work.run(TINY, tmp_path)
     full, fast = found["scores_full"], found["scores_fast_10"]
