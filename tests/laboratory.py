@@ -51,7 +51,7 @@ class Laboratory:
             env=self.environment(**more),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
     def python(self, *words: str, **more: str) -> subprocess.CompletedProcess:

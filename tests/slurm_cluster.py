@@ -112,7 +112,7 @@ def started(folder: Path) -> Iterator[dict[str, str]]:
                 process.wait()
 
 
-def until(holds: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
+def until(holds: Callable[[], bool], what: str, seconds: float = 300.0) -> None:
     """Wait until something holds; an AssertionError says what did not."""
     end = time.monotonic() + seconds
     while not holds():
