@@ -142,8 +142,8 @@ def _place() -> tuple[int, int, int] | None:
 
 
 def _device_backend(local_rank: int) -> str:
-    """NCCL with a GPU for each process on this machine; else gloo."""
+    """Gloo for tensors on the CPU; with a GPU for each process, NCCL for those on it."""
     if torch.cuda.is_available() and torch.cuda.device_count() > local_rank:
         torch.cuda.set_device(local_rank)
-        return "nccl"
+        return "cpu:gloo,cuda:nccl"
     return "gloo"

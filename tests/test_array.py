@@ -27,7 +27,6 @@ def laboratory(tmp_path_factory):
 @pytest.fixture
 def fresh(laboratory, tmp_path, monkeypatch):
     """The laboratory with results of its own, which are also those of this process."""
-    monkeypatch.setattr("os.fsync", lambda _: None)  # no machine dies in these tests
     monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path / "results"))
     return Laboratory(laboratory.code, tmp_path / "results")
 

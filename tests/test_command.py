@@ -18,7 +18,6 @@ MAIN = EXPERIMENT.main
 
 @pytest.fixture(autouse=True)
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda _: None)  # no machine dies in these tests
     monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("RETRACE_DATA", "unused")

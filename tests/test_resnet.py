@@ -194,7 +194,6 @@ LOSS = CropAndFlip(1).loss(nll)
 
 @pytest.fixture
 def one_thread(monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda _: None)
     monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -18,7 +18,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda _: None)  # no machine dies in these tests
     monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path))
     return tmp_path / "runs"
 

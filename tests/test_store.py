@@ -22,7 +22,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     """Make a results folder the one in force; at first one named `here`."""
-    monkeypatch.setattr("os.fsync", lambda _: None)  # no machine dies in these tests
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
     def use(name: str) -> Path:

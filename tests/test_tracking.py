@@ -68,7 +68,6 @@ def wandb(tmp_path, monkeypatch):
     for name in list(os.environ):
         if name.startswith("WANDB_"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr("os.fsync", lambda _: None)  # no machine dies in these tests
     monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path / "results"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

@@ -65,7 +65,6 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def save_every_step(monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda _: None)  # processes die here, not the machine
     monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
 
 
