@@ -189,8 +189,8 @@ ARTIFACT = Artifact(
     tier_notes={
         **TIER_NOTES,
         "small": (
-            "Small tier: all-MiniLM-L6-v2, six layers 384 wide, in place of bert-base, fine-tuned on"
-            " 12,808 of the 392,702 pairs of MultiNLI, cut at 64 tokens. Embeddings and three"
+            "Small tier: all-MiniLM-L6-v2, six layers 384 wide, in place of bert-base, fine-tuned"
+            " on 12,808 of the 392,702 pairs of MultiNLI, cut at 64 tokens. Embeddings and three"
             " layers are frozen, and the 5.5 million parameters above are differentiated: the other"
             " figures' model, of which one layer is, would leave too little to time. There are 2"
             " processes, on two shared cores."
