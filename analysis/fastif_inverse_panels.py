@@ -5,7 +5,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.style import BLUE, GREEN, GREY, ORANGE, SHADES, Look, draw_curve, new_lattice
+from analysis.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    SHADES,
+    Look,
+    draw_curve,
+    fit_values,
+    new_lattice,
+)
 
 ERROR, DISTANCE = "error", "distance to the most expensive"
 TIMES = (ORANGE, GREEN, BLUE, GREY)
@@ -36,6 +46,8 @@ def draw(table: pd.DataFrame) -> Figure:
         for axes in line:
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
+            shown_here = [y for one in axes.lines for y in np.asarray(one.get_ydata(), dtype=float)]
+            fit_values(axes, (y for y in shown_here if y > 0))
             _decimal(axes, sorted(rows["B"].unique()))
     for axes in grid[-1]:
         axes.set_xlabel("B")

@@ -71,7 +71,7 @@ class Costs:
         found["factored rows"] = (
             search + k * one["rows_candidate"] + repeats * one["cached_step_one"]
         )
-        found["forward over reverse"] = self.total(n, k, "fast")
+        found["products at layers"] = self.total(n, k, "fast")
         found[f"{several} processes"] = self.total(n, k, "shared")
         return found
 
@@ -83,7 +83,7 @@ class Costs:
             "frozen layers once, a step of B = 1": one["whole_step_one"] / one["cached_step_one"],
             "factored rows in batches, a candidate": one["cached_candidate"]
             / one["rows_candidate"],
-            "forward over reverse, a step of B = 1": one["cached_step_one"] / one["step_one"],
+            "products at layers, a step of B = 1": one["cached_step_one"] / one["step_one"],
             f"{self.workers} processes, candidates": self.gain("candidate"),
             f"{self.workers} processes, s_test": self.gain("step"),
         }

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,11 @@ from methods.operators import Hessian
 from methods.randomness import numpy_generator
 from methods.settings import at_least
 from methods.task import Examples, chunks, count, take
-from methods.workers import Group
+from methods.workers import ALONE, Group
 
 DAMPING, SCALE = FastIF().damping, 1e4  # the released settings: no number here changes the time
 PASSED = 64  # pairs of a batched pass
+Works = dict[str, tuple[Callable[[], Any], int]]  # by name, with the units that each is of
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class RunTime:
     candidates  pairs whose influence is computed one at a time, a point
     batched     nearest pairs whose influence is computed in batches, a point
     steps       of the recursion, a point and process
+    takes       rounds of all works a point, of which the median counts: others share the machine
     """
 
     sample: Sample = Sample("mnli dev")
@@ -51,6 +54,7 @@ class RunTime:
     candidates: int = 30
     batched: int = 1_000
     steps: int = 3
+    takes: int = 3
 
     def run(self, model: Model, scratch: Path) -> dict[str, Any]:
         """Seconds of every work, (n_points,) each, measured in turns point after point."""
@@ -62,7 +66,7 @@ class RunTime:
             torch.set_num_threads(before)
 
     def _run(self, model: Model) -> dict[str, Any]:
-        at_least(1, depth=self.depth, steps=self.steps, workers=self.workers)
+        at_least(1, depth=self.depth, steps=self.steps, takes=self.takes, workers=self.workers)
         there = trained(model)
         n = len(there.pairs)
         check_counts(
@@ -79,13 +83,12 @@ class RunTime:
         near = neighbours(features, seen, self.batched)
         bench = _Bench(self, model, there)
         found: dict[str, list[float]] = {}
-        for point in range(-1, len(index)):  # the first twice: once to warm up
-            at = slice(max(point, 0), max(point, 0) + 1)
-            works = bench.works(take(query, at), features[at], seen, near[at], max(point, 0))
-            for name, (work, units) in works.items():
-                seconds = _seconds(work) / units
-                if point >= 0:
-                    found.setdefault(name, []).append(seconds)
+        for point in range(len(index)):
+            at = slice(point, point + 1)
+            works = bench.works(take(query, at), features[at], seen, near[at], point)
+            rounds = _rounds(works, self.takes + (point == 0))[-self.takes :]  # one to warm up
+            for name in works:
+                found.setdefault(name, []).append(median(one[name] for one in rounds))
         began = time.perf_counter()
         shared, spent = workers.run(_shared, self.workers, self, model, query, near)
         start = time.perf_counter() - began - spent
@@ -103,8 +106,16 @@ class RunTime:
         }
 
 
+def _rounds(works: Works, takes: int) -> list[dict[str, float]]:
+    """Seconds a unit of every work, in turns."""
+    return [
+        {name: _seconds(work) / units for name, (work, units) in works.items()}
+        for _ in range(takes)
+    ]
+
+
 class _Bench:
-    """The works of one point, by name, with the number of units that each is of."""
+    """What the works of a point are made of: pairs, models and recursions, opened once."""
 
     def __init__(self, work: RunTime, model: Model, there: Trained) -> None:
         self.work, self.there = work, there
@@ -131,7 +142,7 @@ class _Bench:
 
     def works(
         self, query: Examples, features: Tensor, seen: Tensor, near: Tensor, point: int
-    ) -> dict[str, tuple[Callable[[], Any], int]]:
+    ) -> Works:
         """Every work of one point; near (1, batched) are its candidates."""
         work, there = self.work, self.there
         vector = query_gradients(there.task, query)
@@ -142,9 +153,7 @@ class _Bench:
             for b in (work.batch, 1)
         )
         candidates = take(there.train, near[0, there.train["length"][near[0]].argsort()])
-        found: dict[str, tuple[Callable[[], Any], int]] = {
-            f"search_{k}": (partial(neighbours, features, seen, k), 1) for k in work.ks
-        }
+        found: Works = {f"search_{k}": (partial(neighbours, features, seen, k), 1) for k in work.ks}
         for name, plain in (("whole", self.whole), ("cached", self.cached)):
             found[f"{name}_candidate"] = partial(plain.scores, vector[0], some), len(some)
             step = partial(plain.recursion, vector[0], DAMPING / SCALE, SCALE)
@@ -192,28 +201,26 @@ def _shared(
     there = trained(model)
     steps = recursion(there, work.steps, group.size)
     found: dict[str, list[float]] = {}
-    for point in range(-1, count(query)):
-        at = max(point, 0)
-        vector = query_gradients(there.task, take(query, slice(at, at + 1)))
-        for name, who in (("together", group), ("alone", Group())):
-            tasks: dict[str, tuple[Callable[[], Any], int]] = {
-                f"{name}_step": (
-                    partial(averaged, steps, vector, group.size, who, at * group.size),
-                    work.steps,
-                ),
-                f"{name}_candidate": (
-                    partial(scores, there.task, vector, there.train, near[at : at + 1], who),
-                    near.shape[1],
-                ),
-            }
-            for key, (call, units) in tasks.items():
-                group.sum(torch.zeros(1))  # all begin at once
-                mine = who.size == group.size or group.rank == 0
-                seconds = _seconds(call) / units if mine else 0.0
-                group.sum(torch.zeros(1))
-                if point >= 0:
-                    found.setdefault(key, []).append(seconds)
+    for point in range(count(query)):
+        vector = query_gradients(there.task, take(query, slice(point, point + 1)))
+        own, works = near[point : point + 1], Works()
+        for name, who in (("together", group), ("alone", ALONE)):
+            step = partial(averaged, steps, vector, group.size, who, point * group.size)
+            works[f"{name}_step"] = partial(_in_step, group, who, step), work.steps
+            part = partial(scores, there.task, vector, there.train, own, who)
+            works[f"{name}_candidate"] = partial(_in_step, group, who, part), own.numel()
+        rounds = _rounds(works, work.takes + (point == 0))[-work.takes :]
+        for name in works:
+            found.setdefault(name, []).append(median(one[name] for one in rounds))
     return found, time.perf_counter() - began
+
+
+def _in_step(group: Group, who: Group, call: Callable[[], Any]) -> None:
+    """Begin and end together, whoever works: the group, or its first process alone."""
+    group.sum(torch.zeros(1))
+    if who.size == group.size or group.rank == 0:
+        call()
+    group.sum(torch.zeros(1))
 
 
 def _told(found: dict[str, list[float]]) -> str:

@@ -221,7 +221,7 @@ def test_systems_agree_where_all_that_differs_is_noise(there, tmp_path):
     )
 
 
-TIMED = RunTime(FEW, 2, ks=(40, 10), batch=8, workers=1, candidates=2, batched=20, steps=2)
+TIMED = RunTime(FEW, 2, ks=(40, 10), batch=8, workers=1, candidates=2, batched=20, steps=2, takes=1)
 
 
 def test_run_time_measures_every_part_at_every_point(there, tmp_path):
