@@ -36,10 +36,13 @@ TIER_NOTES = {
         " nothing."
     ),
     "small": (
-        "Small tier: a 6-layer encoder of width 384, whose own pretraining included MultiNLI, its"
-        " lower 3 layers frozen. Candidates are the 1,000 nearest of 12,808 pairs of MultiNLI, in"
-        " place of 392,702, or of 9,000 of HANS in place of 30,000, so that slices share more of"
-        " them. Wrong predictions of HANS are drawn from 9,000 evaluation pairs."
+        "Small tier: a 6-layer encoder of width 384, whose own pretraining included MultiNLI, is"
+        " tuned once, its lower 3 layers frozen; its last layer is then trained again for every"
+        " seed and is all that is differentiated, so that models of one data set share a trunk."
+        " Candidates are the 1,000 nearest of 12,808 pairs of MultiNLI, in place of 392,702, or of"
+        " 9,000 of HANS in place of 30,000, so that slices share more of them. Wrong predictions of"
+        " HANS are drawn from 9,000 evaluation pairs. LiSSA takes 32 pairs a step; damping, scale"
+        " and depth follow from each model's curvature."
     ),
 }
 

@@ -23,7 +23,7 @@ from experiments.data.hans import SLICES
 from experiments.experiment import Experiment
 from experiments.hidden import Sample
 from experiments.nli_curvature import Plan
-from experiments.nli_models import Model, Trained, load, trained
+from experiments.nli_models import Model, Trained, Tuned, load, trained
 from experiments.nli_two_way import (
     BY_RULE,
     PAPER,
@@ -36,6 +36,7 @@ from experiments.nli_two_way import (
     subset,
 )
 from experiments.problems import UserError
+from experiments.training import Fit
 from methods import fastif
 from methods.operators import Operator
 from methods.progress import track
@@ -180,8 +181,18 @@ def cells(at: Config, hans: Hans, models: list[tuple[Model, Plan]]) -> list[Conf
 
 
 def on_hans(model: Model, pairs: Sample, epochs: int) -> Model:
-    """The same network trained on pairs of HANS, for fewer epochs: they are easily learnt."""
-    return replace(model, train=pairs, fit=replace(model.fit, epochs=epochs, every=epochs))
+    """The same network trained on pairs of HANS, for fewer epochs: they are easily learnt.
+
+    A trunk that was tuned before is tuned on them as well: no pair of MultiNLI is in it.
+    """
+    network = model.network
+    if isinstance(network, Tuned):
+        network = replace(network, train=pairs, fit=_for(network.fit, epochs))
+    return replace(model, network=network, train=pairs, fit=_for(model.fit, epochs))
+
+
+def _for(fit: Fit, epochs: int) -> Fit:
+    return replace(fit, epochs=epochs, every=epochs)
 
 
 def seeds(model: Model, plan: Plan, n: int) -> list[tuple[Model, Plan]]:

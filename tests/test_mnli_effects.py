@@ -135,6 +135,12 @@ def test_presets_are_the_protocol_of_the_paper():
         assert {cell.part for cell in cells} == set(influence_graph.SLICES)
 
 
+def test_a_model_of_hans_has_met_no_pair_of_multinli():
+    for preset in mnli_effects.PRESETS.values():
+        for model in {cell.model for cell in preset if cell.model.train.which == "hans train"}:
+            assert "mnli train" not in repr(model)
+
+
 # --- tables and graphs ---------------------------------------------------------------------------
 
 
