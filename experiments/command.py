@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 from experiments import cost, memory, progress, runs, stopping, tracking
@@ -79,6 +80,15 @@ def _main(experiment: Experiment, argv: list[str]) -> int:
     return 0
 
 
+def _joined(experiment: Experiment) -> AbstractContextManager[Any]:
+    """The processes that torchrun started, if the experiment can use several."""
+    if experiment.processes == 1:
+        return nullcontext()
+    from methods.workers import joined
+
+    return joined()
+
+
 def _parser(experiment: Experiment) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"python -m experiments.{experiment.name}",
@@ -132,7 +142,7 @@ def _run(experiment: Experiment, preset: str, cells: list[Any], chosen: list[int
     runs.plan(experiment.name, preset, cells)
     mirror = tracking.Mirror(experiment.name, preset)
     finished = []
-    with progress.show() as display:
+    with _joined(experiment), progress.show() as display:
         for i in display.track(chosen, f"{experiment.name} {preset}"):
             try:
                 with mirror.watching(cells[i]):

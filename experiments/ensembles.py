@@ -29,6 +29,7 @@ from experiments.training import Fit
 from methods.masks import Packed, draw_masks
 from methods.randomness import stream
 from methods.task import Examples, chunks, take
+from methods.workers import here
 
 STEPS = 255  # of a probability
 CHUNK = 500  # examples that a trained stack is asked about at once
@@ -91,8 +92,8 @@ def parts(ensemble: Ensemble, n_models: int) -> list[Part]:
 
 
 def part(one: Part) -> Run:
-    """The run of a part, trained if no run has it yet."""
-    return runs.once("ensemble_part", one, lambda scratch: _train(one, scratch))
+    """The run of a part, trained if no run has it yet, by all processes that were started."""
+    return runs.once("ensemble_part", one, lambda scratch: _train(one, scratch), agree=here().all)
 
 
 def gathered(ensemble: Ensemble, n_models: int) -> Outcomes:
@@ -137,31 +138,39 @@ def _train(one: Part, scratch: Path) -> dict[str, Any]:
     n_train = ensemble.data.n_train
     size = round(ensemble.inside * n_train)
     masks = draw_masks(ensemble.stack, n_train, size, ensemble.seed, one.first)
-    seeds = [_seed(ensemble, one.first + member) for member in range(ensemble.stack)]
-    stack = Stack([ensemble.network.build(seed) for seed in seeds]).to(device)
-    loss = cross_entropy if ensemble.augment is None else ensemble.augment.loss(cross_entropy)
-    outcome = fit_stack(stack, loss, train, masks, ensemble.fit, seeds, scratch)
-    right, probability = (
-        torch.cat(columns, dim=1).cpu().numpy()
-        for columns in zip(
-            *(_asked(stack, batch) for each in (train, query) for batch in chunks(each, CHUNK)),
-            strict=True,
-        )
-    )
+    group = here()
+    own = list(group.share(ensemble.stack))
+    hits, probability = torch.zeros(2, ensemble.stack, n_train + len(query["label"])).byte()
+    train_loss = torch.zeros(ensemble.fit.epochs, ensemble.stack, dtype=torch.float64)
+    if own:  # its share of the stack; every process then has the outcomes of all
+        seeds = [_seed(ensemble, one.first + member) for member in own]
+        stack = Stack([ensemble.network.build(seed) for seed in seeds]).to(device)
+        loss = cross_entropy if ensemble.augment is None else ensemble.augment.loss(cross_entropy)
+        outcome = fit_stack(stack, loss, train, masks[own], ensemble.fit, seeds, scratch)
+        train_loss[:, own] = torch.from_numpy(outcome["train_loss"])
+        hits[own], probability[own] = _outcomes(stack, train, query)
+    right = group.sum(hits).numpy().astype(bool)
     return {
         "accuracy_inside": float(right[:, :n_train][masks].mean()),
         "accuracy_outside": float(right[:, :n_train][~masks].mean()),
         "accuracy_query": float(right[:, n_train:].mean()),
-        "train_loss": outcome["train_loss"],
+        "train_loss": group.sum(train_loss).numpy(),
         "masks": Packed.of(masks).bits,
         "right": Packed.of(right).bits,
-        "probability": probability,
+        "probability": group.sum(probability).numpy(),
     }
 
 
 def _seed(ensemble: Ensemble, member: int) -> int:
     words = stream(ensemble.seed, "member", ensemble.restart, member).generate_state(1)
     return int(words[0])
+
+
+def _outcomes(stack: Stack, train: Examples, query: Examples) -> tuple[Tensor, Tensor]:
+    """Whether each network is right, and its probability, (K, n_train + n_query) uint8 each."""
+    found = [_asked(stack, batch) for each in (train, query) for batch in chunks(each, CHUNK)]
+    right, probability = (torch.cat(columns, dim=1).cpu() for columns in zip(*found, strict=True))
+    return right.byte(), probability
 
 
 @torch.no_grad()

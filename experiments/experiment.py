@@ -22,7 +22,8 @@ class Experiment:
     measured cost of a whole preset; `table(runs)` makes the header and rows printed at the end
     (default: a line a method, mean and 95% interval over seeds). `shared` is the field of a config
     that cells have in common, made once for all of them: on a cluster they are one task.
-    `processes` is how many processes can work on one cell together, by torch.distributed.
+    `processes` is how many processes can work on one cell together: started by torchrun, they are
+    `methods.workers.here()` to whatever the run calls.
     """
 
     name: str
@@ -37,7 +38,12 @@ class Experiment:
 
     def once(self, config: Any) -> Run:
         """The run of one config, computed if it must be."""
-        return runs.once(self.name, config, lambda scratch: self.run(config, scratch))
+        agree: Callable[[bool], bool] = bool
+        if self.processes > 1:
+            from methods.workers import here
+
+            agree = here().all
+        return runs.once(self.name, config, lambda scratch: self.run(config, scratch), agree)
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """The command line: `sys.exit(EXPERIMENT.main())`."""

@@ -114,6 +114,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="FastIF on MultiNLI: recall of kNN, error of s_test, agreement, run time",
     table=table,
+    processes=4,
 )
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from experiments.nli_models import Model, Trained, trained
 from experiments.nli_scores import along, check_counts, told
 from experiments.pieces import kept
 from methods.fastif import FastIF, inverted, neighbours, query_gradients
+from methods.workers import here
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Agreement:
     full      no kNN, a large B
     fast      a small B; estimated anew for each k, as two runs of FastIF are
     few       to the same damping in as few steps as its own scale takes, if given
+
+    Processes started together divide the repeats of each among them.
     """
 
     sample: Sample = Sample("mnli dev")
@@ -52,7 +55,7 @@ class Agreement:
         gradients = query_gradients(there.task, nli_points.examples(model, self.sample, index))
         settings = {name: plan.settle(model) for name, plan in self.plans().items()}
         s_tests = {
-            name: kept(scratch, name, partial(_s_test, there, gradients, one))
+            name: kept(scratch, name, partial(_s_test, there, gradients, one), here().all)
             for name, one in settings.items()
         }
         directions = [torch.from_numpy(one["mean"]) for one in s_tests.values()]
@@ -75,7 +78,7 @@ class Agreement:
 
 
 def _s_test(there: Trained, gradients: Tensor, settings: FastIF) -> dict[str, np.ndarray]:
-    found = inverted(there.task, there.train, gradients, settings)
+    found = inverted(there.task, there.train, gradients, settings, here())
     return {"mean": found.mean.numpy(), "error": found.relative_error.numpy()}
 
 

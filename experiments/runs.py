@@ -104,17 +104,23 @@ class Run:
         return self.path / "arrays" / f"{name}.npy"
 
 
-def once(name: str, config: Any, compute: Callable[[Path], Outcome]) -> Run:
+def once(
+    name: str,
+    config: Any,
+    compute: Callable[[Path], Outcome],
+    agree: Callable[[bool], bool] = bool,
+) -> Run:
     """Return the run of `config`, computing it if no finished one is on disk.
 
     `compute(scratch)` gets a folder that outlives a killed job, for checkpoints, and returns
     numbers and strings (metrics) and numpy arrays by name. Several processes may compute the same
     run at once: each in a folder of its own, and the first to finish is the one that stays.
+    Processes that compute together `agree` on whether it is there, lest one waits for the others.
     """
     described = describe(config)
     path = _home(name) / digest(described)
     try:
-        if not path.exists():
+        if not agree(path.exists()):
             _compute(path, described, compute)
         elif (path.parent / ".scratch" / path.name).exists():
             scratch.sweep(path.parent, path.name)

@@ -218,6 +218,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="agreement of influence estimates from subset ensembles, by the number of models",
     table=table,
+    processes=8,
     seconds={"smoke": 20},
 )
 

@@ -48,8 +48,17 @@ class Group:
             dist.all_reduce(tensor)
         return tensor
 
+    def all(self, flag: bool) -> bool:
+        """Whether it holds in every process: what decides if they compute something together."""
+        return float(self.sum(torch.tensor(float(flag)))) == self.size
+
 
 ALONE = Group()
+
+
+def here() -> Group:
+    """The group that this process is in by now, by `run` or `joined`; else this one alone."""
+    return Group(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
 def run(function: Callable[..., Any], size: int, *arguments: Any) -> Any:
@@ -57,9 +66,14 @@ def run(function: Callable[..., Any], size: int, *arguments: Any) -> Any:
 
     Function and arguments must pickle, so the function belongs to a module. If one process dies,
     the others are stopped and its error is raised here. Each has its share of the CPU's threads.
+    Processes that are a group already start none: they are the workers, and all get the result.
     """
     if size < 1:
         raise MethodError(f"{size} workers: give one at least")
+    if (group := here()).size > 1:
+        if group.size != size:
+            raise MethodError(f"{size} workers in a group of {group.size}: start {size} processes")
+        return function(group, *arguments)
     if size == 1:
         return function(ALONE, *arguments)
     import torch.multiprocessing as mp

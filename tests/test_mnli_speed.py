@@ -23,10 +23,11 @@ from experiments.nli_runtime import RunTime
 from experiments.nli_scores import along
 from experiments.pieces import kept
 from experiments.problems import UserError
-from methods import fastif
+from methods import fastif, workers
 from methods.ihvp.cg import CG
 from methods.operators import Hessian
 from methods.task import MethodError, take
+from methods.workers import ALONE
 from tests import synthetic_mnli_speed
 
 N = 90
@@ -219,6 +220,23 @@ def test_systems_agree_where_all_that_differs_is_noise(there, tmp_path):
     np.testing.assert_allclose(
         whole.scores, np.take_along_axis(fast, found["neighbours"][:, :10], 1), rtol=1e-3, atol=1e-5
     )
+
+
+def agreed(group, scratch):
+    plan = Plan(depth=12, damping=4.0, scale=40.0, sample=10, repeats=3)
+    own = scratch / str(group.rank)
+    own.mkdir()
+    if group.rank == 1:  # left by an attempt that was killed: process 0 has no such piece
+        kept(own, "full", lambda: {"mean": np.zeros(1)})
+    return Agreement(FEW, 2, (10,), full=plan, fast=plan).run(TINY, own)
+
+
+def test_processes_divide_repeats_and_agree_on_what_a_killed_attempt_left(there, tmp_path):
+    shared = workers.run(agreed, 2, tmp_path)
+    (tmp_path / "alone").mkdir()
+    alone = agreed(ALONE, tmp_path / "alone")
+    for name in ("scores_full", "scores_fast_10", "error_full"):
+        np.testing.assert_allclose(shared[name], alone[name], rtol=1e-3, atol=1e-6)
 
 
 TIMED = RunTime(FEW, 2, ks=(40, 10), batch=8, workers=1, candidates=2, batched=20, steps=2, takes=1)

@@ -15,8 +15,10 @@ from experiments.models.inception import SmallInception
 from experiments.problems import UserError
 from experiments.subset_ensembles import Halves, Restarts, Train, run
 from experiments.training import Fit
+from methods import workers
 from methods.masks import draw_masks
 from methods.subset import influence
+from methods.workers import ALONE
 from tests import synthetic_subset_ensembles as synthetic
 
 TINY = Ensemble(
@@ -55,6 +57,22 @@ def test_what_is_kept_is_what_a_network_of_the_stack_says(whole):
     metrics = ensembles.part(ensembles.parts(TINY, 6)[0]).metrics
     assert metrics["accuracy_query"] == pytest.approx(right[:6, 40:].mean())
     assert metrics["accuracy_inside"] > metrics["accuracy_outside"]
+
+
+def in_a_group(group):
+    kept = ensembles.part(ensembles.Part(TINY))
+    return {name: np.array(array) for name, array in kept.arrays().items()}
+
+
+def test_two_processes_divide_a_stack_and_find_what_one_does(tmp_path, monkeypatch):
+    shared = workers.run(in_a_group, 2)
+    monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path / "alone"))
+    alone = in_a_group(ALONE)
+    np.testing.assert_array_equal(shared["masks"], alone["masks"])
+    np.testing.assert_array_equal(shared["right"], alone["right"])
+    np.testing.assert_allclose(shared["train_loss"], alone["train_loss"], rtol=1e-4)
+    apart = shared["probability"].astype(int) - alone["probability"]
+    assert abs(apart).max() <= 1, "a 255th, where rounding differs"
 
 
 def test_a_restart_has_the_same_masks_and_other_networks(whole):
