@@ -14,6 +14,7 @@ PARTS = {
     "constituent": "constituent",
 }
 ARMS = ("helpful", "harmful", "random", "anchors", "similar", "nearest")
+LOSS = "change of loss over all slices"
 START = "start"  # the model before any step
 KEYS = ["lr", "source", "part", "arm", "seed", "repeat"]
 

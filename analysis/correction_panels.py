@@ -1,11 +1,13 @@
-"""The panels of Figure 7 of FastIF: accuracy along the steps, and the table of gains."""
+"""The panels of Figure 7 of FastIF: accuracy and loss along the steps, and the table of gains."""
+
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.correction import ARMS, PAPER_LR, PARTS, SOURCES
+from analysis.correction import ARMS, LOSS, PAPER_LR, PARTS, SOURCES
 from analysis.style import BLACK, BLUE, FOOT, GREEN, GREY, ORANGE, PAGE, VERMILLION, Look
 from analysis.table import records, written
 
@@ -18,10 +20,11 @@ LOOKS = {
     "nearest": Look(ORANGE, "^", "nearest", "--"),
 }
 SPAN = 2.0  # points that an axis shows at least, lest noise look like a result
+SPAN_LOSS = 0.02  # nats, likewise
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    shown = table[(table["kind"] == "curve") & table["quantity"].isin(["accuracy", "gain"])]
+    shown = table[(table["kind"] == "curve") & table["quantity"].isin(["accuracy", "gain", LOSS])]
     lines = list(shown.groupby(["lr", "source"], sort=False).groups)
     lines.sort(
         key=lambda line: (line[0] != PAPER_LR, line[0], line[1] != next(iter(SOURCES.values())))
@@ -29,14 +32,16 @@ def draw(table: pd.DataFrame) -> Figure:
     height = 0.75 + 1.45 * len(lines)
     figure = Figure(figsize=(PAGE, height), layout="constrained")
     figure.set_layout_engine("constrained", rect=(0, FOOT / height, 1, 1 - FOOT / height))
-    grid = figure.subplots(len(lines), len(PARTS), sharex=True, squeeze=False)
+    grid = figure.subplots(len(lines), len(PARTS) + 1, sharex=True, squeeze=False)
     for (lr, source), panels in zip(lines, grid, strict=True):
         of = shown[(shown["lr"] == lr) & (shown["source"] == source)]
-        for axes, part in zip(panels, PARTS.values(), strict=True):
+        for axes, part in zip(panels, PARTS.values(), strict=False):
             _panel(axes, of[of["part"] == part])
+        _losses(panels[-1], of[of["quantity"] == LOSS])
         panels[0].set_ylabel(f"{source} pairs, lr {lr:g}\naccuracy (%)")
-    for axes, part in zip(grid[0], PARTS.values(), strict=True):
-        axes.set_title(f"HANS: {part}")
+        panels[-1].set_ylabel("change (nats)")
+    for axes, title in zip(grid[0], [*PARTS.values(), "loss, all three slices"], strict=True):
+        axes.set_title(title)
     for axes in grid[-1]:
         axes.set_xlabel("steps")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -58,14 +63,35 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> None:
         if arm in ("helpful", "harmful", "random"):
             low, high = (start + gain[side].to_numpy(dtype=float) for side in ("low", "high"))
             axes.fill_between(at, low, high, color=look.colour, alpha=0.13, linewidth=0)
-        axes.plot(
-            at, accuracy["ours"], look.line, color=look.colour, marker=look.marker,
-            markersize=2.8, linewidth=1.1, label=look.name, zorder=3 if arm == "helpful" else 2,
-        )  # fmt: skip
+        _line(axes, arm, at, accuracy["ours"])
         values += list(accuracy["ours"])
     if values:
         middle, room = (max(values) + min(values)) / 2, 0.65 * (max(values) - min(values))
         axes.set_ylim(middle - max(room, SPAN / 2), middle + max(room, SPAN / 2))
+
+
+def _losses(axes: Axes, rows: pd.DataFrame) -> None:
+    """What influence is of: the mean change of loss on the rest of the slices since the start."""
+    for arm in ARMS:
+        mine = rows[rows["method"] == arm].sort_values("step")
+        if arm in ("helpful", "harmful", "random") and not mine.empty:
+            low, high = (mine[side].to_numpy(dtype=float) for side in ("low", "high"))
+            axes.fill_between(
+                mine["step"], low, high, color=LOOKS[arm].colour, alpha=0.13, linewidth=0
+            )
+        _line(axes, arm, mine["step"], mine["ours"])
+    axes.axhline(0, color=BLACK, linewidth=0.5, zorder=1)
+    low, high = axes.get_ylim()
+    room = max(0.0, SPAN_LOSS - (high - low)) / 2
+    axes.set_ylim(low - room, high + room)
+
+
+def _line(axes: Axes, arm: str, steps: Any, values: Any) -> None:
+    look = LOOKS[arm]
+    axes.plot(
+        steps, values, look.line, color=look.colour, marker=look.marker,
+        markersize=2.8, linewidth=1.1, label=look.name, zorder=3 if arm == "helpful" else 2,
+    )  # fmt: skip
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:

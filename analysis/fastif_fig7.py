@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import correction
 from analysis.artifact import Artifact
-from analysis.correction import ARMS, PAPER_LR, PARTS, SOURCES, START, gap, over
+from analysis.correction import ARMS, LOSS, PAPER_LR, PARTS, SOURCES, START, gap, over
 from analysis.correction_panels import LOOKS, draw, page
 from analysis.table import Row, claim, curve, number, records, tabulated, written
 from analysis.verdict import TOLERANCE_RULE, conclude
@@ -58,6 +58,10 @@ def _curves(group: pd.DataFrame, lr: float, source: str) -> list[Row]:
                 where = {"source": source, "lr": lr, "part": part, "step": step}
                 rows.append(curve(arm, "accuracy", "%", over(at, "accuracy"), **where))
                 rows.append(curve(arm, "gain", "points", over(at, "gain"), **where))
+    for arm in ARMS:
+        for step, at in group[group["arm"] == arm].groupby("step"):
+            where = {"source": source, "lr": lr, "step": step}
+            rows.append(curve(arm, LOSS, "nats", over(at, "loss_change"), **where))
     return rows
 
 
