@@ -22,7 +22,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import disk, style
+from analysis.latex import latex
 from analysis.table import Row, from_csv, records, to_csv
+from analysis.tabular import tables_of
 from analysis.verdict import Verdict, cap
 from experiments import runs
 from experiments.runs import MissingRuns, Run, UserError
@@ -112,6 +114,16 @@ class Artifact:
 
     def redraw(self, tier: str) -> Built:
         """Draw and judge again from the CSV alone; where its numbers come from is kept."""
+        text, about = self._read(tier)
+        return self._finish(tier, text, about["numbers"])
+
+    def latex(self, tier: str) -> str:
+        """The tables that were built, in LaTeX."""
+        text, about = self._read(tier)
+        return latex(about, tables_of(from_csv(text), self.page))
+
+    def _read(self, tier: str) -> tuple[str, dict[str, Any]]:
+        """The CSV and what is said about it, if they fit each other."""
         remedy = f"`{self.remake(tier)}` makes it from runs"
         text = disk.read(self.path(tier, "csv"), remedy).decode()
         about = json.loads(disk.read(self.path(tier, "json"), remedy))
@@ -120,7 +132,7 @@ class Artifact:
                 f"{disk.shown(self.path(tier, 'csv'))} was changed after its provenance was"
                 f" written: {remedy}"
             )
-        return self._finish(tier, text, about["numbers"])
+        return text, about
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run the command line of one artifact and return its exit code."""
@@ -128,10 +140,16 @@ class Artifact:
             prog=f"python -m analysis.{self.id}", description=f"{self.title}. {self.claim}"
         )
         add_options(parser, default="smoke")
+        parser.add_argument(
+            "--latex", action="store_true", help="print the tables of what was built, in LaTeX"
+        )
         options = parser.parse_args(arguments)
 
         def work() -> int:
             tier = known_tier(options.preset)
+            if options.latex:
+                print(self.latex(tier), end="")
+                return 0
             built = self.redraw(tier) if options.redraw else self.build(tier, options.partial)
             print(built)
             print(f"  {built.verdict.evidence}")

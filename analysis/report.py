@@ -3,48 +3,23 @@
 import base64
 import io
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 from PIL import Image
 
 from analysis import disk
 from analysis.artifact import TIERS, Artifact
-from analysis.table import Row, from_csv, records
-from analysis.verdict import WORDS, claim_bounds
+from analysis.table import from_csv
+from analysis.tabular import Table, tables_of
+from analysis.verdict import WORDS
 from experiments import runs
 
 TEMPLATE = Path(__file__).with_name("report.html")
 THUMBNAIL = (360, 260)
-KNOWN_TABLES = {
-    "Printed numbers": ("number", "aside"),
-    "Claims": ("claim",),
-    "Quantities without a printed number": ("curve",),
-}
-OPEN_UP_TO = 24  # rows; longer tables of curves start folded
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as text, ready to be laid out."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    folded: bool = False
-
-    @property
-    def numeric(self) -> list[bool]:
-        """Which columns hold numbers, to be set flush right."""
-        return [
-            name not in ("method", "quantity", "verdict", "claim", "required")
-            for name in self.header
-        ]
 
 
 @dataclass(frozen=True)
@@ -104,72 +79,9 @@ def _on_disk(tier: str, by_id: dict[str, Artifact]) -> list[Shown]:
         image = disk.read(path.with_suffix(".png"), again)
         table = from_csv(disk.read(path.with_suffix(".csv"), again).decode())
         known = by_id.get(about["id"])
-        tables = _tables(table, known.page if known else None)
+        tables = tables_of(table, known.page if known else None)
         shown.append(Shown(about, _embedded(image), _embedded(_thumbnail(image)), tables))
     return shown
-
-
-def _tables(table: pd.DataFrame, page: Any) -> list[Table]:
-    rows = records(table)
-    tables = []
-    if page is not None:
-        wide = page(table)
-        cells = [[str(value) for value in row.values()] for row in records(wide)]
-        tables.append(Table("Methods", [str(name) for name in wide.columns], cells))
-    for title, kinds in KNOWN_TABLES.items():
-        chosen = [row for row in rows if row["kind"] in kinds]
-        if not chosen or (page is not None and "curve" in kinds):
-            continue
-        own = [name for name in ("step", "label") if any(_said(row.get(name)) for row in chosen)]
-        header, lines = _claims(chosen) if "claim" in kinds else _numbers(chosen, own)
-        folded = "curve" in kinds and len(chosen) > OPEN_UP_TO
-        tables.append(Table(title, header, lines, folded))
-    return tables
-
-
-def _numbers(rows: list[Row], own: list[str]) -> tuple[list[str], list[list[str]]]:
-    printed = any(not math.isnan(row["paper"]) for row in rows)
-    compared = ["paper", "ours", "difference"] if printed else ["ours"]
-    verdict = ["verdict"] if printed else []
-    header = ["method", "quantity", *own, *compared, "95% interval", "n", *verdict]
-    lines = []
-    for row in rows:
-        quantity = f"{row['quantity']} ({row['unit']})" if row["unit"] else row["quantity"]
-        values = [_number(row[name]) for name in compared]
-        cells = [row["method"], quantity, *(_said(row[name]) for name in own), *values]
-        lines.append([*cells, _interval(row), str(row["n"]), *(row[name] for name in verdict)])
-    return header, lines
-
-
-def _claims(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    header = ["claim", "quantity", "required", "paper", "ours", "95% interval", "n", "verdict"]
-    lines = []
-    for row in rows:
-        quantity = f"{row['quantity']} ({row['unit']})" if row["unit"] else row["quantity"]
-        bounds = claim_bounds(row["at_least"], row["at_most"])
-        values = [_number(row["paper"]), _number(row["ours"]), _interval(row), str(row["n"])]
-        lines.append([row["method"], quantity, bounds, *values, row["verdict"]])
-    return header, lines
-
-
-def _number(value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    written = f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    return written.replace("-", "−")
-
-
-def _interval(row: Row) -> str:
-    if math.isnan(row["low"]):
-        return "–"
-    return f"{_number(row['low'])} to {_number(row['high'])}"
-
-
-def _said(value: Any) -> str:
-    """Return a cell that may be a number, text, or nothing at all."""
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _thumbnail(image: bytes) -> bytes:
