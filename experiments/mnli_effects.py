@@ -200,8 +200,8 @@ def seeds(model: Model, plan: Plan, n: int) -> list[tuple[Model, Plan]]:
 
 
 TRAPS, SOME = generated(150, 240), subset(9_000, 9_000)
-FEW = Plan(k=30, depth=40)
-AT_SMOKE = Config(sample=Sample("mnli dev", "generated", 120), n=15)
+FEW = Plan(k=30, depth=8)
+AT_SMOKE = Config(sample=Sample("mnli dev", "generated", 120), n=10)
 PRESETS: dict[str, list[Config]] = {
     "smoke": cells(
         AT_SMOKE,
@@ -233,7 +233,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="which training pairs influence wrong predictions of MultiNLI and HANS",
     columns=("accuracy", "n_wrong", "n_queries"),
-    seconds={"smoke": 35},
+    seconds={"smoke": 25},
 )
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="a simulator's loss after one step on influential, similar and random pairs",
     columns=("accuracy", "agreement", "accuracy_simulator"),
-    seconds={"smoke": 57, "small": 766},
+    seconds={"smoke": 20, "small": 766},
 )
 
 if __name__ == "__main__":

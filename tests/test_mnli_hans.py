@@ -157,15 +157,21 @@ def test_presets_are_the_protocol_of_the_paper():
 # --- the figure ----------------------------------------------------------------------------------
 
 
-def built(tmp_path, monkeypatch, **more):
-    monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path))
-    synthetic_mnli_hans.write("paper", 3, **more)
-    verdict = ARTIFACT.build("paper").verdict
-    return verdict, table.from_csv(ARTIFACT.path("paper", "csv").read_text())
+def build(folder, **more):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RETRACE_RESULTS", str(folder))
+        synthetic_mnli_hans.write("paper", 3, **more)
+        verdict = ARTIFACT.build("paper").verdict
+        return verdict, table.from_csv(ARTIFACT.path("paper", "csv").read_text())
 
 
-def test_claims_are_judged_at_the_paper_s_rate_alone(tmp_path, monkeypatch):
-    verdict, rows = built(tmp_path, monkeypatch, at_the_paper_rate=0.0)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("corrected"))
+
+
+def test_claims_are_judged_at_the_paper_s_rate_alone(tmp_path):
+    verdict, rows = build(tmp_path, at_the_paper_rate=0.0)
     assert verdict.word == "not reproduced"
     second = rows[rows["kind"] == "second rate"]
     assert set(second["lr"]) == {0.01}
@@ -173,8 +179,8 @@ def test_claims_are_judged_at_the_paper_s_rate_alone(tmp_path, monkeypatch):
     assert set(claims["verdict"]) == {"reproduced"}
 
 
-def test_gaps_are_paired_within_a_model_and_averaged_over_slices(tmp_path, monkeypatch):
-    verdict, rows = built(tmp_path, monkeypatch)
+def test_gaps_are_paired_within_a_model_and_averaged_over_slices(built):
+    verdict, rows = built
     assert verdict.word in ("reproduced", "direction")
     claims = rows[rows["kind"] == "claim"].set_index(["method", "quantity"])
     ours = claims.loc[("helpful − anchors", "accuracy, MultiNLI, lr 0.0001")]
@@ -186,10 +192,10 @@ def test_gaps_are_paired_within_a_model_and_averaged_over_slices(tmp_path, monke
     assert printed["paper"].tolist() == [2.6, 2.6]
 
 
-def test_the_figure_has_a_row_a_source_and_rate_and_a_column_a_slice(tmp_path, monkeypatch):
-    _, rows = built(tmp_path, monkeypatch)
+def test_the_figure_has_a_row_a_source_and_rate_and_a_column_a_slice(built):
+    _, rows = built
     figure = ARTIFACT.draw(rows)
-    assert len(figure.axes) == 4 * 3
+    assert len(figure.axes) == 4 * (3 + 1), "the last column is the loss"
     lines = figure.axes[0].get_lines()
     assert len(lines) == 6
     np.testing.assert_allclose(lines[0].get_xdata(), np.arange(11))
