@@ -1,1 +1,38 @@
-"""Attribution methods: pure functions of a trained model and examples."""
+"""Attribution methods: pure functions of a trained model and examples.
+
+`from methods import Task, TracIn` gives what a user of the library needs; each name is loaded from
+its own file when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_FILES = {
+    "attributor": ["Attributor", "Fitted"],
+    "fastif": ["FastIF"],
+    "influence": ["Influence"],
+    "ihvp.arnoldi": ["Arnoldi"],
+    "ihvp.cg": ["CG"],
+    "ihvp.compressed": ["Compressed"],
+    "ihvp.exact": ["Exact"],
+    "ihvp.lissa": ["LiSSA"],
+    "ihvp.sketch": ["Sketch"],
+    "masks": ["Packed"],
+    "nearest": ["Index"],
+    "operators": ["GaussNewton", "Hessian"],
+    "projections": ["Gaussian", "Rademacher", "Select", "TwoSided"],
+    "random_projection": ["RandomProjection"],
+    "representer": ["Representer"],
+    "rows": ["Rows"],
+    "task": ["Checkpoint", "Examples", "MethodError", "Task"],
+    "tracin": ["TracIn"],
+}
+_WHERE = {name: file for file, names in _FILES.items() for name in names}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"methods has no {name!r}: it has {', '.join(__all__)}")
+    return getattr(import_module(f"methods.{_WHERE[name]}"), name)

@@ -6,11 +6,14 @@ import sys
 
 import pytest
 import torch
+import torchvision
 
 import analysis
 import experiments
 import methods
 from analysis import readme
+from methods import TracIn
+from methods.ihvp.arnoldi import Krylov
 
 ROOMS = {"methods": methods, "experiments": experiments, "analysis": analysis}
 BLOCKS = re.findall(r"```python\n(.*?)```", readme.README.read_text(), re.DOTALL)
@@ -62,16 +65,61 @@ def test_an_added_method_experiment_and_figure_work_as_the_readme_has_them(saved
     assert artifact.path("smoke", "png").stat().st_size > 5_000
 
 
-def test_the_first_example_scores_someone_s_own_model():
-    (block,) = (text for text in BLOCKS if "def nll" in text)
+def own(columns, model):
+    return {"model": model, "train": columns, "candidates": columns, "query": columns}
+
+
+def test_the_first_example_scores_a_model_of_torchvision():
+    (block,) = (text for text in BLOCKS if "TracIn(learning_rates" in text)
     torch.manual_seed(0)
-    columns = {"image": torch.randn(12, 5), "label": torch.arange(12) % 3}
-    found = {
-        "model": torch.nn.Linear(5, 3),
-        "train": columns,
-        "candidates": columns,
-        "query": columns,
-    }
-    exec(block.replace("num_eigen=50", "num_eigen=5"), found)
-    assert found["scores"].shape == (12, 12)
-    assert len(found["suspicious"]) == 12
+    columns = {"image": torch.randn(6, 3, 32, 32), "label": torch.arange(6) % 3}
+    found = own(columns, torchvision.models.squeezenet1_1(num_classes=3)) | {"Krylov": Krylov}
+    exec(block.replace("num_eigen=50", "num_eigen=2, basis=Krylov(4)"), found)
+    assert found["scores"].shape == (6, 6)
+    assert len(found["suspicious"]) == 6
+    gradients = by_autograd(found["task"], columns)
+    self_influence = TracIn(learning_rates=False).self_influence(found["task"], columns)
+    torch.testing.assert_close(self_influence, (gradients**2).sum(1), rtol=1e-3, atol=1e-6)
+
+
+def test_the_second_example_scores_a_classifier_of_hugging_face():
+    from transformers import BertConfig, BertForSequenceClassification
+
+    (block,) = (text for text in BLOCKS if "attention_mask=batch" in text)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(
+        vocab_size=30, intermediate_size=32, num_labels=3, **sizes, attn_implementation="eager"
+    )
+    ids = torch.randint(30, (8, 6))
+    mask = (torch.arange(6) < torch.arange(3, 11)[:, None]).long()
+    columns = {"input_ids": ids, "attention_mask": mask, "labels": torch.arange(8) % 3}
+    found = own(columns, BertForSequenceClassification(config))
+    exec(block.replace("damping=0.1", "damping=3.0"), found)  # untrained, it is indefinite
+    assert found["index"].shape == found["values"].shape == (8, 5)
+    gradients = by_autograd(found["task"], columns).double()
+    task = found["task"]
+    hessian = dense_hessian(task, columns) + 3.0 * torch.eye(task.size)
+    wanted = gradients @ torch.linalg.solve(hessian.double(), gradients.T)
+    scores = found["fitted"].scores(columns, columns)
+    torch.testing.assert_close(scores.double(), wanted, rtol=2e-2, atol=1e-3)
+
+
+def by_autograd(task, columns):
+    """Gradients example by example, (n, p)."""
+    rows = []
+    for i in range(len(next(iter(columns.values())))):
+        params = {name: value.clone().requires_grad_() for name, value in task.params.items()}
+        function = task.function(task.loss)
+        loss = function(params, {k: v[i : i + 1] for k, v in columns.items()}).sum()
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, params.values())]))
+    return torch.stack(rows)
+
+
+def dense_hessian(task, columns):
+    """The Hessian of the mean loss, (p, p), by double backward."""
+
+    def mean_loss(flat):
+        return task.function(task.loss)(task.unflatten(flat), columns).mean()
+
+    return torch.autograd.functional.hessian(mean_loss, task.flatten(task.params))
