@@ -262,6 +262,7 @@ def _provenance(experiment: str, found: list[Run], missing: int) -> dict[str, An
         "commits": sorted({_commit(meta) for meta in metas}),
         "devices": sorted({str(meta.get("device")) for meta in metas}),
         "seconds": round(sum(float(meta.get("seconds") or 0) for meta in metas), 1),
+        "peak_memory_bytes": max(int(meta.get("peak_memory_bytes") or 0) for meta in metas),
         "versions": {name: sorted(numbers) for name, numbers in sorted(versions.items())},
         "data": dict(sorted(data.items())),
     }

@@ -14,7 +14,7 @@ from PIL import Image
 from analysis import disk
 from analysis.artifact import TIERS, Artifact
 from analysis.table import from_csv
-from analysis.tabular import Table, tables_of
+from analysis.tabular import Table, headline, tables_of
 from analysis.verdict import WORDS
 from experiments import runs
 
@@ -30,6 +30,18 @@ class Shown:
     image: str
     thumbnail: str
     tables: list[Table]
+    headline: dict[str, str]
+
+    @property
+    def place(self) -> str:
+        """Its anchor on the page."""
+        return f"{self.about['id']}-{self.about['tier']}"
+
+    @property
+    def memory(self) -> str:
+        """The most that one of its runs took, as far as it was noted."""
+        held = self.about["numbers"].get("peak_memory_bytes", 0)
+        return f"{held / 2**30:.1f} GiB" if held else "–"
 
     @property
     def alt(self) -> str:
@@ -60,6 +72,7 @@ def build(artifacts: Sequence[Artifact]) -> Path:
             if any(one.about["id"] == name for one in found)
         ],
         found=found,
+        differing=[one for one in found if one.about["verdict"]["word"] == "not reproduced"],
         absent=absent,
         tiers=TIERS,
         counts={word: words.count(word) for word in WORDS if word in words},
@@ -80,7 +93,8 @@ def _on_disk(tier: str, by_id: dict[str, Artifact]) -> list[Shown]:
         table = from_csv(disk.read(path.with_suffix(".csv"), again).decode())
         known = by_id.get(about["id"])
         tables = tables_of(table, known.page if known else None)
-        shown.append(Shown(about, _embedded(image), _embedded(_thumbnail(image)), tables))
+        pictures = _embedded(image), _embedded(_thumbnail(image))
+        shown.append(Shown(about, *pictures, tables, headline(table)))
     return shown
 
 

@@ -36,6 +36,26 @@ class Table:
         ]
 
 
+def headline(table: pd.DataFrame) -> dict[str, str]:
+    """What to show of an artifact in one line: its first printed number, else its first claim.
+
+    `what`, `paper` (or what the claim requires), `ours`, `interval`; {} if it has neither.
+    """
+    rows = [row for row in records(table) if row["n"] > 0]
+    for row in (one for one in rows if one["kind"] == "number" and not math.isnan(one["paper"])):
+        return _headline(row, _number(row["paper"]))
+    for row in (one for one in rows if one["kind"] == "claim"):
+        return _headline(row, claim_bounds(row["at_least"], row["at_most"]))
+    return {}
+
+
+def _headline(row: Row, paper: str) -> dict[str, str]:
+    what = f"{row['method']}, {row['quantity']}"
+    what += f" ({row['unit']})" if row["unit"] else ""
+    ours = {"ours": _number(row["ours"]), "interval": _interval(row)}
+    return {"what": what, "paper": paper, **ours}
+
+
 def tables_of(
     table: pd.DataFrame, page: Callable[[pd.DataFrame], pd.DataFrame] | None
 ) -> list[Table]:
