@@ -44,7 +44,7 @@ from methods.rows import Rows
 from methods.task import Examples, Task, take
 from methods.tracin import FittedCheckpoint
 
-BLOCK = 20  # queries whose s_test are held at once, and scored in one pass over their candidates
+BLOCK = 20  # queries that share every Hessian product
 
 BY_QUERY = ("scores", "similarity", "cosine")
 
@@ -129,9 +129,7 @@ def score_block(
     """
     gradients = fastif.query_gradients(there.task, queries)
     s_tests = inverse.apply(gradients)
-    scores, similarity = score_together(
-        there.task, torch.cat([s_tests, gradients]), there.train, near
-    )
+    scores, similarity = score_together(there.task, s_tests, gradients, there.train, near)
     return {
         "scores": scores.numpy(),
         "similarity": similarity.numpy(),
@@ -150,24 +148,23 @@ def packed(block: dict[str, np.ndarray]) -> bytes:
 
 
 def score_together(
-    task: Task, directions: Tensor, candidates: Examples, near: Tensor
+    task: Task, s_tests: Tensor, gradients: Tensor, candidates: Examples, near: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Inner products of two directions a query with its candidates' gradients, (n, k) each.
+    """Inner products of each query's two directions with its candidates' gradients, (n, k) each.
 
-    directions (2 n, p), the queries' first directions before their second; near (n, k) are
-    positions. One pass over whatever is near any query serves all.
+    s_tests, gradients (n, p); near (n, k) are positions. Query by query: a pass over a candidate
+    costs as much as seven inner products, and sharing it among queries would take them with all.
     """
     fitted = FittedCheckpoint(task, 1.0, None)
-    union, column = near.unique(return_inverse=True)
-    order = candidates["length"][union].argsort(stable=True)
-    every = Rows.dense_of(directions, fitted.sizes())
-    found = torch.empty(len(directions), len(union))
-    step = fitted.chunk(take(candidates, union[:4]))
-    for places in track(list(order.split(step)), "candidates"):
-        rows = fitted.train_gradients(take(candidates, union[places]))
-        found[:, places] = rows.inner(every).T
-    first, second = found.split(len(near))
-    return first.gather(1, column), second.gather(1, column)
+    step = fitted.chunk(take(candidates, near[0, :4]))
+    found = torch.empty(2, *near.shape)
+    for row in track(range(len(near)), "candidates of queries"):
+        both = Rows.dense_of(torch.stack([s_tests[row], gradients[row]]), fitted.sizes())
+        order = candidates["length"][near[row]].argsort(stable=True)
+        for places in order.split(step):
+            rows = fitted.train_gradients(take(candidates, near[row, places]))
+            found[:, row, places] = rows.inner(both).T
+    return found[0], found[1]
 
 
 def cells(at: Config, hans: Hans, models: list[tuple[Model, Plan]]) -> list[Config]:
