@@ -99,7 +99,8 @@ def _check(experiment: Experiment, given: argparse.Namespace) -> None:
         raise UserError(f"no preset {given.preset!r}: {nearest(given.preset, experiment.presets)}")
     if given.gpus > max(1, experiment.processes):
         raise UserError(
-            f"{experiment.name} can use {experiment.processes} GPUs a cell, not {given.gpus}: "
+            f"a cell of {experiment.name} uses {experiment.processes} "
+            f"GPU{'s' * (experiment.processes > 1)} at most, not {given.gpus}: "
             f"give --gpus {experiment.processes}, and more --tasks to be done sooner"
         )
     if given.time is not None and _minutes(given.time) < SHORTEST:

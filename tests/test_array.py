@@ -190,7 +190,7 @@ def test_a_dry_run_writes_nothing_even_where_there_is_no_slurm(submit, monkeypat
 
 MISTAKES = {
     "tiny slwo": "no preset 'slwo': did you mean 'slow'?",
-    "tiny slow --gpus 2": "tiny can use 1 GPUs a cell, not 2",
+    "tiny slow --gpus 2": "a cell of tiny uses 1 GPU at most, not 2",
     "tiny slow --gpus x": "'x' is not a number from 0 on",
     "tiny slow --time 3:00": "--time 3:00 is less than 10 minutes",
     "tiny slow --time 0-0:05": "--time 0-0:05 is less than 10 minutes",
