@@ -19,7 +19,7 @@ from torch.func import jvp, vjp, vmap
 
 from methods.layer_tangents import Moved
 from methods.layers import owned
-from methods.moving_layers import SITES, moving
+from methods.moving_layers import SITES, activations, moving
 from methods.task import Examples, Objective, Params, Task
 
 _NONE: tuple[Any, Any] = (None, None)
@@ -42,11 +42,13 @@ class Passes:
     def __init__(self, task: Task) -> None:
         self.task, self.loss = task, task.function(task.loss)
         self.layers: list[nn.Module] = []
+        self.activations: list[nn.Module] = []
         self.names: dict[tuple[int, str], str] = {}
         self.keeps_graph = False  # of the backward pass, whose rules may then be other ones
         self._changed: set[nn.Module] = set()  # whose output is later changed in place
         if isinstance(task.loss, Objective):
             self.layers, self.names = owned(task.loss.model, task.params)
+            self.activations = activations(task.loss.model)
 
     def own(self, layer: nn.Module, without: Collection[str]) -> dict[str, str]:
         """The names in the task of a layer's parameters, by the layer's own."""
@@ -72,7 +74,8 @@ class Passes:
         own_way = [layer for layer in self.layers if self._has_site(layer, direct)]
         with torch.enable_grad(), forward_ad.dual_level():
             duals = {n: forward_ad.make_dual(v, tangents[n]) for n, v in leaves.items()}
-            with self._recorded(own_way) as calls, moving(own_way, anchor) as moved:
+            by_sites = [*own_way, *self.activations]
+            with self._recorded(own_way) as calls, moving(by_sites, anchor) as moved:
                 loss = self.loss(duals, batch).sum() * scale
             at: list[Any] = [*(call.edge for call in calls), *(leaves[n] for n in direct), anchor]
             found = self._gradients(loss, at) if loss.requires_grad else ()

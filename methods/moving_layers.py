@@ -1,4 +1,4 @@
-"""Linear, LayerNorm and BatchNorm along one tangent, in fewer passes over memory than torch's.
+"""Linear, LayerNorm, BatchNorm, GELU along one tangent, in fewer passes over memory than torch's.
 
 A site is one call of such a layer while its parameters and input are dual numbers: it holds the
 output and the output's tangent, and takes a gradient and its tangent back to the input.
@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from methods.layer_tangents import Moved
-
-Dual = tuple[Tensor, Tensor | None]  # a value, and its tangent where it has one
+from methods.moving_activations import Dual, Gelu
 
 
 class _Linear:
@@ -128,13 +127,24 @@ class _BatchNorm:
         return Moved(self.layer, x, g, _one(dx), _one(dg), {}, (self.n, _one(self.dn)))
 
 
-Site = _Linear | _LayerNorm | _BatchNorm
+Site = _Linear | _LayerNorm | _BatchNorm | Gelu
 SITES: dict[type[nn.Module], Callable[..., Site]] = {
     nn.Linear: _Linear,
     nn.LayerNorm: _LayerNorm,
     nn.BatchNorm1d: _BatchNorm,
     nn.BatchNorm2d: _BatchNorm,
 }
+
+
+def activations(model: nn.Module) -> list[nn.Module]:
+    """The layers without parameters that go by sites: exact GELUs, torch's and Hugging Face's."""
+    return [one for one in model.modules() if _is_gelu(one)]
+
+
+def _is_gelu(layer: Any) -> bool:
+    if type(layer) is nn.GELU:
+        return layer.approximate == "none"
+    return type(layer).__name__ == "GELUActivation" and layer.act is F.gelu
 
 
 class _Attach(torch.autograd.Function):
@@ -149,7 +159,8 @@ class _Attach(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         gradient = _dual(gradients[0])
-        ctx.seen.append(ctx.site.moved(gradient))
+        if not isinstance(ctx.site, Gelu):
+            ctx.seen.append(ctx.site.moved(gradient))
         if not ctx.needs_input_grad[1]:
             return None, None, None, None
         value, tangent = ctx.site.back(gradient)
@@ -159,16 +170,15 @@ class _Attach(torch.autograd.Function):
 
 @contextmanager
 def moving(layers: Collection[nn.Module], anchor: Tensor) -> Iterator[list[Moved]]:
-    """Let `layers`, of the kinds in SITES, go by sites; yield what the backward pass adds to.
+    """Let `layers`, of the kinds that have sites, go by them; yield what the backward pass adds to.
 
     Their outputs depend on `anchor`, at which a gradient is asked for to make the pass meet them.
     """
     seen: list[Moved] = []
 
     def forward(layer: Any, x: Tensor) -> Tensor:
-        bias = None if layer.bias is None else _dual(layer.bias)
         with torch.no_grad():
-            site = SITES[type(layer)](layer, _dual(x), _dual(layer.weight), bias)
+            site = _site(layer, _dual(x))
         primal = forward_ad.unpack_dual(x).primal
         output: Tensor = _Attach.apply(anchor, primal, site, seen)
         return output if site.tangent is None else forward_ad.make_dual(output, site.tangent)
@@ -180,6 +190,13 @@ def moving(layers: Collection[nn.Module], anchor: Tensor) -> Iterator[list[Moved
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)
+
+
+def _site(layer: Any, x: Dual) -> Site:
+    if type(layer) not in SITES:
+        return Gelu(layer, x)
+    bias = None if layer.bias is None else _dual(layer.bias)
+    return SITES[type(layer)](layer, x, _dual(layer.weight), bias)
 
 
 def _dual(x: Tensor) -> Dual:

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
 from methods import layer_products, operators
 from methods.layer_passes import Passes
+from methods.moving_activations import BLOCK, Gelu
 from methods.operators import Hessian
 from methods.task import Examples, Task
 from tests import networks
@@ -280,3 +282,25 @@ def test_the_gradient_of_a_product_is_not_kept_nor_the_model_changed() -> None:
     before = gradient_at(task, batch)(task.params)
     hessian.apply(directions(task, 1))
     assert torch.equal(gradient_at(task, batch)(task.params), before)
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_gelu_in_blocks_is_torch_s_with_its_second_derivative(moves):
+    numbers = torch.Generator().manual_seed(0)
+    shape = 150, BLOCK // 100  # of more than a block, and of no whole number of them
+    x, dx, g, dg = (torch.randn(*shape, generator=numbers, dtype=torch.double) for _ in range(4))
+    x = (3 * x).T.contiguous().T
+    tangent = dx if moves else torch.zeros_like(dx)
+    site = Gelu(nn.GELU(), (x, dx if moves else None))
+    wanted, moved = torch.func.jvp(F.gelu, (x,), (tangent,))
+    torch.testing.assert_close(site.output, wanted)
+    if moves:
+        torch.testing.assert_close(site.tangent, moved)
+
+    def back(at: Tensor, along: Tensor) -> Tensor:
+        return torch.func.vjp(F.gelu, at)[1](along)[0]
+
+    wanted, moved = torch.func.jvp(back, (x, g), (tangent, dg))
+    value, slope = site.back((g, dg))
+    torch.testing.assert_close(value, wanted)
+    torch.testing.assert_close(slope, moved)
