@@ -1,4 +1,4 @@
-"""GELU along one tangent: its many passes over memory are taken block by block, in cache.
+"""GELU and softmax along one tangent: their passes over memory are taken by blocks, in cache.
 
 With Phi and phi the normal distribution and its density, x Phi(x) has the slope Phi(x) + x phi(x)
 and the second derivative phi(x) (2 - x^2).
@@ -6,6 +6,7 @@ and the second derivative phi(x) (2 - x^2).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import pi, sqrt
 from typing import Any
 
@@ -53,3 +54,59 @@ def _slope(x: Tensor, output: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
     torch.mul(x, slope, out=output)
     slope.addcmul_(x, density)
     return square, density
+
+
+class Softmax:
+    """One call of a softmax, along whose axis rows s have the tangent s (dx - <s, dx>)."""
+
+    def __init__(self, layer: Any, x: Dual) -> None:
+        self.axis = layer.dim
+        along = x[0].movedim(self.axis, -1)
+        self.shape = along.shape
+        self.rows = along.softmax(-1).reshape(-1, self.shape[-1])
+        self.output = self._whole(self.rows.data)  # .data: no view, lest the site hold its node
+        self.moved = self.tangent = None
+        if x[1] is not None:
+            self.moved = torch.empty_like(self.rows)
+            for s, step, tangent in _in_blocks(self.rows, self._flat(x[1]), self.moved):
+                torch.sub(step, _row_sum(s, step), out=tangent).mul_(s)
+            self.tangent = self._whole(self.moved.data)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        return x.movedim(self.axis, -1).reshape(self.rows.shape)
+
+    def _whole(self, rows: Tensor) -> Tensor:
+        return rows.view(self.shape).movedim(-1, self.axis)
+
+    def back(self, gradient: Dual) -> Dual:
+        """The gradient at the input, and its tangent."""
+        g, dg = self._flat(gradient[0]), None if gradient[1] is None else self._flat(gradient[1])
+        value = torch.empty_like(self.rows)
+        if dg is None and self.moved is None:
+            for s, a, out in _in_blocks(self.rows, g, value):
+                torch.sub(a, _row_sum(s, a), out=out).mul_(s)
+            return self._whole(value), None
+        turn = torch.empty_like(self.rows)
+        later = g if dg is None else dg
+        earlier = self.rows if self.moved is None else self.moved
+        for s, ds, a, da, out, tangent in _in_blocks(self.rows, earlier, g, later, value, turn):
+            torch.sub(a, _row_sum(s, a), out=out)
+            if dg is None:
+                torch.mul(s, -_row_sum(ds, a), out=tangent)
+            else:
+                level = _row_sum(s, da)
+                level = level if self.moved is None else level + _row_sum(ds, a)
+                torch.sub(da, level, out=tangent).mul_(s)
+            if self.moved is not None:
+                tangent.addcmul_(ds, out)
+            out.mul_(s)
+        return self._whole(value), self._whole(turn)
+
+
+def _in_blocks(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    step = max(1, BLOCK // max(1, rows[0].shape[1]))
+    return zip(*(one.split(step) for one in rows), strict=True)
+
+
+def _row_sum(a: Tensor, b: Tensor) -> Tensor:
+    return torch.linalg.vecdot(a, b)[:, None]

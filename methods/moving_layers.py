@@ -1,4 +1,4 @@
-"""Linear, LayerNorm, BatchNorm, GELU along one tangent, in fewer passes over memory than torch's.
+"""Layers along one tangent, in fewer passes over memory than torch's own.
 
 A site is one call of such a layer while its parameters and input are dual numbers: it holds the
 output and the output's tangent, and takes a gradient and its tangent back to the input.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from methods.layer_tangents import Moved
-from methods.moving_activations import Dual, Gelu
+from methods.moving_activations import Dual, Gelu, Softmax
 
 
 class _Linear:
@@ -127,7 +127,7 @@ class _BatchNorm:
         return Moved(self.layer, x, g, _one(dx), _one(dg), {}, (self.n, _one(self.dn)))
 
 
-Site = _Linear | _LayerNorm | _BatchNorm | Gelu
+Site = _Linear | _LayerNorm | _BatchNorm | Gelu | Softmax
 SITES: dict[type[nn.Module], Callable[..., Site]] = {
     nn.Linear: _Linear,
     nn.LayerNorm: _LayerNorm,
@@ -137,8 +137,12 @@ SITES: dict[type[nn.Module], Callable[..., Site]] = {
 
 
 def activations(model: nn.Module) -> list[nn.Module]:
-    """The layers without parameters that go by sites: exact GELUs, torch's and Hugging Face's."""
-    return [one for one in model.modules() if _is_gelu(one)]
+    """The layers without parameters that go by sites: exact GELUs and softmaxes."""
+    return [one for one in model.modules() if _is_gelu(one) or _is_softmax(one)]
+
+
+def _is_softmax(layer: Any) -> bool:
+    return type(layer) is nn.Softmax and layer.dim is not None
 
 
 def _is_gelu(layer: Any) -> bool:
@@ -159,7 +163,7 @@ class _Attach(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         gradient = _dual(gradients[0])
-        if not isinstance(ctx.site, Gelu):
+        if not isinstance(ctx.site, Gelu | Softmax):
             ctx.seen.append(ctx.site.moved(gradient))
         if not ctx.needs_input_grad[1]:
             return None, None, None, None
@@ -194,7 +198,7 @@ def moving(layers: Collection[nn.Module], anchor: Tensor) -> Iterator[list[Moved
 
 def _site(layer: Any, x: Dual) -> Site:
     if type(layer) not in SITES:
-        return Gelu(layer, x)
+        return Softmax(layer, x) if type(layer) is nn.Softmax else Gelu(layer, x)
     bias = None if layer.bias is None else _dual(layer.bias)
     return SITES[type(layer)](layer, x, _dual(layer.weight), bias)
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from methods import layer_products, operators
 from methods.layer_passes import Passes
-from methods.moving_activations import BLOCK, Gelu
+from methods.moving_activations import BLOCK, Gelu, Softmax
 from methods.operators import Hessian
 from methods.task import Examples, Task
 from tests import networks
@@ -282,6 +283,28 @@ def test_the_gradient_of_a_product_is_not_kept_nor_the_model_changed() -> None:
     before = gradient_at(task, batch)(task.params)
     hessian.apply(directions(task, 1))
     assert torch.equal(gradient_at(task, batch)(task.params), before)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("rest", [True, False], ids=["and a moving gradient", "alone"])
+@pytest.mark.parametrize("moves", [True, False], ids=["moving", "at rest"])
+def test_a_softmax_in_blocks_is_torch_s_with_its_second_derivative(axis, rest, moves):
+    numbers = torch.Generator().manual_seed(0)
+    shape = 30, 61, BLOCK // 900
+    x, dx, g, dg = (torch.randn(*shape, generator=numbers, dtype=torch.double) for _ in range(4))
+    step, turn = dx if moves else torch.zeros_like(dx), dg if rest else torch.zeros_like(dg)
+    site = Softmax(nn.Softmax(axis), (x, dx if moves else None))
+
+    def back(at: Tensor, along: Tensor) -> Tensor:
+        return torch.func.vjp(partial(torch.softmax, dim=axis), at)[1](along)[0]
+
+    wanted, moved = torch.func.jvp(partial(torch.softmax, dim=axis), (x,), (step,))
+    torch.testing.assert_close(site.output, wanted)
+    torch.testing.assert_close(torch.zeros_like(x) if not moves else site.tangent, moved)
+    wanted, moved = torch.func.jvp(back, (x, g), (step, turn))
+    value, slope = site.back((g, dg if rest else None))
+    torch.testing.assert_close(value, wanted)
+    torch.testing.assert_close(torch.zeros_like(x) if slope is None else slope, moved)
 
 
 @pytest.mark.parametrize("moves", [True, False])

@@ -57,7 +57,7 @@ class Encoder:
         hidden = self.model.embeddings(tokens["ids"], tokens["types"])
         bias = attention_bias(tokens["length"], hidden)
         for layer in self.model.encoder.layer[: self.frozen]:
-            hidden = _layer(layer, hidden, bias)
+            hidden = _layer(layer, hidden, bias, nn.Softmax(3))
         return hidden
 
     def top(self, num_labels: int, dropout: float, seed: int) -> "Top":
@@ -85,6 +85,7 @@ class Top(nn.Module):
         super().__init__()
         self.layers, self.pooler, self.classifier = layers, pooler, classifier
         self.dropout = nn.Dropout(dropout)
+        self.weigh = nn.Softmax(3)  # of attention: a layer, so that its tangents can be its own
         for part in self.layers.modules():
             if isinstance(part, nn.Dropout):
                 part.p = dropout
@@ -94,8 +95,8 @@ class Top(nn.Module):
         hidden = hidden[:, : longest(length, hidden.shape[1])]
         bias = attention_bias(length, hidden)
         for layer in self.layers[:-1]:
-            hidden = _layer(layer, hidden, bias)
-        return _layer(self.layers[-1], hidden, bias, first=1)[:, 0]
+            hidden = _layer(layer, hidden, bias, self.weigh)
+        return _layer(self.layers[-1], hidden, bias, self.weigh, first=1)[:, 0]
 
     def features(self, hidden: Tensor, length: Tensor) -> Tensor:
         """What the classifier sees of each pair, (b, width)."""
@@ -107,7 +108,9 @@ class Top(nn.Module):
         return logits
 
 
-def _layer(layer: Any, hidden: Tensor, bias: Tensor, first: int | None = None) -> Tensor:
+def _layer(
+    layer: Any, hidden: Tensor, bias: Tensor, weigh: nn.Module, first: int | None = None
+) -> Tensor:
     """One encoder layer at the `first` tokens, or all, by attention written out.
 
     Second derivatives, forward over reverse, do not exist for the fused kernels.
@@ -118,7 +121,7 @@ def _layer(layer: Any, hidden: Tensor, bias: Tensor, first: int | None = None) -
         linear(of).unflatten(2, heads).transpose(1, 2)
         for linear, of in ((own.query, asked), (own.key, hidden), (own.value, hidden))
     )
-    weights = own.dropout((query @ key.mT * own.scaling + bias).softmax(3))
+    weights = own.dropout(weigh(query @ key.mT * own.scaling + bias))
     met = (weights @ value).transpose(1, 2).flatten(2)
     out: Tensor = layer.feed_forward_chunk(layer.attention.output(met, asked))
     return out
