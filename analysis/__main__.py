@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tiers = TIERS if options.preset is None else (known_tier(options.preset),)
         known, broken = artifacts()
         problems, shown = list(broken), 0
-        chosen = [one for one in known if options.experiment in (None, one.experiment)]
+        chosen = [one for one in known if options.experiment in (None, *made_of(one))]
         for artifact in chosen:
             for tier in tiers:
                 try:
@@ -66,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if problems or not shown else 0
 
     return guarded(work)
+
+
+def made_of(artifact: Artifact) -> list[str]:
+    """The experiments whose runs an artifact is made of."""
+    return [artifact.experiment, *([artifact.beside.experiment] if artifact.beside else [])]
 
 
 def _line(artifact: Artifact, tier: str, options: argparse.Namespace) -> str | None:

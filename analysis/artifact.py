@@ -22,6 +22,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import disk, style
+from analysis.beside import Beside, provenance
 from analysis.latex import latex
 from analysis.table import Row, from_csv, records, to_csv
 from analysis.tabular import tables_of
@@ -73,6 +74,11 @@ class Artifact:
     """Which of a preset's runs it is made of, by their configs."""
     page: Callable[[pd.DataFrame], pd.DataFrame] | None = None
     """The table on the report page, where it is not simply the rows."""
+    beside: Beside | None = None
+    """Another experiment that a part of it is made of: rows that say so in a column `experiment`.
+
+    They have its tier in the column `of_tier`, and are judged as of that.
+    """
 
     def path(self, tier: str, suffix: str) -> Path:
         """Return where a file of this artifact lies: `path("small", "csv")`."""
@@ -99,7 +105,8 @@ class Artifact:
         missing = len(planned) - len(found)
         if not found or (missing and not partial):
             raise MissingRuns(self.experiment, tier, len(found), len(planned))
-        table = self.tabulate(found)
+        other, more = self.beside.found(TIERS[TIERS.index(tier) :: -1]) if self.beside else ("", [])
+        table = self.tabulate([*found, *more])
         if table.empty:
             raise UserError(
                 f"none of the {len(found)} finished runs of {self.experiment}, preset {tier}, is"
@@ -107,10 +114,12 @@ class Artifact:
                 f" {tier} --list` shows which runs there are"
             )
         table = table.assign(tier=tier, missing=missing)
+        if self.beside:
+            table["of_tier"] = [other if _second(row) else tier for row in records(table)]
         table["verdict"] = [_stamped(row, tier, missing) for row in records(table)]
         text = to_csv(table)
         disk.write(self.path(tier, "csv"), text.encode())
-        return self._finish(tier, text, _provenance(self.experiment, found, missing))
+        return self._finish(tier, text, provenance(self.experiment, [*found, *more], missing))
 
     def redraw(self, tier: str) -> Built:
         """Draw and judge again from the CSV alone; where its numbers come from is kept."""
@@ -236,7 +245,13 @@ def guarded(work: Callable[[], int]) -> int:
 def _stamped(row: Row, tier: str, missing: int) -> str:
     """Return the row's word at a tier; the smoke tier's other data is not held against a paper."""
     compared = row["kind"] in ("number", "aside") and row["n"] > 0
+    tier = row.get("of_tier", tier)
     return "" if compared and tier == TIERS[0] else cap(row["verdict"], tier, missing)
+
+
+def _second(row: Row) -> bool:
+    """Whether a row is made of the runs of the experiment beside the artifact's own."""
+    return isinstance(row.get("experiment"), str)
 
 
 def _noted(notes: Mapping[str, str], tier: str) -> list[str]:
@@ -245,28 +260,3 @@ def _noted(notes: Mapping[str, str], tier: str) -> list[str]:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _provenance(experiment: str, found: list[Run], missing: int) -> dict[str, Any]:
-    metas = [run.meta for run in found]
-    versions: dict[str, set[str]] = {}
-    data: dict[str, Any] = {}
-    for meta in metas:
-        data |= meta.get("data") or {}
-        for name, number in (meta.get("versions") or {}).items():
-            versions.setdefault(name, set()).add(number)
-    return {
-        "experiment": experiment,
-        "runs": [run.key for run in found],
-        "missing": missing,
-        "commits": sorted({_commit(meta) for meta in metas}),
-        "devices": sorted({str(meta.get("device")) for meta in metas}),
-        "seconds": round(sum(float(meta.get("seconds") or 0) for meta in metas), 1),
-        "peak_memory_bytes": max(int(meta.get("peak_memory_bytes") or 0) for meta in metas),
-        "versions": {name: sorted(numbers) for name, numbers in sorted(versions.items())},
-        "data": dict(sorted(data.items())),
-    }
-
-
-def _commit(meta: Mapping[str, Any]) -> str:
-    return f"{meta.get('commit') or 'unknown'}{' and changes' if meta.get('dirty') else ''}"

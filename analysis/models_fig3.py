@@ -1,4 +1,4 @@
-"""Figure 3 of 004, left and middle: models needed to tell an influence, against p, q and score."""
+"""Figure 3 of 004: models needed to tell an influence, and the p that trained networks have."""
 
 import math
 import sys
@@ -13,7 +13,10 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis import agreement_panels as panels
+from analysis import probability_panels as shares
 from analysis.artifact import Artifact
+from analysis.beside import Beside
 from analysis.statistics import exact, over_seeds
 from analysis.style import BLACK, GREY, PAGE, UNNAMED, VERMILLION, new_panels
 from analysis.table import Row, claim, curve, records, tabulated
@@ -39,7 +42,10 @@ RULE = (
     f" (3) a score of {SCORES[0]} needs more than {FACTOR:g} times the models of {SCORES[1]}, at"
     f" every p drawn; (4) the closer q is to p, the more models: so it is in {STEADY:g} of steps"
     " drawn. And, of simulation over seeds: (5) probabilities of error are as calculated, to"
-    f" {AGREE:g} on average. A calculated number has no interval but itself."
+    f" {AGREE:g} on average. A calculated number has no interval but itself. And, of trained"
+    f" networks, {panels.INCEPTION[0]} or what stands in for it: (6) more than {shares.MOST:g} of"
+    f" the examples have p of at least {shares.HIGH:g} ('the majority close to 1'); (7) more than"
+    f" {shares.TAIL:g} have p from {shares.LOW:g} to below {shares.HIGH:g} ('a fairly long tail')."
 )
 
 
@@ -58,6 +64,7 @@ def tabulate(found: list[Run]) -> pd.DataFrame:
     name = "simulated − calculated"
     difference = over_seeds(simulated)
     rows.append(claim(name, "error rate", "", difference, at_least=-AGREE, at_most=AGREE))
+    rows += shares.majority(found)
     for kind, run in [(GRID, run) for run in grids] + [(LINE, run) for run in lines.values()]:
         rows += _counts(kind, run)
     return tabulated(rows)
@@ -169,16 +176,16 @@ def _middle(axes: Axes, table: pd.DataFrame) -> None:
     axes.legend()
 
 
-# Left to right. The right panel, of p over seeds, is another experiment's: its function goes here.
 PANELS: dict[str, Callable[[Axes, pd.DataFrame], None]] = {
     "p": _left,
     "influence score, p − q": _middle,
+    "p, share of seeds that are right": shares.draw_one,
 }
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    figure, panels = new_panels(list(PANELS), width=PAGE, height=3.1)
-    for axes, panel in zip(panels, PANELS.values(), strict=True):
+    figure, places = new_panels(list(PANELS), width=PAGE, height=3.1)
+    for axes, panel in zip(places, PANELS.values(), strict=True):
         panel(axes, table)
     marks = {
         f"{FEW} models": Line2D([], [], color=BLACK, linewidth=0.8),
@@ -194,7 +201,7 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
     """The claims and the readings, without the squares and lines of the figure."""
-    shown = table[~table["kind"].isin([GRID, LINE])]
+    shown = table[~table["kind"].isin([GRID, LINE, shares.BIN])]
     columns = ["method", "quantity", "paper", "ours", "low", "high", "at_least", "verdict"]
     return shown[columns]
 
@@ -208,12 +215,13 @@ ARTIFACT = Artifact(
     title="How many models tell an influence from none",
     claim=(
         "The more similar p and q, the more models are needed: above 100 for p = 0.6 and q = 0.4,"
-        " below 10 for p from 0.9 to 1 and a wide range of q."
+        " below 10 for p from 0.9 to 1 and a wide range of q. Most examples have p close to 1, with"
+        " a fairly long tail."
     ),
     paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 3, Sec. 4.3",
     deviations=(
-        "Left and middle panels. The right one, the distribution of p over 20 seeds, needs trained"
-        " networks and belongs to the experiment on nondeterminism.",
+        "The right panel is made of trained networks, of the highest tier that has been run, which"
+        " its title says: `python -m experiments.nondeterminism --preset small` trains small ones.",
         "The paper does not print the grid of p and q of its figure: ours has steps of 0.05, and"
         " 0.01 and 0.99.",
         "Drawn is the number from which on every number of models does (sustained); the paper's is"
@@ -234,6 +242,7 @@ ARTIFACT = Artifact(
     ),
     needs=lambda config: config["type"] in ("Pair", "Grid", "Line", "Coins"),
     page=page,
+    beside=Beside(shares.EXPERIMENT, panels.compared(panels.BOTH)),
 )
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from analysis import trained
 from analysis.statistics import Interval, over_seeds
 from analysis.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from analysis.table import Row, curve
@@ -14,8 +15,6 @@ from experiments.runs import Run
 
 LOW, HIGH = 0.1, 0.5  # thresholds over which a curve is told by its mean
 COLOURS = (SKY, BLUE, GREEN, ORANGE, VERMILLION, PURPLE, BLACK)
-SOURCES = {"digits": "digits", "mnist": "MNIST", "jpeg": "CIFAR-10", "original": "CIFAR-10"}
-NETWORKS = {"DigitsMLP": "MLP", "StridedCNN": "CNN", "SmallInception": "Inception"}
 IOU = "iou"
 
 DEVIATIONS = (
@@ -36,8 +35,7 @@ TIER_NOTES = {
 def named(run: Run) -> str:
     """Return the name of a run's ensemble: its data and its network."""
     ensemble = run.config["ensemble"]
-    source, network = ensemble["data"]["source"], ensemble["network"]["type"]
-    return f"{SOURCES.get(source, 'CIFAR-100')}, {NETWORKS.get(network, network)}"
+    return trained.named(ensemble["data"]["source"], ensemble["network"]["type"])
 
 
 def of(found: Iterable[Run], kind: str) -> list[Run]:

@@ -55,6 +55,64 @@ def over_draws(values: ArrayLike, seeds: Sequence[int], level: float = LEVEL) ->
     return over_seeds(per_seed(values, seeds).to_numpy(), level)
 
 
+def pair_values(pairs: ArrayLike) -> np.ndarray:
+    """Return one value a seed, whose mean is that of all pairs of different seeds.
+
+    `pairs` (n_seeds, n_seeds) is symmetric. Pairs share seeds and are no independent evidence:
+    these are the pseudo-values of the jackknife over seeds, of which `over_seeds` makes the
+    interval. Two seeds are one pair, one value; of one seed there is none.
+    """
+    matrix = np.asarray(pairs, dtype=float)
+    k = len(matrix)
+    sums = matrix.sum(1) - np.diag(matrix)
+    if k < 3:
+        return sums[: k - 1]
+    mean = sums.sum() / (k * (k - 1))
+    without = (sums.sum() - 2 * sums) / ((k - 1) * (k - 2))
+    return k * mean - (k - 1) * without
+
+
+def apart(one: ArrayLike, other: ArrayLike, level: float = LEVEL) -> Interval:
+    """Return the difference of the means of two independent samples, with Welch's interval."""
+    samples = [np.asarray(each, dtype=float) for each in (one, other)]
+    n = min(each.size for each in samples)
+    if n == 0:
+        return NONE
+    mean = float(samples[0].mean() - samples[1].mean())
+    if n == 1:
+        return Interval(mean, float("nan"), float("nan"), 1)
+    squares = [each.var(ddof=1) / each.size for each in samples]
+    total = sum(squares)
+    if total == 0:
+        return Interval(mean, mean, mean, n)
+    free = total**2 / sum(s**2 / (len(e) - 1) for s, e in zip(squares, samples, strict=True))
+    half = float(stats.t.ppf(0.5 + level / 2, free) * np.sqrt(total))
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def resampled(
+    sample: np.ndarray,
+    statistic: Callable[[np.ndarray], float],
+    *,
+    seed: int = 0,
+    num_resamples: int = 200,
+    level: float = LEVEL,
+) -> Interval:
+    """Return a statistic of seeds (n_seeds, ...) with the normal interval of its bootstrap.
+
+    The deviation over resampled seeds either side of the statistic itself: where a statistic
+    depends on the spread over seeds, as shares of examples do, resamples lie to one side of it.
+    """
+    mean = float(statistic(sample))
+    if len(sample) < 2:
+        return Interval(mean, float("nan"), float("nan"), len(sample))
+    generator = np.random.default_rng(np.random.SeedSequence([seed, len(sample)]))
+    picks = generator.integers(len(sample), size=(num_resamples, len(sample)))
+    spread = float(np.std([statistic(sample[pick]) for pick in picks], ddof=1))
+    half = float(stats.norm.ppf(0.5 + level / 2)) * spread
+    return Interval(mean, mean - half, mean + half, len(sample))
+
+
 def geometric(values: ArrayLike, level: float = LEVEL) -> Interval:
     """Return the geometric mean of positive values, one per seed, with its interval on logs."""
     logs = over_seeds(np.log(np.asarray(values, dtype=float)), level)

@@ -22,17 +22,27 @@ class CropAndFlip:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Move every image (b, channels, height, width) on its own."""
-        b, _, height, width = image.shape
-        top, left = torch.randint(0, 2 * self.pad + 1, (2, b, 1))
-        flip = torch.randint(0, 2, (b, 1), dtype=torch.bool)
-        across = torch.arange(width).expand(b, width)
-        columns = left + torch.where(flip, across.flip(1), across)
-        rows = top + torch.arange(height)
-        padded = F.pad(image, (self.pad,) * 4).permute(0, 2, 3, 1)
-        device = image.device
-        rows, columns = rows.to(device)[:, :, None], columns.to(device)[:, None]
-        return padded[torch.arange(b, device=device)[:, None, None], rows, columns].movedim(3, 1)
+        return moved(image, self.pad, mirror=True)
 
     def loss(self, loss: Loss) -> Loss:
         """The loss of moved images."""
         return lambda model, batch: loss(model, {**batch, "image": self(batch["image"])})
+
+
+def moved(image: Tensor, pad: int, mirror: bool) -> Tensor:
+    """Crops of the original size of images (b, channels, height, width) with a black margin.
+
+    With `mirror`, half of them are. Numbers come from torch's global generator.
+    """
+    b, _, height, width = image.shape
+    top, left = torch.randint(0, 2 * pad + 1, (2, b, 1))
+    columns = torch.arange(width).expand(b, width)
+    if mirror:
+        columns = torch.where(
+            torch.randint(0, 2, (b, 1), dtype=torch.bool), columns.flip(1), columns
+        )
+    rows, columns = top + torch.arange(height), left + columns
+    padded = F.pad(image, (pad,) * 4).permute(0, 2, 3, 1)
+    device = image.device
+    rows, columns = rows.to(device)[:, :, None], columns.to(device)[:, None]
+    return padded[torch.arange(b, device=device)[:, None, None], rows, columns].movedim(3, 1)

@@ -1,11 +1,14 @@
 """How a model is trained: plans, which are configs; experiments/training.py carries them out."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from experiments.problems import UserError
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,35 @@ class Stepped(Fit):
         """The learning rate in force after so many epochs."""
         passed = sum(epoch >= round(share * self.epochs) for share in self.drops)
         return self.lr / self.factor**passed
+
+
+@dataclass(frozen=True)
+class Cosine(Fit):
+    """The same with a learning rate that falls to zero along half a cosine, step by step."""
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
+        return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+
+
+@dataclass(frozen=True)
+class Ending(Fit):
+    """The last `epochs` epochs of another plan, at the learning rates it has there."""
+
+    of: Fit = field(default_factory=Fit)
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
+        return self.of.rate(self.of.epochs - self.epochs + epoch)
+
+
+def ending(plan: Fit, share: float) -> Ending:
+    """The last `share` of a plan's epochs, one at least; its momentum starts at zero."""
+    if not 0 < share <= 1:
+        raise UserError(f"a share of {share} of the epochs: give more than 0 and at most 1")
+    epochs = max(1, round(share * plan.epochs))
+    kept = {f.name: getattr(plan, f.name) for f in fields(Fit)} | {"epochs": epochs}
+    return Ending(**kept | {"every": epochs}, of=plan)
 
 
 @dataclass(frozen=True)

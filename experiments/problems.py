@@ -8,6 +8,10 @@ class UserError(Exception):
     """What was found, then the command or the number that mends it, in one line."""
 
 
+class Diverged(UserError):
+    """A training whose loss or parameters are no longer numbers."""
+
+
 class MissingRuns(UserError):
     """Runs that nobody has made yet; the message prints the command that makes them."""
 

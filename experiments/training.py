@@ -17,13 +17,14 @@ from experiments import scratch as disk
 from experiments.draws import Draws, Shuffled
 from experiments.flat import flat_buffers, flat_params, load_buffers, load_params
 from experiments.identity import key
-from experiments.plans import Adam, AdamW, Decayed, Fit, Grouped, Stepped
-from experiments.problems import UserError
+from experiments.plans import Adam, AdamW, Cosine, Decayed, Fit, Grouped, Stepped
+from experiments.problems import Diverged, UserError
 from methods.progress import track
 
 __all__ = [
     "Adam",
     "AdamW",
+    "Cosine",
     "Decayed",
     "Fit",
     "Grouped",
@@ -200,12 +201,12 @@ class _Training:
     def _checkpoint(self, index: int) -> Path:
         return self.scratch / f"{self.name}-{index:04d}.npy"
 
-    def _diverged(self, what: str, value: np.ndarray, epoch: int, step: int) -> UserError:
+    def _diverged(self, what: str, value: np.ndarray, epoch: int, step: int) -> Diverged:
         lr = self.plan.lr
         if value.ndim:
             member = int(np.flatnonzero(~np.isfinite(value))[0])
             what, value = f"{what} of network {member} of the stack", value[member]
-        return UserError(
+        return Diverged(
             f"training diverged: {what} is {value} in epoch {epoch + 1}, step {step + 1}: "
             f"lower lr, which is {lr:g}, for instance to {lr / 3:.1g}"
         )

@@ -1,0 +1,193 @@
+"""Figure 2 of 004, with Table 2b: agreement of networks seed by seed, and beside accuracy."""
+
+import math
+import sys
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import agreement_panels as panels
+from analysis.artifact import Artifact
+from analysis.statistics import NONE, Interval, apart, over_seeds
+from analysis.style import BLACK, GREY, PAGE, UNNAMED, new_panels
+from analysis.table import Row, claim, curve, records, tabulated
+from analysis.verdict import conclude
+from experiments.runs import Run
+
+# The figure is a picture: what it shows is Table 3's rows in which both differ.
+PAPER = {
+    "CIFAR-10, Inception": (0.947, 0.942),
+    "CIFAR-10, ResNet-18": (0.959, 0.952),
+    "CIFAR-100, Inception": (0.754, 0.742),
+    "CIFAR-100, ResNet-18": (0.818, 0.778),
+    "DTD, Inception": (0.405, 0.301),
+    "DTD, ResNet-18": (0.548, 0.372),
+    "Flowers, Inception": (0.519, 0.542),
+    "Flowers, ResNet-18": (0.668, 0.513),
+}
+PAIR = "pair"
+HARD = (0.4, 0.7)  # "models have agreement from 40-70%" on DTD and Flowers
+
+RULE = (
+    "Claims: agreement falls with accuracy. For each network, data sets are put in the order of its"
+    " accuracy on them, and of every two that follow each other the one it is better at has the"
+    " higher agreement. On DTD and Flowers, where they were run, agreement is between"
+    f" {HARD[0]:g} and {HARD[1]:g} ('40-70%'). Printed numbers: to {panels.TOLERANCE:g}."
+)
+
+
+def tabulate(found: list[Run]) -> pd.DataFrame:
+    by_name = panels.of(found)
+    rows: list[Row] = []
+    for name, run in by_name.items():
+        rows += panels.rows(run, PAPER.get(name, (math.nan, math.nan)), series="")
+    claims = _claims(by_name) + _hard(by_name)
+    shown = panels.subject(by_name, panels.RESNET)
+    if shown is not None:
+        rows += _matrix(shown, by_name[shown])
+    return tabulated(claims + rows)
+
+
+def _claims(by_name: dict[str, Run]) -> list[Row]:
+    """A row a network and two data sets that follow each other in accuracy."""
+    rows = []
+    networks = dict.fromkeys(name.rpartition(", ")[2] for name in by_name)
+    for network in networks:
+        own = [name for name in by_name if name.endswith(f", {network}")]
+        own.sort(key=lambda name: -panels.right(by_name[name]).mean())
+        for better, worse in pairwise(own):
+            gap = apart(panels.agreed(by_name[better]), panels.agreed(by_name[worse]))
+            printed = [PAPER.get(name, (math.nan,))[0] for name in (better, worse)]
+            sets = [name.rpartition(", ")[0] for name in (better, worse)]
+            label = f"agreement, {sets[0]} − {sets[1]}"
+            paper = printed[0] - printed[1]
+            rows.append(claim(network, label, "", gap, at_least=0.0, paper=paper, series=""))
+        if len(own) < 2:
+            label = "agreement, an easier data set − a harder one"
+            rows.append(claim(network, label, "", NONE, at_least=0.0, series=""))
+    return rows
+
+
+def _hard(by_name: dict[str, Run]) -> list[Row]:
+    return [
+        claim(
+            name, "agreement, of a hard data set", "", over_seeds(panels.agreed(run)),
+            at_least=HARD[0], at_most=HARD[1], paper=PAPER[name][0], series="",
+        )
+        for name, run in by_name.items()
+        if name.startswith(("DTD, ", "Flowers, "))
+    ]  # fmt: skip
+
+
+def _matrix(name: str, run: Run) -> list[Row]:
+    matrix = np.asarray(run.array("agreement"))
+    rows = []
+    for (i, j), value in np.ndenumerate(matrix):
+        each = Interval(float(value), math.nan, math.nan, 1)
+        row = curve(name, "agreement of two networks", "", each, series="", one=i, other=j)
+        rows.append(row | {"kind": PAIR})
+    return rows
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    figure, (left, right) = new_panels(["network", "accuracy"], "network", width=PAGE, height=2.9)
+    _draw_matrix(left, table[table["kind"] == PAIR])
+    _draw_groups(right, table[table["quantity"] != "agreement of two networks"])
+    return figure
+
+
+def _draw_matrix(axes: Axes, rows: pd.DataFrame) -> None:
+    k = int(rows["one"].max()) + 1
+    matrix = np.full((k, k), math.nan)
+    matrix[rows["one"].astype(int), rows["other"].astype(int)] = rows["ours"]
+    off = matrix[~np.eye(k, dtype=bool)]
+    low = float(off.min()) if len(off) else 0.0
+    high = float(off.max()) if len(off) else 1.0
+    shades = np.where(np.eye(k, dtype=bool), math.nan, matrix)
+    image = axes.imshow(shades, vmin=low, vmax=high, cmap="viridis")
+    if k <= 6:
+        for (i, j), value in np.ndenumerate(matrix):
+            axes.text(
+                j,
+                i,
+                f"{value:.3f}",
+                ha="center",
+                va="center",
+                color=BLACK if i == j or value > (low + high) / 2 else "white",
+            )
+    ticks = range(0, k, 1 if k <= 6 else 5)
+    axes.set_xticks(ticks, [str(i + 1) for i in ticks])
+    axes.set_yticks(ticks, [str(i + 1) for i in ticks])
+    axes.grid(False)
+    axes.set_title(f"agreement: {rows['method'].iat[0]}")
+    assert axes.figure is not None
+    axes.figure.colorbar(image, ax=axes, shrink=0.85)
+
+
+def _draw_groups(axes: Axes, table: pd.DataFrame) -> None:
+    """Agreement against accuracy, a colour a network, joined over data sets."""
+    found: dict[tuple[str, str], Row] = {
+        (row["method"], row["quantity"]): row for row in records(table) if row["kind"] != "claim"
+    }
+    names = list(dict.fromkeys(name for name, _ in found))
+    networks = list(dict.fromkeys(name.rpartition(", ")[2] for name in names))
+    for network, (colour, marker) in zip(networks, UNNAMED, strict=False):
+        own = [name for name in names if name.endswith(f", {network}")]
+        own.sort(key=lambda name: found[name, "accuracy"]["ours"])
+        points = [(found[name, "accuracy"], found[name, "agreement"]) for name in own]
+        axes.plot(
+            [x["ours"] for x, _ in points], [y["ours"] for _, y in points],
+            f"{marker}-", color=colour, label=network,
+        )  # fmt: skip
+        for x, y in points:
+            axes.plot([x["low"], x["high"]], [y["ours"]] * 2, color=colour, linewidth=1)
+            axes.plot([x["ours"]] * 2, [y["low"], y["high"]], color=colour, linewidth=1)
+            axes.plot(x["paper"], y["paper"], marker, color=colour, fillstyle="none")
+        for name, (x, _) in zip(own, points, strict=True):
+            for key, (sign, grey) in panels.CHANCE_MARKS.items():
+                axes.plot(x["ours"], found[name, key]["ours"], sign, color=grey)
+    for data in dict.fromkeys(name.rpartition(", ")[0] for name in names):
+        own = [name for name in names if name.startswith(f"{data}, ")]
+        top = max(own, key=lambda name: found[name, "agreement"]["ours"])
+        at = found[top, "accuracy"]["ours"], found[top, "agreement"]["ours"]
+        axes.annotate(data, at, (0, 6), textcoords="offset points", ha="center", color=BLACK)
+    for key, (sign, grey) in panels.CHANCE_MARKS.items():
+        axes.plot([], [], sign, color=grey, label=key)
+    axes.axline(
+        (0, 0), slope=1, color=GREY, linewidth=0.8, linestyle=":", label="agreement = accuracy"
+    )
+    axes.set_xlim(0, 1.04)
+    axes.set_ylabel("agreement")
+    axes.set_ylim(0, 1.08)
+    axes.set_title("every data set and network")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+ARTIFACT = Artifact(
+    id="models_fig2",
+    experiment="nondeterminism",
+    tabulate=tabulate,
+    draw=draw,
+    judge=partial(conclude, rule=RULE),
+    title="Agreement of networks trained on the same data",
+    claim=(
+        "Networks trained on the same data agree less the harder the data set, and on 40 to 70% of"
+        " the examples of the hardest."
+    ),
+    paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 2, Sec. 4.1",
+    deviations=(
+        *panels.DEVIATIONS,
+        "The figure and its table are a picture in the paper; its numbers are taken from Table 3,"
+        " where initial parameters and order both differ.",
+    ),
+    tier_notes=panels.TIER_NOTES,
+    needs=panels.compared(panels.BOTH),
+    page=panels.page,
+)
+
+if __name__ == "__main__":
+    sys.exit(ARTIFACT.main())

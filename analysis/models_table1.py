@@ -1,0 +1,138 @@
+"""Table 1 of 004: networks fine-tuned without an example against networks trained again."""
+
+import math
+import sys
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import agreement_panels as panels
+from analysis.artifact import Artifact
+from analysis.statistics import over_seeds, pair_values
+from analysis.style import BLUE, GREEN, GREY, ORANGE, PURPLE
+from analysis.table import Row, claim, curve, number, tabulated
+from analysis.verdict import conclude
+from experiments.runs import Run
+
+PAPER = {  # agreement, accuracy of the retrained, of the fine-tuned
+    "CIFAR-100, Inception": (0.756, 0.740, 0.742),
+    "CIFAR-100, ResNet-18": (0.820, 0.777, 0.778),
+    "Flowers, Inception": (0.544, 0.538, 0.542),
+    "Flowers, ResNet-18": (0.671, 0.511, 0.512),
+}
+UNPRINTED = (math.nan,) * 3
+BETTER = 0.03
+AGAINST, SEEDS, OTHER = (
+    "fine-tuned and retrained",
+    "retrained, two seeds",
+    "fine-tuned and retrained, two seeds",
+)
+START, AGAIN = "fine-tuned and its start", "retrained and with the example"
+LOOKS = {
+    "agreement": {
+        AGAINST: (BLUE, "o"),
+        OTHER: (PURPLE, "v"),
+        SEEDS: (ORANGE, "^"),
+        AGAIN: (GREEN, "s"),
+        START: (GREY, "x"),
+    },
+    "accuracy": {"fine-tuned": (BLUE, "o"), "retrained": (ORANGE, "^")},
+}
+
+RULE = (
+    "Claims, for each classifier, paired over seeds: the agreement of a fine-tuned with a retrained"
+    " network exceeds that of retrained networks of two seeds by less than"
+    f" {BETTER:g} ('no better'; between the paper's tables it does by up to 0.025). Printed"
+    f" numbers: to {panels.TOLERANCE:g}."
+)
+
+
+def tabulate(found: list[Run]) -> pd.DataFrame:
+    claims: list[Row] = []
+    rows: list[Row] = []
+    for run in found:
+        name = panels.named(run)
+        printed = PAPER.get(name, UNPRINTED)
+        against = _mean(run, "tuned_retrained")
+        seeds = pair_values(run.array("between_retrained"))
+        # Two seeds are one pair: the difference of means is all there is.
+        paired = against if len(seeds) == len(against) else against.mean()
+        gap = over_seeds(paired - seeds)
+        label = f"agreement, {AGAINST} − {SEEDS}"
+        claims.append(claim(name, label, "", gap, at_most=BETTER, series=""))
+        rows += _agreement(run, name, printed[0])
+        for series, key, paper in (
+            ("retrained", "accuracy_retrained", printed[1]),
+            ("fine-tuned", "accuracy_tuned", printed[2]),
+        ):
+            ours = over_seeds(_mean(run, key))
+            rows.append(number(name, "accuracy", "", ours, paper, panels.TOLERANCE, series=series))
+    return tabulated(claims + rows)
+
+
+def _agreement(run: Run, name: str, printed: float) -> list[Row]:
+    others = np.asarray(run.array("tuned_others"))
+    ours = over_seeds(_mean(run, "tuned_retrained"))
+    found = {
+        OTHER: pair_values((others + others.T) / 2),
+        SEEDS: pair_values(run.array("between_retrained")),
+        "of the whole set, two seeds": pair_values(run.array("between_full")),
+        AGAIN: _mean(run, "retrained_full"),
+        START: _mean(run, "tuned_full"),
+    }
+    return [
+        number(name, "agreement", "", ours, printed, panels.TOLERANCE, series=AGAINST),
+        *(
+            curve(name, "agreement", "", over_seeds(values), series=series)
+            for series, values in found.items()
+        ),
+    ]
+
+
+def _mean(run: Run, key: str) -> np.ndarray:
+    """The mean over the dropped examples, one value a seed."""
+    return np.asarray(run.array(key), dtype=float).mean(1)
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    return panels.draw(table, {name: (name, looks) for name, looks in LOOKS.items()})
+
+
+ARTIFACT = Artifact(
+    id="models_table1",
+    experiment="finetune_vs_retrain",
+    tabulate=tabulate,
+    draw=draw,
+    judge=partial(conclude, rule=RULE),
+    title="Fine-tuning without an example against training again without it",
+    claim=(
+        "A network fine-tuned without an example agrees with one trained again without it no more"
+        " than two networks of different seeds do."
+    ),
+    paper="How many trained neural networks are needed (Doubov et al., 2022), Table 1, Sec. 4.2",
+    deviations=(
+        "The paper does not say at which rate it fine-tunes: here the last 6% of the training (one"
+        " epoch at least) are repeated without the example, at the rates they had.",
+        "The fine-tuned and the retrained network are of one seed, initial parameters and order;"
+        " the order is that of one example fewer. A row has those of two seeds.",
+        "Ours to add: the agreement between seeds, which the paper leaves to its other tables, of"
+        " a fine-tuned network with what it started from, and of networks trained with and without"
+        " the example.",
+        "Intervals are over the 3 seeds, of means over the 10 dropped examples, and of the"
+        " jackknife over seeds where pairs of seeds agree.",
+    ),
+    tier_notes={
+        "smoke": "Smoke tier: an MLP on 500 of scikit-learn's digits, 4 dropped examples.",
+        "small": (
+            "Small tier: an MLP on 3,000 MNIST digits and a small CNN on 10,000 images of"
+            " JPEG-recompressed CIFAR-10; 6% of their epochs are one."
+        ),
+    },
+    needs=lambda config: config["type"] == "Compared",
+    page=panels.page,
+)
+
+if __name__ == "__main__":
+    sys.exit(ARTIFACT.main())

@@ -1,0 +1,79 @@
+"""Table 2 of 004: agreement and accuracy of networks with and without test-time augmentation."""
+
+import math
+import sys
+from functools import partial
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import agreement_panels as panels
+from analysis.artifact import Artifact
+from analysis.statistics import over_seeds
+from analysis.table import Row, claim, tabulated
+from analysis.verdict import conclude
+from experiments.runs import Run
+
+PAPER = {  # agreement and accuracy, plain and from several views
+    "CIFAR-100, Inception": ((0.754, 0.742), (0.777, 0.753)),
+    "CIFAR-100, ResNet-18": ((0.818, 0.778), (0.837, 0.785)),
+    "Flowers, Inception": ((0.519, 0.542), (0.522, 0.544)),
+    "Flowers, ResNet-18": ((0.668, 0.513), (0.669, 0.518)),
+}
+UNPRINTED = ((math.nan, math.nan), (math.nan, math.nan))
+SERIES = {"plain": panels.PLAIN, "several views": panels.VIEWS}
+SLIGHT = 0.05
+
+RULE = (
+    "Claims, for each classifier, paired over seeds: with test-time augmentation agreement is"
+    f" higher, and so is accuracy, each by less than {SLIGHT:g} ('slight'; the paper prints at most"
+    f" 0.023). Printed numbers: to {panels.TOLERANCE:g}."
+)
+
+
+def tabulate(found: list[Run]) -> pd.DataFrame:
+    claims: list[Row] = []
+    rows: list[Row] = []
+    for name, run in panels.of(found).items():
+        printed = PAPER.get(name, UNPRINTED)
+        for place, (quantity, measure) in enumerate(
+            {"agreement": panels.agreed, "accuracy": panels.right}.items()
+        ):
+            gain = over_seeds(measure(run, panels.VIEWS) - measure(run, panels.PLAIN))
+            paper = printed[1][place] - printed[0][place]
+            label = f"{quantity}, several views − plain"
+            claims.append(
+                claim(name, label, "", gain, at_least=0.0, at_most=SLIGHT, paper=paper, series="")
+            )
+        for numbers, (series, suffix) in zip(printed, SERIES.items(), strict=True):
+            rows += panels.rows(run, numbers, suffix, series=series)
+    return tabulated(claims + rows)
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    looks = dict(zip(SERIES, panels.THREE, strict=False))
+    return panels.draw(table, {name: (name, looks) for name in ("agreement", "accuracy")})
+
+
+ARTIFACT = Artifact(
+    id="models_table2",
+    experiment="nondeterminism",
+    tabulate=tabulate,
+    draw=draw,
+    judge=partial(conclude, rule=RULE),
+    title="Test-time augmentation: agreement and accuracy",
+    claim="Averaging logits over views of the image slightly raises agreement and accuracy.",
+    paper="How many trained neural networks are needed (Doubov et al., 2022), Table 2, App. B",
+    deviations=(
+        *panels.DEVIATIONS,
+        "The paper does not say how large its crops are. Ours have the size of the training images:"
+        " corners and middle of the image with training's black margin, or of the photograph.",
+        "Of CIFAR-10 and DTD the paper prints no number: theirs are judged by the claims alone.",
+    ),
+    tier_notes=panels.TIER_NOTES,
+    needs=panels.compared(panels.BOTH),
+    page=panels.page,
+)
+
+if __name__ == "__main__":
+    sys.exit(ARTIFACT.main())

@@ -1,0 +1,51 @@
+"""Flowers 102 (Nilsback & Zisserman, 2008) as torchvision keeps it.
+
+flowers-102/{jpg/image_00001.jpg ..., imagelabels.mat, setid.mat}
+"""
+
+import zlib
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.data.photos import Photos, chosen, fetch, read
+from experiments.problems import UserError
+
+Split = Literal["train", "val", "test"]
+FOLDER, CLASSES = "flowers-102", 102
+N_EXAMPLES: dict[Split, int] = {"train": 1_020, "val": 1_020, "test": 6_149}
+COLUMNS: dict[Split, str] = {"train": "trnid", "val": "valid", "test": "tstid"}
+ARCHIVE = "102flowers.tgz with imagelabels.mat and setid.mat in a folder flowers-102"
+
+
+def load(split: Split, index: np.ndarray, keep: bool = False) -> tuple[Photos, Tensor]:
+    """Photographs and labels (n,), int64, at some positions of a split."""
+    from torchvision.datasets import Flowers102
+
+    address = f"{Flowers102._download_url_prefix}{Flowers102._file_dict['setid'][0]}"
+    home = fetch(FOLDER, address, lambda draft: Flowers102(draft, download=True), ARCHIVE)
+    numbers = _column(home / "setid.mat", COLUMNS[split])
+    labels = _column(home / "imagelabels.mat", "labels")
+    n = N_EXAMPLES[split]
+    if len(numbers) != n or not 0 < int(numbers.min()) <= int(numbers.max()) <= len(labels):
+        raise UserError(
+            f"{home / 'setid.mat'} lists {len(numbers):,} photographs for {split}, not {n:,} of "
+            f"{len(labels):,}: copy a whole one there"
+        )
+    some = [int(numbers[i]) for i in chosen(n, index, str(home))]
+    wanted = [home / "jpg" / f"image_{number:05d}.jpg" for number in some]
+    photos = read(f"flowers-102 {split}", wanted, keep)
+    return photos, torch.tensor([int(labels[i - 1]) - 1 for i in some], dtype=torch.int64)
+
+
+def _column(path: Any, name: str) -> np.ndarray:
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    unreadable = (OSError, ValueError, LookupError, TypeError, NotImplementedError)
+    try:
+        return np.atleast_1d(loadmat(path, squeeze_me=True)[name]).astype(np.int64)
+    except (*unreadable, MatReadError, zlib.error) as error:
+        raise UserError(f"cannot read {path} ({error}): put the unpacked {ARCHIVE}") from error

@@ -1,0 +1,26 @@
+"""torchvision's Inception v3 (Szegedy et al., 2016), for photographs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from experiments.seeds import Purpose, torch_seeds
+
+
+@dataclass(frozen=True)
+class InceptionV3:
+    """As torchvision has it, with its initial values; without the auxiliary classifier."""
+
+    num_classes: int = 47
+
+    def build(self, seed: int) -> nn.Module:
+        """The network with its initial parameters."""
+        from torchvision.models import inception_v3
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
+            network = inception_v3(
+                weights=None, num_classes=self.num_classes, aux_logits=False, init_weights=True
+            )
+        return network.eval()

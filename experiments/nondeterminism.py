@@ -1,0 +1,206 @@
+"""How much networks trained on the same data disagree, by what is random, and from several views.
+
+Reproduces Figures 2, 3 (right) and 4 and Tables 2 and 3 of 004 (Doubov et al., 2022, Sec. 4.1 and
+App. A to C); recipes and their deviations are in experiments/recipes.py. Deviations: at the small
+tier, small networks on MNIST and JPEG-recompressed CIFAR-10, with rates fixed beforehand; 20 seeds
+where the paper's tables have 3. The paper does not say how large its test-time crops are: ours have
+the size of the training images, cut out of the image with training's margin, or out of the
+photograph with a shorter side of 256 (Inception v3: 342). Digits are not mirrored.
+"""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from experiments import rate_sweep, recipes, runs
+from experiments.classifiers import (
+    Recipe,
+    asked,
+    asked_by_views,
+    built,
+    everything,
+    learn,
+    load,
+)
+from experiments.experiment import Experiment
+from experiments.problems import UserError
+from experiments.rate_sweep import Trial
+from experiments.runs import Run
+from experiments.table import interval, told
+from methods.agreement import agreement, chance_agreement
+
+Vary = Literal["both", "init", "order"]
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """What is random of a network: initial parameters; order, and how images are moved."""
+
+    init: int
+    order: int
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Networks of one recipe, trained in one stack: the work of one job."""
+
+    recipe: Recipe
+    seeds: tuple[Seeds, ...]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Networks that differ in their initial parameters, in their order, or in both."""
+
+    recipe: Recipe = Recipe()
+    vary: Vary = "both"
+    n_seeds: int = 20
+    stack: int = 20
+
+
+Config = Trial | Networks | Compared
+
+
+def run(config: Config, scratch: Path) -> dict[str, Any]:
+    if isinstance(config, Trial):
+        return dict(rate_sweep.tried(config).metrics)
+    if isinstance(config, Networks):
+        found = trained(config).metrics
+        return {name: found[name] for name in ("accuracy", "accuracy_views")}
+    return _compare(config)
+
+
+def parts(config: Compared) -> list[Networks]:
+    """The stacks that make up what is compared; one network more or less is another stack."""
+    n, size = config.n_seeds, config.stack
+    if n < 1 or size < 1 or n % size:
+        raise UserError(f"{n} networks do not come in stacks of {size}: give a multiple of it")
+    vary = config.vary
+    seeds = [
+        Seeds(*((i if vary in ("both", what) else 0) for what in ("init", "order")))
+        for i in range(n)
+    ]
+    return [Networks(config.recipe, tuple(seeds[i : i + size])) for i in range(0, n, size)]
+
+
+def trained(networks: Networks) -> Run:
+    """The run of a stack: classes (K, n_query) int16 it gives the queries, plain and by views."""
+    return runs.once("classifiers", networks, lambda scratch: _train(networks, scratch))
+
+
+def _train(networks: Networks, scratch: Path) -> dict[str, Any]:
+    recipe, seeds = networks.recipe, networks.seeds
+    stack = built(recipe, [one.init for one in seeds])
+    plan = rate_sweep.planned(recipe)
+    orders = [one.order for one in seeds]
+    loss = learn(stack, recipe, plan, orders, everything(recipe, len(seeds)), scratch)
+    query = load(recipe.data).query
+    plain, views = asked(stack, recipe, query), asked_by_views(stack, recipe, query)
+    return {
+        "accuracy": float((plain == query.label).mean()),
+        "accuracy_views": float((views == query.label).mean()),
+        "lr": plan.lr,
+        "weight_decay": plan.weight_decay,
+        "train_loss": loss,
+        "plain": plain,
+        "views": views,
+    }
+
+
+def _compare(config: Compared) -> dict[str, Any]:
+    """Agreement of every two networks and accuracy of each, plain and from several views.
+
+    agreement*        (K, K)
+    chance, by_class  (K, K) what classes predicted as often, or as often of each label, agree on
+    accuracy*         (K,)
+    right*            (K, n_query) whether each network is right
+    """
+    found = [trained(one) for one in parts(config)]
+    label = load(config.recipe.data).query.label
+    plain, views = (
+        np.concatenate([one.array(name) for one in found]) for name in ("plain", "views")
+    )
+    outcome: dict[str, Any] = {"lr": found[0].metrics["lr"]}
+    outcome["weight_decay"] = found[0].metrics["weight_decay"]
+    for predicted, suffix in ((plain, ""), (views, "_views")):
+        right = predicted == label
+        outcome |= {
+            f"agreement{suffix}": agreement(predicted),
+            f"chance{suffix}": chance_agreement(predicted),
+            f"by_class{suffix}": chance_agreement(predicted, label),
+            f"accuracy{suffix}": right.mean(1),
+            f"right{suffix}": right,
+        }
+    return outcome
+
+
+def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
+    """A line a comparison: mean agreement and accuracy, plain and from several views."""
+    rows = []
+    for run_ in found:
+        config = run_.config
+        if config["type"] == "Compared":
+            recipe = config["recipe"]
+            about = [recipe["data"]["source"], recipe["network"]["type"], config["vary"]]
+            off = ~np.eye(config["n_seeds"], dtype=bool)
+            for suffix, views in (("", "plain"), ("_views", "views")):
+                pairs = np.asarray(run_.array(f"agreement{suffix}"))[off]
+                agreed = f"{pairs.mean():.4f}" if len(pairs) else ""
+                right = told(*interval(list(run_.array(f"accuracy{suffix}"))))
+                rows.append([*about, views, agreed, right])
+        elif config["type"] == "Trial":
+            recipe, m = config["recipe"], run_.metrics
+            rate = f"trial of lr {m['lr']:g}, decay {m['weight_decay']:g}"
+            source, network = recipe["data"]["source"], recipe["network"]["type"]
+            rows.append(
+                [source, network, rate, "validation", "", f"{m['accuracy_validation']:.4f}"]
+            )
+    return ["data", "network", "what differs", "seen", "agreement", "accuracy"], rows
+
+
+def cells(recipe: Recipe, seeds: dict[Vary, int], stack: int) -> list[Config]:
+    """Trials first, then stacks: an array trains them before a job compares."""
+    compared = [Compared(recipe, vary, n, min(stack, n)) for vary, n in seeds.items()]
+    stacks = dict.fromkeys(part for one in compared for part in parts(one))
+    return [*rate_sweep.trials(recipe), *stacks, *compared]
+
+
+def each(recipes: Iterable[Recipe], seeds: dict[Vary, int], stack: int) -> list[Config]:
+    """The cells of several recipes."""
+    return [cell for recipe in recipes for cell in cells(recipe, seeds, stack)]
+
+
+SMALL = (recipes.MNIST_MLP, recipes.MNIST_CNN, recipes.JPEG_MLP, recipes.JPEG_CNN)
+PAPER = (
+    recipes.CIFAR_10_INCEPTION,
+    recipes.CIFAR_10_RESNET,
+    recipes.CIFAR_100_INCEPTION,
+    recipes.CIFAR_100_RESNET,
+    recipes.DTD_INCEPTION,
+    recipes.DTD_RESNET,
+    recipes.FLOWERS_INCEPTION,
+    recipes.FLOWERS_RESNET,
+)
+PRESETS: dict[str, list[Config]] = {
+    "smoke": each(
+        (recipes.SMOKE_MLP, recipes.SMOKE_CNN), {"both": 6, "init": 4, "order": 4}, stack=6
+    ),
+    "small": each(SMALL, {"both": 20, "init": 10, "order": 10}, stack=20),
+    "paper": each(PAPER, {"both": 20, "init": 20, "order": 20}, stack=1),
+}
+
+EXPERIMENT = Experiment(
+    "nondeterminism",
+    run,
+    PRESETS,
+    summary="agreement of networks that differ in what is random, plain and from several views",
+    table=table,
+    seconds={"smoke": 8},
+)
+
+if __name__ == "__main__":
+    sys.exit(EXPERIMENT.main())
