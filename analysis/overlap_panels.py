@@ -33,8 +33,12 @@ TIER_NOTES = {
 
 
 def named(run: Run) -> str:
-    """Return the name of a run's ensemble: its data and its network."""
-    ensemble = run.config["ensemble"]
+    """Return the name of a run's ensemble."""
+    return titled(run.config["ensemble"])
+
+
+def titled(ensemble: Mapping[str, Any]) -> str:
+    """Return the name of an ensemble, by its config: its data and its network."""
     return trained.named(ensemble["data"]["source"], ensemble["network"]["type"])
 
 

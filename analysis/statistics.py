@@ -146,7 +146,10 @@ def bootstrap(
         return NONE
     generator = np.random.default_rng(np.random.SeedSequence([seed, sample.size]))
     picks = generator.integers(sample.size, size=(num_resamples, sample.size))
-    resampled = [statistic(sample[pick]) for pick in picks]
+    if statistic is np.mean:  # all at once: rows of a table are many
+        resampled = sample[picks].mean(1)
+    else:
+        resampled = np.array([statistic(sample[pick]) for pick in picks])
     low, high = np.quantile(resampled, [0.5 - level / 2, 0.5 + level / 2])
     return Interval(float(statistic(sample)), float(low), float(high), int(sample.size))
 

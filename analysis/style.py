@@ -77,6 +77,13 @@ LOOKS = {
     "CG": Look(GREY, "X", "CG", ":"),
     "Sketch": Look(SKY, "h", "Sketch"),
     "Loss": Look(GREY, "*", "Loss", "-"),
+    "Influence": Look(VERMILLION, "P", "Influence functions"),
+    "Gradients": Look(BLUE, "X", "Gradient product"),
+    "Cosine": Look(SKY, "X", "Gradient cosine"),
+    "Representer": Look(PURPLE, "p", "Representer"),
+    "Features": Look(GREY, "d", "Feature cosine"),
+    "Random": Look(GREY, ".", "Random"),
+    "Ensemble": Look(BLACK, "o", "Ensemble"),
 }
 
 

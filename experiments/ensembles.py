@@ -25,7 +25,7 @@ from experiments.models.strided_cnn import StridedCNN
 from experiments.problems import UserError
 from experiments.runs import Run
 from experiments.stacked import Stack, fit_stack
-from experiments.training import Fit
+from experiments.training import Fit, Loss, Stepped
 from methods.masks import Packed, draw_masks
 from methods.randomness import stream
 from methods.task import Examples, chunks, take
@@ -33,6 +33,7 @@ from methods.workers import here
 
 STEPS = 255  # of a probability
 CHUNK = 500  # examples that a trained stack is asked about at once
+MEMORIZED = 0.25  # 004, Appendix E: pairs whose training example is memorized more than this
 
 
 @dataclass(frozen=True)
@@ -131,10 +132,23 @@ def _drawn(data: Data, split: Literal["train", "test"], n: int) -> Examples:
     return cifar.load(data.source, split, index)
 
 
+def device() -> str:
+    """Where networks are trained: the GPU, if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def on_device(sets: tuple[Examples, ...]) -> tuple[Examples, ...]:
+    """Sets of examples, where networks are trained."""
+    return tuple({name: column.to(device()) for name, column in each.items()} for each in sets)
+
+
+def loss(ensemble: Ensemble) -> Loss:
+    """What its networks are trained on."""
+    return cross_entropy if ensemble.augment is None else ensemble.augment.loss(cross_entropy)
+
+
 def _train(one: Part, scratch: Path) -> dict[str, Any]:
-    ensemble, (train, query) = one.ensemble, load(one.ensemble.data)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    train, query = ({k: v.to(device) for k, v in each.items()} for each in (train, query))
+    ensemble, (train, query) = one.ensemble, on_device(load(one.ensemble.data))
     n_train = ensemble.data.n_train
     size = round(ensemble.inside * n_train)
     masks = draw_masks(ensemble.stack, n_train, size, ensemble.seed, one.first)
@@ -144,11 +158,10 @@ def _train(one: Part, scratch: Path) -> dict[str, Any]:
     train_loss = torch.zeros(ensemble.fit.epochs, ensemble.stack, dtype=torch.float64)
     if own:  # its share of the stack; every process then has the outcomes of all
         seeds = [_seed(ensemble, one.first + member) for member in own]
-        stack = Stack([ensemble.network.build(seed) for seed in seeds]).to(device)
-        loss = cross_entropy if ensemble.augment is None else ensemble.augment.loss(cross_entropy)
-        outcome = fit_stack(stack, loss, train, masks[own], ensemble.fit, seeds, scratch)
+        stack = Stack([ensemble.network.build(seed) for seed in seeds]).to(device())
+        outcome = fit_stack(stack, loss(ensemble), train, masks[own], ensemble.fit, seeds, scratch)
         train_loss[:, own] = torch.from_numpy(outcome["train_loss"])
-        hits[own], probability[own] = _outcomes(stack, train, query)
+        hits[own], probability[own] = answers(stack, train, query)
     right = group.sum(hits).numpy().astype(bool)
     return {
         "accuracy_inside": float(right[:, :n_train][masks].mean()),
@@ -166,7 +179,7 @@ def _seed(ensemble: Ensemble, member: int) -> int:
     return int(words[0])
 
 
-def _outcomes(stack: Stack, train: Examples, query: Examples) -> tuple[Tensor, Tensor]:
+def answers(stack: Stack, train: Examples, query: Examples) -> tuple[Tensor, Tensor]:
     """Whether each network is right, and its probability, (K, n_train + n_query) uint8 each."""
     found = [_asked(stack, batch) for each in (train, query) for batch in chunks(each, CHUNK)]
     right, probability = (torch.cat(columns, dim=1).cpu() for columns in zip(*found, strict=True))
@@ -183,3 +196,17 @@ def _asked(stack: Stack, batch: Examples) -> tuple[Tensor, Tensor]:
 
 def _hits(logits: Tensor, label: Tensor) -> Tensor:
     return logits.argmax(1) == label
+
+
+SMOKE = Ensemble(DigitsMLP((16,), (1, 8, 8)), Data("digits", 150, 300), Fit(15, 35, 0.1), stack=50)
+MNIST = Ensemble(DigitsMLP((64,)), Data("mnist", 2_000, 2_000), Fit(20, 50, 0.05), stack=50)
+CIFAR = Ensemble(
+    StridedCNN((16, 32), (3, 32, 32)), Data("jpeg", 4_000, 2_000), Fit(15, 50, 0.03), stack=16
+)
+PAPER = Ensemble(
+    SmallInception(),
+    Data("cifar100", 50_000, 10_000),
+    Stepped(200, 128, 0.1, 0.9, 5e-4, drops=(0.3, 0.6, 0.8)),
+    CropAndFlip(),
+    stack=10,
+)

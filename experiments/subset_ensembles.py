@@ -16,22 +16,26 @@ import torch
 from torch import Tensor
 
 from experiments import ensembles
-from experiments.augmentation import CropAndFlip
-from experiments.ensembles import STEPS, Data, Ensemble, Outcomes, Part
+from experiments.ensembles import (
+    CIFAR,
+    MEMORIZED,
+    MNIST,
+    PAPER,
+    SMOKE,
+    STEPS,
+    Ensemble,
+    Outcomes,
+    Part,
+)
 from experiments.experiment import Experiment
-from experiments.models.digits_mlp import DigitsMLP
-from experiments.models.inception import SmallInception
-from experiments.models.strided_cnn import StridedCNN
 from experiments.problems import UserError
 from experiments.runs import Run
-from experiments.training import Fit, Stepped
 from methods.masks import Packed
 from methods.overlap import iou
 from methods.progress import track
 from methods.randomness import numpy_generator
 from methods.subset import influence, memorization
 
-MEMORIZED = 0.25  # 004, Appendix E: pairs whose training example is memorized more than this
 SHOWN = (0.1, 0.3)
 THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(1, 41))
 
@@ -193,18 +197,6 @@ def cells(ensemble: Ensemble, n_models: int, sizes: tuple[int, ...], restarts: i
     return [*trained, *anew, halves, Restarts(ensemble, restarts)]
 
 
-SMOKE = Ensemble(DigitsMLP((16,), (1, 8, 8)), Data("digits", 150, 300), Fit(15, 35, 0.1), stack=50)
-MNIST = Ensemble(DigitsMLP((64,)), Data("mnist", 2_000, 2_000), Fit(20, 50, 0.05), stack=50)
-CIFAR = Ensemble(
-    StridedCNN((16, 32), (3, 32, 32)), Data("jpeg", 4_000, 2_000), Fit(15, 50, 0.03), stack=16
-)
-PAPER = Ensemble(
-    SmallInception(),
-    Data("cifar100", 50_000, 10_000),
-    Stepped(200, 128, 0.1, 0.9, 5e-4, drops=(0.3, 0.6, 0.8)),
-    CropAndFlip(),
-    stack=10,
-)
 SIZES = (25, 50, 100, 200, 400, 1_000)
 PRESETS: dict[str, list[Config]] = {
     "smoke": cells(SMOKE, 200, (25, 50, 100), 50),

@@ -14,6 +14,7 @@ _FILES = {
     "ihvp.arnoldi": ["Arnoldi"],
     "ihvp.cg": ["CG"],
     "ihvp.compressed": ["Compressed"],
+    "ihvp.deflated": ["Deflated"],
     "ihvp.exact": ["Exact"],
     "ihvp.lissa": ["LiSSA"],
     "ihvp.sketch": ["Sketch"],

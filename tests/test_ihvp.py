@@ -15,6 +15,7 @@ from methods.exact_hessian import KnownHessian
 from methods.ihvp.arnoldi import Arnoldi, Krylov, distill, krylov
 from methods.ihvp.cg import CG
 from methods.ihvp.compressed import Compressed
+from methods.ihvp.deflated import Deflated
 from methods.ihvp.exact import Exact
 from methods.ihvp.inverse import Inverse, largest_eigenvalue
 from methods.ihvp.lissa import LiSSA
@@ -36,6 +37,7 @@ AGREE: list[tuple[Inverse, float]] = [
     (CG(tolerance=1e-10), 1e-9),
     (LiSSA(depth=120, sample=None), 1e-9),
     (Arnoldi(8, FULL), 1e-9),
+    (Deflated(8, FULL), 1e-9),
     (Compressed(Select(P)), 1e-10),
     (Sketch(Select(P), steps=500, sample=None), 1e-8),
 ]
@@ -43,6 +45,7 @@ SAMPLED: list[Inverse] = [
     Exact(sample=20),
     LiSSA(depth=30, sample=5, repeats=2),
     Arnoldi(3, Krylov(iterations=10, sample=20, keep=5)),
+    Deflated(3, Krylov(iterations=10, sample=20, keep=5)),
     Compressed(Gaussian(5), sample=20),
     Sketch(Gaussian(3), steps=30, sample=20, lr=0.1),
 ]
@@ -236,3 +239,15 @@ def test_sketch_is_the_inverse_times_g_transposed(problem: Convex) -> None:
 def test_a_sketch_with_too_large_a_step_says_so(problem: Convex, settings: Any) -> None:
     with pytest.raises(MethodError, match="lower `lr`"):
         Sketch(Select(P), sample=None, **settings).prepare(Hessian(problem.task, problem.train))
+
+
+def test_deflated_is_off_by_the_largest_eigenvalue_left_out() -> None:
+    hessian = damped(0.5, 8.0, 4.0, 0.1, -0.2)
+    inverse = inverted(Deflated(2, Krylov(4, None, 0, 4)), hessian)
+    assert isinstance(inverse, Operator)
+    exact = torch.tensor([8.5, 4.5, 0.5, 0.5], dtype=DOUBLE).reciprocal().diag()
+    torch.testing.assert_close(inverse.dense(), exact)
+    with pytest.raises(MethodError, match="give a positive damping, or use Arnoldi"):
+        inverted(Deflated(2, Krylov(4, None, 0, 4)), damped(0.0, 8.0, 4.0, 0.1, -0.2))
+    with pytest.raises(MethodError, match="4 eigenvalues for num_eigen=5"):
+        inverted(Deflated(5, Krylov(4, None, 0, 4)), hessian)

@@ -1,0 +1,246 @@
+"""Attributions of single networks against ensembles: a table and a figure of our own."""
+
+import math
+import sys
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import ground_truth_panels
+from analysis.artifact import Artifact
+from analysis.overlap_panels import titled
+from analysis.statistics import NONE, Interval, bootstrap, exact, over_seeds
+from analysis.table import Row, claim, curve, records, tabulated, written
+from analysis.verdict import conclude
+from experiments.runs import Run
+
+ENSEMBLE, RANDOM = "Ensemble", "Random"
+TESTED = ("Influence", "TracIn")
+MEASURES = {  # arrays of a run and what they are called
+    "lds": "LDS",
+    "pairs": "rank correlation of a query's scores with the ensemble's",
+    "area": "AUC of influential pairs",
+}
+OWN = {"own": "rank correlation of self-influence and memorization", "ap": "AP of memorized"}
+FOUND = {"memorized": "memorized examples", "strong_pairs": "influential pairs"}
+
+RULE = (
+    "Claims of our own, for each set. Over queries, paired, of the LDS: (1) influence functions of"
+    " one network are above plain gradient products; (2) TracIn and influence functions averaged"
+    " over all networks are above those of one; (3) and above the ensemble's own estimate of as"
+    " many trainings; (4) the estimate of all models that are not held out is above every"
+    " attribution of all networks. Over networks: (5) the rank correlation of self-influence with"
+    " memorization is positive, for TracIn and influence functions."
+)
+
+
+def tabulate(found: list[Run]) -> pd.DataFrame:
+    sets: dict[str, list[Run]] = {}
+    for run in found:
+        sets.setdefault(titled(run.config["division"]["ensemble"]), []).append(run)
+    return tabulated([row for name, runs in sets.items() for row in _set(name, runs)])
+
+
+def _set(name: str, runs: list[Run]) -> Iterable[Row]:
+    estimates = [run for run in runs if run.config["type"] == "Estimate"]
+    contested = np.asarray(estimates[0].array("contested")) if estimates else None
+    by = {str(run.metrics["method"]): run for run in runs if run not in estimates}
+    yield from _claims(name, by, estimates)
+    for run in estimates:
+        yield from _estimate(name, run, contested)
+    for method, run in by.items():
+        yield from _method(name, method, run, contested)
+
+
+def _claims(name: str, by: dict[str, Run], estimates: list[Run]) -> Iterable[Row]:
+    def differ(one: np.ndarray | None, other: np.ndarray | None) -> Interval:
+        return NONE if one is None or other is None else over_queries(one - other)
+
+    def row(left: str, right: str, ours: Interval) -> Row:
+        label = f"{name}: LDS, paired"
+        return claim(f"{left} − {right}", label, "", ours, at_least=0.0, data=name)
+
+    single = {method: _single(run) for method, run in by.items()}
+    several = {method: _several(run) for method, run in by.items()}
+    ours = differ(single.get("Influence"), single.get("Gradients"))
+    yield row("Influence", "Gradients, of one network", ours)
+    for method in TESTED:
+        count = int(by[method].array("counts")[-1]) if method in by else 0
+        many = several.get(method)
+        ours = differ(many, single.get(method))
+        yield row(f"{method} of all networks", "of one", ours)
+        as_many = _estimated(estimates, count)
+        yield row(
+            f"{method} of all networks", f"{ENSEMBLE} of as many models", differ(many, as_many)
+        )
+        ours = over_seeds(by[method].array("own_each")) if method in by else NONE
+        yield claim(method, f"{name}: {OWN['own']}", "", ours, at_least=0.0, data=name)
+    for method in by:
+        if method != RANDOM and (many := several[method]) is not None:
+            ours = differ(_estimated(estimates, None), many)
+            yield row(f"{ENSEMBLE} of all models", f"{method} of all networks", ours)
+
+
+def _single(run: Run) -> np.ndarray:
+    """The LDS of each query, the mean over attributions of one network each."""
+    return np.asarray(run.array("lds_each")).mean(0)
+
+
+def _several(run: Run) -> np.ndarray | None:
+    """The same of the attribution averaged over all networks, if there are several."""
+    return np.asarray(run.array("lds_mean"))[-1] if len(run.array("counts")) > 1 else None
+
+
+def _estimated(estimates: list[Run], size: int | None) -> np.ndarray | None:
+    """The LDS of the ensemble's estimate of so many models; of the most, if it is None."""
+    for run in estimates:
+        for place, each in enumerate(run.array("sizes")):
+            if each == size or (size is None and each == max(run.array("sizes"))):
+                return np.asarray(run.array("lds_mean"))[place]
+    return None
+
+
+def _estimate(name: str, run: Run, contested: np.ndarray | None) -> Iterable[Row]:
+    about = {"data": name}
+    rho = over_queries(run.array("reliability"))
+    mean, low, high = (
+        x if math.isnan(x) else math.sqrt(max(0.0, x)) for x in (rho.mean, rho.low, rho.high)
+    )
+    yield curve("Trained twice", "rank correlation of outcomes", "", rho, **about)
+    yield curve("Ceiling", "LDS", "", Interval(mean, low, high, rho.n), **about, measure="ceiling")
+    for what, label in FOUND.items():
+        yield curve(ENSEMBLE, label, "", exact(float(run.metrics[what])), **about)
+    for place, size in enumerate(run.array("sizes")):
+        for row in _measured(run, ENSEMBLE, place, contested):
+            yield row | {"trainings": int(size)} | about
+
+
+def _method(name: str, method: str, run: Run, contested: np.ndarray | None) -> Iterable[Row]:
+    about: dict[str, Any] = {"data": name}
+    if "damping" in run.metrics:
+        yield curve(method, "damping", "", exact(float(run.metrics["damping"])), **about)
+    for place, count in enumerate(run.array("counts")):
+        about["trainings"] = int(count)
+        for row in _measured(run, method, None if count == 1 else place, contested):
+            yield row | about
+        for key, label in OWN.items():
+            if f"{key}_each" in run.meta["arrays"]:
+                mean = float(run.array(f"{key}_mean")[place])
+                ours = over_seeds(run.array(f"{key}_each")) if count == 1 else exact(mean)
+                yield curve(method, label, "", ours, **about, measure=key)
+    if method == RANDOM:
+        share = exact(float(run.metrics["ap_chance"]))
+        yield curve(method, "share of memorized examples", "", share, data=name)
+
+
+def _measured(
+    run: Run, method: str, place: int | None, contested: np.ndarray | None
+) -> Iterable[Row]:
+    """What scores are worth over queries: of one average, or of one network by the mean of all."""
+    for key, label in MEASURES.items():
+        single = place is None
+        values = np.asarray(run.array(f"{key}_each" if single else f"{key}_mean"))
+        values = values.mean(0) if single else values[place]
+        if (ours := over_queries(values)).n:
+            yield curve(method, label, "", ours, measure=key)
+        if key == "lds" and contested is not None and (some := over_queries(values[contested])).n:
+            yield curve(method, f"{label} of contested queries", "", some, measure="lds_contested")
+
+
+def over_queries(values: Any) -> Interval:
+    """Return the mean over queries that have a value, with its bootstrap interval."""
+    known = np.asarray(values, dtype=float)
+    known = known[np.isfinite(known)]
+    if known.size == 1:
+        return Interval(float(known[0]), math.nan, math.nan, 1)
+    return bootstrap(known) if known.size else NONE
+
+
+def page(table: pd.DataFrame) -> pd.DataFrame:
+    """A line a method and number of trainings."""
+    lines = []
+    measured = table[(table["kind"] == "curve") & table["trainings"].notna()]
+    for (data, method, count), rows in measured.groupby(
+        ["data", "method", "trainings"], sort=False
+    ):
+        by = {row["measure"]: _shown(row) for row in records(rows)}
+        line = {"data": data, "method, networks": f"{method}, {count:g}", "LDS": by.get("lds", "")}
+        names = {"lds_contested": "LDS, contested", "pairs": "pairs", "area": "AUC", "own": "own"}
+        lines.append(line | {label: by.get(key, "") for key, label in names.items()})
+    return pd.DataFrame(lines).fillna("")
+
+
+def _shown(row: Row) -> str:
+    """A value with its interval, if it was measured more than once."""
+    return f"{row['ours']:.2f}" if row["low"] == row["high"] else written(row, ".2f")
+
+
+def _told(table: pd.DataFrame) -> list[str]:
+    """Say how near the best attribution comes to the ceiling, in each set."""
+    said = []
+    for name, rows in table.groupby("data", sort=False):
+        lds = rows[(rows["measure"] == "lds") & ~rows["method"].isin([ENSEMBLE, RANDOM])]
+        top = rows[rows["measure"] == "ceiling"]
+        if lds.empty or top.empty:
+            continue
+        best, ceiling = records(lds.sort_values("ours"))[-1], records(top)[0]
+        said.append(
+            f"{name}: the highest LDS of an attribution is {written(best, '.3f')}, of"
+            f" {best['method']} over {best['trainings']:g} networks; noise leaves no prediction"
+            f" more than about {ceiling['ours']:.2f}."
+        )
+    return said
+
+
+ARTIFACT = Artifact(
+    id="ground_truth",
+    experiment="ground_truth",
+    tabulate=tabulate,
+    draw=ground_truth_panels.draw,
+    judge=partial(conclude, rule=RULE),
+    title="Attributions against what training on subsets does",
+    claim=(
+        "Influence functions predict networks trained on subsets better than gradients alone,"
+        " averaging over networks helps every method, and self-influence finds what is memorized;"
+        " an ensemble's own estimate is better only with many more trainings."
+    ),
+    paper="no paper: the four together, by the LDS of Park et al. (2023, arXiv:2303.14186)",
+    deviations=(
+        "LDS: of networks trained on masks that nothing was fitted to, Spearman's correlation, over"
+        " masks, of summed scores with the probability of the query's right class; its ranks, so"
+        " the score, are those of log-odds. A query to which half of the networks that are not held"
+        " out give one probability, to a 255th, has none.",
+        "The ensemble's estimate is Feldman and Zhang's, of that probability; an example without"
+        " one, in all masks of few models, counts as 0. Pairs and memorization are judged by it,"
+        " without the models that chose dampings: influential pairs as in 004, of who is right,"
+        " above 0.15 of a memorized example.",
+        "Attributions explain networks trained on the whole set, without augmentation, and the"
+        " query's log-odds; self-influence is of the training loss. 'One network' is the mean over"
+        " networks of each one's result, not the result of a mean.",
+        "Gradients, Cosine and RandProj are products of gradients at the end of training: plain, of"
+        " length 1, projected. Features: the cosine of what the last layer sees. Random: chance.",
+        "Influence functions invert the dominant eigenvectors, and the damping outside of them; the"
+        " damping is the best of seven on masks that are neither held out nor among the truth.",
+        "The ceiling is the root of the rank correlation of two trainings on the same masks, the"
+        " most that a function of the mask can reach with one training a mask.",
+        "Intervals are over queries, for the same held-out masks and networks: other masks would"
+        " move all rows together. Queries with influential pairs share the examples of them, so"
+        " that intervals of the AUC are too narrow. Of self-influence they are over networks.",
+    ),
+    tier_notes={
+        "smoke": "Smoke tier: 200 MLPs on 150 of scikit-learn's digits, 50 held out.",
+        "small": (
+            "Small tier: 2,000 MLPs on 2,000 MNIST digits and 800 small CNNs on 4,000 images of"
+            " JPEG-recompressed CIFAR-10; 200 and 160 of them held out."
+        ),
+    },
+    found=_told,
+    needs=lambda config: config["type"] != "Train",
+    page=page,
+)
+
+if __name__ == "__main__":
+    sys.exit(ARTIFACT.main())

@@ -1,0 +1,260 @@
+"""Attributions of one network against what training on subsets does.
+
+Ties the four papers together, and is in none of them: how far TracIn (001), influence functions
+(002, 003), Arnoldi and random projections (003) and representer points agree with the influence and
+memorization of Feldman and Zhang's ensembles (004), and with networks trained on masks that nothing
+was fitted to, by the linear datamodeling score (Park et al., 2023, arXiv:2303.14186).
+
+The ensembles are those of subset_ensembles, part by part. Their first masks are held out, for the
+score; the next choose dampings; the rest, and those that chose, make the ensemble's own estimate.
+Attributions explain networks trained on the whole set, and a query's log-odds.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments import attributions, ensembles, subset_truth, whole_models
+from experiments.attributions import GRADIENT, Chance, Cosine, Method, Scores, Similarity
+from experiments.ensembles import CIFAR, MEMORIZED, MNIST, PAPER, SMOKE, Outcomes
+from experiments.experiment import Experiment
+from experiments.problems import UserError
+from experiments.runs import Run
+from experiments.subset_truth import Division
+from experiments.whole_models import Whole
+from methods.ihvp.arnoldi import Arnoldi, Krylov
+from methods.ihvp.cg import CG
+from methods.ihvp.deflated import Deflated
+from methods.ihvp.exact import Exact
+from methods.ihvp.inverse import Inverse
+from methods.ihvp.lissa import LiSSA
+from methods.influence import Influence
+from methods.progress import track
+from methods.projections import Gaussian
+from methods.random_projection import RandomProjection
+from methods.representer import Representer
+from methods.tracin import TracIn
+
+DAMPINGS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+
+
+@dataclass(frozen=True)
+class Train:
+    """The networks trained on the whole set: the work of one job."""
+
+    whole: Whole = Whole(MNIST)
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """A method's scores of the first `counts[-1]` networks, each alone and averaged.
+
+    dampings  of which the one with the best score on the choosing masks is used, for one network
+    own       whether self-influence is asked for
+    """
+
+    division: Division = Division()
+    whole: Whole = Whole(MNIST)
+    method: Method = TracIn()
+    counts: tuple[int, ...] = (1, 2, 5, 10)
+    dampings: tuple[float, ...] = ()
+    own: bool = True
+
+    def __post_init__(self) -> None:
+        if self.counts[-1] > self.whole.count or self.whole.ensemble != self.division.ensemble:
+            raise UserError(
+                f"an average over {self.counts[-1]} networks of {self.whole.count}: raise"
+                " whole.count, or lower counts; and set whole.ensemble as division.ensemble is"
+            )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The ensemble's own estimate from the first `sizes` models that are not held out."""
+
+    division: Division = Division()
+    sizes: tuple[int, ...] = (10, 50, 200, 600, 1_800)
+
+    def __post_init__(self) -> None:
+        left = self.division.n_models - self.division.n_held
+        if max(self.sizes) > left:
+            raise UserError(f"an estimate of {max(self.sizes)} models: {left} are not held out")
+
+
+Config = Train | Attribution | Estimate
+
+
+def run(config: Config, scratch: Path) -> dict[str, Any]:
+    if isinstance(config, Train):
+        found = whole_models.trained(config.whole).metrics
+        return {name: found[name] for name in found if name.startswith("accuracy")}
+    whole = ensembles.gathered(config.division.ensemble, config.division.n_models)
+    if isinstance(config, Estimate):
+        return _estimate(config, whole)
+    return _attribution(config, whole, scratch)
+
+
+def _attribution(config: Attribution, whole: Outcomes, scratch: Path) -> dict[str, Any]:
+    division, truth = config.division, subset_truth.truth_of(config.division, whole)
+    method, chosen = _chosen(config, whole)
+    found: dict[str, list[np.ndarray]] = {}
+    total: Scores | None = None
+    for member in track(range(config.counts[-1]), "networks"):
+        one = attributions.kept(scratch / f"{member}.npz", partial(_scored, config, method, member))
+        total = one if total is None else attributions.added(total, one)
+        subset_truth.measure(found, "each", one, truth, division, whole)
+        if member + 1 in config.counts:
+            subset_truth.measure(found, "mean", total, truth, division, whole)
+    return {
+        "method": attributions.display(method),
+        **chosen,
+        "ap_chance": float((truth.memorization > MEMORIZED).mean()),
+        "counts": np.array(config.counts),
+        **{name: np.array(values) for name, values in found.items()},
+    }
+
+
+def _scored(config: Attribution, method: Method, member: int) -> Scores:
+    return attributions.scored(method, config.whole, member, config.division.n_query, config.own)
+
+
+def _chosen(config: Attribution, whole: Outcomes) -> tuple[Method, dict[str, Any]]:
+    """The method with the damping that predicts the choosing masks best, for the first network."""
+    method, division = config.method, config.division
+    if not config.dampings or not isinstance(method, Influence):
+        return method, {}
+    tried = [replace(method, damping=damping) for damping in config.dampings]
+    each = []
+    for one in track(tried, "dampings"):
+        pairs = attributions.scored(one, config.whole, 0, division.n_query, own=False).pairs
+        each.append(
+            float(np.nanmean(subset_truth.score(division, whole, division.choosing, pairs)))
+        )
+    best = int(np.argmax(each))
+    return tried[best], {"damping": config.dampings[best], "choosing": np.array(each)}
+
+
+def _estimate(config: Estimate, whole: Outcomes) -> dict[str, Any]:
+    """What the ensemble's estimate is worth, and what noise leaves to any prediction.
+
+    lds, pairs, area (n_sizes, n_query): the last two nan where the estimate shares models with the
+    truth. reliability (n_query,) of the outcomes of two trainings on the same masks.
+    """
+    division = config.division
+    truth, found = subset_truth.truth_of(division, whole), dict[str, list[np.ndarray]]()
+    for size in config.sizes:
+        models = np.arange(division.n_held, division.n_held + size)
+        pairs = subset_truth.estimated(division, whole, models)
+        pairs = torch.where(pairs.isnan(), 0.0, pairs)  # in all masks or in none
+        subset_truth.measure(found, "mean", Scores(pairs, None), truth, division, whole)
+        if size > division.n_choosing:
+            for name in ("pairs_mean", "area_mean"):
+                found[name][-1] = np.full(division.n_query, np.nan)
+    return {
+        "reliability": subset_truth.reliability_of(division, whole),
+        "contested": subset_truth.contested(division, whole),
+        "memorized": int((truth.memorization > MEMORIZED).sum()),
+        "strong_pairs": int(truth.strong.sum()),
+        "sizes": np.array(config.sizes),
+        **{name: np.array(values) for name, values in found.items()},
+    }
+
+
+def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
+    """A line a method: the score of one network's and of all networks' attributions."""
+    rows = []
+    for one in found:
+        if one.config["type"] == "Train":
+            continue
+        source = one.config["division"]["ensemble"]["data"]["source"]
+        counts = one.config.get("counts") or one.config["sizes"]
+        name = one.metrics.get("method", "Ensemble")
+        means = [float(np.nanmean(values)) for values in one.array("lds_mean")]
+        first, last = (f"{means[i]:.3f} ({counts[i]})" for i in (0, -1))
+        rows.append([source, name, first, last, f"{one.metrics.get('damping', '')}"])
+    return ["data", "method", "LDS of the fewest models", "of the most", "damping"], rows
+
+
+def cells(
+    division: Division,
+    whole: Whole,
+    sizes: tuple[int, ...],
+    basis: Krylov,
+    counts: tuple[int, ...] = (1, 2, 5, 10),
+    slow: Sequence[tuple[Inverse, tuple[float, ...]]] = (),
+) -> list[Config]:
+    """The networks first, then the ensemble's estimate, then a cell a method.
+
+    `slow` are inverses by themselves, with the dampings to choose of: of one network, and without
+    self-influence, for which every training example is a query.
+    """
+    p = basis.keep
+    plain: list[Method] = [
+        TracIn(),
+        GRADIENT,
+        Cosine(),
+        RandomProjection(Gaussian(p)),
+        Influence(Arnoldi(p, basis)),
+        Representer(),
+        Similarity(),
+        Chance(),
+    ]
+    return [
+        Train(whole),
+        Estimate(division, sizes),
+        Attribution(division, whole, Influence(Deflated(p, basis)), counts, DAMPINGS),
+        *(Attribution(division, whole, method, counts) for method in plain),
+        *(Attribution(division, whole, Influence(one), (1,), some, False) for one, some in slow),
+    ]
+
+
+PRESETS: dict[str, list[Config]] = {
+    "smoke": cells(
+        Division(SMOKE, 200, 50, 50, 50, 60),
+        Whole(SMOKE, 5, 3),
+        (5, 50, 150),
+        Krylov(60, None, 0, 20),
+        (1, 2, 5),
+        [(one, (1e-1, 1.0)) for one in (Exact(), CG(), LiSSA(20, 50))],
+    ),
+    "small": [
+        *cells(
+            Division(MNIST, 2_000, 200, 600, 50, 500),
+            Whole(MNIST, 10, 4),
+            (10, 50, 200, 600, 1_800),
+            Krylov(100, None, 0, 100),
+            slow=[(LiSSA(100, 50), (1e-2, 1e-1))],
+        ),
+        *cells(
+            Division(CIFAR, 800, 160, 240, 48, 500),
+            Whole(CIFAR, 10, 3),
+            (10, 40, 240, 640),
+            Krylov(60, 1_000, 0, 60),
+        ),
+    ],
+    "paper": cells(
+        Division(PAPER, 2_000, 200, 600, 50, 1_000),
+        Whole(PAPER, 10, 40),
+        (10, 50, 200, 600, 1_800),
+        Krylov(200, 1_000, 0, 100),
+    ),
+}
+
+EXPERIMENT = Experiment(
+    "ground_truth",
+    run,
+    PRESETS,
+    summary="attributions against what training on subsets does: LDS, pairs and memorization",
+    table=table,
+    seconds={"smoke": 20},
+    shared="whole",
+)
+
+if __name__ == "__main__":
+    sys.exit(EXPERIMENT.main())

@@ -1,0 +1,86 @@
+"""Dominant eigenvectors inverted, and the damping alone outside their span.
+
+Arnoldi's inverse (Schioppa et al., 2022) is zero there; that of the damped Hessian is 1 / damping,
+but for the eigenvalues left out. With low-rank curvature by other means this is the inverse of
+Hataya & Yamada (2023, arXiv:2302.09726, Nystroem's). Between a plain gradient product (damping far
+above the spectrum) and Arnoldi's (far below it), at the cost of one basis for all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods.attributor import Prepared
+from methods.ihvp.arnoldi import Krylov, distill, krylov
+from methods.ihvp.inverse import Inverse
+from methods.operators import Hessian, Operator
+from methods.settings import at_least
+from methods.task import MethodError
+
+
+@dataclass(frozen=True)
+class Deflated(Inverse):
+    """(V L V^T + damping)^-1 of the `num_eigen` eigenvalues largest in absolute value.
+
+    Off by no more than the largest eigenvalue left out, relative to the damping.
+    """
+
+    num_eigen: int = 100
+    basis: Krylov = Krylov()
+
+    def __post_init__(self) -> None:
+        at_least(1, num_eigen=self.num_eigen)
+
+    @property
+    def preparation(self) -> Krylov:
+        return self.basis
+
+    @property
+    def sample(self) -> int | None:  # type: ignore[override]
+        return self.basis.sample
+
+    @property
+    def seed(self) -> int:  # type: ignore[override]
+        return self.basis.seed
+
+    def prepare(self, hessian: Hessian) -> Prepared:
+        """Return eigenvalues (k,) and eigenvectors (k, p) with the weight decay, undamped."""
+        values, vectors = distill(
+            *krylov(hessian, self.basis.iterations, self.basis.seed), self.basis.keep
+        )
+        return {"eigenvalues": values - hessian.damping, "eigenvectors": vectors}
+
+    def invert(self, hessian: Hessian, prepared: Prepared) -> Operator:
+        values, vectors = (
+            prepared[name][: self.num_eigen].to(hessian.device, hessian.dtype)
+            for name in ("eigenvalues", "eigenvectors")
+        )
+        if len(values) < self.num_eigen:
+            raise MethodError(
+                f"{len(values)} eigenvalues for num_eigen={self.num_eigen}: raise the basis' "
+                "`iterations` and `keep`, or lower num_eigen"
+            )
+        if not hessian.shift > 0:
+            raise MethodError(
+                f"damping is {hessian.shift:g}, and the inverse outside of the eigenvectors is its "
+                "reciprocal: give a positive damping, or use Arnoldi"
+            )
+        damped = values + hessian.damping
+        if float(damped.abs().min()) == 0:
+            raise MethodError("an eigenvalue is minus the damping: give a slightly larger damping")
+        return _Completed(1 / damped - 1 / hessian.shift, vectors, 1 / hessian.shift)
+
+
+class _Completed(Operator):
+    """V^T diag(weights) V + outside I, of rows V."""
+
+    def __init__(self, weights: Tensor, vectors: Tensor, outside: float) -> None:
+        self.weights, self.vectors, self.outside = weights, vectors, outside
+        self.size, self.dtype, self.device = vectors.shape[1], vectors.dtype, vectors.device
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        inside = (vectors @ self.vectors.T) * self.weights
+        return torch.addmm(vectors, inside, self.vectors, beta=self.outside)
