@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
-from experiments import runs
+from experiments import retrieval, runs
 from experiments.digit_models import (
     LARGE,
     SMALL,
@@ -32,6 +31,7 @@ from experiments.digit_models import (
 from experiments.experiment import Experiment, sweep
 from experiments.losses import cross_entropy
 from experiments.models.split_linear import keep_units
+from experiments.retrieval import Loss, arnoldi, randproj, randselect
 from methods.attributor import Attributor, Prepared
 from methods.exact_hessian import KnownHessian
 from methods.ihvp.arnoldi import Arnoldi, Krylov
@@ -39,18 +39,13 @@ from methods.ihvp.compressed import Compressed
 from methods.ihvp.exact import Exact
 from methods.ihvp.lissa import LiSSA
 from methods.influence import Influence
-from methods.projections import Gaussian, Select
+from methods.projections import Gaussian
 from methods.random_projection import RandomProjection
 from methods.task import Examples, Task, take
 from methods.tracin import TracIn
 
 SHOWN = 30  # images kept of the most suspicious
 PASS = 1_000  # examples on which the unit of time, a pass of TracIn[1], is measured
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The control every attribution method must beat: the training loss itself."""
 
 
 Method = TracIn | RandomProjection | Influence | Loss
@@ -86,7 +81,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"fit_seconds": 0.0}
     if isinstance(config.method, Loss):
         started = time.perf_counter()
-        scores = _losses(task, there.train.examples)
+        scores = retrieval.losses(task, there.train.examples)
     else:
         prepared, found = _prepare(config, config.method, task, there.train.examples)
         fitted = config.method.fit(task, there.train.examples, prepared)
@@ -102,7 +97,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         "ratio": seconds / unit,
         **{k: v for k, v in there.metrics.items() if not isinstance(v, np.ndarray)},
         "num_params": task.size,
-        "proj_dim": _dimension(config.method),
+        "proj_dim": retrieval.dimension(config.method),
         **found,
     }
 
@@ -177,8 +172,7 @@ def _spectrum(method: Influence, prepared: Prepared, task: Task) -> dict[str, An
     else:
         return {}
     values = values[values.abs().argsort(descending=True)]
-    share = float(values.clamp_max(0).abs().sum() / values.abs().sum())
-    return {"eigenvalues": values.numpy(), "negative_share": share}
+    return {"eigenvalues": values.numpy(), "negative_share": retrieval.negative_share(values)}
 
 
 def _ritz(projected: Tensor, gram: Tensor) -> Tensor:
@@ -196,9 +190,7 @@ def _retrieval(scores: np.ndarray, there: Trained) -> dict[str, Any]:
     order = np.argsort(-scores, kind="stable")[:SHOWN]
     images = there.train.examples["image"][torch.from_numpy(order)][:, 0]
     return {
-        "auc": float(roc_auc_score(corrupted, scores)),
-        "ap": float(average_precision_score(corrupted, scores)),
-        "chance_ap": float(corrupted.mean()),
+        **retrieval.quality(corrupted, scores),
         "self_influence": scores,
         "corrupted": corrupted,
         "given": there.train.examples["label"].numpy(),
@@ -220,22 +212,6 @@ def _pass_seconds(there: Trained) -> float:
     return seconds * len(there.train.true) / len(some["label"])
 
 
-@torch.no_grad()
-def _losses(task: Task, train: Examples) -> Tensor:
-    size = len(train["label"])
-    pieces = [take(train, slice(i, i + 500)) for i in range(0, size, 500)]
-    return torch.cat([task.loss(task.params, task.move(some)) for some in pieces])
-
-
-def _dimension(method: Method) -> int:
-    if isinstance(method, RandomProjection):
-        return method.projection.dim
-    inverse = getattr(method, "inverse", None)
-    if isinstance(inverse, Arnoldi):
-        return inverse.num_eigen
-    return inverse.projection.dim if isinstance(inverse, Compressed) else 0
-
-
 def display(config: Config, there: Trained) -> str:
     """The method's name in tables and figures."""
     method = config.method
@@ -246,32 +222,7 @@ def display(config: Config, there: Trained) -> str:
         if method.checkpoints == (-1,):
             return "TracIn[1]"
         return "TracIn@" + "+".join(str(there.checkpoint_epochs[i]) for i in method.checkpoints)
-    if isinstance(method, RandomProjection):
-        kind = {"Gaussian": "RandProj", "Select": "RandSelect"}
-        name = type(method.projection).__name__
-        return f"{kind.get(name, name)} {method.projection.dim}"
-    if isinstance(method, Influence):
-        inverse = method.inverse
-        if isinstance(inverse, LiSSA):
-            return f"LiSSA r={inverse.depth}"
-        if isinstance(inverse, Arnoldi):
-            positive = " positive" if inverse.positive_only else ""
-            return f"Arnoldi {inverse.num_eigen}{positive}"
-        if isinstance(inverse, Compressed):
-            return f"GHG^T {inverse.projection.dim}"
-    return type(method.inverse).__name__ if isinstance(method, Influence) else "Loss"
-
-
-def randproj(dim: int, seed: int) -> RandomProjection:
-    return RandomProjection(Gaussian(dim, seed))
-
-
-def randselect(dim: int, seed: int) -> RandomProjection:
-    return RandomProjection(Select(dim, seed))
-
-
-def arnoldi(num_eigen: int, basis: Krylov, positive_only: bool = False) -> Influence:
-    return Influence(Arnoldi(num_eigen, basis, positive_only))
+    return retrieval.display(method)
 
 
 def compressed(dim: int, seed: int) -> Influence:

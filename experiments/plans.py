@@ -124,3 +124,23 @@ class Decayed(Grouped):
     def rate(self, epoch: float) -> float:
         """The learning rate in force after so many epochs."""
         return self.lr * (1 - epoch / self.epochs)
+
+
+@dataclass(frozen=True)
+class SharpnessAware(Fit):
+    """SAM (Foret et al., 2021, arXiv:2010.01412): the gradient of a step is that at the worst point
+    within `rho` of the parameters, to first order, of the batch's own mean loss.
+
+    The learning rate rises linearly for a share `warmup` of the epochs, then falls to zero along a
+    half cosine, as in Chen et al. (2021, arXiv:2106.01548), who train vision Transformers by it.
+    """
+
+    rho: float = 0.05
+    warmup: float = 0.0
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
+        rise = self.warmup * self.epochs
+        if epoch < rise:
+            return self.lr * (epoch + 1 / self.epochs) / (rise + 1 / self.epochs)
+        return self.lr * (1 + math.cos(math.pi * (epoch - rise) / (self.epochs - rise))) / 2

@@ -5,6 +5,7 @@ import io
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from experiments import scratch as disk
 from experiments.draws import Draws, Shuffled
 from experiments.flat import flat_buffers, flat_params, load_buffers, load_params
 from experiments.identity import key
-from experiments.plans import Adam, AdamW, Cosine, Decayed, Fit, Grouped, Stepped
+from experiments.plans import Adam, AdamW, Cosine, Decayed, Fit, Grouped, SharpnessAware, Stepped
 from experiments.problems import Diverged, UserError
+from experiments.sharpness import sharpen
 from methods.progress import track
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Decayed",
     "Fit",
     "Grouped",
+    "SharpnessAware",
     "Stepped",
     "descend",
     "fit",
@@ -124,6 +127,9 @@ class _Training:
             values = self.loss(self.module, batch)
             self.optimizer.zero_grad()
             values.mean(-1).sum().backward()
+            if isinstance(plan, SharpnessAware):
+                torch.manual_seed(noise[step])
+                sharpen(self.module, plan.rho, partial(self.loss, self.module, batch))
             self.optimizer.step()
             recent.append(values.detach().double().sum(-1))
             last = step == len(batches) - 1
@@ -235,8 +241,8 @@ def check(plan: Fit, train: dict[str, Tensor]) -> None:
     sizes = {name: len(column) for name, column in train.items()}
     if len(set(sizes.values())) != 1 or 0 in sizes.values():
         raise UserError(f"columns of the training set must have one length above 0: {sizes}")
-    for name in ("epochs", "batch_size", "every", "lr"):
-        if getattr(plan, name) <= 0:
+    for name in ("epochs", "batch_size", "every", "lr", "rho"):
+        if getattr(plan, name, 1) <= 0:
             raise UserError(f"fit.{name} is {getattr(plan, name)}: give a positive number")
 
 

@@ -89,8 +89,9 @@ class LayerProducts:
 
     def _verify(self, probe: Examples, names: tuple[str, ...]) -> None:
         """Hold products with random vectors against the reference, for each of `names`."""
-        draw = numpy_generator(0, "probe").standard_normal((2, self.task.size))
-        vectors = torch.from_numpy(draw).to(self.task.device, self.task.dtype)
+        draw = numpy_generator(0, "probe")
+        vectors = torch.from_numpy(draw.standard_normal((2, self.task.size)))
+        vectors = vectors.to(self.task.device, self.task.dtype)  # not kept in double
         true = self.task.unflatten(self.reference(probe, vectors))
         if not all(value.isfinite().all() for value in true.values()):
             return  # no ground to judge on; what asked for the product will say so
@@ -114,23 +115,32 @@ class LayerProducts:
 
     def _wrong(self, probe: Examples, vectors: Tensor, true: Params, direct: set[str]) -> set[str]:
         """The parameters whose products are not the true ones, one vector at a time or in block."""
-        singly = [self._trial(probe, v[None], direct) for v in vectors]
-        if any(one is None for one in singly):
-            return {*true}
-        found = [self.task.unflatten(torch.cat([one for one in singly if one is not None]))]
-        together = self._trial(probe, vectors, direct) if self.in_blocks else None
-        if together is not None:
-            found.append(self.task.unflatten(together))
-        elif self.in_blocks:
-            self.in_blocks = False
-            log.warning("the model's Hessian products are taken one vector at a time")
+        found = torch.empty_like(vectors)  # one at a time: of large models each is gigabytes
+        for row, vector in zip(found, vectors, strict=True):
+            one = self._trial(probe, vector[None], direct)
+            if one is None:
+                return {*true}
+            row.copy_(one[0])
+        wrong = self._differing(found, true)
+        del found, one
+        if self.in_blocks:
+            together = self._trial(probe, vectors, direct)
+            if together is None:
+                self.in_blocks = False
+                log.warning("the model's Hessian products are taken one vector at a time")
+            else:
+                wrong |= self._differing(together, true)
+        return wrong
+
+    def _differing(self, products: Tensor, true: Params) -> set[str]:
+        """The parameters whose products (k, p) are not the true ones, but for rounding."""
         # Single precision's, even of a model in double: attention may take its softmax in single.
         eps = torch.finfo(torch.float32).eps
         rounding = eps**0.9 * _norm(true.values())  # of a product that is zero but for it
+        have = self.task.unflatten(products)
         return {
             name
             for name, want in true.items()
-            for have in found
             if not _norm([have[name] - want]) <= eps**0.6 * _norm([want]) + rounding
         }
 

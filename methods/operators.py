@@ -128,10 +128,14 @@ class Curvature(Operator):
     def _multiplied(self, batch: Examples, vectors: Tensor) -> Tensor:
         """The undamped products over one batch, (k, p): blocks of vectors where they fit."""
         product = self._mean_product(batch)
+        if len(vectors) == 1:
+            return self.task.flatten(product(self.task.unflatten(vectors[0])))[None]
         width = max(1, VECTORS // (count(batch) * self.size))
-        if len(vectors) == 1 or width == 1:
-            rows = [self.task.flatten(product(self.task.unflatten(v))) for v in vectors]
-            return torch.stack(rows) if len(rows) > 1 else rows[0][None]
+        if width == 1:
+            rows = torch.empty_like(vectors)  # of large models each is gigabytes
+            for row, vector in zip(rows, vectors, strict=True):
+                row.copy_(self.task.flatten(product(self.task.unflatten(vector))))
+            return rows
         blocks = vectors.split(width)
         out = [self.task.flatten(vmap(product)(self.task.unflatten(b)), 1) for b in blocks]
         return torch.cat(out) if len(out) > 1 else out[0]

@@ -20,6 +20,8 @@ from experiments.models.mnist_cnn import DigitsCNN
 from experiments.models.resnet import ResNet
 from experiments.models.split_linear import keep_units
 from experiments.models.text_classifier import TextClassifier
+from experiments.models.vit import ViT
+from experiments.models.wmt_transformer import WmtTransformer, sentence_loss
 from experiments.text_models import cross_entropy as word_loss
 from methods import operators
 from methods.exact_hessian import LIMIT, KnownHessian, exact_hessian
@@ -27,6 +29,7 @@ from methods.operators import GaussNewton, Hessian
 from methods.task import Examples, MethodError, Task
 from tests import networks
 
+SENTENCES = ("source", "target")
 OPERATORS = {
     "Hessian": Hessian,
     "GaussNewton": GaussNewton,
@@ -52,6 +55,10 @@ def task_of(config: Any) -> tuple[Task, Examples]:
         text = {"words": networks.integers(6, 3, 4), "label": networks.integers(5, 3, seed=1)}
         model = config.build(torch.linspace(1, 2, 6), 5, seed=0).double()
         return Task.of(model, word_loss, weight_decay=0.02), text
+    if isinstance(config, WmtTransformer):
+        model = config.build(seed=0).double()
+        words = {name: networks.integers(6, 3, 4, seed=i) for i, name in enumerate(SENTENCES)}
+        return Task.of(model, sentence_loss, weight_decay=0.02), words
     if not hasattr(config, "image_shape"):
         raise NotImplementedError(f"say here what batch {type(config).__name__} takes")
     model = config.build(seed=0).double()  # its own scale: wild weights saturate the softmax
@@ -64,6 +71,8 @@ SMALLER: dict[str, Callable[[], Any]] = {  # whose Hessian can be written out
     "ResNet": lambda: ResNet(depth=8, width=4),
     "HousingMLP": lambda: HousingMLP(hidden=(16, 16)),
     "TextClassifier": lambda: TextClassifier(width=8),
+    "ViT": lambda: ViT(2, 8, 2, 4, 8, channels=1),
+    "WmtTransformer": lambda: WmtTransformer(1, 8, 8, 2, 6),
 }
 CASES: dict[str, Callable[[], tuple[Task, Examples]]] = {
     kind.__name__: lambda kind=kind: task_of(SMALLER.get(kind.__name__, kind)())
@@ -121,8 +130,14 @@ def gradient_at(task: Task, batch: Examples) -> Callable[[dict], Tensor]:
 
 def outputs_at(task: Task, batch: Examples) -> Callable[[dict], Tensor]:
     model, frozen = task.loss.model, task.frozen or {}  # type: ignore[attr-defined]
-    first = next(iter(batch.values()))
-    return lambda params: functional_call(model, {**frozen, **params}, (first,))
+    asked: list[Any] = []  # what the loss calls its model with
+
+    def noted(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return model(*arguments)
+
+    task.loss.user_loss(noted, batch)  # type: ignore[attr-defined]
+    return lambda params: functional_call(model, {**frozen, **params}, asked[0])
 
 
 def expected_product(name: str, task: Task, batch: Examples, v: Tensor) -> Tensor:
@@ -137,7 +152,7 @@ def expected_product(name: str, task: Task, batch: Examples, v: Tensor) -> Tenso
 
     def criterion_gradient(at: Tensor) -> Tensor:
         at = at.detach().requires_grad_()
-        loss = task.loss.user_loss(lambda _: at, batch)  # type: ignore[attr-defined]
+        loss = task.loss.user_loss(lambda *_: at, batch)  # type: ignore[attr-defined]
         return torch.autograd.grad(loss.mean(), at)[0]
 
     curved = (criterion_gradient(z + 1e-4 * slope) - criterion_gradient(z - 1e-4 * slope)) / 2e-4

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from methods.attributor import Bilinear, Prepared
 from methods.ihvp.inverse import Inverse
+from methods.krylov_basis import Basis, BFloat16, Native, Storage, check_room
 from methods.operators import Hessian, Operator
 from methods.progress import track
 from methods.projections import Directions
@@ -23,44 +24,62 @@ def krylov(operator: Operator, iterations: int, seed: int) -> tuple[Tensor, Tens
     Modified Gram-Schmidt with one re-orthogonalisation; Algorithm 1 of the paper computes all
     coefficients before subtracting (classical Gram-Schmidt). Ends early on an invariant space.
     """
+    basis, projected = iterate(operator, iterations, seed, Native())
+    return basis.rows[: basis.count], projected
+
+
+def iterate(
+    operator: Operator, iterations: int, seed: int, storage: Storage, keep: int = 0
+) -> tuple[Basis, Tensor]:
+    """The same with the basis kept as `storage` says.
+
+    A basis that does not fit, with the `keep` eigenvectors to be made of it, is refused at once.
+    """
     n = min(iterations, operator.size)
-    basis = torch.empty(n, operator.size, dtype=operator.dtype, device=operator.device)
+    check_room(storage, n, min(keep, n), operator.size, operator.dtype, operator.device)
+    basis = Basis(storage, n, operator.size, operator.dtype, operator.device)
     projected = torch.zeros(n, n, dtype=operator.dtype, device=operator.device)
     generator = torch_generator(seed, "arnoldi start")
     start = torch.randn(operator.size, generator=generator, dtype=operator.dtype)
-    basis[0] = (start / start.norm()).to(operator.device)
+    basis.append((start / start.norm()).to(operator.device))
     for i in track(range(n), "Arnoldi iteration"):
-        vector = operator.apply(basis[i : i + 1])[0]
+        vector = operator.apply(basis.row(i)[None])[0]
         size = float(vector.norm())
         if not size < float("inf"):
             raise MethodError("a Hessian product is not finite: look for NaN in the parameters")
-        for j in range(i + 1):
-            overlap = torch.dot(basis[j], vector)
-            projected[j, i] += overlap
-            vector.sub_(basis[j] * overlap)
-        again = basis[: i + 1] @ vector
-        projected[: i + 1, i] += again
-        vector.sub_(again @ basis[: i + 1])
+        projected[: i + 1, i] = basis.clear(vector)
         left = float(vector.norm())
         if i + 1 < n:
             if left <= 100 * torch.finfo(operator.dtype).eps * size:
-                return basis[: i + 1], projected[: i + 1, : i + 1]
+                return basis, projected[: i + 1, : i + 1]
             projected[i + 1, i] = left
-            basis[i + 1] = vector / left
+            basis.append(vector / left)
     return basis, projected
 
 
-def distill(basis: Tensor, projected: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+def distill(basis: Tensor | Basis, projected: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """Return the `keep` eigenvalues largest in absolute value, (k,), and eigenvectors (k, p).
 
     The projected matrix is symmetric up to the noise of fresh minibatches; its symmetric part
     is decomposed, in float64.
     """
+    values, vectors = _decomposed(projected)
+    turn = vectors[:, :keep].T.to(projected)
+    return values[:keep].to(projected), (
+        basis.combine(turn) if isinstance(basis, Basis) else turn @ basis
+    )
+
+
+def ritz_values(projected: Tensor) -> Tensor:
+    """All eigenvalues of the projected matrix, (n,) in float64, by descending absolute value."""
+    return _decomposed(projected)[0]
+
+
+def _decomposed(projected: Tensor) -> tuple[Tensor, Tensor]:
     double = projected.double().cpu()
     values, vectors = torch.linalg.eigh((double + double.T) / 2)
-    order = values.abs().argsort(descending=True)[:keep]
-    turn = vectors[:, order].T.to(basis)
-    return values[order].to(basis), turn @ basis
+    order = values.abs().argsort(descending=True)
+    return values[order], vectors[:, order]
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,13 @@ class Krylov:
     def __post_init__(self) -> None:
         at_least(1, iterations=self.iterations, sample=self.sample, keep=self.keep)
         at_least(0, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class StoredKrylov(Krylov):
+    """The same with the basis kept in less memory: in bfloat16, or on disk."""
+
+    storage: Storage = BFloat16()
 
 
 @dataclass(frozen=True)
@@ -104,15 +130,21 @@ class Arnoldi(Inverse):
         return self.basis.seed
 
     def prepare(self, hessian: Hessian) -> Prepared:
-        """Return eigenvalues (k,) and eigenvectors (k, p) of the Hessian with its weight decay."""
+        """Return eigenvalues (k,) and eigenvectors (k, p) of the Hessian with its weight decay.
+
+        Of a stored basis also all n eigenvalues it has, as `spectrum`.
+        """
         if self.num_eigen > self.basis.keep:
             raise MethodError(
                 f"num_eigen {self.num_eigen} of a basis that keeps {self.basis.keep}: raise `keep`"
             )
-        values, vectors = distill(
-            *krylov(hessian, self.basis.iterations, self.basis.seed), self.basis.keep
-        )
-        return {"eigenvalues": values, "eigenvectors": vectors}
+        plan = self.basis
+        stored = isinstance(plan, StoredKrylov)
+        storage = plan.storage if isinstance(plan, StoredKrylov) else Native()
+        basis, projected = iterate(hessian, plan.iterations, plan.seed, storage, plan.keep)
+        values, vectors = distill(basis, projected, plan.keep)
+        found = {"eigenvalues": values, "eigenvectors": vectors}
+        return found | ({"spectrum": ritz_values(projected)} if stored else {})
 
     def invert(self, hessian: Hessian, prepared: Prepared) -> Bilinear:
         values, vectors = prepared["eigenvalues"], prepared["eigenvectors"]

@@ -1,0 +1,247 @@
+"""Arnoldi's run time against the number of parameters, its memory, and what saving memory costs.
+
+Reproduces Figure 3 of "Scaling Up Influence Functions" (Schioppa et al., 2022): n = 200 iterations
+with b = 512 examples a product. Weights are random: the time does not depend on them. A cell times
+Hessian products and orthogonalisation apart; the total is a sum of the two unless `whole` runs it.
+Deviations: another machine; at the small tier fewer examples, one thread of a CPU, and sizes that
+fit into 6 GB in place of ViT-L/32.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from experiments import vit_models
+from experiments.architectures import Architecture, ResNet50, Translation, Vision, operations
+from experiments.experiment import Experiment, sweep
+from experiments.models.vit import ViT
+from experiments.models.wmt_transformer import WmtTransformer
+from experiments.runs import Run
+from methods.ihvp.arnoldi import iterate, ritz_values
+from methods.krylov_basis import Basis, BFloat16, Disk, Native, Storage
+from methods.operators import CHUNK, Hessian
+from methods.task import take
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of an iteration of Arnoldi, in parts.
+
+    batches   examples of the products that are timed: two sizes tell what each example adds
+    wanted    examples of a product of the total, in chunks as they are taken
+    held      vectors of the basis that one is made orthogonal to
+    whole     run all iterations with the smallest batch too, to check the sum against
+    again     which of several runs of the same: intervals are over them
+    """
+
+    architecture: Architecture = ResNet50()
+    batches: tuple[int, ...] = (1, 4)
+    wanted: int = 512
+    iterations: int = 200
+    held: int = 2
+    repeats: int = 3
+    storage: Storage = Native()
+    whole: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
+    again: int = 0
+
+    def outcome(self) -> dict[str, Any]:
+        """Seconds of one product by batch size, of one kept vector, and of the whole."""
+        task = self.architecture.task(self.device)
+        examples = self.architecture.examples(max(self.batches))
+        draw = torch.Generator().manual_seed(self.again)
+        vector = torch.randn(task.size, generator=draw).to(task.device)
+        vector /= vector.norm()
+        hessian, products = Hessian(task, examples), []
+        whole = hessian.examples
+        for n in self.batches:  # one operator: what layers cover is proven once
+            hessian.examples = take(whole, slice(0, n))
+            products.append(self._seconds(lambda: hessian.apply(vector[None])))
+        hessian.examples = take(whole, slice(0, self.batches[0]))
+        each, kept = self._clear(vector)
+        found = {
+            "work": "Timing",
+            "label": self.architecture.label,
+            "num_params": task.size,
+            "operations": operations(task, examples),
+            "product_seconds": np.array(products),
+            "vector_seconds": each,
+            "vector_bytes": kept,
+            **self._totals(products, each),
+        }
+        return found | self._run(hessian)
+
+    def _totals(self, products: list[float], each: float) -> dict[str, float]:
+        """Seconds of all iterations: a line in the batch, and a sum over what is kept by then."""
+        n, smallest = self.iterations, products[0]
+        if len(products) > 1:
+            more = max(0.0, products[-1] - smallest) / (self.batches[-1] - self.batches[0])
+            once = max(0.0, smallest - more * self.batches[0])  # what each chunk costs besides
+        else:
+            more, once = smallest / self.batches[0], 0.0
+        measured = dict(zip(self.batches, products, strict=True)).get(self.wanted)
+        whole = once * -(-self.wanted // CHUNK) + more * self.wanted
+        product = whole if measured is None else measured
+        orthogonal = each * n * (n + 1) / 2
+        return {
+            "wanted_seconds": product,
+            "orthogonal_seconds": orthogonal,
+            "total_seconds": n * product + orthogonal,
+            "smallest_seconds": n * smallest + orthogonal,
+        }
+
+    def _run(self, hessian: Hessian) -> dict[str, float]:
+        if not self.whole:
+            return {}
+        began = _clock(self.device)
+        iterate(hessian, self.iterations, self.again, self.storage)
+        return {"whole_seconds": _clock(self.device) - began}
+
+    def _clear(self, vector: torch.Tensor) -> tuple[float, int]:
+        """Seconds a kept vector to make one orthogonal, and its bytes."""
+        storage, size = self.storage, len(vector)
+        basis = Basis(storage, self.held, size, vector.dtype, vector.device)
+        for shift in range(self.held):
+            basis.append(vector.roll(shift + 1))
+        seconds = self._seconds(lambda: basis.clear(vector.clone())) - self._seconds(vector.clone)
+        return max(0.0, seconds) / self.held, storage.bytes_each(size, vector.dtype)
+
+    def _seconds(self, work: Callable[[], Any]) -> float:
+        work()  # memory is taken, kernels are chosen and layers proven in the first
+        times = []
+        for _ in range(self.repeats):
+            began = _clock(self.device)
+            work()
+            times.append(_clock(self.device) - began)
+        return statistics.median(times)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Eigenvalues of a trained network's Hessian by bases kept in three ways, and by another start.
+
+    All draw the same examples but the last, which tells how far eigenvalues are chance.
+    """
+
+    model: vit_models.Model = vit_models.SMALL
+    iterations: int = 40
+    sample: int = 128
+    keep: int = 20
+    device: Literal["cpu"] = "cpu"
+
+    def outcome(self) -> dict[str, Any]:
+        """The leading eigenvalues by each, (keep,), and how far the bases are from orthonormal."""
+        there = vit_models.tuned(self.model)
+        found: dict[str, Any] = {"work": "Precision", "label": "fine-tuned ViT"}
+        ways: dict[str, tuple[Storage, int]] = {
+            "native": (Native(), 0),
+            "bfloat16": (BFloat16(), 0),
+            "disk": (Disk(), 0),
+            "another_start": (Native(), 1),
+        }
+        for name, (storage, seed) in ways.items():
+            hessian = Hessian(there.task, there.train.examples, 0.0, self.sample, seed)
+            basis, projected = iterate(hessian, self.iterations, seed, storage, self.keep)
+            rows = basis.rows[: basis.count].double()
+            off = (rows @ rows.T - torch.eye(len(rows), dtype=torch.float64)).abs().max()
+            found[name] = ritz_values(projected)[: self.keep].numpy()
+            found[f"{name}_loss"] = float(off)
+        return found | {"num_params": there.task.size}
+
+
+@dataclass(frozen=True)
+class Config:
+    work: Timing | Precision = Timing()
+
+
+def run(config: Config, scratch: Path) -> dict[str, Any]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return config.work.outcome()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _clock(device: str) -> float:
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
+    """A line a run."""
+    rows = []
+    for m in (one.metrics for one in found):
+        told = [m["label"], f"{m['num_params']:,}"]
+        if m["work"] == "Timing":
+            told += [f"{m['wanted_seconds']:.3g}", f"{m['orthogonal_seconds']:.3g}"]
+            told += [f"{m['total_seconds'] / 3600:.3g}", f"{m.get('whole_seconds', 0):.3g}"]
+        rows.append(told + [""] * (6 - len(told)))
+    names = ["network", "parameters", "s a product", "s to orthogonalise", "hours", "s run whole"]
+    return names, rows
+
+
+def vision(depth: int, width: int, heads: int, part: float = 1.0) -> Vision:
+    return Vision(ViT(depth, width, heads, num_classes=1_000), part)
+
+
+def timings(base: Timing, runs: int, architectures: list[Architecture]) -> list[Config]:
+    works = sweep(base, again=range(runs), architecture=architectures)
+    return [Config(work) for work in works]
+
+
+def precisions(base: Precision, seeds: int) -> list[Config]:
+    models = [replace(base.model, seed=seed) for seed in range(seeds)]
+    return [Config(replace(base, model=model)) for model in models]
+
+
+TINY, LESS, BASE = vision(12, 192, 3), vision(12, 384, 6), vision(12, 768, 12)
+HALF, LARGE = vision(24, 1024, 16, 0.5), vision(24, 1024, 16)
+LITTLE: list[Architecture] = [
+    *(Vision(ViT(2, width, 2, 4, 16)) for width in (16, 32, 64)),
+    Translation(WmtTransformer(1, 32, 64, 2, 200), 8),
+]
+QUICK = Timing(iterations=20, repeats=1)
+CHECKED = Vision(ViT(6, 64, 4, 8, 32))  # as fine-tuned at the small tier: runs whole in a minute
+ALL: list[Architecture] = [ResNet50(), BASE, HALF, LARGE, Translation()]
+ORIGINAL = replace(vit_models.SMALL, data=replace(vit_models.SMALL.data, source="original"))
+ON_GPU = Timing(batches=(512,), held=8, storage=BFloat16(), device="cuda")
+PRESETS: dict[str, list[Config]] = {
+    "smoke": [
+        *timings(QUICK, 2, LITTLE),
+        *timings(replace(QUICK, whole=True), 2, LITTLE[:1]),
+        *precisions(Precision(vit_models.SMOKE, 10, 50, 6), 2),
+    ],
+    "small": [
+        *timings(Timing(), 3, [TINY, LESS, BASE, ResNet50(), Translation()]),
+        *timings(Timing(batches=(8, 32), held=20, whole=True), 3, [CHECKED]),
+        *precisions(Precision(), 3),
+    ],
+    "gpu": timings(ON_GPU, 3, ALL),
+    "paper": [
+        *timings(replace(ON_GPU, whole=True), 3, [ResNet50(), BASE, Translation()]),
+        *timings(replace(ON_GPU, whole=True, storage=Disk()), 3, [HALF, LARGE]),
+        *precisions(Precision(ORIGINAL, 200, 512, 100), 3),
+    ],
+}
+
+EXPERIMENT = Experiment(
+    "hessian_scaling",
+    run,
+    PRESETS,
+    summary="Arnoldi: run time and memory against parameters, the basis in bfloat16 or on disk",
+    table=table,
+    shared="work",
+)
+
+if __name__ == "__main__":
+    sys.exit(EXPERIMENT.main())

@@ -1,0 +1,97 @@
+"""Published weights of vision Transformers: any that Hugging Face's ViTModel reads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.data import place
+from experiments.data.download import reachable
+from experiments.models.vit import VisionTransformer
+from experiments.problems import UserError
+from experiments.runs import note
+
+SERVER = "https://huggingface.co"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint, which brings all but the head.
+
+    folder  a Hugging Face model folder, as a path or under the data folder, or a name on the hub
+    """
+
+    folder: str = "google/vit-large-patch32-224-in21k"
+
+    def load(self, network: VisionTransformer) -> VisionTransformer:
+        """Put the weights into a network of the same architecture; its head stays as it is."""
+        where = next(
+            (str(p) for p in (place.root() / self.folder, Path(self.folder)) if p.is_dir()), None
+        )
+        source = _read(where or self.folder, local=where is not None)
+        _check(network, source.config, where or self.folder)
+        with torch.no_grad():
+            _copy(network, source)
+        note("data", {self.folder: f"{sum(v.numel() for v in source.parameters()):,} parameters"})
+        return network.eval()
+
+
+def _read(where: str, local: bool) -> Any:
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    offline = local or not reachable(SERVER)  # else it retries for a minute
+    try:
+        source = transformers.ViTModel.from_pretrained(
+            where, local_files_only=offline, add_pooling_layer=False
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{where} is neither a folder of a vision Transformer here nor a name that could be "
+            f"fetched ({first}): put the folder (config.json, model.safetensors) under --data DIR "
+            "or RETRACE_DATA=DIR, or give its path by --model.start.folder"
+        ) from error
+    return source.float().eval()
+
+
+def _check(network: VisionTransformer, config: Any, where: str) -> None:
+    wanted = {
+        "depth": (network.size.depth, config.num_hidden_layers),
+        "width": (network.size.width, config.hidden_size),
+        "heads": (network.size.heads, config.num_attention_heads),
+        "patch": (network.size.patch, config.patch_size),
+        "resolution": (network.size.resolution, config.image_size),
+        "channels": (network.size.channels, config.num_channels),
+        "inner width": (4 * network.size.width, config.intermediate_size),
+    }
+    for name, (ours, theirs) in wanted.items():
+        if ours != theirs:
+            raise UserError(
+                f"{where} has {name} {theirs}, the network {ours}: give the network of the "
+                f"checkpoint, as --model.network.{name.replace('inner ', '')} {theirs}"
+            )
+
+
+def _copy(network: VisionTransformer, source: Any) -> None:
+    """ViTModel keeps queries, keys and values apart, and convolves with the patches' weight.
+
+    Normalisation keeps its own epsilon, 1e-6, which is that of the weights' publisher.
+    """
+    network.patch.weight.copy_(source.embeddings.patch_embeddings.projection.weight.flatten(1))
+    network.patch.bias.copy_(source.embeddings.patch_embeddings.projection.bias)
+    network.token.weight.copy_(source.embeddings.cls_token[0])
+    network.position.weight.copy_(source.embeddings.position_embeddings[0])
+    network.norm.load_state_dict(source.layernorm.state_dict())
+    blocks: Any = network.blocks
+    for own, block in zip(blocks, source.layers, strict=True):
+        parts = block.attention.q_proj, block.attention.k_proj, block.attention.v_proj
+        own.attention.qkv.weight.copy_(torch.cat([part.weight for part in parts]))
+        own.attention.qkv.bias.copy_(torch.cat([part.bias for part in parts]))
+        own.attention.out.load_state_dict(block.attention.o_proj.state_dict())
+        own.norm1.load_state_dict(block.layernorm_before.state_dict())
+        own.norm2.load_state_dict(block.layernorm_after.state_dict())
+        own.inner.load_state_dict(block.mlp.fc1.state_dict())
+        own.outer.load_state_dict(block.mlp.fc2.state_dict())
