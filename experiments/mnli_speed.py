@@ -83,7 +83,7 @@ PRESETS: dict[str, list[Config]] = {
     "smoke": cells(
         SMOKE,
         SMOKE,
-        Recall(FEW, 20, ks=(4, 10, 38, 100, 300), ms=(5, 20), plan=Plan(k=None)),
+        Recall(FEW, 20, ks=(4, 10, 38, 100, 300), ms=(5, 20), plan=Plan(k=None, depth=20)),
         Inverse(
             sample=FEW,
             n_points=2,
@@ -93,7 +93,7 @@ PRESETS: dict[str, list[Config]] = {
             whole_samples=(1, 4),
             whole_steps=2,
         ),
-        Agreement(FEW, 4, (30, 100), Plan(k=None, sample=32), Plan()),
+        Agreement(FEW, 4, (30, 100), Plan(k=None, depth=20, sample=16), Plan(depth=40)),
         RunTime(FEW, 2, ks=(100, 30), batch=8, candidates=3, batched=60, steps=2, takes=1),
         Plan(depth=40, damping=50.0, scale=4e2),
     ),
@@ -115,6 +115,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="FastIF on MultiNLI: recall of kNN, error of s_test, agreement, run time",
     table=table,
+    seconds={"smoke": 35, "small": 4_900},
     processes=4,
 )
 
