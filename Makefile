@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 	@echo "open results/report/index.html in a browser: the most suspicious digits, and all numbers"
 
 test: $(INSTALLED)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .
