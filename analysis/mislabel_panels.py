@@ -19,7 +19,7 @@ def draw(table: pd.DataFrame) -> Figure:
     for axes, quantity in zip(panels, labels, strict=True):
         _stretch(axes) if quantity != "T" else axes.set_xscale("log")
         for row in (row for row in rows if row["quantity"] == quantity):
-            _draw_row(axes, row, methods.index(row["method"]))
+            draw_row(axes, row, methods.index(row["method"]))
         axes.minorticks_off()
     panels[2].margins(x=0.08)
     panels[2].axvline(1, color=GREY, linewidth=0.7, linestyle=":")
@@ -34,7 +34,8 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_row(axes: Axes, row: Row, place: int) -> None:
+def draw_row(axes: Axes, row: Row, place: float) -> None:
+    """Draw a row of a table at a height: interval, printed value, ours."""
     style = look(row["method"])
     axes.plot([row["low"], row["high"]], [place] * 2, color=style.colour, linewidth=2, alpha=0.5)
     axes.plot(row["paper"], place, "|", color=BLACK, markersize=9, markeredgewidth=1.2)

@@ -15,12 +15,14 @@ NOTE_CHARACTERS = 135
 LINE, GAP, TOP = 0.135, 0.12, 0.42  # inches
 COLUMNS = (0.012, 0.11, 0.32)  # where they start, as shares of the width
 COLOURS = {"example": BLACK, "proponent": BLUE, "opponent": VERMILLION}
+COLOURS |= {"lowest": BLUE, "highest": VERMILLION}
+HEADS = (("Class", "(predicted)"), ("Title and content",))
 
 
-def draw(table: pd.DataFrame, notes: str) -> Figure:
-    """Return the rows of kind `text` as a table, with `notes` under it."""
+def draw(table: pd.DataFrame, notes: str, heads: tuple[tuple[str, ...], ...] = HEADS) -> Figure:
+    """Return the rows of kind `text` as a table with two `heads`, and `notes` under it."""
     rows = records(table[table["kind"] == "text"])
-    bodies = [[row["title"].strip(), *_shortened(row["content"])] for row in rows]
+    bodies = [[*_shortened(row["title"].strip())[:1], *_shortened(row["content"])] for row in rows]
     below = textwrap.wrap(notes, NOTE_CHARACTERS)
     lengths = [max(2, len(body)) * LINE + GAP for body in bodies]
     height = TOP + sum(lengths) + (len(below) + 1) * LINE + FOOT
@@ -35,10 +37,10 @@ def draw(table: pd.DataFrame, notes: str) -> Figure:
         y = 1 - inches / height
         figure.add_artist(Line2D([0.01, 0.99], [y, y], color=GREY, linewidth=width))
 
-    write(1, 0.03, ["Class", "(predicted)"], weight="bold")
-    write(2, 0.03, ["Title and content"], weight="bold")
+    for column, head in enumerate(heads, start=1):
+        write(column, 0.03, list(head), weight="bold")
     rule(TOP - GAP / 2, 1.0)
-    at, group = TOP, "example"
+    at, group = TOP, str(rows[0]["method"]).split()[0]
     for row, body, length in zip(rows, bodies, lengths, strict=True):
         kind = str(row["method"]).split()[0]
         if kind != group:
@@ -47,9 +49,11 @@ def draw(table: pd.DataFrame, notes: str) -> Figure:
         score = [] if kind == "example" else [f"{row['ours']:+.3g}".replace("-", "−")]
         write(0, at, [str(row["method"]).capitalize(), *score], color=COLOURS[kind])
         write(1, at, [row["label"]])
-        wrong = row["label"] != row["prediction"]
+        told = row.get("prediction", "")
+        wrong = row["label"] != told
         weight = "bold" if wrong else "normal"
-        write(1, at + LINE, [f"({row['prediction']})"], weight=weight)
+        predicted = [f"({told})"] if told else []
+        write(1, at + LINE, predicted, weight=weight)
         write(2, at, body[:1], weight="bold")
         write(2, at + LINE, body[1:])
         at += length

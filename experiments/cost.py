@@ -73,6 +73,7 @@ def card(experiment: Experiment, preset: str, cells: Sequence[Any], gpus: int = 
             "",
             f"disk: {_bytes(taken)} now, {to_come} to come, "
             f"{_bytes(shutil.disk_usage(root).free)} free",
+            *([experiment.forecast([r for r in found if r])] if experiment.forecast else []),
             *([_gpu_hours(experiment, preset, about, gpus)] if gpus else []),
         ]
     )

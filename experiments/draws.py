@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from experiments.plans import Fit
@@ -40,6 +42,36 @@ class Shuffled:
 
     def batches(self, plan: Fit, train: dict[str, Tensor], epoch: int) -> list[Tensor]:
         return plan.batches(train, generator(self.seed, Purpose.ORDER, epoch))
+
+    def noise(self, epoch: int, n_steps: int) -> list[int]:
+        return torch_seeds(self.seed, Purpose.NOISE, epoch, n_steps)
+
+
+@dataclass(frozen=True)
+class Cycled:
+    """Budgets in steps: an "epoch" is `count` examples, from one random order of `n` after another.
+
+    Training sets of different sizes thus get the same number of steps.
+    """
+
+    seed: int
+    n: int
+    count: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.seed}, {self.count} of {self.n} after {self.n}"
+
+    def batches(self, plan: Fit, train: dict[str, Tensor], epoch: int) -> list[Tensor]:
+        start, end = epoch * self.count, (epoch + 1) * self.count
+        pieces = []
+        for turn in range(start // self.n, -(-end // self.n)):
+            order = generator(self.seed, Purpose.ORDER, turn).permutation(self.n)
+            pieces.append(order[max(0, start - turn * self.n) : end - turn * self.n])
+        rows = torch.from_numpy(np.concatenate(pieces))
+        some = {"length": train["length"].cpu()[rows]}
+        chosen = plan.batches(some, generator(self.seed, Purpose.BATCHES, epoch))
+        return [rows[batch] for batch in chosen]
 
     def noise(self, epoch: int, n_steps: int) -> list[int]:
         return torch_seeds(self.seed, Purpose.NOISE, epoch, n_steps)

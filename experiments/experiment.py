@@ -24,6 +24,7 @@ class Experiment:
     that cells have in common, made once for all of them: on a cluster they are one task.
     `processes` is how many processes can work on one cell together: started by torchrun, they are
     `methods.workers.here()` to whatever the run calls.
+    `forecast(runs)` is a line of the cost card made of the finished runs.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Experiment:
     table: Table | None = None
     shared: str = "model"
     processes: int = 1
+    forecast: Callable[[list[Run]], str] | None = None
 
     def once(self, config: Any) -> Run:
         """The run of one config, computed if it must be."""

@@ -144,3 +144,19 @@ class SharpnessAware(Fit):
         if epoch < rise:
             return self.lr * (epoch + 1 / self.epochs) / (rise + 1 / self.epochs)
         return self.lr * (1 + math.cos(math.pi * (epoch - rise) / (self.epochs - rise))) / 2
+
+
+@dataclass(frozen=True)
+class Warmed(Grouped):
+    """The same with a rate that rises linearly for `warmup` epochs and falls as their root.
+
+    `lr` is the highest rate, that after the warm-up (Vaswani et al., 2017, Sec. 5.3).
+    """
+
+    warmup: float = 1.0
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
+        if epoch < self.warmup:
+            return self.lr * epoch / self.warmup
+        return self.lr * (self.warmup / epoch) ** 0.5

@@ -17,6 +17,8 @@ class Purpose(IntEnum):
     LABELS = 5  # which are changed, and to what
     UNITS = 6  # of a layer, when only some take part
     PRECONDITION = 7  # examples of a preconditioner, by round
+    BATCHES = 8  # which examples are one batch, where the order has a stream of its own
+    POLLUTION = 9  # which sentence pairs are spoilt, and how
 
 
 def sequence(seed: int, purpose: Purpose, index: int = 0) -> np.random.SeedSequence:

@@ -18,7 +18,17 @@ from experiments import scratch as disk
 from experiments.draws import Draws, Shuffled
 from experiments.flat import flat_buffers, flat_params, load_buffers, load_params
 from experiments.identity import key
-from experiments.plans import Adam, AdamW, Cosine, Decayed, Fit, Grouped, SharpnessAware, Stepped
+from experiments.plans import (
+    Adam,
+    AdamW,
+    Cosine,
+    Decayed,
+    Fit,
+    Grouped,
+    SharpnessAware,
+    Stepped,
+    Warmed,
+)
 from experiments.problems import Diverged, UserError
 from experiments.sharpness import sharpen
 from methods.progress import track
@@ -32,6 +42,7 @@ __all__ = [
     "Grouped",
     "SharpnessAware",
     "Stepped",
+    "Warmed",
     "descend",
     "fit",
     "flat_buffers",

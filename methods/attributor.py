@@ -208,6 +208,10 @@ class Embedded(FittedGradients):
         super().__init__(task)
         self.form = form
 
+    def step(self, gradients: Gradients, examples: Examples) -> int:
+        gradients.probe(examples)
+        return gradients.projected_chunk
+
     def query_rows(self, examples: Examples) -> Rows:
         left = self.embed(examples, self.form.left, self.measured)
         return Rows.dense_of(self.form.weigh(left))

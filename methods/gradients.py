@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 64  # examples in flight: their buffers stay in cache
 BUDGET = 256 << 20  # bytes those buffers may take
+DEVICE_BUDGET = 4 << 30  # the same on an accelerator, which has no such cache to stay in
 PROBE = 3  # examples on which factored rows are held against autograd
 
 
@@ -37,6 +38,7 @@ class Gradients:
         self.fallback: tuple[str, ...] | None = None if like is None else like.fallback
         self.unproven: tuple[str, ...] = () if like is None else like.unproven
         self._bytes: dict[str, int] = {} if like is None else dict(like._bytes)
+        self._projected: dict[str, int] = {} if like is None else dict(like._projected)
         self._layers: list[nn.Module] = []
         self._names: dict[tuple[int, str], str] = {}
         if isinstance(of, Objective):
@@ -54,7 +56,7 @@ class Gradients:
             parts[name] = [Dense(values[name])]
         self._prove(examples, values)
         rows = Rows(parts, count(examples))
-        if not torch.isfinite(rows.squared_norms().sum()):
+        if not rows.finite():
             raise MethodError(
                 "a gradient is not finite: look for NaN in the data or parameters, "
                 "or for a loss that overflows"
@@ -65,6 +67,12 @@ class Gradients:
     def chunk(self) -> int:
         """How many examples to take at a time: as many as fit the cache and the budget."""
         return max(1, min(CHUNK, BUDGET // max(1, sum(self._bytes.values()))))
+
+    @property
+    def projected_chunk(self) -> int:
+        """The same where rows meet directions and are never formed whole."""
+        budget = BUDGET if self.task.device.type == "cpu" else DEVICE_BUDGET
+        return max(1, min(CHUNK, budget // max(1, sum(self._projected.values()))))
 
     def probe(self, examples: Examples) -> None:
         """Find out what is covered, and what an example costs, before the first pass."""
@@ -139,6 +147,7 @@ class Gradients:
             by_vmap = name in wrong or name in unproven
             dense = self.task.params[name].numel() * itemsize
             self._bytes[name] = dense if by_vmap else row_bytes(parts, itemsize)
+            self._projected[name] = dense if by_vmap else row_bytes(parts, itemsize, projected=True)
         self.fallback = (*(self.fallback or ()), *(n for n in names if n in wrong))
         self.unproven = tuple(n for n in names if n in unproven)
         if wrong:

@@ -15,6 +15,7 @@ from methods.parts import Dense, Outer, Part
 
 BUFFER = 1 << 24  # elements a temporary may have: 64 MiB in float32
 LARGE = 1 << 16  # elements of a matrix that is worth a product of its own
+SLICE = 1 << 19  # elements of materialised rows that stay in cache
 MOVED = 16  # multiplications that take as long as moving one element to memory or back
 
 
@@ -46,7 +47,9 @@ def _inner_factored(a: Outer, b: Outer) -> Tensor:
 def _inner_with_dense(a: Outer, b: Dense) -> Tensor:
     """Inner products with dense directions, by contraction where that is cheaper, (b, b')."""
     if not _contracts(a, b.count):
-        return _inner_dense(a.dense, b)
+        in_slices = not a.one_hot and a.order is None and b.order is None
+        large = a.count * a.m * a.n >= SLICE and "dense" not in vars(a)
+        return _inner_formed(a, b) if in_slices and large else _inner_dense(a.dense, b)
     directions = _as_matrices(b, a)
     if a.terms > 1 or a.one_hot:
         return torch.stack([_contracted(a, one) for one in directions], dim=1)
@@ -62,6 +65,22 @@ def _inner_with_dense(a: Outer, b: Dense) -> Tensor:
         contracted = product(right, directions).view(len(right), b.count, a.m)
         out.append(torch.bmm(contracted, left[:, :, None])[:, :, 0])
     return torch.cat(out)
+
+
+def _inner_formed(a: Outer, b: Dense) -> Tensor:
+    """The same by forming a's rows a slice at a time, which stays in cache, (b, b')."""
+    step = max(1, SLICE // (a.count * a.n))
+    left, values = a.left.transpose(1, 2), b.stored()
+    buffer = a.right.new_empty(a.count * min(step, a.m) * a.n)
+    total = a.right.new_zeros(a.count, b.count)
+    for start in range(0, a.m, step):
+        some = left[:, start : start + step]
+        shape = (a.count, some.shape[1], a.n)
+        formed = buffer[: shape[0] * shape[1] * shape[2]].view(shape)
+        torch.bmm(some, a.right, out=formed)
+        directions = values[:, start * a.n : (start + some.shape[1]) * a.n]
+        total.add_(product(formed.flatten(1), directions))
+    return total
 
 
 def _contracts(a: Outer, k: int) -> bool:

@@ -35,6 +35,10 @@ class Dense:
     def elements(self) -> int:
         return self.values.numel()
 
+    def finite(self) -> bool:
+        """Whether every number is."""
+        return _finite(self.values)
+
     def stored(self) -> Tensor:
         """(b, size) in the stored order, without the scale."""
         return self.values.flatten(1)
@@ -78,6 +82,10 @@ class Outer:
     @property
     def elements(self) -> int:
         return self.left.numel() + self.right.numel()
+
+    def finite(self) -> bool:
+        """Whether every number of both factors is."""
+        return _finite(self.right) and (self.one_hot or _finite(self.left))
 
     @property
     def one_hot(self) -> bool:
@@ -136,6 +144,11 @@ class Outer:
 Part = Dense | Outer
 
 
+def _finite(values: Tensor) -> bool:
+    # The sum first, which reads and writes nothing else; large numbers alone may overflow it.
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+
+
 def paired(a: Part, b: Part) -> Tensor:
     """Inner product of each row of `a` with the same row of `b`, (b,)."""
     if isinstance(a, Outer) and isinstance(b, Outer):
@@ -153,12 +166,16 @@ def paired(a: Part, b: Part) -> Tensor:
     return torch.linalg.vecdot(a.flat(), b.flat())
 
 
-def row_bytes(parts: Iterable[Part], itemsize: int) -> int:
-    """Bytes an example of these parts needs while in use, materialised forms included."""
+def row_bytes(parts: Iterable[Part], itemsize: int, projected: bool = False) -> int:
+    """Bytes an example of these parts needs while in use, materialised forms included.
+
+    Rows that are `projected` are formed in slices where their stored order is the parameter's own.
+    """
     total = 0
     for part in parts:
         size = part.elements // max(1, part.count)
-        if isinstance(part, Outer) and part.terms > 1:
+        in_slices = projected and part.order is None
+        if isinstance(part, Outer) and part.terms > 1 and not in_slices:
             size += part.m * prod(part.stored_shape)
         total += size * itemsize
     return total

@@ -57,6 +57,10 @@ class Rows:
         """Numbers kept, over all parts: what these rows cost in memory."""
         return sum(part.elements for parts in self.parts.values() for part in parts)
 
+    def finite(self) -> bool:
+        """Whether no number kept is NaN or infinite; products are not formed to find out."""
+        return all(part.finite() for parts in self.parts.values() for part in parts)
+
     def compact(self) -> Rows:
         """The same rows, each part in its smaller form: for rows that are held and met often."""
         parts = {
@@ -117,14 +121,26 @@ class Rows:
 
 
 def _stack(pieces: tuple[Part, ...]) -> Part:
-    first = pieces[0]
-    if isinstance(first, Dense):
-        return replace(first, values=torch.cat([p.values for p in pieces if isinstance(p, Dense)]))
+    """Parts of more examples: materialised if one is, padded where terms differ in number."""
     outers = [p for p in pieces if isinstance(p, Outer)]
-    if all(p.smaller_dense and "dense" in vars(p) for p in outers):
-        return _stack(tuple(p.dense for p in outers))
-    left = torch.cat([p.left for p in outers])
-    return replace(first, left=left, right=torch.cat([p.right for p in outers]))
+    done = len(outers) < len(pieces) or all(p.smaller_dense and "dense" in vars(p) for p in outers)
+    if done:
+        dense = [p.dense if isinstance(p, Outer) else p for p in pieces]
+        return replace(dense[0], values=torch.cat([p.values for p in dense]))
+    terms = max(p.terms for p in outers)
+    left = torch.cat([_lengthened(p.left, terms) for p in outers])
+    right = torch.cat([_lengthened(p.right, terms) for p in outers])
+    return replace(outers[0], left=left, right=right)
+
+
+def _lengthened(factor: Tensor, terms: int) -> Tensor:
+    """A factor (b, T, ...) with terms of zeros behind, which add nothing."""
+    more = terms - factor.shape[1]
+    return (
+        factor
+        if not more
+        else torch.cat([factor, factor.new_zeros(len(factor), more, *factor.shape[2:])], 1)
+    )
 
 
 def _sum(tensors: Iterable[Tensor]) -> Tensor:

@@ -72,3 +72,16 @@ def test_a_contraction_is_made_in_pieces_that_fit(monkeypatch: pytest.MonkeyPatc
     expected = part.flat() @ directions.T
     alone = outer(terms=10, m=64, n=32)
     torch.testing.assert_close(inner(alone, Dense(directions)), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("held", [1, 100, 1 << 19])
+def test_rows_formed_in_slices_are_those_formed_at_once(held, monkeypatch):
+    monkeypatch.setattr(inner_products, "SLICE", held)
+    left, right = networks.normal(5, 7, 11), networks.normal(5, 7, 3, seed=1)
+    directions = Dense(networks.normal(40, 33, seed=2))
+    rows = Outer(left, right, 11, (3,))
+    formed = torch.einsum("btm,btn->bmn", left, right).flatten(1)
+    torch.testing.assert_close(
+        inner_products._inner_formed(rows, directions), formed @ directions.values.T
+    )
+    torch.testing.assert_close(inner(rows, directions), formed @ directions.values.T)

@@ -249,3 +249,19 @@ def test_a_residual_that_is_all_rounding_does_not_cost_the_factored_form() -> No
     source = Gradients(task, task.loss)
     source.rows(batch)
     assert source.fallback == ()
+
+
+@pytest.mark.parametrize("words", [False, True])
+@pytest.mark.parametrize("materialised", [(), (0,), (1,), (0, 1)])
+def test_rows_of_sentences_of_different_lengths_are_stacked(words, materialised):
+    pieces, expected = [], []
+    for index, terms in enumerate((7, 3)):
+        left = networks.integers(5, 4, terms) if words else networks.normal(4, terms, 5)
+        part = Outer(left, networks.normal(4, terms, 3, seed=1), 5, (3,))
+        expected.append(part.flat())
+        pieces.append(Rows({"w": (part.dense if index in materialised else part,)}, 4))
+    stacked = Rows.stacked(pieces)
+    assert stacked.count == 8
+    torch.testing.assert_close(stacked.dense(), torch.cat(expected))
+    other = Rows.dense_of(networks.normal(2, 15, seed=2), {"w": 15})
+    torch.testing.assert_close(stacked.inner(other), torch.cat(expected) @ other.dense().T)

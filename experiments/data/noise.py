@@ -1,0 +1,106 @@
+"""Parallel text spoilt in the ways that crawled text is, each pair's kind known by construction.
+
+The kinds are those that Schioppa et al. (2022, Sec. 5.2) list for ParaCrawl: other languages, one
+language on both sides, near copies, targets that translate nothing or only a part, short pairs of
+numbers; and pairs that are misaligned. Real text in other languages is not at hand: words are
+respelt by a fixed cipher that swaps vowels among themselves and consonants among themselves.
+"""
+
+import numpy as np
+
+from experiments.data.parallel import Pairs
+from experiments.data.words import jaccard, words
+from experiments.problems import UserError
+from experiments.seeds import Purpose, generator
+
+CLEAN = "clean"
+KINDS = ("foreign", "one language", "near copy", "unrelated", "partial", "numbers", "misaligned")
+VOWELS, CONSONANTS, TURN = "aeiouyäöü", "bcdfghjklmnpqrstvwxz", 7
+PLAIN = VOWELS + CONSONANTS
+CIPHER = "".join(of[i:] + of[:i] for of, i in ((VOWELS, 4), (CONSONANTS, TURN)))
+RESPELT = str.maketrans(PLAIN + PLAIN.upper(), CIPHER + CIPHER.upper())
+
+_GERMAN = """
+    der die das den dem des ein eine einen einem einer und in im ist sind mit auf zu von an am für
+    nicht wir sie er es ich hat haben werden wird auch sich bei aus nach zwei
+"""
+_ENGLISH = """
+    the a an and in is are with on to of at for not we she he it i has have will be also by from
+    his her their two this that while
+"""
+GERMAN, ENGLISH = frozenset(_GERMAN.split()), frozenset(_ENGLISH.split())
+
+
+def pollute(pairs: Pairs, other: Pairs, share: float, seed: int) -> tuple[Pairs, np.ndarray]:
+    """Spoil a share of the pairs, every kind as often; `other` has unrelated sentences.
+
+    Returns the pairs and the kind of each, (n,) of KINDS or CLEAN.
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"share of noise is {share}: give a number from 0 to 1")
+    draw = generator(seed, Purpose.POLLUTION)
+    n = len(pairs)
+    spoilt = draw.permutation(n)[: round(share * n)]
+    kind = np.full(n, CLEAN, dtype=f"<U{max(map(len, KINDS))}")
+    source, target = list(pairs.source), list(pairs.target)
+    for place, which in enumerate(spoilt):
+        name = KINDS[place % len(KINDS)]
+        another = int(draw.integers(n))
+        another = (another + 1) % n if another == which else another
+        elsewhere = str(other.target[draw.integers(len(other))])
+        source[which], target[which] = _spoilt(name, pairs, int(which), another, elsewhere, draw)
+        kind[which] = name
+    return Pairs(source, target), kind
+
+
+def _spoilt(
+    kind: str, pairs: Pairs, which: int, another: int, elsewhere: str, draw: np.random.Generator
+) -> tuple[str, str]:
+    source, target = pairs.source[which], pairs.target[which]
+    if kind == "foreign":
+        return source.translate(RESPELT), target.translate(RESPELT)
+    if kind == "one language":
+        if draw.random() < 0.5:
+            return source, pairs.source[another]
+        return pairs.target[another], target
+    if kind == "near copy":
+        text = source if draw.random() < 0.5 else target
+        return text, _without_a_word(text, draw)
+    if kind == "unrelated":
+        return source, elsewhere
+    if kind == "partial":
+        kept = target.split()
+        return source, " ".join(kept[: max(1, round(len(kept) * draw.uniform(0.2, 0.5)))])
+    if kind == "numbers":
+        return _numbers(draw), _numbers(draw)
+    return source, pairs.target[another]
+
+
+def _without_a_word(text: str, draw: np.random.Generator) -> str:
+    kept = text.split()
+    if len(kept) > 2 and draw.random() < 0.5:
+        del kept[draw.integers(len(kept))]
+    return " ".join(kept)
+
+
+def _numbers(draw: np.random.Generator) -> str:
+    mark = str(draw.choice([". ", " - ", ", ", "/", ": "]))
+    return mark.join(str(draw.integers(1, 2_100)) for _ in range(draw.integers(1, 5)))
+
+
+def passes(source: str, target: str) -> bool:
+    """The rules of a common pre-filter: length, ratio, letters, copies and language."""
+    left, right = words(source), words(target)
+    if not (3 <= len(left) <= 80 and 3 <= len(right) <= 80):
+        return False
+    if not 0.5 <= len(left) / len(right) <= 2 or not 0.4 <= len(source) / len(target) <= 2.5:
+        return False
+    letters = [sum(word.isalpha() for word in side) / len(side) for side in (left, right)]
+    if min(letters) < 0.5 or jaccard(source, target) > 0.5:
+        return False
+    return _is(left, GERMAN, ENGLISH) and _is(right, ENGLISH, GERMAN)
+
+
+def _is(side: list[str], language: frozenset[str], other: frozenset[str]) -> bool:
+    mine, theirs = (sum(word in known for word in side) for known in (language, other))
+    return mine > theirs

@@ -1,0 +1,237 @@
+"""German-English sentence pairs: line-aligned files, Hugging Face's WMT17, or a generated grammar.
+
+Line n of `NAME.de` is the translation of line n of `NAME.en`, under the data folder. A corpus of a
+hundred million pairs is never held: `Lines` gives the pairs of any range of lines.
+"""
+
+import hashlib
+import html
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from experiments.data import place, translation_grammar
+from experiments.data.download import reachable
+from experiments.problems import UserError
+from experiments.runs import note
+from experiments.seeds import Purpose, generator
+
+Name = Literal[
+    "multi30k",
+    "multi30k test",
+    "wmt sample",
+    "both",
+    "newstest2014",
+    "wmt17",
+    "newstest2016",
+    "paracrawl",
+    "generated",
+    "generated test",
+]
+FILES = {
+    "multi30k": "wmt/multi30k.train",
+    "multi30k test": "wmt/multi30k.test_2016_flickr",
+    "wmt sample": "wmt/wmt_mix_train10k.tok",
+    "newstest2014": "wmt/newstest2014.tok",
+    "wmt17": "wmt17/train",
+    "newstest2016": "wmt17/newstest2016",
+    "paracrawl": "paracrawl/wmt18.de-en",
+}
+BOTH = ("multi30k", "wmt sample")  # what "both" joins, in this order
+HUB, SERVER = "wmt/wmt17", "https://huggingface.co"
+HUB_SPLIT = {"wmt17": "train", "newstest2016": "validation"}
+PARACRAWL = (
+    "the corpus of the WMT18 parallel corpus filtering task, statmt.org/wmt18, unpacked to two "
+    "files of one sentence a line"
+)
+GENERATED = 2_000  # sentences of the generated corpus, and as many apart for testing
+SPACED = re.compile(r" ([.,;:?!%)\]])")
+OPENING = re.compile(r"([(\[]) ")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sentences and their translations, line by line."""
+
+    source: list[str]
+    target: list[str]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return zip(self.source, self.target, strict=True)
+
+    def take(self, index: Sequence[int] | np.ndarray) -> "Pairs":
+        """The pairs at `index`, in that order."""
+        return Pairs([self.source[i] for i in index], [self.target[i] for i in index])
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """`n` pairs of a corpus from `start` on in a random order that never changes; None is all.
+
+    Ranges that do not overlap are disjoint sets of lines.
+    """
+
+    name: Name = "multi30k"
+    start: int = 0
+    n: int | None = None
+
+    def load(self) -> Pairs:
+        """The pairs; a clear error says which file is missing or is not aligned."""
+        whole = _whole(self.name)
+        if self.n is None and self.start == 0:
+            return whole
+        end = len(whole) if self.n is None else self.start + self.n
+        if not 0 <= self.start < end <= len(whole):
+            raise UserError(
+                f"pairs {self.start:,} to {end:,} of {self.name}, which has {len(whole):,}: "
+                "lower start or n"
+            )
+        return whole.take(generator(0, Purpose.SPLIT).permutation(len(whole))[self.start : end])
+
+
+def _whole(name: Name) -> Pairs:
+    if name == "both":
+        parts = [_whole(one) for one in BOTH]  # type: ignore[arg-type]
+        return Pairs([s for p in parts for s in p.source], [t for p in parts for t in p.target])
+    if name in ("generated", "generated test"):
+        return Pairs(*translation_grammar.generate(GENERATED, int(name == "generated test")))
+    stem = place.root() / FILES[name]
+    if name in HUB_SPLIT and not side(stem, "de").exists():
+        return _hub(name)
+    texts = [_read(side(stem, language), name) for language in ("de", "en")]
+    if len(texts[0]) != len(texts[1]):
+        raise misaligned(stem, *map(len, texts))
+    joined = [[_joined(line) for line in text] for text in texts] if ".tok" in stem.name else texts
+    kept = [i for i, pair in enumerate(zip(*joined, strict=True)) if all(s.strip() for s in pair)]
+    return Pairs(*joined).take(kept)
+
+
+def side(stem: Path, language: str) -> Path:
+    """The file of one language."""
+    return stem.with_name(f"{stem.name}.{language}")
+
+
+def misaligned(stem: Path, de: int, en: int) -> UserError:
+    """Two files that cannot be translations of each other, line by line."""
+    return UserError(
+        f"{stem}.de has {de:,} lines and {stem}.en {en:,}: line n of one must translate line n of "
+        "the other; copy both again"
+    )
+
+
+def _read(path: Path, name: str) -> list[str]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise absent(path, name) from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    note("data", {str(path.relative_to(place.root())): f"md5 {digest}"})
+    try:
+        lines = content.decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: copy a whole one there") from error
+    return lines[:-1] if lines and not lines[-1] else lines
+
+
+def absent(path: Path, name: str) -> UserError:
+    """A file that is not there, and where it comes from."""
+    origin = f" ({PARACRAWL})" if name == "paracrawl" else ""
+    return UserError(
+        f"{path.name} of {name} is not in {path.parent}: put the line-aligned files "
+        f"{path.stem}.de and {path.stem}.en there{origin}, or name another place with --data DIR "
+        f"or RETRACE_DATA=DIR, where DIR has {path.parent.name}"
+    )
+
+
+def _joined(line: str) -> str:
+    """Moses' tokens put together again, as far as punctuation and escapes go."""
+    plain = html.unescape(line).replace("@-@", "-")
+    return OPENING.sub(r"\1", SPACED.sub(r"\1", plain)).strip()
+
+
+def _hub(name: str) -> Pairs:
+    folder = place.root() / "wmt17" / "huggingface"
+    if not folder.exists() and not reachable(SERVER):
+        raise _unavailable(folder, name, f"{SERVER} does not answer")
+    try:
+        from datasets import load_dataset
+
+        table = load_dataset(HUB, "de-en", split=HUB_SPLIT[name], cache_dir=str(folder))
+        rows = list(table["translation"])
+        pairs = Pairs([row["de"] for row in rows], [row["en"] for row in rows])
+    except Exception as error:  # whatever it was: the remedy is the same
+        raise _unavailable(folder, name, f"it could not be read: {error}") from error
+    note("data", {f"{HUB} {HUB_SPLIT[name]}": f"{len(pairs)} pairs"})
+    return pairs
+
+
+def _unavailable(folder: Path, name: str, reason: str) -> UserError:
+    files = f"{FILES[name]}.de and {FILES[name]}.en"
+    return UserError(
+        f"{name} is neither in {files} under {place.root()} nor in {folder}, and {reason}: put the "
+        "line-aligned files there, or run the same command where there is a network and copy the "
+        "folder, or name another place with --data DIR or RETRACE_DATA=DIR; --preset small needs "
+        "wmt/multi30k.* and wmt/wmt_mix_train10k.* alone"
+    )
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Two files too large to hold: `offsets` (n_marks,) of every `stride`-th line of each."""
+
+    stem: Path
+    stride: int
+    offsets: dict[str, np.ndarray]
+    n: int
+
+    def take(self, start: int, end: int) -> Pairs:
+        """The pairs of lines `start` to `end`, read from the nearest mark on."""
+        found = [self._lines(language, start, min(end, self.n)) for language in ("de", "en")]
+        return Pairs(*found)
+
+    def chosen(self, index: np.ndarray) -> Iterator[tuple[str, str]]:
+        """The pairs at increasing line numbers, one after another."""
+        for mark in np.unique(index // self.stride):
+            start = int(mark) * self.stride
+            block = self.take(start, start + self.stride)
+            for i in index[index // self.stride == mark] - start:
+                yield block.source[i], block.target[i]
+
+    def _lines(self, language: str, start: int, end: int) -> list[str]:
+        mark = start // self.stride
+        with open(side(self.stem, language), "rb") as file:
+            file.seek(int(self.offsets[language][mark]))
+            for _ in range(start - mark * self.stride):
+                file.readline()
+            lines = [file.readline() for _ in range(end - start)]
+        return [line.decode("utf-8", "replace").rstrip("\n") for line in lines]
+
+
+def marks(path: Path, name: str, stride: int) -> tuple[np.ndarray, int]:
+    """Where every `stride`-th line of a file starts, in bytes, and how many lines it has."""
+    offsets, at, n = [0], 0, 0
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                at, n = at + len(line), n + 1
+                if n % stride == 0:
+                    offsets.append(at)
+    except FileNotFoundError as error:
+        raise absent(path, name) from error
+    return np.array(offsets, dtype=np.int64), n
+
+
+def texts(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Every sentence, of both languages in turn."""
+    for source, target in pairs:
+        yield source
+        yield target

@@ -1,0 +1,114 @@
+"""What scoring sentence pairs through a fixed basis costs, beside a forward and backward pass.
+
+Both go over the same pairs in the same batches of pairs alike in length, in turns, round after
+round; the least of the processor's seconds counts. Neither the values of the parameters nor of the
+directions change what is computed: both are drawn.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments import translation_models
+from experiments.data.parallel import Corpus
+from experiments.experiment import Experiment
+from experiments.problems import UserError
+from experiments.translation_models import Model, examples, moved
+from experiments.translation_scores import by_length, contributions, losses, projected, randproj
+from methods.task import Task, chunks, take
+from methods.tracin import TracIn
+
+
+@dataclass(frozen=True)
+class Config:
+    """`n` pairs of the model's training set, `rounds` times; `again` tells measurements apart."""
+
+    model: Model = translation_models.SMALL
+    directions: int = 10
+    batch: int = 64
+    n: int = 512
+    rounds: int = 5
+    again: int = 0
+
+
+def run(config: Config, scratch: Path) -> dict[str, Any]:
+    if config.rounds < 1 or config.n < 1 or config.batch < 1:
+        raise UserError(f"{config.rounds} rounds over {config.n} pairs: give 1 or more")
+    module, _ = config.model.made()
+    corpus = replace(config.model.train, n=config.n)
+    pairs = corpus.load()
+    some = examples(config.model, pairs)
+    ordered = moved(take(some, by_length(some)))
+    task = Task.of(module, config.model.loss)
+    basis = projected(randproj(config.directions, 0), task)
+    norms = TracIn(False).fit(task, some)
+    trained = list(module.parameters())
+
+    def plain() -> None:
+        for batch in chunks(ordered, config.batch):
+            loss = config.model.loss(module, batch).mean()
+            torch.autograd.grad(loss, trained)
+
+    works: dict[str, Callable[[], Any]] = {
+        "plain": plain,
+        "scored": lambda: contributions(basis, some),
+        "norms": lambda: contributions(norms, some),
+        "loss": lambda: losses(task, some),
+    }
+    for work in works.values():
+        work()  # buffers, probes and directions are made once
+    seconds = {name: np.empty(config.rounds) for name in works}
+    for turn in range(config.rounds):
+        for name, work in works.items():
+            seconds[name][turn] = _timed(work)
+    least = {name: float(values.min()) for name, values in seconds.items()}
+    return {
+        **{f"seconds_{name}": value for name, value in least.items()},
+        **{f"ratio_{name}": least[name] / least["plain"] for name in works if name != "plain"},
+        "pairs_per_hour": 3600 * config.n / least["scored"],
+        "n_pairs": config.n,
+        "subwords": float(some["length"].float().mean()),
+        "num_params": task.size,
+        **{f"rounds_{name}": values for name, values in seconds.items()},
+    }
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    """Seconds: the processor's, lest others lengthen them; of a GPU, the clock's."""
+    on_gpu = torch.cuda.is_available()
+    clock = time.perf_counter if on_gpu else time.process_time
+    started = clock()
+    work()
+    if on_gpu:
+        torch.cuda.synchronize()
+    return clock() - started
+
+
+def cells(config: Config, times: int) -> list[Config]:
+    """The same measurement several times."""
+    return [replace(config, again=again) for again in range(times)]
+
+
+PAPER = replace(translation_models.PAPER, train=Corpus("wmt17", 0, 2_048))
+PRESETS = {
+    "smoke": cells(Config(translation_models.SMOKE, n=128, rounds=2), 2),
+    "small": cells(Config(), 3),
+    "paper": cells(Config(PAPER, batch=2_048, n=2_048), 3),
+}
+
+EXPERIMENT = Experiment(
+    "speed_translation",
+    run,
+    PRESETS,
+    summary="self-influence of sentence pairs through ten directions, beside a plain pass",
+    columns=("ratio_scored", "ratio_norms", "ratio_loss", "pairs_per_hour"),
+)
+
+if __name__ == "__main__":
+    sys.exit(EXPERIMENT.main())
