@@ -14,6 +14,7 @@ from methods.attributor import Attributor
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.ihvp.cg import CG
 from methods.ihvp.compressed import Compressed
+from methods.ihvp.deflated import Deflated
 from methods.ihvp.exact import Exact
 from methods.ihvp.inverse import Inverse
 from methods.ihvp.lissa import LiSSA
@@ -41,6 +42,7 @@ ENTRIES: dict[str, Attributor] = {
     "exact": Influence(Exact(), DAMPING),
     "lissa": Influence(LiSSA(depth=10, sample=4, scale=20.0), DAMPING),
     "arnoldi": Influence(Arnoldi(3, Krylov(8, sample=None, keep=5)), DAMPING),
+    "deflated": Influence(Deflated(3, Krylov(8, sample=None, keep=5)), DAMPING),
     "compressed": Influence(Compressed(Gaussian(6)), DAMPING),
     "sketch": Influence(Sketch(Gaussian(6), steps=20, sample=8), DAMPING),
     "representer": Representer(),

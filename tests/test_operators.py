@@ -16,8 +16,10 @@ from torch.func import functional_call, grad, hessian, jvp, vmap
 from experiments import models
 from experiments.housing_models import squared_error
 from experiments.models.housing_mlp import HousingMLP
+from experiments.models.inception_v3 import InceptionV3
 from experiments.models.mnist_cnn import DigitsCNN
 from experiments.models.resnet import ResNet
+from experiments.models.resnet18 import ResNet18, SmallImageResNet18
 from experiments.models.split_linear import keep_units
 from experiments.models.text_classifier import TextClassifier
 from experiments.models.vit import ViT
@@ -37,11 +39,16 @@ OPERATORS = {
 }
 
 
+# Trained, never differentiated twice, and too large for it here.
+TRAINED_ONLY = (InceptionV3, ResNet18, SmallImageResNet18)
+
+
 def architectures() -> Iterator[Any]:
-    """Frozen dataclasses with `build` in experiments/models."""
+    """Frozen dataclasses with `build` in experiments/models, but for TRAINED_ONLY."""
     for info in pkgutil.iter_modules(models.__path__, models.__name__ + "."):
         for _, kind in inspect.getmembers(importlib.import_module(info.name), inspect.isclass):
-            if kind.__module__ == info.name and is_dataclass(kind) and hasattr(kind, "build"):
+            own = kind.__module__ == info.name and is_dataclass(kind) and hasattr(kind, "build")
+            if own and kind not in TRAINED_ONLY:
                 yield kind
 
 
