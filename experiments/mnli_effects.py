@@ -230,7 +230,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="which training pairs influence wrong predictions of MultiNLI and HANS",
     columns=("accuracy", "n_wrong", "n_queries"),
-    seconds={"smoke": 25, "small": 2_700},
+    seconds={"smoke": 25, "small": 6_680},
 )
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="error correction on HANS: steps on helpful, harmful, random and nearest pairs",
     columns=("accuracy_start", "accuracy_end", "gain", "loss_change"),
-    seconds={"smoke": 25, "small": 4_600},
+    seconds={"smoke": 25, "small": 8_260},
 )
 
 if __name__ == "__main__":

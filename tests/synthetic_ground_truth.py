@@ -5,26 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments import runs
+from tests.synthetic_subset_ensembles import Ensemble
 
 LEVEL = {"Influence": 0.3, "TracIn": 0.2, "Gradients": 0.1, "RandProj 20": 0.08, "Random": 0.0}
 ESTIMATE = {3: 0.02, 50: 0.15, 1_000: 0.5}  # LDS by models
 N_TRAIN = 40
-
-
-@dataclass(frozen=True)
-class DigitsMLP:
-    pass
-
-
-@dataclass(frozen=True)
-class Data:
-    source: str = "mnist"
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    network: DigitsMLP = DigitsMLP()
-    data: Data = Data()
 
 
 @dataclass(frozen=True)
