@@ -38,9 +38,9 @@ TIER_NOTES = {
 }
 
 
-def on(kind: str) -> Callable[[dict[str, Any]], bool]:
-    """Return whether a config is of one of the four measurements."""
-    return lambda config: bool(config["work"]["type"] == kind)
+def on(*kinds: str) -> Callable[[dict[str, Any]], bool]:
+    """Return whether a config is of one of these measurements."""
+    return lambda config: config["work"]["type"] in kinds
 
 
 def masks(run: Run) -> dict[str, np.ndarray]:

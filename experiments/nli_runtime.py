@@ -86,9 +86,9 @@ class RunTime:
         for point in range(len(index)):
             at = slice(point, point + 1)
             works = bench.works(take(query, at), features[at], seen, near[at], point)
-            rounds = _rounds(works, self.takes + (point == 0))[-self.takes :]  # one to warm up
+            taken = rounds(works, self.takes + (point == 0))[-self.takes :]  # one to warm up
             for name in works:
-                found.setdefault(name, []).append(median(one[name] for one in rounds))
+                found.setdefault(name, []).append(median(one[name] for one in taken))
         began = time.perf_counter()
         shared, spent = workers.run(_shared, self.workers, self, model, query, near)
         start = time.perf_counter() - began - spent
@@ -106,7 +106,7 @@ class RunTime:
         }
 
 
-def _rounds(works: Works, takes: int) -> list[dict[str, float]]:
+def rounds(works: Works, takes: int) -> list[dict[str, float]]:
     """Seconds a unit of every work, in turns."""
     return [
         {name: _seconds(work) / units for name, (work, units) in works.items()}
@@ -132,7 +132,7 @@ class _Bench:
         self.batch = take(there.train, self.chosen[: work.batch])
         self.hessian = Hessian(there.task, self.batch)
         module = self.cached.module
-        self.unit = partial(_pass, module, list(module.parameters()))
+        self.unit = partial(one_pass, module, list(module.parameters()))
 
     @property
     def pool(self) -> int:
@@ -178,7 +178,7 @@ def recursion(there: Trained, depth: int, repeats: int) -> Recursion:
     return recursion_of(there.task, there.train, FastIF(None, lissa, DAMPING))
 
 
-def _pass(module: torch.nn.Module, params: list[Tensor], batch: Examples) -> None:
+def one_pass(module: torch.nn.Module, params: list[Tensor], batch: Examples) -> None:
     """The unit: a forward and a backward pass in batches, nothing for each example."""
     for some in chunks(batch, PASSED):
         torch.autograd.grad(cross_entropy(module, some).mean(), params)
@@ -209,9 +209,9 @@ def _shared(
             works[f"{name}_step"] = partial(_in_step, group, who, step), work.steps
             part = partial(scores, there.task, vector, there.train, own, who)
             works[f"{name}_candidate"] = partial(_in_step, group, who, part), own.numel()
-        rounds = _rounds(works, work.takes + (point == 0))[-work.takes :]
+        taken = rounds(works, work.takes + (point == 0))[-work.takes :]
         for name in works:
-            found.setdefault(name, []).append(median(one[name] for one in rounds))
+            found.setdefault(name, []).append(median(one[name] for one in taken))
     return found, time.perf_counter() - began
 
 

@@ -47,8 +47,13 @@ class RunTime:
 
 
 @dataclass(frozen=True)
+class Product:
+    batch: int = 32
+
+
+@dataclass(frozen=True)
 class Config:
-    work: Recall | Inverse | Agreement | RunTime
+    work: Recall | Inverse | Agreement | RunTime | Product
     seeds: int
 
 
@@ -59,6 +64,7 @@ WORKS = (
     Agreement(),
     Agreement(full=Full(50.0), few=Full(50.0)),
     RunTime(),
+    Product(),
 )
 
 
@@ -78,6 +84,7 @@ def outcome(cell: Config, backwards: bool = False) -> dict[str, Any]:
         Inverse: inverse,
         Agreement: agreement,
         RunTime: run_time,
+        Product: product,
     }
     found = make[type(cell.work)](cell.work, right, draw, backwards)
     return {"right": right, "points": np.arange(len(right)), **found}
@@ -171,3 +178,9 @@ def run_time(work: RunTime, right: np.ndarray, draw: np.random.Generator, backwa
         "hidden_seconds": 100.0,
         "features_seconds": 90.0,
     }
+
+
+def product(work: Product, right: np.ndarray, draw: np.random.Generator, backwards: bool) -> dict:
+    seconds = {"product": 3.0 if backwards else 1.0, "product_pass": 0.45}
+    found = {name: noisy(draw, value, len(right)) for name, value in seconds.items()}
+    return {**found, "num_params": 5_472_387}

@@ -18,6 +18,7 @@ from experiments.nli_head import Everything, HeadAlone
 from experiments.nli_inverse import Inverse
 from experiments.nli_models import PAPER, SMOKE, load, trained
 from experiments.nli_original import Plain, from_column, through_trunk
+from experiments.nli_product import Product
 from experiments.nli_recall import recalls
 from experiments.nli_runtime import RunTime
 from experiments.nli_scores import along
@@ -253,9 +254,21 @@ def test_run_time_measures_every_part_at_every_point(there, tmp_path):
     assert run.metrics["hidden_seconds"] > 0
 
 
+def test_a_hessian_product_is_timed_beside_a_pass_and_leaves_the_model_as_it_was(there, tmp_path):
+    before = torch.get_num_threads()
+    found = Product(batch=8, batches=3, takes=1).run(TINY, tmp_path)
+    assert found["product"].shape == found["product_pass"].shape == (3,)
+    assert (found["product"] > 0).all()
+    assert found["num_params"] == there.task.size
+    assert not any(p.requires_grad for p in there.module.parameters())
+    assert torch.get_num_threads() == before
+
+
 @pytest.mark.parametrize(
     ("work", "said"),
     [
+        (Product(batch=N + 1), "batch asks for 91 of 90 training pairs: give numbers from 1 to 90"),
+        (Product(takes=0), "takes is 0: give 1 or more"),
         (Recall(FEW, 6, ks=(N + 1,), ms=(3,)), "ks asks for 91 of 90 training pairs: give numbers"),
         (Recall(FEW, 6, ks=(3,), ms=()), "ms asks for nothing of 90 training pairs"),
         (Recall(FEW, 180, ks=(3,), ms=(3,)), "points at most"),
@@ -286,6 +299,8 @@ def test_an_empty_slice_is_one_line(there, tmp_path):
 
 def shrunk(work):
     """A cell of the paper with as many kinds of numbers, each of them small."""
+    if isinstance(work, Product):
+        return replace(work, batch=4, batches=4, takes=1)
     few = replace(work, sample=FEW, n_points=4)
     if isinstance(work, Recall):
         return replace(few, ks=(3, 9), ms=(2, 5), plan=replace(STEEP, repeats=2))
@@ -302,19 +317,20 @@ def shrunk(work):
 def test_a_cell_of_the_paper_tier_runs(cell, there, tmp_path):
     assert cell.model == PAPER
     found = shrunk(cell.work).run(TINY, tmp_path)
-    assert found["work"] in ("recall", "inverse", "agreement", "run time")
-    assert len(found["right"]) == 4
+    assert found["work"] in ("recall", "inverse", "agreement", "run time", "product")
+    assert len(found["product" if found["work"] == "product" else "right"]) == 4
 
 
 def test_the_paper_tier_has_the_papers_settings():
     works = [cell.work for cell in mnli_speed.PRESETS["paper"]]
-    recall, inverse, released, agreement, again, run_time = works
+    recall, inverse, released, agreement, again, run_time, product = works
     assert PAPER.fit.lr == 2e-5
     assert (PAPER.network.frozen, PAPER.network.length, PAPER.train.n) == (10, 128, None)
     assert {10, 100, 1_000, 10_000, 50_000, 100_000} <= set(recall.ks)
     assert (recall.n_points, inverse.n_points, agreement.n_points, run_time.n_points) == (
         100, 8, 6, 10,
     )  # fmt: skip
+    assert (product.batch, product.batches) == (32, 10)
     assert inverse.samples == tuple(2**i for i in range(8))
     assert inverse.depths == tuple(range(700, 1_301, 100))
     assert (released.damping, released.scale) == (50.0, 1e4)
@@ -352,8 +368,13 @@ def test_factors_of_the_causes_multiply_to_the_speed_up(empty):
     assert sorted(printed["paper"]) == [8, 10, 18, 38, 50, 82]
     claims = rows[rows["kind"] == "claim"].set_index("at_least")
     assert claims.loc[80.0, "verdict"] == "reproduced"
-    bounds = rows.loc[rows["kind"] == "claim", "at_most"].dropna()
-    assert sorted(bounds) == [2.0, 2.6]
+    assert sorted(rows["bound"].dropna()) == [2.0, 2.6]
+    said = fastif_table1.found(rows)[1]
+    assert "within our bound of 2;" in said
+    assert "5,472,387 parameters" in said
+    assert "within our bound of 2.6." in said
+    slow = rows.assign(ours=rows["ours"].where(rows["bound"] != 2.6, 2.7))
+    assert "OVER our bound of 2.6." in fastif_table1.found(slow)[1]
 
 
 def test_the_table_says_whether_the_hessian_does_anything(empty):
