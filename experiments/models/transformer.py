@@ -229,6 +229,7 @@ class TranslationLoss:
         target = trimmed(batch["target"].long())
         logits = model(batch["source"].long(), target[:, :-1])
         wanted = target[:, 1:]
-        each = F.cross_entropy(logits.mT, wanted, reduction="none", label_smoothing=self.smoothing)
+        flat, smooth = (logits.flatten(0, 1), wanted.flatten()), self.smoothing
+        each = F.cross_entropy(*flat, reduction="none", label_smoothing=smooth).view(wanted.shape)
         there = (wanted != PADDING).to(each.dtype)
         return (each * there).sum(1) / there.sum(1)
