@@ -170,9 +170,9 @@ def _found(table: pd.DataFrame) -> list[str]:
         if r["where"] == "test" and r["quantity"].startswith("negative")
     ]
     said = [f"Negative mass of the leading eigenvalues: {'; '.join(mass)}."] if mass else []
-    whole = table[(table["where"] == "test") & (table["kind"] == "curve")]
-    said += mislabel.beside_the_loss(whole[(whole["asked"] == 1.0)])
-    return said
+    return said + mislabel.beside_the_loss(
+        table[(table["where"] == "test") & (table["kind"] == "curve")]
+    )
 
 
 ARTIFACT = Artifact(

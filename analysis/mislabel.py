@@ -112,11 +112,12 @@ def compared(seen: list[Observation], one: str, other: str, metric: str) -> Inte
 
 
 def beside_the_loss(table: pd.DataFrame) -> list[str]:
-    """Return a sentence on the plain loss, the control, beside the best of the methods."""
+    """Return a sentence on the plain loss, the control, beside the best of the methods, each where it is best."""
     rows = [r for r in records(table) if r["quantity"] in RETRIEVAL and r["kind"] != "claim"]
     said = []
     for name in RETRIEVAL:
-        mine = {r["method"]: r for r in rows if r["quantity"] == name and r["n"] > 0}
+        there = [r for r in rows if r["quantity"] == name and r["n"] > 0]
+        mine = {r["method"]: r for r in sorted(there, key=lambda row: row["ours"])}  # the best
         loss = mine.pop("Loss", None)
         if loss is None or not mine:
             continue
