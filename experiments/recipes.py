@@ -33,7 +33,8 @@ JPEG, MIRRORED = Data("jpeg", 10_000, 5_000), Shifted()
 MNIST_MLP = Recipe(DigitsMLP((128,)), MNIST, Cosine(20, 50, 0.05), UPRIGHT)
 MNIST_CNN = Recipe(StridedCNN((8, 16)), MNIST, Cosine(20, 50, 0.05), UPRIGHT)
 JPEG_MLP = Recipe(DigitsMLP((128,), (3, 32, 32)), JPEG, Cosine(12, 50, 0.02), MIRRORED)
-JPEG_CNN = Recipe(StridedCNN((16, 32), (3, 32, 32)), JPEG, Cosine(20, 50, 0.05), MIRRORED)
+# Not 0.05: there the training loss of two networks of twenty never leaves that of chance.
+JPEG_CNN = Recipe(StridedCNN((16, 32), (3, 32, 32)), JPEG, Cosine(20, 50, 0.02), MIRRORED)
 
 CIFAR_10, CIFAR_100 = Data("original", 50_000, 10_000), Data("cifar100", 50_000, 10_000)
 STEPS = Stepped(200, 128, 0.1, 0.9, 5e-4, drops=(0.3, 0.6, 0.8))
