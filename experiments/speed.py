@@ -17,18 +17,11 @@ from typing import Any
 import torch
 
 from experiments.experiment import Experiment, sweep
+from experiments.peak_memory import peak_memory
 from experiments.runs import Run
+from experiments.speed_hessians import ExactHessian, FreshProduct, ReusedProduct
 from experiments.speed_peers import PEERS, Peer
-from experiments.speed_work import (
-    ExactHessian,
-    FreshProduct,
-    Matrix,
-    Proponents,
-    ReusedProduct,
-    ScoreDirections,
-    SelfInfluence,
-    peak_memory,
-)
+from experiments.speed_work import Matrix, Proponents, ScoreDirections, SelfInfluence
 
 Work = (
     SelfInfluence

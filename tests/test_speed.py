@@ -1,10 +1,13 @@
 """The speed experiment: what it measures runs, and the operations it counts are those there are."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from experiments import speed, speed_work
 from experiments.models.mnist_cnn import LargeCNN
+from experiments.peak_memory import peak_memory
 
 
 @pytest.mark.parametrize("cell", speed.PRESETS["smoke"], ids=lambda c: type(c.work).__name__)
@@ -39,7 +42,7 @@ def test_a_bound_is_judged_in_its_own_direction(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "peak_memory", lambda work, threads: {})
     slow = speed_work.Timed("slow", lambda: sum(range(200_000)), lambda: None, bound=1.0)
     for speedup, met in ((False, False), (True, True)):
-        timed = speed_work.replace(slow, speedup=speedup, bound=1.0 if not speedup else 1e-9)
+        timed = replace(slow, speedup=speedup, bound=1.0 if not speedup else 1e-9)
 
         class Work(speed_work.Piece):
             n = 1
@@ -52,6 +55,6 @@ def test_a_bound_is_judged_in_its_own_direction(tmp_path, monkeypatch):
 
 def test_peak_memory_is_that_of_the_work_alone():
     held = torch.ones(1 << 26)  # 256 MB in the parent, which is no part of it
-    found = speed_work.peak_memory(speed_work.SelfInfluence(n=64), 1)
+    found = peak_memory(speed_work.SelfInfluence(n=64), 1)
     assert 1e6 < found["peak_bytes"] < 4 * held.numel()
     assert found["peak_bytes_x4"] < 4 * held.numel()
