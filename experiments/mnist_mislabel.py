@@ -14,34 +14,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from experiments import retrieval, runs
-from experiments.digit_models import (
-    LARGE,
-    SMALL,
-    SMOKE,
-    Blocks,
-    Model,
-    Trained,
-    load_data,
-    mean_hessian,
-    trained,
-)
+from experiments import retrieval
+from experiments.digit_models import LARGE, SMALL, SMOKE, Model, Trained, trained
+from experiments.digit_preparation import Part, prepare
 from experiments.experiment import Experiment, sweep
 from experiments.losses import cross_entropy
 from experiments.models.split_linear import keep_units
 from experiments.retrieval import Loss, arnoldi, randproj, randselect
-from methods.attributor import Attributor, Prepared
-from methods.exact_hessian import KnownHessian
-from methods.ihvp.arnoldi import Arnoldi, Krylov
+from methods.ihvp.arnoldi import Krylov
 from methods.ihvp.compressed import Compressed
 from methods.ihvp.exact import Exact
 from methods.ihvp.lissa import LiSSA
 from methods.influence import Influence
 from methods.projections import Gaussian
 from methods.random_projection import RandomProjection
-from methods.task import Examples, Task, take
+from methods.task import Task, take
 from methods.tracin import TracIn
 
 SHOWN = 30  # images kept of the most suspicious
@@ -52,26 +40,10 @@ Method = TracIn | RandomProjection | Influence | Loss
 
 
 @dataclass(frozen=True)
-class Part:
-    """Which parameters influence is computed on: `units` of the widest layer, and the last."""
-
-    units: int = 25
-
-
-@dataclass(frozen=True)
 class Config:
     model: Model = LARGE
     method: Method = TracIn()
     part: Part | None = None
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What the once-per-model work depends on: a run of its own, shared by the cells."""
-
-    model: Model
-    part: Part | None
-    preparation: Any
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
@@ -83,7 +55,9 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         started = time.perf_counter()
         scores = retrieval.losses(task, there.train.examples)
     else:
-        prepared, found = _prepare(config, config.method, task, there.train.examples)
+        prepared, found = prepare(
+            config.model, config.part, config.method, task, there.train.examples
+        )
         fitted = config.method.fit(task, there.train.examples, prepared)
         started = time.perf_counter()
         scores = fitted.self_influence(there.train.examples)
@@ -109,80 +83,6 @@ def narrowed(there: Trained, config: Config) -> Task:
     module, patterns = keep_units(there.module, config.part.units, config.model.seed)
     decay = config.model.fit.weight_decay
     return Task.of(module, cross_entropy, weight_decay=decay).only(patterns)
-
-
-def _prepare(
-    config: Config, method: Attributor, task: Task, train: Examples
-) -> tuple[Prepared, dict[str, Any]]:
-    if method.preparation is None:
-        return {}, {"fit_seconds": 0.0}
-    if isinstance(method, Influence) and isinstance(method.inverse, Compressed):
-        return _compressed(config, method, method.inverse, task, train)
-    if isinstance(method, Influence) and method.inverse == Exact():
-        return _exact(config, method, task)
-
-    def compute(_scratch: Path) -> dict[str, Any]:
-        load_data(config.model.data, config.model.seed)  # noted as this run's data
-        started = time.perf_counter()
-        arrays = method.prepare(task, train)
-        seconds = time.perf_counter() - started
-        return {"seconds": seconds, **{k: v.cpu().numpy() for k, v in arrays.items()}}
-
-    wanted = Preparation(config.model, config.part, method.preparation)
-    kept = runs.once("digit_preparation", wanted, compute)
-    prepared = {name: torch.from_numpy(np.array(a)) for name, a in kept.arrays().items()}
-    found: dict[str, Any] = {"fit_seconds": kept.metrics["seconds"]}
-    if isinstance(method, Influence):
-        found |= _spectrum(method, prepared, task)
-    return prepared, found
-
-
-def _exact(config: Config, method: Influence, task: Task) -> tuple[Prepared, dict[str, Any]]:
-    """The exact Hessian, the mean over blocks whose Hessians are a run of several experiments."""
-    matrix, seconds = mean_hessian(Blocks(config.model))
-    prepared = {"hessian": matrix}
-    found: dict[str, Any] = {"fit_seconds": seconds}
-    return prepared, found | _spectrum(method, prepared, task)
-
-
-def _compressed(
-    config: Config, method: Influence, inverse: Compressed, task: Task, train: Examples
-) -> tuple[Prepared, dict[str, Any]]:
-    """G H G^T from the exact Hessian, which is a run: draws of G then cost a product each."""
-    matrix, _ = mean_hessian(Blocks(config.model))
-    started = time.perf_counter()
-    known = KnownHessian(task, train, matrix, method.damping)
-    prepared = inverse.prepare(known)
-    found: dict[str, Any] = {"fit_seconds": time.perf_counter() - started}
-    return prepared, found | _spectrum(method, prepared, task)
-
-
-def _spectrum(method: Influence, prepared: Prepared, task: Task) -> dict[str, Any]:
-    """What the inverse knows of the Hessian's eigenvalues, weight decay included."""
-    shift = task.weight_decay
-    inverse = method.inverse
-    if isinstance(inverse, LiSSA):
-        return {name: float(prepared[name]) for name in ("scale", "effective_damping")}
-    if isinstance(inverse, Exact):
-        values = torch.linalg.eigvalsh(prepared["hessian"].double()) + shift
-    elif isinstance(inverse, Arnoldi):
-        values = prepared["eigenvalues"].double()[: inverse.num_eigen]
-    elif isinstance(inverse, Compressed):
-        values = _ritz(prepared["projected"].double(), prepared["gram"].double())
-    else:
-        return {}
-    values = values[values.abs().argsort(descending=True)]
-    return {"eigenvalues": values.numpy(), "negative_share": retrieval.negative_share(values)}
-
-
-def _ritz(projected: Tensor, gram: Tensor) -> Tensor:
-    """Eigenvalues of H restricted to the image of G: of G H G^T in an orthonormal basis of it.
-
-    Those of G H G^T itself grow with p/dim, since the rows of G are not orthonormal.
-    """
-    root = torch.linalg.cholesky(gram)
-    half = torch.linalg.solve_triangular(root, projected, upper=False)
-    return torch.linalg.eigvalsh(torch.linalg.solve_triangular(root, half.T, upper=False))
 
 
 def _retrieval(scores: np.ndarray, there: Trained) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import pytest
 
 from analysis import disk, readme
 from experiments import digit_models, mnist_mislabel
-from experiments.mnist_mislabel import Config, Part
+from experiments.digit_preparation import Part
+from experiments.mnist_mislabel import Config
 from experiments.problems import UserError
 from experiments.seeds import Purpose, generator
 from experiments.training import Adam, Fit

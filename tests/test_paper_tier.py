@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import digit_models, mnist_mislabel
+from experiments import digit_models, digit_preparation, mnist_mislabel
 from experiments.convergence import Finish
 from experiments.mnist_mislabel import Config
 from methods.ihvp.arnoldi import Arnoldi, Krylov
@@ -73,7 +73,7 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETRACE_RESULTS", str(home))
         # The Hessian of 2,616 parameters costs seconds a block: one of all the examples.
-        patch.setattr(mnist_mislabel, "Blocks", lambda model: digit_models.Blocks(model, 1))
+        patch.setattr(digit_preparation, "Blocks", lambda model: digit_models.Blocks(model, 1))
         write_mnist(home, {"train": N_TRAIN + N_EVAL, "test": 10}, patch)
         digit_models.load_data.cache_clear()
         yield home
