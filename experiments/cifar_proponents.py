@@ -20,7 +20,8 @@ import torch
 from experiments import proponents
 from experiments.cifar_models import PAPER, SMALL, SMOKE, Model, Trained, trained
 from experiments.experiment import Experiment, sweep
-from experiments.proponents import Drawn, Method, Queries, Shown, influence
+from experiments.proponents import Method, influence
+from experiments.queries import Drawn, Queries, Shown, draw, pool
 from experiments.speed_work import one_pass
 from methods.ihvp.arnoldi import Krylov
 from methods.representer import Representer
@@ -40,10 +41,10 @@ class Config:
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     there, method = trained(config.model), config.method
-    train = proponents.pool(there.module, there.train)
+    train = pool(there.module, there.train)
     basis = proponents.prepared(config.model, method, there.task, train)
-    evaluation = proponents.pool(there.module, there.evaluation)
-    drawn = proponents.draw(evaluation, config.queries, config.model.seed)
+    evaluation = pool(there.module, there.evaluation)
+    drawn = draw(evaluation, config.queries, config.model.seed)
 
     def work() -> dict[str, Any]:
         return proponents.measure(method, there.task, train, drawn, config.queries.top, basis)

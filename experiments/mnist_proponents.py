@@ -15,7 +15,8 @@ import numpy as np
 from experiments import proponents
 from experiments.digit_models import LARGE, SMOKE, Data, Model, trained
 from experiments.experiment import Experiment, sweep
-from experiments.proponents import Method, Queries, influence
+from experiments.proponents import Method, influence
+from experiments.queries import Queries, draw, pool
 from methods.ihvp.arnoldi import Krylov
 from methods.representer import Representer
 from methods.tracin import TracIn
@@ -32,9 +33,9 @@ class Config:
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     there = trained(config.model)
-    train = proponents.pool(there.module, there.train.examples)
-    evaluation = proponents.pool(there.module, there.evaluation.examples)
-    drawn = proponents.draw(evaluation, config.queries, config.model.seed)
+    train = pool(there.module, there.train.examples)
+    evaluation = pool(there.module, there.evaluation.examples)
+    drawn = draw(evaluation, config.queries, config.model.seed)
     basis = proponents.prepared(config.model, config.method, there.task, train)
     found = proponents.measure(config.method, there.task, train, drawn, config.queries.top, basis)
     scalars = {k: v for k, v in there.metrics.items() if not isinstance(v, np.ndarray)}

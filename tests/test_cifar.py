@@ -18,7 +18,7 @@ from experiments.cifar_models import Data, Model, load_data, trained
 from experiments.data import cifar
 from experiments.models.resnet import ResNet
 from experiments.problems import UserError
-from experiments.proponents import Queries
+from experiments.queries import Queries
 from experiments.training import Stepped
 from tests import synthetic_cifar
 

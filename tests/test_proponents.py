@@ -12,17 +12,8 @@ from analysis.tracin_fig9 import ARTIFACT
 from experiments import digit_models, mnist_proponents, runs
 from experiments.data import digits
 from experiments.problems import UserError
-from experiments.proponents import (
-    Pool,
-    Queries,
-    Shown,
-    display,
-    draw,
-    pool,
-    retrieve,
-    rival,
-    to_pixels,
-)
+from experiments.proponents import display, retrieve, rival
+from experiments.queries import Pool, Queries, Shown, draw, pool, to_pixels
 from methods.influence import Influence
 from methods.representer import Representer
 from methods.tracin import TracIn
