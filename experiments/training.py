@@ -1,9 +1,6 @@
 """The one training loop: seeded, checkpointed, and resumable after a kill to the last bit."""
 
 import hashlib
-import io
-import os
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from experiments import live, stopping
-from experiments import scratch as disk
 from experiments.draws import Draws, Shuffled
 from experiments.flat import flat_buffers, flat_params, load_buffers, load_params
 from experiments.identity import key
@@ -31,6 +27,7 @@ from experiments.plans import (
 )
 from experiments.problems import Diverged, UserError
 from experiments.sharpness import sharpen
+from experiments.training_state import Saved
 from methods.progress import track
 
 __all__ = [
@@ -53,8 +50,6 @@ __all__ = [
 
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
-SAVE_SECONDS = 5.0  # between two states on disk: the most that a kill can lose
-SLOW_SAVE = 0.25  # seconds above which saving is rarer in proportion: a twentieth of the time
 LOOK_STEPS = 20  # between two looks at the loss, each of which waits for the device
 
 
@@ -112,16 +107,14 @@ class _Training:
         self.device = next(module.parameters()).device
         self.optimizer = _optimizer(module, plan)
         # The name says all that the state depends on: another model, or other data, starts anew.
-        self.name = f"fit-{_fingerprint(module, train, plan, draws)}"
-        self.scratch = scratch
+        self.saved = Saved(scratch, f"fit-{_fingerprint(module, train, plan, draws)}")
         self.epoch, self.step = 0, 0
         self.sum: Any = 0.0  # of the losses so far in the epoch; (K,) of a stack
         self.steps: list[int] = []
         self.train_loss: list[Any] = []
-        self.pause = _pause()
-        self.due_at = time.monotonic() + self.pause
-        if self._state.exists():
-            self._restore()
+        state = self.saved.read(self.device)
+        if state is not None:
+            self._restore(state)
 
     def run_epoch(self, epoch: int) -> None:
         plan = self.plan
@@ -144,7 +137,7 @@ class _Training:
             self.optimizer.step()
             recent.append(values.detach().double().sum(-1))
             last = step == len(batches) - 1
-            due = stopping.asked() or time.monotonic() > self.due_at
+            due = stopping.asked() or self.saved.due
             if last or due or len(recent) == LOOK_STEPS:
                 self._add(recent, epoch, step, len(batches))
                 recent = []
@@ -157,7 +150,7 @@ class _Training:
 
     def outcome(self) -> dict[str, np.ndarray]:
         count, per_epoch = len(self.steps), -(-self.count // self.plan.batch_size)
-        rows = np.stack([np.load(self._checkpoint(i)) for i in range(count)])
+        rows = self.saved.kept(count)
         kept = flat_buffers(self.module).size
         found = {
             "params": rows[:, : rows.shape[1] - kept],
@@ -181,42 +174,30 @@ class _Training:
         live.tell(epoch=epoch + 1, loss=self.train_loss[-1])
         self.sum = 0.0
         if (epoch + 1) % plan.every == 0 or epoch + 1 == plan.epochs:
-            content = io.BytesIO()
-            np.save(content, np.concatenate([flat_params(self.module), flat_buffers(self.module)]))
-            disk.write(self._checkpoint(len(self.steps)), content.getvalue())
+            values = np.concatenate([flat_params(self.module), flat_buffers(self.module)])
+            self.saved.keep(len(self.steps), values)
             self.steps.append((epoch + 1) * -(-self.count // plan.batch_size))
         self.step = 0
-        if time.monotonic() > self.due_at or epoch + 1 == plan.epochs:
+        if self.saved.due or epoch + 1 == plan.epochs:
             self._save(epoch + 1, 0)
 
     def _save(self, epoch: int, step: int) -> None:
-        began, content = time.monotonic(), io.BytesIO()
-        state = {
-            "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "progress": {"epoch": epoch, "step": step, "sum": np.asarray(self.sum).tolist()},
-            "steps": self.steps,
-            "train_loss": np.asarray(self.train_loss).tolist(),
-        }
-        torch.save(state, content)
-        disk.write(self._state, content.getvalue())
-        took = time.monotonic() - began
-        self.due_at = time.monotonic() + self.pause * max(1.0, took / SLOW_SAVE)
+        self.saved.write(
+            {
+                "module": self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "progress": {"epoch": epoch, "step": step, "sum": np.asarray(self.sum).tolist()},
+                "steps": self.steps,
+                "train_loss": np.asarray(self.train_loss).tolist(),
+            }
+        )
 
-    def _restore(self) -> None:
-        state: dict[str, Any] = torch.load(self._state, map_location=self.device, weights_only=True)
+    def _restore(self, state: dict[str, Any]) -> None:
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.step = state["progress"]["epoch"], state["progress"]["step"]
         self.sum = np.array(state["progress"]["sum"])
         self.steps, self.train_loss = state["steps"], state["train_loss"]
-
-    @property
-    def _state(self) -> Path:
-        return self.scratch / f"{self.name}.pt"
-
-    def _checkpoint(self, index: int) -> Path:
-        return self.scratch / f"{self.name}-{index:04d}.npy"
 
     def _diverged(self, what: str, value: np.ndarray, epoch: int, step: int) -> Diverged:
         lr = self.plan.lr
@@ -227,15 +208,6 @@ class _Training:
             f"training diverged: {what} is {value} in epoch {epoch + 1}, step {step + 1}: "
             f"lower lr, which is {lr:g}, for instance to {lr / 3:.1g}"
         )
-
-
-def _pause() -> float:
-    """Seconds between two states, which a cluster with a busy disk may want more of."""
-    asked = os.environ.get("RETRACE_SAVE_SECONDS")
-    try:
-        return float(asked) if asked else SAVE_SECONDS
-    except ValueError as error:
-        raise UserError(f"RETRACE_SAVE_SECONDS is {asked!r}: give a number, as 60") from error
 
 
 def _optimizer(module: nn.Module, plan: Fit) -> torch.optim.Optimizer:

@@ -98,13 +98,13 @@ def train_digits(folder: str, finished) -> None:
     """In a process of its own: three trainings, with the state saved at every step."""
     import torch
 
-    from experiments import training
+    from experiments import training, training_state
     from experiments.data import digits
     from experiments.models.mnist_cnn import DigitsCNN
 
     os.environ["RETRACE_RESULTS"] = folder
     torch.set_num_threads(1)
-    training.SAVE_SECONDS = -1.0
+    training_state.SAVE_SECONDS = -1.0
     os.fsync = lambda _: None  # processes are killed here, not the machine
     data = {name: column[:400] for name, column in digits.load().items()}
     plan = training.Fit(epochs=2, batch_size=40)

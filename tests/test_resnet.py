@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from experiments import runs, training
+from experiments import runs, training_state
 from experiments.augmentation import CropAndFlip
 from experiments.models.resnet import ResNet
 from experiments.problems import UserError
@@ -194,7 +194,7 @@ LOSS = CropAndFlip(1).loss(nll)
 
 @pytest.fixture
 def one_thread(monkeypatch):
-    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(training_state, "SAVE_SECONDS", -1.0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

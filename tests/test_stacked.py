@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import training
+from experiments import training_state
 from experiments.losses import cross_entropy
 from experiments.models.digits_mlp import DigitsMLP
 from experiments.models.mnist_cnn import DigitsCNN
@@ -98,7 +98,7 @@ def test_in_double_precision_the_two_are_the_same(tmp_path):
 @pytest.mark.parametrize("deaths", [[1], [4], [5, 6], [STEPS]])
 def test_killed_and_restarted_it_ends_with_the_same_bits(network, deaths, tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(training_state, "SAVE_SECONDS", -1.0)
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     whole.mkdir()
     torn.mkdir()

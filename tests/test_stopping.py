@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import stopping, training
+from experiments import stopping, training, training_state
 from experiments.losses import cross_entropy
 from experiments.problems import UserError
 from tests.tiny import EXPERIMENT
@@ -63,7 +63,9 @@ def test_a_training_asked_to_stop_saves_the_very_step_and_ends_with_the_same_bit
 def test_how_often_a_training_saves_can_be_said(monkeypatch, tmp_path):
     monkeypatch.setenv("RETRACE_SAVE_SECONDS", "1e-9")
     kept = []
-    monkeypatch.setattr(training.disk, "write", lambda path, content: kept.append(path.suffix))
+    monkeypatch.setattr(
+        training_state.disk, "write", lambda path, content: kept.append(path.suffix)
+    )
     monkeypatch.setattr(training._Training, "outcome", lambda self: {})
     train(tmp_path / "often")
     assert kept.count(".pt") == 12

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from experiments import training
+from experiments import training_state
 from experiments.models.mnist_cnn import DigitsCNN, SmallCNN
 from experiments.problems import UserError
 from experiments.training import Adam, Fit, fit, flat_params, load_params
@@ -65,7 +65,7 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def save_every_step(monkeypatch):
-    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(training_state, "SAVE_SECONDS", -1.0)
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
@@ -130,11 +130,11 @@ def test_killed_and_restarted_it_ends_with_the_same_bits(network, plan, deaths, 
 
 def test_states_are_not_saved_at_every_step_by_default(tmp_path, monkeypatch):
     monkeypatch.undo()
-    assert training.SAVE_SECONDS >= 1
+    assert training_state.SAVE_SECONDS >= 1
     began = time.monotonic()
     with pytest.raises(Killed):
         fit(digits_network(), dying(3), TRAIN, PLAN, 0, tmp_path)
-    assert time.monotonic() - began < training.SAVE_SECONDS
+    assert time.monotonic() - began < training_state.SAVE_SECONDS
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from analysis import arnoldi_vit, arnoldi_vit_images, table
-from experiments import runs, training, vit_mislabel, vit_models
+from experiments import runs, training_state, vit_mislabel, vit_models
 from experiments.augmentation import CropAndFlip
 from experiments.losses import cross_entropy
 from experiments.models.vit import VisionTransformer, ViT, from_the_top
@@ -184,7 +184,7 @@ class Killed(BaseException):
 def test_killed_within_a_step_and_restarted_it_ends_with_the_same_bits(
     deaths, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(training_state, "SAVE_SECONDS", -1.0)
     plan = SharpnessAware(2, 10, 0.05, rho=0.1)
     moved = CropAndFlip(1).loss(cross_entropy)  # the same crops in both halves of a step
     ends = []
