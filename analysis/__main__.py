@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import analysis
 from analysis import disk, report
-from analysis.artifact import TIERS, Artifact, add_options, guarded, known_tier
+from analysis.artifact import Artifact
+from analysis.command import add_options, guarded, known_tier
+from analysis.verdict import TIERS
 from experiments import runs
 from experiments.runs import MissingRuns, UserError
 

@@ -6,12 +6,9 @@ results/artifacts/TIER/ID.json        where the numbers come from, and the verdi
 """
 
 import argparse
-import difflib
 import hashlib
 import json
-import os
 import platform
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -23,14 +20,14 @@ from matplotlib.figure import Figure
 
 from analysis import disk, style
 from analysis.beside import Beside, provenance
+from analysis.command import add_options, guarded, known_tier
 from analysis.latex import latex
 from analysis.table import Row, from_csv, records, to_csv
 from analysis.tabular import tables_of
-from analysis.verdict import Verdict, cap
+from analysis.verdict import TIERS, Verdict, cap
 from experiments import runs
 from experiments.runs import MissingRuns, Run, UserError
 
-TIERS = ("smoke", "small", "paper")
 DRAWN_WITH = ("numpy", "scipy", "pandas", "matplotlib")
 
 
@@ -201,45 +198,6 @@ class Artifact:
         # Last: an interrupted build leaves a provenance that does not fit its CSV, and is noticed.
         disk.write(self.path(tier, "json"), (json.dumps(about, indent=1) + "\n").encode())
         return Built(self.id, tier, verdict, self.path(tier, "png"))
-
-
-def add_options(parser: argparse.ArgumentParser, default: str | None) -> None:
-    """Add the options that one artifact and all of them have in common."""
-    what = "every tier that has runs" if default is None else default
-    parser.add_argument(
-        "--preset", default=default, help=f"{', '.join(TIERS)} (default: {what})", metavar="TIER"
-    )
-    parser.add_argument(
-        "--redraw", action="store_true", help="draw from the committed CSV alone, without runs"
-    )
-    parser.add_argument(
-        "--partial", action="store_true", help="draw the runs there are, and say so on the figure"
-    )
-
-
-def known_tier(name: str) -> str:
-    """Return the tier if there is one of that name, else name the nearest in a UserError."""
-    if name in TIERS:
-        return name
-    nearest = difflib.get_close_matches(name, TIERS, n=1, cutoff=0.0)[0]
-    raise UserError(
-        f"there is no preset {name!r} to draw from: --preset {nearest}? ({', '.join(TIERS)})"
-    )
-
-
-def guarded(work: Callable[[], int]) -> int:
-    """Return the exit code of `work`; what a user can mend ends in one line, not a traceback."""
-    try:
-        return work()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("interrupted: finished artifacts stay", file=sys.stderr)
-        return 130
 
 
 def _stamped(row: Row, tier: str, missing: int) -> str:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from analysis import disk
-from analysis.artifact import guarded
+from analysis.command import guarded
 from experiments import runs
 
 README = Path(__file__).parents[1] / "README.md"

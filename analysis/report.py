@@ -12,10 +12,10 @@ import jinja2
 from PIL import Image
 
 from analysis import disk
-from analysis.artifact import TIERS, Artifact
+from analysis.artifact import Artifact
 from analysis.table import from_csv
 from analysis.tabular import Table, headline, tables_of
-from analysis.verdict import WORDS
+from analysis.verdict import TIERS, WORDS
 from experiments import runs
 
 TEMPLATE = Path(__file__).with_name("report.html")

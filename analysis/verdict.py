@@ -10,7 +10,8 @@ import pandas as pd
 from analysis.statistics import Interval
 
 WORDS = ("reproduced", "direction", "not reproduced", "not run")
-FULL_TIER = "paper"
+TIERS = ("smoke", "small", "paper")
+FULL_TIER = TIERS[-1]
 
 RULE = (
     "reproduced: at tier paper, with every run there, each claim's 95% interval over seeds lies"

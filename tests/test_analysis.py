@@ -17,7 +17,7 @@ from scipy import stats
 
 from analysis import __main__ as everything
 from analysis import disk, report, statistics, style, table, verdict
-from analysis.artifact import TIERS, Artifact
+from analysis.artifact import Artifact
 from analysis.statistics import NONE, Interval
 from experiments.runs import UserError
 from tests import synthetic
@@ -94,7 +94,7 @@ def test_an_artifact_says_what_it_claims_and_ends_in_a_command_line(artifact):
     assert artifact.paper
     assert "sys.exit(ARTIFACT.main())" in source
     assert all(note.endswith(".") for note in (*artifact.deviations, *artifact.remarks))
-    assert set(artifact.tier_notes) <= set(TIERS)
+    assert set(artifact.tier_notes) <= set(verdict.TIERS)
 
 
 @each_artifact
