@@ -1,4 +1,7 @@
-"""Tasks of an array without a Slurm: how cells are divided, and what the batch script does when."""
+"""Tasks of an array without a Slurm: how cells are divided, and what the batch script does when.
+
+One file: its tests share one copy of the code.
+"""
 
 import re
 import signal

@@ -1,4 +1,7 @@
-"""What every attribution method promises: a new one without an entry here fails."""
+"""What every attribution method promises: a new one without an entry here fails.
+
+One file: one contract, which each method is held to.
+"""
 
 import copy
 from dataclasses import replace

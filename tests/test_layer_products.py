@@ -1,4 +1,7 @@
-"""Hessian products at layers equal `jvp(grad)`, whatever the model does with its parameters."""
+"""Hessian products at layers equal `jvp(grad)`, whatever the model does with its parameters.
+
+One file: the networks that its tests go through are the most of it.
+"""
 
 import logging
 from collections.abc import Callable

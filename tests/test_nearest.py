@@ -1,8 +1,6 @@
 """An index of rows finds what the scores rank first, and refuses to be mistaken for another."""
 
 import builtins
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,20 +9,16 @@ from torch import Tensor
 
 from methods import matmul
 from methods.attributor import Fitted
-from methods.index_files import load, save
-from methods.nearest import Index, build, gather, over
+from methods.nearest import build, over
 from methods.projected import Projected
-from methods.projections import Gaussian, Projection, Rademacher, Select, TwoSided
-from methods.random_projection import RandomProjection
+from methods.projections import TwoSided
 from methods.ranking import highest, lowest
 from methods.rows import Rows
 from methods.search import HNSW, IVF, Exact, Search
-from methods.task import Examples, MethodError, take
+from methods.task import Examples, MethodError
 from methods.tracin import TracIn
 from tests import networks
 from tests.test_attributors import QUERY, TRAIN, equal, swapped_nll, the_task
-
-KINDS = (Gaussian, Rademacher, Select, TwoSided)
 
 
 class Given(Fitted):
@@ -108,57 +102,6 @@ def test_rows_of_a_nan_are_an_error() -> None:
     some["row"][4, 1] = float("nan")
     with pytest.raises(MethodError, match="not finite"):
         build(Given(), some)
-
-
-# --- projected rows -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_index_of_projected_rows_ranks_as_their_scores(kind: type[Projection]) -> None:
-    fitted = Projected(TracIn().fit(the_task(), TRAIN), kind(16, 3))
-    index = build(fitted, TRAIN)
-    assert index.dim == 32, "16 numbers a checkpoint"
-    scores, ids = index.search(fitted.query_rows(QUERY), 5)
-    expected, candidates = fitted.proponents(QUERY, TRAIN, 5)
-    equal(scores, expected)
-    assert torch.equal(ids, candidates)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_projected_scores_average_to_the_scores(kind: type[Projection]) -> None:
-    whole = TracIn().fit(the_task(), TRAIN)
-    draws = torch.stack(
-        [Projected(whole, kind(9, seed)).scores(QUERY, TRAIN) for seed in range(150)]
-    )
-    errors = (draws.mean(0) - whole.scores(QUERY, TRAIN)) / (draws.std(0) / 150**0.5)
-    assert float(errors.square().mean()) < 3.0
-    assert float(errors.abs().max()) < 5.5
-
-
-def test_every_checkpoint_has_a_map_of_its_own() -> None:
-    fitted = Projected(TracIn(learning_rates=False).fit(the_task(), TRAIN), Gaussian(4))
-    first, second = (fitted._map(i, term) for i, term in enumerate(fitted.addends))
-    assert not torch.allclose(first.directions(), second.directions())
-    again = Projected(fitted.fitted, Gaussian(4))
-    assert torch.equal(again._map(1, again.addends[1]).directions(), second.directions())
-
-
-def test_maps_too_large_to_hold_are_applied_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = TracIn().fit(the_task(), TRAIN)
-    expected = Projected(whole, Gaussian(12)).scores(QUERY, TRAIN)
-    for module in ("projections", "projected"):
-        monkeypatch.setattr(f"methods.{module}.LIMIT", 5 * whole.task.size * 8)
-    sliced = Projected(whole, Gaussian(12))
-    assert len(list(sliced.terms())) == 6
-    assert not sliced._maps
-    equal(sliced.scores(QUERY, TRAIN), expected)
-    equal(gather(sliced, TRAIN), Projected(whole, Gaussian(12)).train_rows(TRAIN).dense())
-
-
-def test_rows_without_parameters_cannot_be_projected() -> None:
-    fitted = RandomProjection(Gaussian(8)).fit(the_task(), TRAIN)
-    with pytest.raises(MethodError, match="these already are"):
-        Projected(fitted, TwoSided(4)).scores(QUERY, TRAIN)
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -249,76 +192,6 @@ def test_without_faiss_the_extra_is_named_and_exact_search_works(
     with pytest.raises(MethodError, match=r"pip install 'retrace\[index\]'"):
         build(Given(), rows(9, 3), method)
     assert build(Given(), rows(9, 3)).search(networks.normal(2, 3), 4)[1].shape == (2, 4)
-
-
-# --- on disk --------------------------------------------------------------------------------------
-
-
-def fitted_and_index(method: Search) -> tuple[Fitted, Index]:
-    if not isinstance(method, Exact):
-        faiss_or_skip()
-    fitted = Projected(TracIn().fit(the_task(), TRAIN), TwoSided(9))
-    return fitted, build(fitted, TRAIN, method)
-
-
-@pytest.mark.parametrize("method", [Exact(), HNSW(links=4), IVF(lists=3, effort=2)])
-def test_a_saved_index_finds_the_same(method: Search, tmp_path: Path) -> None:
-    fitted, index = fitted_and_index(method)
-    query = fitted.query_rows(QUERY)
-    save(index, tmp_path / "here" / "index")
-    again = load(tmp_path / "here" / "index", fitted, TRAIN)
-    assert again.method == method
-    for before, after in zip(index.search(query, 4), again.search(query, 4), strict=True):
-        assert torch.equal(before, after)
-    assert [path.name for path in (tmp_path / "here").iterdir()] == ["index"]
-    with pytest.raises(MethodError, match="exists"):
-        save(index, tmp_path / "here" / "index")
-
-
-def other_projections(fitted: Projected) -> Iterable[tuple[Fitted, Examples, str]]:
-    yield fitted, take(TRAIN, slice(0, 12)), "indexes 13 candidates, these are 12"
-    yield Projected(fitted.fitted, TwoSided(4)), TRAIN, "rows of 18 numbers, these have 8"
-    yield Projected(fitted.fitted, TwoSided(9, seed=1)), TRAIN, "another row for candidate 0"
-    yield fitted, take(TRAIN, torch.arange(12, -1, -1)), "another row for candidate 0"
-    single = TracIn(False, checkpoints=(0, 0)).fit(the_task(), TRAIN)
-    yield Projected(single, TwoSided(9)), TRAIN, "other checkpoints"
-
-
-def test_an_index_of_something_else_is_refused(tmp_path: Path) -> None:
-    fitted, index = fitted_and_index(Exact())
-    assert isinstance(fitted, Projected)
-    save(index, tmp_path / "index")
-    for other, candidates, message in other_projections(fitted):
-        with pytest.raises(MethodError, match=message):
-            load(tmp_path / "index", other, candidates)
-    with pytest.raises(MethodError, match="query rows of 8 numbers, the index has 18"):
-        index.search(Projected(fitted.fitted, TwoSided(4)).query_rows(QUERY), 3)
-
-
-@pytest.mark.parametrize("name", ["rows.npy", "index.faiss", "probe.npy", "index.json"])
-def test_a_damaged_index_is_one_clear_error(name: str, tmp_path: Path) -> None:
-    fitted, index = fitted_and_index(HNSW(links=4) if name == "index.faiss" else Exact())
-    folder = tmp_path / "index"
-    save(index, folder)
-    content = (folder / name).read_bytes()
-    (folder / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(MethodError, match=r"damaged index .*rm -r"):
-        load(folder, fitted, TRAIN)
-    (folder / name).unlink()
-    with pytest.raises(MethodError, match=f"{name} is missing"):
-        load(folder, fitted, TRAIN)
-
-
-def test_a_folder_without_an_index_is_one_clear_error(tmp_path: Path) -> None:
-    fitted, _ = fitted_and_index(Exact())
-    with pytest.raises(MethodError, match=r"no index in .*index\.json is missing"):
-        load(tmp_path / "nowhere", fitted, TRAIN)
-
-
-def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(MethodError, match="cannot write"):
-        save(build(Given(), rows(4, 2)), tmp_path / "file" / "index")
 
 
 def test_an_exact_search_multiplies_at_the_rate_of_the_processor(

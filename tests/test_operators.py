@@ -1,4 +1,7 @@
-"""Every operator is the matrix it says, on every network of the project."""
+"""Every operator is the matrix it says, on every network of the project.
+
+One file: the networks that its tests go through are made once.
+"""
 
 import importlib
 import inspect

@@ -1,4 +1,7 @@
-"""Factored rows are per-example gradients, whatever the model does with its parameters."""
+"""Factored rows are per-example gradients, whatever the model does with its parameters.
+
+One file: one claim, of all the networks that it lists.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""Closed forms of projected inner products of rank-1 gradients, and simulations that meet them."""
+"""Closed forms of projected inner products of rank-1 gradients, and simulations that meet them.
+
+One file: closed forms, and the simulations and the table that are held against them.
+"""
 
 import math
 from dataclasses import dataclass, replace

@@ -1,4 +1,7 @@
-"""W&B is a mirror: everything is sent once, nothing depends on it."""
+"""W&B is a mirror: everything is sent once, nothing depends on it.
+
+One file: its tests share one made-up W&B.
+"""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Filtering: the kinds of noise, shards that are redone alone, what is kept, and the tables."""
+"""Filtering: shards that are redone alone, what is kept, and what is trained on it."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -6,7 +6,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from analysis import arnoldi_sentences, arnoldi_table3, speed_translation, table
 from experiments import (
     runs,
     translation_filters,
@@ -35,7 +34,6 @@ from experiments.translation_models import trained
 from experiments.translation_pools import Crawl, Polluted, Scoring, score, scores
 from experiments.translation_scores import Loss, arnoldi, basis, randproj
 from methods.ihvp.arnoldi import Krylov
-from tests import synthetic_speed_translation, synthetic_wmt_filtering
 
 METHODS = (arnoldi(2, Krylov(4, 16, 0, 2)), randproj(2, 0), Loss())
 NETWORK = replace(SMOKE.model.network, width=16, inner=16, layers=1)
@@ -51,70 +49,6 @@ def store(tmp_path_factory):
         patch.setenv("RETRACE_RESULTS", str(home))
         patch.setenv("RETRACE_DATA", str(home / "data"))
         yield home
-
-
-# --- noise ---------------------------------------------------------------------------------------
-
-
-def test_each_kind_of_noise_is_as_said_and_as_often():
-    pairs, other = Corpus("generated", 0, 700).load(), Corpus("generated test").load()
-    spoilt, kind = noise.pollute(pairs, other, 0.6, 1)
-    counts = {name: int((kind == name).sum()) for name in noise.KINDS}
-    assert set(counts.values()) == {60}
-    true, english, german = dict(pairs), set(pairs.target), set(pairs.source)
-    for (source, target), (was, put), name in zip(pairs, spoilt, kind, strict=True):
-        if name == "clean":
-            assert (was, put) == (source, target)
-        elif name == "foreign":
-            assert was not in german
-            assert put not in english
-            assert [len(word) for word in was.split()] == [len(word) for word in source.split()]
-        elif name == "one language":
-            assert (was in english and put in english) or (was in german and put in german)
-        elif name == "near copy":
-            assert set(put.split()) <= set(was.split())
-        elif name == "unrelated":
-            assert was == source
-            assert put in other.target
-        elif name == "partial":
-            assert was == source
-            assert target.startswith(put)
-            assert len(put) < len(target)
-        elif name == "numbers":
-            assert not any(letter.isalpha() for letter in was + put)
-        else:
-            assert was == source
-            assert put in english
-    wrong = [true.get(s) != t for s, t in spoilt]
-    assert np.mean(np.array(wrong)[kind == "misaligned"]) > 0.9
-    again, same = noise.pollute(pairs, other, 0.6, 1)
-    assert again == spoilt
-    assert (same == kind).all()
-    assert noise.pollute(pairs, other, 0.6, 2)[0] != spoilt
-    assert noise.pollute(pairs, other, 0.0, 1)[0] == pairs
-    with pytest.raises(UserError, match=r"share of noise is 1\.5"):
-        noise.pollute(pairs, other, 1.5, 1)
-
-
-def test_the_cipher_respells_every_letter_and_no_two_alike():
-    assert sorted(noise.PLAIN) == sorted(noise.CIPHER)
-    assert all(a != b for a, b in zip(noise.PLAIN, noise.CIPHER, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("source", "target", "kept"),
-    [
-        ("Ein Hund ist in der Stadt", "A dog is in the city", True),
-        ("Ein Hund ist in der Stadt", "Ein Hund ist in der Stadt", False),
-        ("Ein Hund ist in der Stadt", "A dog", False),
-        ("12 . 4 . 2008", "12 . 4 . 2008", False),
-        ("A dog is in the city", "The man has a hat", False),
-        ("Ein Hund ist in der Stadt", "A dog is in the city " * 4, False),
-        ("Ik hebt ouk zkade wofel", "Je suis dans ville grande", False),
-    ],
-)
-def test_the_rules_keep_what_looks_like_a_translation(source, target, kept):
-    assert noise.passes(source, target) is kept
 
 
 # --- shards --------------------------------------------------------------------------------------
@@ -322,49 +256,3 @@ def test_the_paper_tier_has_the_paper_s_settings_and_pools_do_not_meet_the_boots
         for one, other in pairwise(spans):
             assert one.start + one.n <= other.start
         assert setting.model.language.subwords.corpus.name == spans[0].name
-
-
-# --- the tables ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def empty(tmp_path, monkeypatch):
-    monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path))
-
-
-def built(artifact, tier: str):
-    artifact.build(tier)
-    rows = table.records(table.from_csv(artifact.path(tier, "csv").read_text()))
-    return {(row["method"], row["quantity"]): row for row in rows}
-
-
-def test_the_paper_s_table_is_reproduced_by_its_numbers(empty):
-    synthetic_wmt_filtering.write("paper", 3)
-    found = built(arnoldi_table3.ARTIFACT, "paper")
-    assert {r["verdict"] for r in found.values() if r["kind"] == "claim"} == {"reproduced"}
-    assert found["Arnoldi 10%", "BLEU, late"]["paper"] == 30.8
-    assert found["Arnoldi 75%, clean pool − None 100%, clean pool", "BLEU, late"]["n"] == 3
-    said = built(arnoldi_sentences.ARTIFACT, "paper")
-    assert said["highest − lowest", "spoilt"]["verdict"] == "not run"  # nobody knows of a crawl
-
-
-def test_a_wrong_order_of_arms_is_not_reproduced(empty):
-    synthetic_wmt_filtering.write("small", 3, arnoldi=-25.0)
-    found = built(arnoldi_table3.ARTIFACT, "small")
-    assert found["Arnoldi 10% − RandProj 10%", "BLEU, late"]["verdict"] == "not reproduced"
-    assert found["RandProj 10% − None 100%", "BLEU, late"]["verdict"] == "direction"
-    assert np.isnan(found["Arnoldi 10%", "BLEU, late"]["paper"])  # other data, no printed number
-    said = built(arnoldi_sentences.ARTIFACT, "small")
-    assert said["highest − lowest", "spoilt"]["ours"] == 100
-
-
-def test_the_cost_is_judged_by_its_bound(empty):
-    synthetic_speed_translation.write("paper", 3)
-    found = built(speed_translation.ARTIFACT, "paper")
-    assert found["Arnoldi or RandProj 10", "cost"]["verdict"] == "reproduced"
-
-
-def test_a_cost_above_its_bound_is_said(empty):
-    synthetic_speed_translation.write("small", 3, ratio=1.8)
-    found = built(speed_translation.ARTIFACT, "small")
-    assert found["Arnoldi or RandProj 10", "cost"]["verdict"] == "not reproduced"

@@ -1,0 +1,50 @@
+"""Table 3, the sentences beside it and the cost of scoring say what their runs say."""
+
+import numpy as np
+import pytest
+
+from analysis import arnoldi_sentences, arnoldi_table3, speed_translation, table
+from tests import synthetic_speed_translation, synthetic_wmt_filtering
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path))
+
+
+def built(artifact, tier: str):
+    artifact.build(tier)
+    rows = table.records(table.from_csv(artifact.path(tier, "csv").read_text()))
+    return {(row["method"], row["quantity"]): row for row in rows}
+
+
+def test_the_paper_s_table_is_reproduced_by_its_numbers(empty):
+    synthetic_wmt_filtering.write("paper", 3)
+    found = built(arnoldi_table3.ARTIFACT, "paper")
+    assert {r["verdict"] for r in found.values() if r["kind"] == "claim"} == {"reproduced"}
+    assert found["Arnoldi 10%", "BLEU, late"]["paper"] == 30.8
+    assert found["Arnoldi 75%, clean pool − None 100%, clean pool", "BLEU, late"]["n"] == 3
+    said = built(arnoldi_sentences.ARTIFACT, "paper")
+    assert said["highest − lowest", "spoilt"]["verdict"] == "not run"  # nobody knows of a crawl
+
+
+def test_a_wrong_order_of_arms_is_not_reproduced(empty):
+    synthetic_wmt_filtering.write("small", 3, arnoldi=-25.0)
+    found = built(arnoldi_table3.ARTIFACT, "small")
+    assert found["Arnoldi 10% − RandProj 10%", "BLEU, late"]["verdict"] == "not reproduced"
+    assert found["RandProj 10% − None 100%", "BLEU, late"]["verdict"] == "direction"
+    assert np.isnan(found["Arnoldi 10%", "BLEU, late"]["paper"])  # other data, no printed number
+    said = built(arnoldi_sentences.ARTIFACT, "small")
+    assert said["highest − lowest", "spoilt"]["ours"] == 100
+
+
+def test_the_cost_is_judged_by_its_bound(empty):
+    synthetic_speed_translation.write("paper", 3)
+    found = built(speed_translation.ARTIFACT, "paper")
+    assert found["Arnoldi or RandProj 10", "cost"]["verdict"] == "reproduced"
+
+
+def test_a_cost_above_its_bound_is_said(empty):
+    synthetic_speed_translation.write("small", 3, ratio=1.8)
+    found = built(speed_translation.ARTIFACT, "small")
+    assert found["Arnoldi or RandProj 10", "cost"]["verdict"] == "not reproduced"
