@@ -1,6 +1,7 @@
-"""Who may import whom, read from the source; and that importing does nothing else."""
+"""Who may import whom, read from the source; that importing does nothing else; long files."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,11 @@ ALLOWED = {
 LAZY = {"methods": {"faiss"}}  # inside functions: an optional, faster search
 FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda one: str(one.relative_to(ROOT)))
+
+
+LONG = 260  # lines
+REASON = re.compile(r"^One file: .*\w", re.MULTILINE)
+EVERY_FILE = [*FILES, *sorted((ROOT / "tests").rglob("*.py"))]
 
 
 def module_name(path: Path) -> str:
@@ -81,6 +87,25 @@ def test_a_room_imports_what_it_may(path):
         assert "analysis" not in tops
         others = EXPERIMENTS - {module_name(path)}
         assert not others & set(found), "what two experiments share belongs in a file of its own"
+
+
+def too_long(text: str) -> bool:
+    """Whether a file is long and does not say why."""
+    said = ast.get_docstring(ast.parse(text)) or ""
+    return len(text.splitlines()) > LONG and not REASON.search(said)
+
+
+def test_a_long_file_says_why_it_is_one():
+    assert [str(path) for path in EVERY_FILE if too_long(path.read_text())] == []
+
+
+def test_a_long_file_without_a_reason_is_found():
+    lines = "x = 1\n" * LONG
+    assert not too_long(lines)
+    assert too_long(lines + "x = 1\n")
+    assert too_long(f'"""Made of one file: lines."""\n{lines}')
+    assert too_long(f'"""Lines.\n\nOne file:\n"""\n{lines}')
+    assert not too_long(f'"""Lines.\n\nOne file: they are alike.\n"""\n{lines}')
 
 
 def test_reading_runs_needs_the_standard_library_and_numpy_alone():
