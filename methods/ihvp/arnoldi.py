@@ -104,15 +104,11 @@ class StoredKrylov(Krylov):
 
 
 @dataclass(frozen=True)
-class Arnoldi(Inverse):
-    """H^-1 on the span of `num_eigen` dominant eigenvectors, nothing outside it.
-
-    positive_only  drop the negative ones among them, as the paper does for ViT
-    """
+class Dominant(Inverse):
+    """An inverse made of the `num_eigen` eigenvalues largest in absolute value, out of a basis."""
 
     num_eigen: int = 10
     basis: Krylov = Krylov()
-    positive_only: bool = False
 
     def __post_init__(self) -> None:
         at_least(1, num_eigen=self.num_eigen)
@@ -128,6 +124,26 @@ class Arnoldi(Inverse):
     @property
     def seed(self) -> int:  # type: ignore[override]
         return self.basis.seed
+
+    def leading(self, prepared: Prepared) -> tuple[Tensor, Tensor]:
+        """The eigenvalues (num_eigen,) and eigenvectors (num_eigen, p) of what was prepared."""
+        values, vectors = prepared["eigenvalues"], prepared["eigenvectors"]
+        if len(values) < self.num_eigen:
+            raise MethodError(
+                f"{len(values)} eigenvalues for num_eigen={self.num_eigen}: raise the basis' "
+                "`iterations` and `keep`, or lower num_eigen"
+            )
+        return values[: self.num_eigen], vectors[: self.num_eigen]
+
+
+@dataclass(frozen=True)
+class Arnoldi(Dominant):
+    """H^-1 on the span of `num_eigen` dominant eigenvectors, nothing outside it.
+
+    positive_only  drop the negative ones among them, as the paper does for ViT
+    """
+
+    positive_only: bool = False
 
     def prepare(self, hessian: Hessian) -> Prepared:
         """Return eigenvalues (k,) and eigenvectors (k, p) of the Hessian with its weight decay.
@@ -147,13 +163,7 @@ class Arnoldi(Inverse):
         return found | ({"spectrum": ritz_values(projected)} if stored else {})
 
     def invert(self, hessian: Hessian, prepared: Prepared) -> Bilinear:
-        values, vectors = prepared["eigenvalues"], prepared["eigenvectors"]
-        if len(values) < self.num_eigen:
-            raise MethodError(
-                f"{len(values)} eigenvalues for num_eigen={self.num_eigen}: raise the basis' "
-                "`iterations` and `keep`, or lower num_eigen"
-            )
-        values, vectors = values[: self.num_eigen], vectors[: self.num_eigen]
+        values, vectors = self.leading(prepared)
         if self.positive_only:
             values, vectors = values[values > 0], vectors[values > 0]
         if len(values) == 0 or float(values.abs().min()) == 0:

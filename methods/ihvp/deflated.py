@@ -14,37 +14,19 @@ import torch
 from torch import Tensor
 
 from methods.attributor import Prepared
-from methods.ihvp.arnoldi import Krylov, distill, krylov
-from methods.ihvp.inverse import Inverse
+from methods.ihvp.arnoldi import Dominant, distill, krylov
 from methods.operators import Hessian, Operator
-from methods.settings import at_least
 from methods.task import MethodError
 
 
 @dataclass(frozen=True)
-class Deflated(Inverse):
+class Deflated(Dominant):
     """(V L V^T + damping)^-1 of the `num_eigen` eigenvalues largest in absolute value.
 
     Off by no more than the largest eigenvalue left out, relative to the damping.
     """
 
     num_eigen: int = 100
-    basis: Krylov = Krylov()
-
-    def __post_init__(self) -> None:
-        at_least(1, num_eigen=self.num_eigen)
-
-    @property
-    def preparation(self) -> Krylov:
-        return self.basis
-
-    @property
-    def sample(self) -> int | None:  # type: ignore[override]
-        return self.basis.sample
-
-    @property
-    def seed(self) -> int:  # type: ignore[override]
-        return self.basis.seed
 
     def prepare(self, hessian: Hessian) -> Prepared:
         """Return eigenvalues (k,) and eigenvectors (k, p) with the weight decay, undamped."""
@@ -55,14 +37,8 @@ class Deflated(Inverse):
 
     def invert(self, hessian: Hessian, prepared: Prepared) -> Operator:
         values, vectors = (
-            prepared[name][: self.num_eigen].to(hessian.device, hessian.dtype)
-            for name in ("eigenvalues", "eigenvectors")
+            found.to(hessian.device, hessian.dtype) for found in self.leading(prepared)
         )
-        if len(values) < self.num_eigen:
-            raise MethodError(
-                f"{len(values)} eigenvalues for num_eigen={self.num_eigen}: raise the basis' "
-                "`iterations` and `keep`, or lower num_eigen"
-            )
         if not hessian.shift > 0:
             raise MethodError(
                 f"damping is {hessian.shift:g}, and the inverse outside of the eigenvectors is its "
