@@ -108,16 +108,7 @@ EXPERIMENT = Experiment(
     run,
     PRESETS,
     summary="CIFAR-10 images for and against a prediction: classes of the top 5, by method",
-    columns=(
-        "proponents_of_class",
-        "chance_of_class",
-        "opponents_of_rival",
-        "chance_of_rival",
-        "accuracy",
-        "fit_seconds",
-        "seconds",
-        "ratio",
-    ),
+    columns=(*proponents.COLUMNS, "ratio"),
     seconds={"smoke": 9, "small": 2_300},
 )
 

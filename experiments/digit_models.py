@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from experiments import provenance, runs
 from experiments.convergence import Finish, converge
 from experiments.data import digits, labels, mnist
+from experiments.flat import checkpoints
 from experiments.losses import cross_entropy
 from experiments.models.mnist_cnn import DigitsCNN, LargeCNN, SmallCNN
 from experiments.problems import UserError
@@ -20,7 +21,7 @@ from experiments.training import Adam, Fit, fit, flat_params, load_params
 from methods.exact_hessian import exact_hessian
 from methods.progress import track
 from methods.randomness import numpy_generator
-from methods.task import Checkpoint, Task, take
+from methods.task import Task, take
 
 Network = LargeCNN | SmallCNN | DigitsCNN
 
@@ -117,16 +118,10 @@ def trained(model: Model) -> Trained:
     flat = run.array("params")
     epochs = [model.fit.every * (i + 1) for i in range(len(flat))]
     epochs[-1] = min(epochs[-1], model.fit.epochs)
-    checkpoints = []
-    for row, lr in zip(flat, run.array("lrs"), strict=True):
-        load_params(module, np.array(row))
-        params = {name: p.detach().clone() for name, p in module.named_parameters()}
-        checkpoints.append(Checkpoint(params, float(lr)))
+    kept = checkpoints(module, run)
     load_params(module, np.array(run.array("final")))
     module.requires_grad_(False)
-    task = Task.of(
-        module, cross_entropy, weight_decay=model.fit.weight_decay, checkpoints=checkpoints
-    )
+    task = Task.of(module, cross_entropy, weight_decay=model.fit.weight_decay, checkpoints=kept)
     return Trained(task, train, evaluation, run.metrics, module, tuple(epochs))
 
 

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from experiments.problems import UserError
-from methods.task import floating_buffers
+from experiments.runs import Run
+from methods.task import Checkpoint, floating_buffers
 
 
 def flat_params(module: nn.Module) -> np.ndarray:
@@ -51,3 +52,13 @@ def load_params(module: nn.Module, flat: np.ndarray) -> nn.Module:
             value.copy_(vector[at : at + value.numel()].view(value.shape))
             at += value.numel()
     return module
+
+
+def checkpoints(module: nn.Module, run: Run) -> list[Checkpoint]:
+    """The checkpoints of a run of `fit`, of which the module is left as the last."""
+    found = []
+    for row, lr in zip(run.array("params"), run.array("lrs"), strict=True):
+        load_params(module, np.array(row))
+        params = {name: p.detach().clone() for name, p in module.named_parameters()}
+        found.append(Checkpoint(params, float(lr)))
+    return found

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from experiments import runs
 from experiments.data import housing, labels, towns
 from experiments.data.housing import Houses
+from experiments.flat import checkpoints
 from experiments.models.housing_mlp import HousingMLP
 from experiments.problems import UserError
-from experiments.training import Fit, fit, load_params
-from methods.task import Checkpoint, Task
+from experiments.training import Fit, fit
+from methods.task import Task
 
 GENERATED_SEED = 0  # of the country; the model's seed divides it into training and test
 
@@ -118,14 +119,10 @@ def trained(model: Model) -> Trained:
     run = runs.once("housing_model", model, lambda scratch: _train(model, scratch))
     module = model.network.build(train.examples["input"].shape[1], model.seed)
     module.double()  # in single precision, a residual near zero is mostly rounding
-    checkpoints = []
-    for row, lr in zip(run.array("params"), run.array("lrs"), strict=True):
-        load_params(module, np.array(row, dtype=np.float64))
-        params = {name: p.detach().clone() for name, p in module.named_parameters()}
-        checkpoints.append(Checkpoint(params, float(lr)))
+    kept = checkpoints(module, run)
     module.requires_grad_(False)
     decay = model.fit.weight_decay
-    task = Task.of(module, squared_error, weight_decay=decay, checkpoints=checkpoints)
+    task = Task.of(module, squared_error, weight_decay=decay, checkpoints=kept)
     return Trained(task, train, test, run.metrics)
 
 

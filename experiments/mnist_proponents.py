@@ -65,15 +65,7 @@ EXPERIMENT = Experiment(
     run,
     PRESETS,
     summary="digits that speak for a prediction and against it: classes of the top 5, by method",
-    columns=(
-        "proponents_of_class",
-        "chance_of_class",
-        "opponents_of_rival",
-        "chance_of_rival",
-        "accuracy",
-        "fit_seconds",
-        "seconds",
-    ),
+    columns=proponents.COLUMNS,
     seconds={"smoke": 14, "small": 600},
 )
 

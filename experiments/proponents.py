@@ -24,6 +24,15 @@ from methods.task import Examples, MethodError, Objective, Task
 from methods.tracin import TracIn
 
 Method = TracIn | Influence | Representer
+COLUMNS = (  # what the command line prints of `measure`
+    "proponents_of_class",
+    "chance_of_class",
+    "opponents_of_rival",
+    "chance_of_rival",
+    "accuracy",
+    "fit_seconds",
+    "seconds",
+)
 
 
 def predicted_logit(model: Callable[[Tensor], Tensor], batch: Examples) -> Tensor:

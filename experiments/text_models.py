@@ -13,9 +13,10 @@ from experiments import runs
 from experiments.data import dbpedia, gazetteer, labels
 from experiments.data.dbpedia import Articles
 from experiments.data.words import Vocabulary
+from experiments.flat import checkpoints
 from experiments.models.text_classifier import BagOfWords, TextClassifier
-from experiments.training import Fit, fit, load_params
-from methods.task import Checkpoint, Task
+from experiments.training import Fit, fit
+from methods.task import Task
 
 GENERATED_SEED = 0  # of the encyclopedia; the model's seed divides it into training and test
 
@@ -119,14 +120,10 @@ def trained(model: Model) -> Trained:
     train, test, vocabulary = load_data(model.data, model.seed)
     module = _built(model, vocabulary, train)
     module.double()  # in single precision, a probability near one is mostly rounding
-    checkpoints = []
-    for row, lr in zip(run.array("params"), run.array("lrs"), strict=True):
-        load_params(module, np.array(row, dtype=np.float64))
-        params = {name: p.detach().clone() for name, p in module.named_parameters()}
-        checkpoints.append(Checkpoint(params, float(lr)))
+    kept = checkpoints(module, run)
     module.requires_grad_(False)
     decay = model.fit.weight_decay
-    task = Task.of(module, cross_entropy, weight_decay=decay, checkpoints=checkpoints)
+    task = Task.of(module, cross_entropy, weight_decay=decay, checkpoints=kept)
     return Trained(module, task, train, test, run.metrics)
 
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from experiments import bleu, runs
 from experiments.data.parallel import Corpus, Pairs
 from experiments.decoding import Beam, translate
+from experiments.flat import checkpoints
 from experiments.models.transformer import Seq2Seq, Transformer, TranslationLoss
 from experiments.problems import UserError
 from experiments.subwords import Subwords, Vocabulary, columns, vocabulary
-from experiments.training import Adam, Warmed, fit, load_params
-from methods.task import Checkpoint, Examples, Task
+from experiments.training import Adam, Warmed, fit
+from methods.task import Examples, Task
 
 ADAM = Adam(0.9, 0.98)
 
@@ -107,13 +108,9 @@ def trained(model: Model) -> Trained:
     """Return the trained model, training it if no run has it yet."""
     run = runs.once("translation_model", model, lambda scratch: _train(model, scratch))
     module, words = model.made()
-    checkpoints = []
-    for row, lr in zip(run.array("params"), run.array("lrs"), strict=True):
-        load_params(module, np.array(row))
-        params = {name: p.detach().clone() for name, p in module.named_parameters()}
-        checkpoints.append(Checkpoint(params, float(lr)))
+    kept = checkpoints(module, run)
     module.requires_grad_(False)
-    return Trained(module, Task.of(module, model.loss, checkpoints=checkpoints), words, run.metrics)
+    return Trained(module, Task.of(module, model.loss, checkpoints=kept), words, run.metrics)
 
 
 def _train(model: Model, scratch: Path) -> dict[str, Any]:
