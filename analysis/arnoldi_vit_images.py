@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from analysis import mislabel, vit_retrieval
 from analysis.artifact import Artifact
 from analysis.cifar_pictures import CLASSES, DIGITS
+from analysis.pixels import packed, show
 from analysis.statistics import Interval, over_seeds
 from analysis.style import BLACK, FOOT, GREY, PAGE, VERMILLION
 from analysis.table import Row, claim, curve, records, tabulated, written
 from analysis.verdict import conclude
 from experiments.runs import Run
 
-HEX = "hex:"  # keeps a CSV reader from taking pixels for a number
 ACROSS, LINES = 10, 3  # of self-influential images
 SIDE, PITCH, LINE = 0.5, 0.69, 0.8  # inches: an image, from one to the next, and down
 ROLES = ("opponents", "proponents")
@@ -90,9 +90,8 @@ def _images(run: Run) -> list[Row]:
     def image(pixels: np.ndarray, score: float, **more: Any) -> Row:
         shape = {"height": pixels.shape[0], "channels": pixels.shape[2]}
         value = Interval(score, math.nan, math.nan, 1)
-        hexed = HEX + np.ascontiguousarray(pixels).tobytes().hex()
-        row = curve(str(run.metrics["method"]), "image", "", value, **more, **shape, pixels=hexed)
-        return row | {"kind": "image"}
+        shown = {**more, **shape, "pixels": packed(pixels)}
+        return curve(str(run.metrics["method"]), "image", "", value, **shown) | {"kind": "image"}
 
     def labelled(index: int) -> dict[str, Any]:
         known = {name: int(values[index]) for name, values in facts.items()}
@@ -154,19 +153,8 @@ def _draw_image(
     height = figure.get_figheight()
     box = (left / PAGE, (top - SIDE) / height, SIDE / PAGE, SIDE / height)
     axes: Axes = figure.add_axes(box)
-    pixels = np.frombuffer(bytes.fromhex(row["pixels"].removeprefix(HEX)), dtype=np.uint8)
-    rows, channels = int(row["height"]), int(row["channels"])
-    if channels == 1:
-        axes.imshow(pixels.reshape(rows, -1), cmap="gray_r", vmin=0, vmax=255)
-    else:
-        axes.imshow(pixels.reshape(rows, -1, channels))
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
     wrong = bool(row["corrupted"])
-    for spine in axes.spines.values():
-        spine.set_visible(True)
-        spine.set_color(VERMILLION if wrong else GREY)
-        spine.set_linewidth(1.8 if wrong else 0.6)
+    show(axes, row, VERMILLION if wrong else GREY, 1.8 if wrong else 0.6)
     label = classes[int(row["given"])]
     below = f"is {classes[int(row['true'])]}" if wrong else ""
     if row["role"] == "opponent" and not wrong:

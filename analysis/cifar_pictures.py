@@ -1,20 +1,22 @@
 """What Figures 5 and 6 of 001 share: retrieval on CIFAR-10, and what the scores of TracIn cost."""
 
+from functools import partial
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import proponents, proponents_picture
+from analysis.artifact import Artifact
 from analysis.statistics import over_seeds
 from analysis.table import curve, records, tabulated, written
+from analysis.verdict import conclude
 from experiments.runs import Run
 
-EXPERIMENT = "cifar_proponents"
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 DIGITS = tuple("0123456789")  # what the smoke tier shows instead
 COST = "cost of scores"
-RULE = proponents.RULE
 DEVIATIONS = (
     *proponents.DEVIATIONS,
     "The network, the recipe and the checkpoints of the paper's Sec. 4.1 are outside the text at"
@@ -84,3 +86,21 @@ def page(table: pd.DataFrame) -> pd.DataFrame:
     wide = proponents.page(table)
     cost = {r["method"]: written(r, ".2f") for r in records(table[table["quantity"] == COST])}
     return wide.assign(**{f"{COST}, passes a checkpoint": wide["method"].map(cost).fillna("")})
+
+
+def figure(number: int, stratum: str, display: int, title: str, claim: str) -> Artifact:
+    """Return one of the two figures: of a stratum of the queries, and one of it displayed."""
+    return Artifact(
+        id=f"tracin_fig{number}",
+        experiment="cifar_proponents",
+        tabulate=partial(tabulate, stratum=stratum, display=display),
+        draw=partial(draw, stratum=stratum),
+        judge=partial(conclude, rule=proponents.RULE),
+        title=title,
+        claim=claim,
+        paper=f"TracIn (arXiv:2002.08484), appendix, Figure {number} and Sec. B",
+        deviations=DEVIATIONS,
+        tier_notes=TIER_NOTES,
+        remarks=(CAUSE_NOTE, SPEED_NOTE),
+        page=page,
+    )

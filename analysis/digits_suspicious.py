@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from analysis import mislabel
 from analysis.artifact import Artifact
 from analysis.mislabel import RETRIEVAL, Observation
+from analysis.pixels import packed, show
 from analysis.statistics import Interval, over_seeds
 from analysis.style import BLACK, GREY, PAGE, VERMILLION, new_grid
 from analysis.table import Row, claim, curve, records, tabulated, written
@@ -21,7 +22,6 @@ from experiments.runs import Run
 
 NETWORK = "LargeCNN"  # the smoke tier has a stand-in
 IN_A_ROW = 10
-HEX = "hex:"  # keeps a CSV reader from taking pixels for a number
 FACTS = ("given", "true", "corrupted")
 
 RULE = (
@@ -70,8 +70,7 @@ def _images(run: Run, position: np.ndarray) -> list[Row]:
         score = Interval(float(scores[rank]), math.nan, math.nan, 1)
         shown = {name: int(values[rank]) for name, values in columns.items()}
         shown |= {"rank": rank + 1, "height": image.shape[0]}
-        pixels = HEX + image.tobytes().hex()
-        row = curve(method, "self-influence", "", score, **shown, pixels=pixels)
+        row = curve(method, "self-influence", "", score, **shown, pixels=packed(image))
         rows.append(row | {"kind": "image"})
     return rows
 
@@ -89,16 +88,9 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def _draw_image(axes: Axes, row: Row) -> None:
-    pixels = np.frombuffer(bytes.fromhex(row["pixels"].removeprefix(HEX)), dtype=np.uint8)
     wrong, given, true = bool(row["corrupted"]), int(row["given"]), int(row["true"])
     axes.set_axis_on()
-    axes.imshow(pixels.reshape(int(row["height"]), -1), cmap="gray_r", vmin=0, vmax=255)
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set_visible(True)
-        spine.set_color(VERMILLION if wrong else GREY)
-        spine.set_linewidth(2.2 if wrong else 0.7)
+    show(axes, row, VERMILLION if wrong else GREY, 2.2 if wrong else 0.7)
     label = f"given {given}, is {true}" if wrong else f"given {given}"
     axes.set_xlabel(label, color=VERMILLION if wrong else BLACK, fontsize=7, labelpad=2)
 

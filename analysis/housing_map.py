@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.pixels import packed, unpacked
 from analysis.statistics import Interval
 from analysis.style import BLACK, BLUE, FOOT, GREY, PAGE, VERMILLION
 from analysis.table import Row, curve
 
-HEX = "hex:"  # keeps a CSV reader from taking points for a number
 STEP = 0.01  # degrees: what the census rounds places to
 EVERYWHERE = "#F0E442"  # the yellow of Okabe and Ito's palette: the paper's colour for all data
 INSET_DEGREES = 0.55  # half the height of the map's detail, around the queries
@@ -28,19 +28,18 @@ SHOWN = {
 
 def points(name: str, place: np.ndarray) -> Row:
     """Return the row that keeps places (n, 2), degrees north and east, each of them once."""
-    packed = np.unique(np.rint(place / STEP).astype("<i2"), axis=0)
+    once = np.unique(np.rint(place / STEP).astype("<i2"), axis=0)
     there = Interval(len(place), math.nan, math.nan, 1)
-    row = curve(name, "points", "", there, points=HEX + packed.tobytes().hex())
+    row = curve(name, "points", "", there, points=packed(once))
     return row | {"kind": "points"}
 
 
 def places(table: pd.DataFrame, name: str) -> np.ndarray:
     """Return the places of a row that `points` wrote, (n, 2)."""
-    packed = table.loc[(table["kind"] == "points") & (table["method"] == name), "points"]
-    if packed.empty:
+    cells = table.loc[(table["kind"] == "points") & (table["method"] == name), "points"]
+    if cells.empty:
         return np.empty((0, 2))
-    raw = bytes.fromhex(str(packed.iat[0]).removeprefix(HEX))
-    return np.frombuffer(raw, "<i2").reshape(-1, 2) * STEP
+    return np.frombuffer(unpacked(str(cells.iat[0])), "<i2").reshape(-1, 2) * STEP
 
 
 def draw(table: pd.DataFrame) -> Figure:

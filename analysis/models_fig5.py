@@ -4,17 +4,14 @@ import sys
 from functools import partial
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis import overlap_panels as panels
 from analysis.artifact import Artifact
-from analysis.style import PAGE, new_panels
 from analysis.table import Row, claim, curve, tabulated
 from analysis.verdict import conclude
 from experiments.runs import Run
 
 SERIES = {"soft_memorized": "probabilities", "hard_memorized": "right or wrong"}
-LINES = {"probabilities": "-", "right or wrong": "--"}
 
 RULE = (
     "Claims, for each ensemble and number of models, paired over splits: the mean IOU of two sets"
@@ -39,23 +36,11 @@ def tabulate(found: list[Run]) -> pd.DataFrame:
     return tabulated(rows)
 
 
-def draw(table: pd.DataFrame) -> Figure:
-    names = panels.names(table)
-    labels = ["influence threshold"] * len(names)
-    figure, axes = new_panels(
-        labels, "IOU", width=PAGE if len(names) > 1 else 3.5, height=2.6, share_y=True
-    )
-    for each, name in zip(axes, names, strict=True):
-        panels.draw(each, table, name, LINES)
-    axes[0].legend(title="models; dashed: right or wrong", ncols=2)
-    return figure
-
-
 ARTIFACT = Artifact(
     id="models_fig5",
     experiment="subset_ensembles",
     tabulate=tabulate,
-    draw=draw,
+    draw=panels.side_by_side,
     judge=partial(conclude, rule=RULE),
     title="Estimates from probabilities and from right answers, against themselves",
     claim="Softmax outputs give more consistent influence scores than 0-1 outputs.",

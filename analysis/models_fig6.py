@@ -4,12 +4,10 @@ import sys
 from functools import partial
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis import overlap_panels as panels
 from analysis.artifact import Artifact
 from analysis.statistics import NONE
-from analysis.style import PAGE, new_panels
 from analysis.table import Row, claim, curve, tabulated
 from analysis.verdict import conclude
 from experiments.runs import Run
@@ -20,7 +18,6 @@ SERIES = {
     "soft_rest_memorized": "probabilities, against the rest",
     "hard_rest_memorized": "right or wrong, against the rest",
 }
-LINES = {"probabilities": "-", "right or wrong": "--"}
 FROM = 200
 
 RULE = (
@@ -63,23 +60,11 @@ def _compared(run: Run, size: int) -> list[Row]:
     return rows
 
 
-def draw(table: pd.DataFrame) -> Figure:
-    names = panels.names(table)
-    labels = ["influence threshold"] * len(names)
-    figure, axes = new_panels(
-        labels, "IOU", width=PAGE if len(names) > 1 else 3.5, height=2.6, share_y=True
-    )
-    for each, name in zip(axes, names, strict=True):
-        panels.draw(each, table, name, LINES)
-    axes[0].legend(title="models; dashed: right or wrong", ncols=2)
-    return figure
-
-
 ARTIFACT = Artifact(
     id="models_fig6",
     experiment="subset_ensembles",
     tabulate=tabulate,
-    draw=draw,
+    draw=panels.side_by_side,
     judge=partial(conclude, rule=RULE),
     title="Estimates from probabilities and from right answers, against all models' right answers",
     claim=(

@@ -6,16 +6,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from analysis import trained
 from analysis.statistics import Interval, over_seeds
-from analysis.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
+from analysis.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PAGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    new_panels,
+)
 from analysis.table import Row, curve
 from experiments.runs import Run
 
 LOW, HIGH = 0.1, 0.5  # thresholds over which a curve is told by its mean
 COLOURS = (SKY, BLUE, GREEN, ORANGE, VERMILLION, PURPLE, BLACK)
 IOU = "iou"
+LINES = {"probabilities": "-", "right or wrong": "--"}
 
 DEVIATIONS = (
     "The figures are only pictures in the paper: a curve is judged by its mean over thresholds from"
@@ -110,6 +122,19 @@ def draw(axes: Axes, table: pd.DataFrame, name: str, lines: Mapping[str, str]) -
                 axes.fill_between(part["threshold"], low, high, color=colour, alpha=0.15, lw=0)
     axes.set_ylim(-0.02, 1.02)
     axes.set_title(name)
+
+
+def side_by_side(table: pd.DataFrame) -> Figure:
+    """Draw a panel an ensemble: curves of probabilities and, dashed, of right answers."""
+    shown = names(table)
+    labels = ["influence threshold"] * len(shown)
+    figure, axes = new_panels(
+        labels, "IOU", width=PAGE if len(shown) > 1 else 3.5, height=2.6, share_y=True
+    )
+    for each, name in zip(axes, shown, strict=True):
+        draw(each, table, name, LINES)
+    axes[0].legend(title="models; dashed: right or wrong", ncols=2)
+    return figure
 
 
 def names(table: pd.DataFrame) -> list[str]:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.pixels import packed
 from analysis.statistics import Interval, difference, over_seeds
 from analysis.table import Row, claim, curve, records, tabulated, written
 from experiments.runs import Run
 
-HEX = "hex:"  # keeps a CSV reader from taking pixels for a number
 RANDOM, CORRECT, WRONG = "random", "correctly classified", "misclassified"
 ROLES = ("proponent", "opponent")
 QUANTITY = {
@@ -208,7 +208,7 @@ def _image(method: str, score: float, pixels: np.ndarray, facts: dict[str, int])
     row = curve(method, "score", "", Interval(score, float("nan"), float("nan"), 1))
     shape = {"height": pixels.shape[0], "channels": 1 if pixels.ndim == 2 else pixels.shape[2]}
     given = {"given": facts["label"], "predicted": facts["predicted"]}
-    return row | {"kind": "image"} | given | shape | {"pixels": HEX + pixels.tobytes().hex()}
+    return row | {"kind": "image"} | given | shape | {"pixels": packed(pixels)}
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:

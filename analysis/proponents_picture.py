@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.proponents import CONTROL, CORRECT, HEX, QUANTITY, ROLES
+from analysis.pixels import show
+from analysis.proponents import CONTROL, CORRECT, QUANTITY, ROLES
 from analysis.style import BLACK, BLUE, FOOT, GREY, ORANGE, PAGE
 from analysis.table import Row, records
 
@@ -76,18 +76,7 @@ def _draw_image(
 ) -> None:
     height = figure.get_figheight()
     axes = figure.add_axes((x / PAGE, (top - side) / height, side / PAGE, side / height))
-    pixels = np.frombuffer(bytes.fromhex(row["pixels"].removeprefix(HEX)), dtype=np.uint8)
-    rows, channels = int(row["height"]), int(row["channels"])
-    if channels == 1:
-        axes.imshow(pixels.reshape(rows, -1), cmap="gray_r", vmin=0, vmax=255)
-    else:
-        axes.imshow(pixels.reshape(rows, -1, channels))
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set_visible(True)
-        spine.set_color(colour)
-        spine.set_linewidth(0.7 if colour in (GREY, BLACK) else 1.8)
+    show(axes, row, colour, 0.7 if colour in (GREY, BLACK) else 1.8)
     given, predicted = classes[int(row["given"])], classes[int(row["predicted"])]
     gap, size = (" ", 5.5) if max(map(len, classes)) <= 2 else ("\n", 5.0)
     axes.set_xlabel(f"{given}{gap}[{predicted}]", fontsize=size, labelpad=1.8, linespacing=1.0)
