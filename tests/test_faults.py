@@ -17,6 +17,7 @@ import pytest
 
 from experiments import runs
 from experiments.runs import Run
+from tests.laboratory import contents
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -37,16 +38,6 @@ def tiny(preset: str, **options) -> subprocess.Popen:
     words = [sys.executable, "-m", "tests.tiny", "--preset", preset]
     pipe = subprocess.PIPE
     return subprocess.Popen(words, cwd=REPOSITORY, stdout=pipe, stderr=pipe, text=True, **options)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every byte that must not depend on what happened: arrays, metrics and configs."""
-    kept = [*folder.glob("runs/*/*/arrays/*.npy"), *folder.glob("runs/*/*/[cm]*.json")]
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in kept
-        if path.name != "meta.json"
-    }
 
 
 def debris(folder: Path) -> list[str]:

@@ -10,7 +10,6 @@ from analysis import ground_truth as artifact
 from analysis import table
 from experiments import attributions, ensembles, subset_ensembles, subset_truth, whole_models
 from experiments.attributions import Chance, Similarity, display, scored
-from experiments.data import cifar100
 from experiments.ensembles import PAPER, Data, Ensemble
 from experiments.ground_truth import PRESETS, Attribution, Estimate, Train, cells, run
 from experiments.losses import cross_entropy, negative_log_odds
@@ -26,6 +25,7 @@ from methods.ihvp.lissa import LiSSA
 from methods.influence import Influence
 from methods.subset import influence
 from tests import synthetic_ground_truth as synthetic
+from tests.test_subset_ensembles import of_few_photos
 
 TINY = Ensemble(DigitsMLP((8,), (1, 8, 8)), Data("digits", 40, 30), Fit(8, 14, 0.1), stack=6)
 DIVISION = Division(TINY, 24, 6, 6, 6, 20)
@@ -178,19 +178,7 @@ def test_queries_on_which_half_of_the_networks_agree_have_no_score():
 
 
 def test_the_paper_s_networks_are_scored(scratch, monkeypatch):
-    draw = np.random.default_rng(0)
-    few = {
-        "image": torch.from_numpy(draw.random((8, 3, 32, 32), np.float32)),
-        "label": torch.from_numpy(draw.integers(0, 100, 8)),
-    }
-    monkeypatch.setattr(cifar100, "load", lambda split, index: few)
-    tiny = replace(
-        PAPER,
-        data=replace(PAPER.data, n_train=8, n_query=8),
-        fit=replace(PAPER.fit, epochs=1, batch_size=4),
-        stack=2,
-    )
-    ensembles.load.cache_clear()
+    tiny = of_few_photos(PAPER, 8, monkeypatch)
     paper = PRESETS["paper"][2]
     basis = Krylov(3, 4, 0, 2)
     inverse = replace(paper.method.inverse, num_eigen=2, basis=basis)

@@ -113,23 +113,27 @@ def test_every_preset_trains_all_it_compares():
                 assert set(ensembles.parts(again, cell.n_models)) <= trained
 
 
-def test_the_paper_s_networks_take_a_step(tmp_path, monkeypatch):
-    paper = subset_ensembles.PRESETS["paper"][0].part.ensemble
-    assert (paper.data.n_train, paper.fit.rate(59), paper.fit.rate(60)) == (50_000, 0.1, 0.01)
+def of_few_photos(paper: Ensemble, n: int, monkeypatch: pytest.MonkeyPatch) -> Ensemble:
+    """The paper's networks, two in a stack, on n made-up photographs for an epoch."""
     draw = np.random.default_rng(0)
     few = {
-        "image": torch.from_numpy(draw.random((12, 3, 32, 32), np.float32)),
-        "label": torch.from_numpy(draw.integers(0, 100, 12)),
+        "image": torch.from_numpy(draw.random((n, 3, 32, 32), np.float32)),
+        "label": torch.from_numpy(draw.integers(0, 100, n)),
     }
     monkeypatch.setattr(cifar100, "load", lambda split, index: few)
-    tiny = replace(
+    ensembles.load.cache_clear()
+    return replace(
         paper,
-        data=replace(paper.data, n_train=12, n_query=12),
+        data=replace(paper.data, n_train=n, n_query=n),
         fit=replace(paper.fit, epochs=1, batch_size=4),
         stack=2,
     )
-    ensembles.load.cache_clear()
-    found = ensembles.gathered(tiny, 2)
+
+
+def test_the_paper_s_networks_take_a_step(tmp_path, monkeypatch):
+    paper = subset_ensembles.PRESETS["paper"][0].part.ensemble
+    assert (paper.data.n_train, paper.fit.rate(59), paper.fit.rate(60)) == (50_000, 0.1, 0.01)
+    found = ensembles.gathered(of_few_photos(paper, 12, monkeypatch), 2)
     ensembles.load.cache_clear()
     assert found.probability.shape == (2, 24)
     assert sum(v.numel() for v in SmallInception().build(0).parameters()) == 1_681_444
