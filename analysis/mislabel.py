@@ -112,7 +112,7 @@ def compared(seen: list[Observation], one: str, other: str, metric: str) -> Inte
 
 
 def beside_the_loss(table: pd.DataFrame) -> list[str]:
-    """Return a sentence on the plain loss, the control, beside the best of the methods, each where it is best."""
+    """Return a sentence on the plain loss, the control, and the methods, each where it is best."""
     rows = [r for r in records(table) if r["quantity"] in RETRIEVAL and r["kind"] != "claim"]
     said = []
     for name in RETRIEVAL:
