@@ -13,19 +13,21 @@ from analysis import overlap_panels as panels
 from analysis.artifact import Artifact
 from analysis.statistics import NONE, Interval
 from analysis.style import BLACK, GREY, PAGE, UNNAMED, new_panels
-from analysis.table import Row, claim, curve, tabulated
+from analysis.table import Row, claim, curve, records, tabulated
 from analysis.verdict import conclude
 from experiments.runs import Run
 
+NULL = "null_memorized"
 SERIES = {
     "hard_memorized": "memorized pairs",
     "hard_all": "all pairs",
-    "null_memorized": "by chance",
+    NULL: "by chance",
 }
 LINES = {"memorized pairs": "-", "by chance": ":"}
 ENOUGH, FEW, SOME, MANY = 0.7, 25, 100, (200, 400)
 WIDE, NEAR_ZERO, LOW = 0.5, 0.1, 0.3
 RESTARTS = "restarts"
+PAIRS, SHOWN = "memorized pairs above", (0.1, 0.3, 0.5)
 
 RULE = (
     "Claims, for each ensemble, on memorized pairs: (1) the mean IOU rises with the models, at"
@@ -71,8 +73,23 @@ def _claims(run: Run) -> list[Row]:
     for size in sizes:
         for series, what in SERIES.items():
             each = panels.over(panels.mean(run, series, size))
-            rows.append(curve(name, f"mean IOU, {what}, {size} models", "", each))
-    return rows
+            rows.append(curve(name, _mean_named(what, size), "", each))
+    return rows + _left(run)
+
+
+def _mean_named(what: str, size: int) -> str:
+    return f"mean IOU, {what}, {size} models"
+
+
+def _left(run: Run) -> list[Row]:
+    """How many memorized pairs pass some thresholds, by all models: few of them make IOU jump."""
+    thresholds = np.asarray(run.array("thresholds"))
+    above = np.asarray(run.array("pairs_above"))[1]
+    places = [int(np.abs(thresholds - threshold).argmin()) for threshold in SHOWN]
+    return [
+        curve(panels.named(run), f"{PAIRS} {thresholds[k]:g}", "", _measured(float(above[k])))
+        for k in places
+    ]
 
 
 def _well(run: Run, size: int) -> np.ndarray:
@@ -111,7 +128,7 @@ def draw(table: pd.DataFrame) -> Figure:
     for each, name in zip(axes, names, strict=False):
         panels.draw(each, table, name, LINES)
     axes[0].plot([], [], ":", color=GREY, label="by chance")
-    axes[0].legend(title="models", ncols=2)
+    panels.name_sizes(figure, axes[0], "models:")
     _draw_restarts(axes[-1], table)
     return figure
 
@@ -126,6 +143,29 @@ def _draw_restarts(axes: Axes, table: pd.DataFrame) -> None:
     axes.plot([], [], ":", color=GREY, label="other subsets")
     axes.set_title("same subsets, started anew", color=BLACK)
     axes.legend()
+
+
+def found(table: pd.DataFrame) -> list[str]:
+    """Say how many pairs there are to agree on, and what the fewest models do beside chance."""
+    said = []
+    rows = records(table)
+    for name in panels.names(table):
+        of = {row["quantity"]: row for row in rows if row["method"] == name}
+        left = [
+            f"{int(row['ours']):,} above {what.removeprefix(PAIRS).strip()}"
+            for what, row in of.items()
+            if what.startswith(PAIRS)
+        ]
+        few, chance = (of.get(_mean_named(SERIES[k], FEW)) for k in ("hard_memorized", NULL))
+        if not left or few is None or chance is None:
+            continue
+        said.append(
+            f"{name}: memorized pairs whose influence by all models is {', '.join(left)}. Where few"
+            f" are left, IOU jumps between 0 and 1. With {FEW} models the mean IOU is"
+            f" {few['ours']:.3f}, by chance {chance['ours']:.3f}: noise passes the lower thresholds"
+            " everywhere, so that at these more models can agree on less."
+        )
+    return said
 
 
 ARTIFACT = Artifact(
@@ -148,6 +188,7 @@ ARTIFACT = Artifact(
     tier_notes=panels.TIER_NOTES,
     needs=panels.wants("Halves", "Restarts"),
     page=panels.page,
+    found=found,
 )
 
 if __name__ == "__main__":

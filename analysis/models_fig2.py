@@ -154,7 +154,7 @@ def _draw_groups(axes: Axes, table: pd.DataFrame) -> None:
         own = [name for name in names if name.startswith(f"{data}, ")]
         top = max(own, key=lambda name: found[name, "agreement"]["ours"])
         at = found[top, "accuracy"]["ours"], found[top, "agreement"]["ours"]
-        axes.annotate(data, at, (0, 6), textcoords="offset points", ha="center", color=BLACK)
+        axes.annotate(data, at, (-9, 7), textcoords="offset points", ha="right", color=BLACK)
     for key, (sign, grey) in panels.CHANCE_MARKS.items():
         axes.plot([], [], sign, color=grey, label=key)
     axes.axline(

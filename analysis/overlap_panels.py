@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis import trained
 from analysis.statistics import Interval, over_seeds
@@ -133,8 +134,17 @@ def side_by_side(table: pd.DataFrame) -> Figure:
     )
     for each, name in zip(axes, shown, strict=True):
         draw(each, table, name, LINES)
-    axes[0].legend(title="models; dashed: right or wrong", ncols=2)
+    name_sizes(figure, axes[0], "models (dashed: right or wrong):")
     return figure
+
+
+def name_sizes(figure: Figure, axes: Axes, title: str) -> None:
+    """Name the lines of a panel above all of them, in one row behind a title."""
+    handles, labels = axes.get_legend_handles_labels()
+    heading = Line2D([], [], linestyle="none")
+    figure.legend(
+        [heading, *handles], [title, *labels], loc="outside upper center", ncols=len(labels) + 1
+    )
 
 
 def names(table: pd.DataFrame) -> list[str]:

@@ -199,7 +199,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="agreement of networks that differ in what is random, plain and from several views",
     table=table,
-    seconds={"smoke": 8},
+    seconds={"smoke": 8, "small": 2_885},
 )
 
 if __name__ == "__main__":

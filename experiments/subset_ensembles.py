@@ -211,7 +211,7 @@ EXPERIMENT = Experiment(
     summary="agreement of influence estimates from subset ensembles, by the number of models",
     table=table,
     processes=8,
-    seconds={"smoke": 20},
+    seconds={"smoke": 20, "small": 6_890},
 )
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ def halves(splits: int, better: float) -> dict:
         "memorized": 12,
         "thresholds": THRESHOLDS,
         "sizes": np.array(SIZES),
+        "pairs_above": np.stack([300.0 * np.exp(-8 * THRESHOLDS)] * 2).round(),
     }
     for kind in KINDS:
         for some in ("all", "memorized"):
