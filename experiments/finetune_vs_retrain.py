@@ -158,7 +158,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="networks fine-tuned without an example against networks trained again without it",
     table=table,
-    seconds={"smoke": 6},
+    seconds={"smoke": 6, "small": 1_170},
 )
 
 if __name__ == "__main__":
