@@ -252,7 +252,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="attributions against what training on subsets does: LDS, pairs and memorization",
     table=table,
-    seconds={"smoke": 20},
+    seconds={"smoke": 20, "small": 1_340},
     shared="whole",
 )
 
