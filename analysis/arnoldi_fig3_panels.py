@@ -34,11 +34,10 @@ def _draw_times(axes: Axes, table: pd.DataFrame) -> None:
         fill = "none" if row["extrapolated"] else "full"
         axes.plot([row["p"]] * 2, [row["low"], row["high"]], color=colour, linewidth=2, alpha=0.4)
         axes.plot(row["p"], row["ours"], "o" if vision else "s", color=colour, fillstyle=fill)
-        offset, align = ((5, -8), "left") if vision else ((-5, 3), "right")
+        at = (row["p"], row["ours"])
         axes.annotate(
-            row["method"], (row["p"], row["ours"]), offset, textcoords="offset points",
-            fontsize=6.5, color=colour, ha=align,
-        )  # fmt: skip
+            row["method"], at, (5, -8), textcoords="offset points", fontsize=6.5, color=colour
+        )
     sizes = np.array([row["p"] for row in rows] or [1.0, 10.0])
     for name, style in (("all architectures", "-"), ("vision Transformers", "--")):
         for row in records(table[(table["method"] == name) & (table["quantity"] == SLOPE)]):
@@ -48,7 +47,7 @@ def _draw_times(axes: Axes, table: pd.DataFrame) -> None:
                 told = f"{name}: $p^{{{row['ours']:.2f}}}$"
                 axes.plot(x, y, style, color=BLACK if style == "-" else BLUE, lw=0.9, label=told)
     axes.margins(x=0.25, y=0.15)
-    axes.legend(loc="upper left", fontsize=6.5)
+    axes.legend(loc="lower right", fontsize=6.5)
     if any(row["extrapolated"] for row in rows):
         axes.set_title("hollow: a sum of parts, extrapolated", color=GREY, fontsize=7)
 

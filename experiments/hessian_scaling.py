@@ -240,6 +240,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="Arnoldi: run time and memory against parameters, the basis in bfloat16 or on disk",
     table=table,
+    seconds={"small": 530},
     shared="work",
 )
 
