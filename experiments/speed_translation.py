@@ -108,6 +108,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="self-influence of sentence pairs through ten directions, beside a plain pass",
     columns=("ratio_scored", "ratio_norms", "ratio_loss", "pairs_per_hour"),
+    seconds={"small": 140},
 )
 
 if __name__ == "__main__":
