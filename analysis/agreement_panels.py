@@ -36,8 +36,10 @@ TIER_NOTES = {
     "smoke": "Smoke tier: an MLP and a small CNN on 500 of scikit-learn's digits, 4 to 6 seeds.",
     "small": (
         "Small tier: an MLP and a small CNN on 3,000 MNIST digits and on 10,000 images of"
-        " JPEG-recompressed CIFAR-10, with rates fixed beforehand; 20 seeds where both differ, 10"
-        " where one does. Digits are shifted by at most 2 pixels and not mirrored: 5 views, not 10."
+        " JPEG-recompressed CIFAR-10, with rates fixed beforehand but for the CNN on CIFAR-10: at"
+        " its first rate, 0.05, the training loss of two networks of twenty stayed at chance's, so"
+        " it is 0.02. 20 seeds where both differ, 10 where one does. Digits are shifted by at most"
+        " 2 pixels and not mirrored: 5 views, not 10."
     ),
 }
 

@@ -2,10 +2,11 @@
 
 Reproduces Figures 2, 3 (right) and 4 and Tables 2 and 3 of 004 (Doubov et al., 2022, Sec. 4.1 and
 App. A to C); recipes and their deviations are in experiments/recipes.py. Deviations: at the small
-tier, small networks on MNIST and JPEG-recompressed CIFAR-10, with rates fixed beforehand; 20 seeds
-where the paper's tables have 3. The paper does not say how large its test-time crops are: ours have
-the size of the training images, cut out of the image with training's margin, or out of the
-photograph with a shorter side of 256 (Inception v3: 342). Digits are not mirrored.
+tier, small networks on MNIST and JPEG-recompressed CIFAR-10, with rates fixed beforehand but for
+one that recipes.py tells of; 20 seeds where the paper's tables have 3. The paper does not say how
+large its test-time crops are: ours have the size of the training images, cut out of the image with
+training's margin, or out of the photograph with a shorter side of 256 (Inception v3: 342). Digits
+are not mirrored.
 """
 
 import sys
