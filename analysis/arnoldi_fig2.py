@@ -105,6 +105,7 @@ ARTIFACT = Artifact(
         "Arnoldi outperforms RandProj and steadily improves with p, outperforming even the exact"
         " Hessian for a large enough p."
     ),
+    headline=("Arnoldi 10 − RandProj 10", "AP"),
     paper="Scaling Up Influence Functions (arXiv:2112.03052), Figure 2 and Sec. 5.1",
     deviations=(
         "The figure is only a picture in the paper: of its numbers, the text prints the two"

@@ -172,6 +172,7 @@ ARTIFACT = Artifact(
         " gradients and is orders of magnitude slower than Arnoldi; RandProj is slightly better"
         " than Arnoldi; RandSelect suffers in quality."
     ),
+    headline=("Arnoldi 10", "AUC"),
     paper="Scaling Up Influence Functions (arXiv:2112.03052), Table 1 and Sec. 5.1",
     deviations=(
         "T is a ratio to a pass of TracIn[1] timed in the same run, just before and after; not"

@@ -63,6 +63,11 @@ class Artifact:
     deviations: tuple[str, ...] = ()
     tier_notes: Mapping[str, str] = field(default_factory=dict)
     """What else departs from the paper at one tier."""
+    headline: tuple[str, str] = ("", "")
+    """Method and quantity of the row that stands for it in the overview of the report.
+
+    Without it that is the first printed number, else the first claim.
+    """
     remarks: tuple[str, ...] = ()
     """Where we disagree with the paper: the likely cause, and what speaks for it."""
     found: Callable[[pd.DataFrame], list[str]] = lambda table: []

@@ -207,6 +207,7 @@ ARTIFACT = Artifact(
         " averaging over networks helps every method, and self-influence finds what is memorized;"
         " an ensemble's own estimate is better only with many more trainings."
     ),
+    headline=("Ensemble of all models − Influence of all networks", "MNIST, MLP: LDS, paired"),
     paper="no paper: the four together, by the LDS of Park et al. (2023, arXiv:2303.14186)",
     deviations=(
         "LDS: of networks trained on masks that nothing was fitted to, Spearman's correlation, over"

@@ -179,6 +179,7 @@ ARTIFACT = Artifact(
         "The IOU of two sets of models is above 0.7 for a wide range of thresholds only with 200 to"
         " 400 models, near 0 with 25, and low even on the same subsets with other seeds."
     ),
+    headline=("MNIST, MLP", "share of thresholds with an IOU above 0.7, 400 models"),
     paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 1, Sec. 3",
     deviations=(
         *panels.DEVIATIONS,

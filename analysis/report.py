@@ -14,7 +14,7 @@ from PIL import Image
 from analysis import disk
 from analysis.artifact import Artifact
 from analysis.table import from_csv
-from analysis.tabular import Table, headline, tables_of
+from analysis.tabular import Table, headline, tables_of, tally
 from analysis.verdict import TIERS, WORDS
 from experiments import runs
 
@@ -31,6 +31,7 @@ class Shown:
     thumbnail: str
     tables: list[Table]
     headline: dict[str, str]
+    tally: str
 
     @property
     def place(self) -> str:
@@ -93,20 +94,23 @@ def _on_disk(tier: str, by_id: dict[str, Artifact]) -> list[Shown]:
         table = from_csv(disk.read(path.with_suffix(".csv"), again).decode())
         known = by_id.get(about["id"])
         tables = tables_of(table, known.page if known else None)
-        pictures = _embedded(image), _embedded(_thumbnail(image))
-        shown.append(Shown(about, *pictures, tables, headline(table)))
+        line = headline(table, known.headline) if known else headline(table)
+        shown.append(Shown(about, *_pictures(image), tables, line, tally(table)))
     return shown
 
 
-def _thumbnail(image: bytes) -> bytes:
-    small, page = Image.open(io.BytesIO(image)).convert("RGB"), io.BytesIO()
+def _pictures(image: bytes) -> tuple[str, str]:
+    """A picture and its thumbnail as addresses that hold them: WebP, half of PNG, nothing lost."""
+    large = Image.open(io.BytesIO(image)).convert("RGB")
+    small = large.copy()
     small.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
-    small.save(page, "png", optimize=True)
-    return page.getvalue()
+    return _embedded(large, lossless=True), _embedded(small, quality=85)
 
 
-def _embedded(image: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(image).decode()
+def _embedded(image: Image.Image, **options: Any) -> str:
+    packed = io.BytesIO()
+    image.save(packed, "webp", **options)
+    return "data:image/webp;base64," + base64.b64encode(packed.getvalue()).decode()
 
 
 def _environment() -> jinja2.Environment:

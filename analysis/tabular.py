@@ -36,20 +36,30 @@ class Table:
         ]
 
 
-def headline(table: pd.DataFrame) -> dict[str, str]:
-    """What to show of an artifact in one line: its first printed number, else its first claim.
+def headline(table: pd.DataFrame, declared: tuple[str, str] = ("", "")) -> dict[str, str]:
+    """What to show of an artifact in one line: the row it declares (method, quantity).
 
-    `what`, `paper` (or what the claim requires), `ours`, `interval`; {} if it has neither.
+    Where that is missing, its first printed number, else its first claim. `what`, `paper` (or
+    what the claim requires), `ours`, `interval`; {} if it has neither.
     """
-    rows = [row for row in records(table) if row["n"] > 0]
-    for row in (one for one in rows if one["kind"] == "number" and not math.isnan(one["paper"])):
-        return _headline(row, _number(row["paper"]))
-    for row in (one for one in rows if one["kind"] == "claim"):
-        return _headline(row, claim_bounds(row["at_least"], row["at_most"]))
-    return {}
+    rows = [row for row in records(table) if row["n"] > 0 and row["kind"] in ("number", "claim")]
+    printed = [row for row in rows if row["kind"] == "number" and not math.isnan(row["paper"])]
+    claims = [row for row in rows if row["kind"] == "claim"]
+    chosen = [row for row in rows if (row["method"], row["quantity"]) == declared]
+    return next((_headline(row) for row in [*chosen, *printed, *claims]), {})
 
 
-def _headline(row: Row, paper: str) -> dict[str, str]:
+def tally(table: pd.DataFrame) -> str:
+    """How many of the claims that could be tested hold, at least in direction: `5 of 8 claims`."""
+    words = [row["verdict"] for row in records(table) if row["kind"] == "claim"]
+    tested = [word for word in words if word != "not run"]
+    holding = sum(word in ("reproduced", "direction") for word in tested)
+    return f"{holding} of {len(tested)} claims hold" if tested else ""
+
+
+def _headline(row: Row) -> dict[str, str]:
+    printed = not math.isnan(row["paper"])
+    paper = _number(row["paper"]) if printed else claim_bounds(row["at_least"], row["at_most"])
     what = f"{row['method']}, {row['quantity']}"
     what += f" ({row['unit']})" if row["unit"] else ""
     ours = {"ours": _number(row["ours"]), "interval": _interval(row)}

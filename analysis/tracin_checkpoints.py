@@ -197,6 +197,7 @@ ARTIFACT = Artifact(
         "Checkpoints of the steady decrease of the loss do as well as all; those at the beginning"
         " do worse, those after convergence add little, and the last alone is noisy."
     ),
+    headline=("proposed − random", "AP"),
     paper="TracIn (arXiv:2002.08484), appendix, Sec. D",
     deviations=(
         "Sec. D gives advice and no experiment. Network, data and corruption (20% of labels changed"
