@@ -19,7 +19,7 @@ FIRST = "digits_suspicious"  # what a newcomer can check by eye
 
 
 def artifacts() -> tuple[list[Artifact], list[str]]:
-    """Return the artifacts of this folder by name, and what kept the others from being read."""
+    """The artifacts of this folder by name, and what kept the others from being read."""
     found, broken = [], []
     for module in pkgutil.iter_modules(analysis.__path__):
         if module.name == "__main__":

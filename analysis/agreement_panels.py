@@ -45,39 +45,39 @@ TIER_NOTES = {
 
 
 def named(run: Run) -> str:
-    """Return the name of a run's classifier: its data and its network."""
+    """The name of a run's classifier: its data and its network."""
     recipe = run.config["recipe"]
     return trained.named(recipe["data"]["source"], recipe["network"]["type"])
 
 
 def compared(*vary: str) -> Callable[[dict[str, Any]], bool]:
-    """Return what an artifact needs: comparisons of networks that differ in these."""
+    """What an artifact needs: comparisons of networks that differ in these."""
     return lambda config: config["type"] == "Compared" and config["vary"] in vary
 
 
 def of(found: Iterable[Run], vary: str = BOTH) -> dict[str, Run]:
-    """Return the comparisons of networks that differ so, by name."""
+    """The comparisons of networks that differ so, by name."""
     return {named(run): run for run in found if run.config.get("vary") == vary}
 
 
 def subject(names: Iterable[str], order: Sequence[str]) -> str | None:
-    """Return the first of `order` that is there."""
+    """The first of `order` that is there."""
     there = set(names)
     return next((name for name in order if name in there), None)
 
 
 def agreed(run: Run, suffix: str = PLAIN) -> np.ndarray:
-    """Return agreement, one value a seed (see pair_values)."""
+    """Agreement, one value a seed (see pair_values)."""
     return pair_values(run.array(f"agreement{suffix}"))
 
 
 def right(run: Run, suffix: str = PLAIN) -> np.ndarray:
-    """Return accuracy, one value a seed."""
+    """Accuracy, one value a seed."""
     return np.asarray(run.array(f"accuracy{suffix}"), dtype=float)
 
 
 def rows(run: Run, printed: tuple[float, float], suffix: str = PLAIN, **more: Any) -> list[Row]:
-    """Return agreement and accuracy beside the printed ones, and agreement by chance."""
+    """Agreement and accuracy beside the printed ones, and agreement by chance."""
     name = named(run)
     found = [
         number(name, quantity, "", over_seeds(values), paper, TOLERANCE, **more)
@@ -134,7 +134,7 @@ THREE = ((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"))
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a line a classifier and series, a column a quantity, as Table 2b of the paper."""
+    """A line a classifier and series, a column a quantity, as Table 2b of the paper."""
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in records(table[table["kind"].isin(["number", "curve"])]):
         # A column without any text is read back as numbers that are not there.

@@ -55,7 +55,7 @@ def _top(run: Run) -> np.ndarray:
 
 
 def _errors(seen: list[Observation], exact: dict[int, np.ndarray]) -> pd.Series:
-    """Return by seed, draws averaged, the distance of a method's top p to the exact top p."""
+    """By seed, draws averaged, the distance of a method's top p to the exact top p."""
     tops = [(one.seed, _top(one.run)) for one in seen]
     errors = [wasserstein(top, exact[seed][: len(top)]) for seed, top in tops]
     return per_seed(errors, [seed for seed, _ in tops])

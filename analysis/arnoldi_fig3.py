@@ -151,7 +151,7 @@ def _whole(timed: list[Run]) -> Row:
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
-    """Return time and memory by network, then the claims."""
+    """Time and memory by network, then the claims."""
     wide: dict[str, Row] = {}
     rest: list[Row] = []
     for row in records(table):

@@ -87,7 +87,7 @@ def _method(seen: list[Observation], method: str) -> list[Row]:
 
 
 def _spread(seen: list[Observation], method: str, metric: str) -> list[float]:
-    """Return the standard deviation over draws for each seed that has as many as any."""
+    """The standard deviation over draws for each seed that has as many as any."""
     draws: dict[int, list[float]] = {}
     for one in seen:
         if one.method == method:

@@ -147,7 +147,7 @@ def _curves(dim: int) -> list[tuple[str, Look]]:
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
-    """Return AUC and AP by method, side by side for each part, then everything else."""
+    """AUC and AP by method, side by side for each part, then everything else."""
     wide: dict[str, Row] = {}
     rest: list[Row] = []
     for row in records(table):

@@ -58,7 +58,7 @@ def tabulate(found: list[Run]) -> pd.DataFrame:
 
 
 def _declared(asked: list[mislabel.Observation]) -> list[Run]:
-    """Return Arnoldi on positive eigenvalues with most directions, by seed."""
+    """Arnoldi on positive eigenvalues with most directions, by seed."""
     mine = [one for one in asked if one.method.endswith(" positive")]
     most = max((one.run.metrics["proj_dim"] for one in mine), default=0)
     chosen = [one for one in mine if one.run.metrics["proj_dim"] == most]
@@ -169,7 +169,7 @@ def _write(figure: Figure, x: float, y: float, text: str, **more: Any) -> None:
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the shares by method, and the claims."""
+    """The shares by method, and the claims."""
     rows = [row for row in records(table) if row["kind"] != "image"]
     return pd.DataFrame(
         [

@@ -83,16 +83,16 @@ class Artifact:
     """
 
     def path(self, tier: str, suffix: str) -> Path:
-        """Return where a file of this artifact lies: `path("small", "csv")`."""
+        """Where a file of this artifact lies: `path("small", "csv")`."""
         return runs.results() / "artifacts" / tier / f"{self.id}.{suffix}"
 
     def command(self, tier: str) -> str:
-        """Return the command that makes this artifact from nothing."""
+        """The command that makes this artifact from nothing."""
         make = f"python -m experiments.{self.experiment} --preset {tier}"
         return f"{make} && {self.remake(tier)}"
 
     def remake(self, tier: str) -> str:
-        """Return the command that makes this artifact from finished runs."""
+        """The command that makes this artifact from finished runs."""
         return f"python -m analysis.{self.id} --preset {tier}"
 
     def build(self, tier: str, partial: bool = False) -> Built:
@@ -206,7 +206,7 @@ class Artifact:
 
 
 def _stamped(row: Row, tier: str, missing: int) -> str:
-    """Return the row's word at a tier; the smoke tier's other data is not held against a paper."""
+    """The row's word at a tier; the smoke tier's other data is not held against a paper."""
     compared = row["kind"] in ("number", "aside") and row["n"] > 0
     tier = row.get("of_tier", tier)
     return "" if compared and tier == TIERS[0] else cap(row["verdict"], tier, missing)

@@ -36,7 +36,7 @@ class Beside:
 
 
 def provenance(experiment: str, found: Sequence[Run], missing: int) -> dict[str, Any]:
-    """Return which runs numbers come from, made by which code, where and of which data."""
+    """Which runs numbers come from, made by which code, where and of which data."""
     metas = [run.meta for run in found]
     versions: dict[str, set[str]] = {}
     data: dict[str, Any] = {}

@@ -49,7 +49,7 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def _boundaries(table: pd.DataFrame) -> list[float]:
-    """Return where the loss has settled and converged, in epochs; nothing if no run says."""
+    """Where the loss has settled and converged, in epochs; nothing if no run says."""
     rows = table[table["method"] == "training"].set_index("quantity")["ours"]
     return [float(rows[name]) for name in ("settled", "converged") if name in rows]
 

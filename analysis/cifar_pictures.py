@@ -82,14 +82,14 @@ def draw(table: pd.DataFrame, stratum: str) -> Figure:
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the methods side by side, and what the scores of TracIn cost."""
+    """The methods side by side, and what the scores of TracIn cost."""
     wide = proponents.page(table)
     cost = {r["method"]: written(r, ".2f") for r in records(table[table["quantity"] == COST])}
     return wide.assign(**{f"{COST}, passes a checkpoint": wide["method"].map(cost).fillna("")})
 
 
 def figure(number: int, stratum: str, display: int, title: str, claim: str) -> Artifact:
-    """Return one of the two figures: of a stratum of the queries, and one of it displayed."""
+    """One of the two figures: of a stratum of the queries, and one of it displayed."""
     return Artifact(
         id=f"tracin_fig{number}",
         experiment="cifar_proponents",

@@ -22,7 +22,7 @@ class Links:
 
 
 def arcs(groups: Mapping[str, Sequence[int]]) -> dict[int, float]:
-    """Return the angle of every inner node: groups in arcs of equal length, in the given order."""
+    """The angle of every inner node: groups in arcs of equal length, in the given order."""
     step = 2 * np.pi / max(len(groups), 1)
     angles: dict[int, float] = {}
     for place, members in enumerate(groups.values()):
@@ -33,7 +33,7 @@ def arcs(groups: Mapping[str, Sequence[int]]) -> dict[int, float]:
 
 
 def facing(links: Links, inner: Mapping[int, float]) -> dict[int, float]:
-    """Return the angle of every outer node that is nearest, by weight, its inner nodes.
+    """The angle of every outer node that is nearest, by weight, its inner nodes.
 
     The sum of weight times squared distance to points of the inner circle is least on the outer
     circle in the direction of their weighted mean: B.2's optimum, in closed form.
@@ -48,7 +48,7 @@ def facing(links: Links, inner: Mapping[int, float]) -> dict[int, float]:
 
 
 def ordered(groups: Mapping[str, Sequence[int]], links: Links) -> dict[str, list[int]]:
-    """Return each group's members so ordered that edges cross little: barycentres, in turns."""
+    """Each group's members so ordered that edges cross little: barycentres, in turns."""
     lists = {name: list(members) for name, members in groups.items()}
     for _ in range(SWEEPS):
         inner = arcs(lists)
@@ -65,7 +65,7 @@ def ordered(groups: Mapping[str, Sequence[int]], links: Links) -> dict[str, list
 
 
 def spread(angles: Mapping[int, float]) -> dict[int, float]:
-    """Return angles moved as little as may be so that no two nodes lie on each other.
+    """Angles moved as little as may be so that no two nodes lie on each other.
 
     The order is kept; squared moves are least on the circle cut open at its widest gap.
     """

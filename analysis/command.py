@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser, default: str | None) -> None:
 
 
 def known_tier(name: str) -> str:
-    """Return the tier if there is one of that name, else name the nearest in a UserError."""
+    """The tier if there is one of that name, else name the nearest in a UserError."""
     if name in TIERS:
         return name
     nearest = difflib.get_close_matches(name, TIERS, n=1, cutoff=0.0)[0]
@@ -35,7 +35,7 @@ def known_tier(name: str) -> str:
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """Return the exit code of `work`; what a user can mend ends in one line, not a traceback."""
+    """The exit code of `work`; what a user can mend ends in one line, not a traceback."""
     try:
         return work()
     except UserError as error:

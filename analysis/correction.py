@@ -20,7 +20,7 @@ KEYS = ["lr", "source", "part", "arm", "seed", "repeat"]
 
 
 def observe(found: list[Run]) -> pd.DataFrame:
-    """Return a line a run and step: KEYS, `step`, `accuracy` and `gain` in points, `loss_change`.
+    """A line a run and step: KEYS, `step`, `accuracy` and `gain` in points, `loss_change`.
 
     Anchors are the same whichever pool the other arms draw from, so they appear under each.
     """
@@ -49,26 +49,26 @@ def observe(found: list[Run]) -> pd.DataFrame:
 
 
 def named(run: Run) -> tuple[str, str | None]:
-    """Return an arm's name and the data set that it draws from; None for the anchors."""
+    """An arm's name and the data set that it draws from; None for the anchors."""
     arm = run.config["arm"]
     pool = SOURCES[arm["pool"]["which"]] if "pool" in arm else None
     return str(arm.get("side") or arm["type"].lower()), pool
 
 
 def ends(seen: pd.DataFrame) -> pd.DataFrame:
-    """Return the last step of every trajectory."""
+    """The last step of every trajectory."""
     return seen[seen["step"] == seen.groupby(KEYS)["step"].transform("max")]
 
 
 def over(rows: pd.DataFrame, column: str) -> Interval:
-    """Return the interval over models of a column, first averaged over what else varies."""
+    """The interval over models of a column, first averaged over what else varies."""
     if rows.empty:
         return NONE
     return over_seeds(rows.groupby("seed")[column].mean().to_numpy())
 
 
 def gap(last: pd.DataFrame, one: str, other: str, column: str = "gain") -> Interval:
-    """Return the interval of one arm minus another, paired by model, draw of anchors and slice.
+    """The interval of one arm minus another, paired by model, draw of anchors and slice.
 
     START is the model before any step, from which gains are measured.
     """

@@ -51,7 +51,7 @@ def tabulate(found: list[Run]) -> pd.DataFrame:
 
 
 def _declared(seen: list[Observation]) -> Run | None:
-    """Return TracIn over most checkpoints, lowest seed, whatever its AUC."""
+    """TracIn over most checkpoints, lowest seed, whatever its AUC."""
     counts = {n: re.fullmatch(r"TracIn\[(\d+)\]", n) for n in mislabel.names(seen)}
     sizes = {name: int(match.group(1)) for name, match in counts.items() if match}
     if not sizes:
@@ -96,7 +96,7 @@ def _draw_image(axes: Axes, row: Row) -> None:
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the methods side by side, the way a person compares them."""
+    """The methods side by side, the way a person compares them."""
     wide: dict[str, Row] = {}
     for row in records(table[table["kind"] == "curve"]):
         line = wide.setdefault(row["method"], {"method": row["method"]})

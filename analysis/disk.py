@@ -32,7 +32,7 @@ def write(path: Path, content: bytes, remedy: str = ELSEWHERE) -> None:
 
 
 def read(path: Path, remedy: str) -> bytes:
-    """Return a file's bytes; a missing one is a UserError that ends with `remedy`."""
+    """A file's bytes; a missing one is a UserError that ends with `remedy`."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -40,6 +40,6 @@ def read(path: Path, remedy: str) -> bytes:
 
 
 def shown(path: Path) -> str:
-    """Return the path as a person at this prompt would type it."""
+    """The path as a person at this prompt would type it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -14,7 +14,7 @@ TICKS = (0, 50, 80, 90, 95, 98, 99, 99.9)
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Return a panel a measure and a line a comparison, a colour a damping."""
+    """A panel a measure and a line a comparison, a colour a damping."""
     shown = table[table["quantity"].isin(MEASURES) & (table["kind"] != "claim")]
     rows = [row for row in records(shown) if row["n"] > 0]
     labels = list(dict.fromkeys(row["method"].partition("; ")[0] for row in rows))

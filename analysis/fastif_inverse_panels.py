@@ -22,7 +22,7 @@ TIMES = (ORANGE, GREEN, BLUE, GREY)
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Return a line of panels a damping: time and error by J, error by T, all against B."""
+    """A line of panels a damping: time and error by J, error by T, all against B."""
     shown = table[(table["kind"] == "curve") & table["J"].notna()]
     names = list(dict.fromkeys(shown["method"]))
     figure, grid = new_lattice(max(1, len(names)), 3, height=0.9 + 2.1 * len(names), share_y=False)

@@ -39,24 +39,24 @@ TIER_NOTES = {
 
 
 def on(*kinds: str) -> Callable[[dict[str, Any]], bool]:
-    """Return whether a config is of one of these measurements."""
+    """Whether a config is of one of these measurements."""
     return lambda config: config["work"]["type"] in kinds
 
 
 def masks(run: Run) -> dict[str, np.ndarray]:
-    """Return which points are predicted rightly, wrongly, and either way, (n_points,) each."""
+    """Which points are predicted rightly, wrongly, and either way, (n_points,) each."""
     right = np.asarray(run.array("right"), dtype=bool)
     return dict(zip(PREDICTED, (right, ~right, np.ones_like(right)), strict=True))
 
 
 def over_points(values: ArrayLike) -> Interval:
-    """Return the mean and interval over points, those left out that could not be measured."""
+    """The mean and interval over points, those left out that could not be measured."""
     sample = np.asarray(values, dtype=float)
     return over_seeds(sample[np.isfinite(sample)])
 
 
 def plain(value: float) -> Interval:
-    """Return a number without an interval."""
+    """A number without an interval."""
     return Interval(float(value), math.nan, math.nan, 1)
 
 

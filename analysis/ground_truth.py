@@ -151,7 +151,7 @@ def _measured(
 
 
 def over_queries(values: Any) -> Interval:
-    """Return the mean over queries that have a value, with its bootstrap interval."""
+    """The mean over queries that have a value, with its bootstrap interval."""
     known = np.asarray(values, dtype=float)
     known = known[np.isfinite(known)]
     if known.size == 1:

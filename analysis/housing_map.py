@@ -27,7 +27,7 @@ SHOWN = {
 
 
 def points(name: str, place: np.ndarray) -> Row:
-    """Return the row that keeps places (n, 2), degrees north and east, each of them once."""
+    """The row that keeps places (n, 2), degrees north and east, each of them once."""
     once = np.unique(np.rint(place / STEP).astype("<i2"), axis=0)
     there = Interval(len(place), math.nan, math.nan, 1)
     row = curve(name, "points", "", there, points=packed(once))
@@ -35,7 +35,7 @@ def points(name: str, place: np.ndarray) -> Row:
 
 
 def places(table: pd.DataFrame, name: str) -> np.ndarray:
-    """Return the places of a row that `points` wrote, (n, 2)."""
+    """The places of a row that `points` wrote, (n, 2)."""
     cells = table.loc[(table["kind"] == "points") & (table["method"] == name), "points"]
     if cells.empty:
         return np.empty((0, 2))
@@ -43,7 +43,7 @@ def places(table: pd.DataFrame, name: str) -> np.ndarray:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Return two maps side by side; the first has a detail around the queries."""
+    """Two maps side by side; the first has a detail around the queries."""
     height = 4.5
     figure = Figure(figsize=(PAGE, height))
     figure.subplots_adjust(

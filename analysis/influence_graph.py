@@ -68,7 +68,7 @@ Graph = dict[str, Edges]  # by slice
 
 
 def runs_of(found: list[Run], model: str) -> dict[int, dict[str, Run]]:
-    """Return the runs of the models trained on a data set, by seed and slice."""
+    """The runs of the models trained on a data set, by seed and slice."""
     by: dict[int, dict[str, Run]] = {}
     for run in found:
         if MODELS[run.config["model"]["train"]["which"]] == model:
@@ -78,7 +78,7 @@ def runs_of(found: list[Run], model: str) -> dict[int, dict[str, Run]]:
 
 
 def graph(of: dict[str, Run], kind: str = "influence") -> Graph:
-    """Return the edges of one model by slice; slices without a wrong prediction are left out."""
+    """The edges of one model by slice; slices without a wrong prediction are left out."""
     made = {}
     for part in SLICES.values():
         if part in of and of[part].metrics["n_queries"]:
@@ -126,7 +126,7 @@ def shared(one: Edges, other: Edges) -> tuple[np.ndarray, np.ndarray]:
 def over_queries(
     graphs: list[Graph], parts: tuple[str, ...], statistic: Callable[..., float], seed: int = 0
 ) -> dict[str, float]:
-    """Return the 95% bootstrap interval over queries of a statistic's mean over models.
+    """The 95% bootstrap interval over queries of a statistic's mean over models.
 
     statistic(*edges of the parts); every slice of every model is resampled by itself. Models stay
     fixed: how much they differ is what the interval over seeds says.

@@ -39,7 +39,7 @@ class Observation:
     run: Run
 
     def metric(self, name: str) -> float:
-        """Return a metric in the paper's unit; nan if the run has none of that name.
+        """A metric in the paper's unit; nan if the run has none of that name.
 
         `fit_ratio` is the once-per-model time in passes of TracIn[1], as `ratio` is the scoring's.
         """
@@ -54,19 +54,19 @@ class Observation:
 def on(
     network: str, method: Callable[[dict[str, Any]], bool] = lambda method: True
 ) -> Callable[[dict[str, Any]], bool]:
-    """Return whether a config is one of the runs that `observe` takes, of methods as wanted."""
+    """Whether a config is one of the runs that `observe` takes, of methods as wanted."""
     return lambda config: (
         config["model"]["network"]["type"] in (network, STAND_IN) and method(config["method"])
     )
 
 
 def inverse(method: dict[str, Any]) -> str:
-    """Return the name of the inverse in a method's config; "" where there is none."""
+    """The name of the inverse in a method's config; "" where there is none."""
     return str((method.get("inverse") or {}).get("type", ""))
 
 
 def observe(found: list[Run], network: str) -> list[Observation]:
-    """Return the runs on a network, or where there are none, those on the smoke tier's stand-in."""
+    """The runs on a network, or where there are none, those on the smoke tier's stand-in."""
     for wanted in (network, STAND_IN):
         seen = [
             Observation(int(run.config["model"]["seed"]), str(run.metrics["method"]), run)
@@ -79,40 +79,40 @@ def observe(found: list[Run], network: str) -> list[Observation]:
 
 
 def names(seen: list[Observation]) -> list[str]:
-    """Return the methods' display names, each once, in the order of the runs."""
+    """The methods' display names, each once, in the order of the runs."""
     return list(dict.fromkeys(one.method for one in seen))
 
 
 def by_dimension(seen: list[Observation], family: str) -> dict[int, str]:
-    """Return the methods of a family by projected dimension: {10: "Arnoldi 10", ...}."""
+    """The methods of a family by projected dimension: {10: "Arnoldi 10", ...}."""
     found = {name: re.fullmatch(rf"{re.escape(family)} (\d+)", name) for name in names(seen)}
     return dict(sorted((int(match.group(1)), name) for name, match in found.items() if match))
 
 
 def by_seed(seen: list[Observation], method: str, metric: str) -> pd.Series:
-    """Return a method's metric by seed, the draws of one seed averaged."""
+    """A method's metric by seed, the draws of one seed averaged."""
     mine = [one for one in seen if one.method == method and not math.isnan(one.metric(metric))]
     return per_seed([one.metric(metric) for one in mine], [one.seed for one in mine])
 
 
 def measured(seen: list[Observation], method: str, metric: str) -> Interval:
-    """Return the interval over seeds of a method's metric."""
+    """The interval over seeds of a method's metric."""
     return over_seeds(by_seed(seen, method, metric))
 
 
 def of_models(seen: list[Observation], metric: str) -> Interval:
-    """Return the interval over seeds of what describes the trained model, not the method."""
+    """The interval over seeds of what describes the trained model, not the method."""
     there = [one for one in seen if not math.isnan(one.metric(metric))]
     return over_seeds(per_seed([one.metric(metric) for one in there], [o.seed for o in there]))
 
 
 def compared(seen: list[Observation], one: str, other: str, metric: str) -> Interval:
-    """Return the interval of one method's metric minus another's on the same models."""
+    """The interval of one method's metric minus another's on the same models."""
     return over_seeds(difference(by_seed(seen, one, metric), by_seed(seen, other, metric)))
 
 
 def beside_the_loss(table: pd.DataFrame) -> list[str]:
-    """Return a sentence on the plain loss, the control, and the methods, each where it is best."""
+    """A sentence on the plain loss, the control, and the methods, each where it is best."""
     rows = [r for r in records(table) if r["quantity"] in RETRIEVAL and r["kind"] != "claim"]
     said = []
     for name in RETRIEVAL:
@@ -134,10 +134,10 @@ def beside_the_loss(table: pd.DataFrame) -> list[str]:
 
 
 def cost(seen: list[Observation], method: str, metric: str = "ratio") -> Interval:
-    """Return the interval of a method's time in passes of TracIn[1], timed in the same run."""
+    """The interval of a method's time in passes of TracIn[1], timed in the same run."""
     return geometric(by_seed(seen, method, metric))
 
 
 def relative_cost(seen: list[Observation], one: str, other: str) -> Interval:
-    """Return the interval of one method's scoring time over another's on the same models."""
+    """The interval of one method's scoring time over another's on the same models."""
     return geometric(ratio(by_seed(seen, one, "ratio"), by_seed(seen, other, "ratio")))

@@ -46,22 +46,22 @@ TIER_NOTES = {
 
 
 def named(run: Run) -> str:
-    """Return the name of a run's ensemble."""
+    """The name of a run's ensemble."""
     return titled(run.config["ensemble"])
 
 
 def titled(ensemble: Mapping[str, Any]) -> str:
-    """Return the name of an ensemble, by its config: its data and its network."""
+    """The name of an ensemble, by its config: its data and its network."""
     return trained.named(ensemble["data"]["source"], ensemble["network"]["type"])
 
 
 def of(found: Iterable[Run], kind: str) -> list[Run]:
-    """Return the runs of one kind of config."""
+    """The runs of one kind of config."""
     return [run for run in found if run.config["type"] == kind]
 
 
 def wants(*kinds: str) -> Any:
-    """Return what an artifact needs: configs of these kinds."""
+    """What an artifact needs: configs of these kinds."""
     return lambda config: config["type"] in kinds
 
 
@@ -70,13 +70,13 @@ def sizes(run: Run) -> list[int]:
 
 
 def mean(run: Run, series: str, size: int) -> np.ndarray:
-    """Return the mean of a curve from LOW to HIGH, one a split; nan where it is not defined."""
+    """The mean of a curve from LOW to HIGH, one a split; nan where it is not defined."""
     curves = np.asarray(run.array(series))[sizes(run).index(size)]
     return _means(run, curves)
 
 
 def alone(run: Run, series: str) -> float:
-    """Return the same of a curve that has no splits."""
+    """The same of a curve that has no splits."""
     return float(_means(run, np.asarray(run.array(series))[None])[0])
 
 
@@ -90,12 +90,12 @@ def _means(run: Run, curves: np.ndarray) -> np.ndarray:
 
 
 def over(values: np.ndarray) -> Interval:
-    """Return the interval over splits that have a value."""
+    """The interval over splits that have a value."""
     return over_seeds(values[np.isfinite(values)])
 
 
 def curves(run: Run, series: Mapping[str, str]) -> list[Row]:
-    """Return the rows of curves, by size and threshold; `series` names them for people."""
+    """The rows of curves, by size and threshold; `series` names them for people."""
     rows = []
     thresholds = np.asarray(run.array("thresholds"))
     for key, label in series.items():
@@ -148,11 +148,11 @@ def name_sizes(figure: Figure, axes: Axes, title: str) -> None:
 
 
 def names(table: pd.DataFrame) -> list[str]:
-    """Return the ensembles that have curves, in their order."""
+    """The ensembles that have curves, in their order."""
     return list(dict.fromkeys(table[table["kind"] == IOU]["method"]))
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table without the curves, for the report."""
+    """The table without the curves, for the report."""
     shown = table[table["kind"] != IOU]
     return shown[["method", "quantity", "paper", "ours", "low", "high", "n", "verdict"]]

@@ -14,7 +14,7 @@ def packed(values: np.ndarray) -> str:
 
 
 def unpacked(cell: str) -> bytes:
-    """Return the bytes that `packed` wrote."""
+    """The bytes that `packed` wrote."""
     return bytes.fromhex(cell.removeprefix(HEX))
 
 

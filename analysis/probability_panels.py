@@ -18,12 +18,12 @@ MOST, LOW, HIGH, TAIL = 0.5, 0.1, 0.9, 0.1
 
 
 def outcomes(run: Run, suffix: str = "") -> np.ndarray:
-    """Return who is right, (n_seeds, n_examples)."""
+    """Who is right, (n_seeds, n_examples)."""
     return np.asarray(run.array(f"right{suffix}"), dtype=float)
 
 
 def share(right: np.ndarray, low: float, high: float) -> Interval:
-    """Return the share of examples whose p, the share of seeds right, is in [low, high]."""
+    """The share of examples whose p, the share of seeds right, is in [low, high]."""
 
     def among(sample: np.ndarray) -> float:
         p = sample.mean(0)
@@ -33,7 +33,7 @@ def share(right: np.ndarray, low: float, high: float) -> Interval:
 
 
 def bins(run: Run, suffix: str, series: str) -> list[Row]:
-    """Return a row for each p there can be, with the share of examples that have it."""
+    """A row for each p there can be, with the share of examples that have it."""
     right = outcomes(run, suffix)
     k = len(right)
     rows = []
@@ -62,7 +62,7 @@ def draw(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, str]) -> None:
 
 
 def majority(found: list[Run]) -> list[Row]:
-    """Return the claims that most examples have p close to 1 and a tail has not, and all bins.
+    """The claims that most examples have p close to 1 and a tail has not, and all bins.
 
     For an artifact of another experiment: rows say in `experiment` whose runs they are made of.
     """

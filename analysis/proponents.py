@@ -85,12 +85,12 @@ class Observation:
 
 
 def observe(found: list[Run]) -> list[Observation]:
-    """Return the runs by seed and method, in their order."""
+    """The runs by seed and method, in their order."""
     return [Observation(int(r.config["model"]["seed"]), str(r.metrics["method"]), r) for r in found]
 
 
 def names(seen: list[Observation]) -> list[str]:
-    """Return the methods' display names, each once, in the order of the runs."""
+    """The methods' display names, each once, in the order of the runs."""
     return list(dict.fromkeys(one.method for one in seen))
 
 
@@ -171,7 +171,7 @@ def _alike(seen: list[Observation], method: str, stratum: str) -> bool:
 
 
 def _images(seen: list[Observation], display: int) -> list[Row]:
-    """Return the query and its top examples, of the lowest seed in which every method has it."""
+    """The query and its top examples, of the lowest seed in which every method has it."""
     there = {
         seed: [o for o in seen if o.seed == seed and _place(o.run, display) >= 0]
         for seed in sorted({o.seed for o in seen})
@@ -212,7 +212,7 @@ def _image(method: str, score: float, pixels: np.ndarray, facts: dict[str, int])
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the methods side by side, for the report."""
+    """The methods side by side, for the report."""
     wide: dict[str, Row] = {}
     for row in records(table[(table["kind"] == "curve")]):
         line = wide.setdefault(row["method"], {"method": row["method"]})

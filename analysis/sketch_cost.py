@@ -48,7 +48,7 @@ def costs(groups: Groups) -> Iterable[Row]:
 
 
 def methods(groups: Groups) -> dict[str, list[int]]:
-    """Return the dimensions of each method."""
+    """The dimensions of each method."""
     return {m: sorted(d for n, d in groups if n == m) for m in dict.fromkeys(m for m, _ in groups)}
 
 

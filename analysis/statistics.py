@@ -25,12 +25,12 @@ NONE = Interval(float("nan"), float("nan"), float("nan"), 0)
 
 
 def exact(value: float) -> Interval:
-    """Return a number that was calculated, not measured: its interval is itself."""
+    """A number that was calculated, not measured: its interval is itself."""
     return Interval(value, value, value, 1)
 
 
 def over_seeds(values: ArrayLike, level: float = LEVEL) -> Interval:
-    """Return the mean and Student's t interval of independent values, one per seed."""
+    """The mean and Student's t interval of independent values, one per seed."""
     sample = np.asarray(values, dtype=float)
     if sample.size == 0:
         return NONE
@@ -42,12 +42,12 @@ def over_seeds(values: ArrayLike, level: float = LEVEL) -> Interval:
 
 
 def per_seed(values: ArrayLike, seeds: Sequence[int]) -> pd.Series:
-    """Return the mean over draws within each seed, indexed by seed in order."""
+    """The mean over draws within each seed, indexed by seed in order."""
     return pd.Series(np.asarray(values, dtype=float)).groupby(np.asarray(seeds)).mean()
 
 
 def over_draws(values: ArrayLike, seeds: Sequence[int], level: float = LEVEL) -> Interval:
-    """Return the interval over seeds of values with several draws each.
+    """The interval over seeds of values with several draws each.
 
     Draws of one seed share its model and are no independent evidence: they are averaged first, and
     `n` counts seeds.
@@ -56,7 +56,7 @@ def over_draws(values: ArrayLike, seeds: Sequence[int], level: float = LEVEL) ->
 
 
 def pair_values(pairs: ArrayLike) -> np.ndarray:
-    """Return one value a seed, whose mean is that of all pairs of different seeds.
+    """One value a seed, whose mean is that of all pairs of different seeds.
 
     `pairs` (n_seeds, n_seeds) is symmetric. Pairs share seeds and are no independent evidence:
     these are the pseudo-values of the jackknife over seeds, of which `over_seeds` makes the
@@ -73,7 +73,7 @@ def pair_values(pairs: ArrayLike) -> np.ndarray:
 
 
 def apart(one: ArrayLike, other: ArrayLike, level: float = LEVEL) -> Interval:
-    """Return the difference of the means of two independent samples, with Welch's interval."""
+    """The difference of the means of two independent samples, with Welch's interval."""
     samples = [np.asarray(each, dtype=float) for each in (one, other)]
     n = min(each.size for each in samples)
     if n == 0:
@@ -98,7 +98,7 @@ def resampled(
     num_resamples: int = 200,
     level: float = LEVEL,
 ) -> Interval:
-    """Return a statistic of seeds (n_seeds, ...) with the normal interval of its bootstrap.
+    """A statistic of seeds (n_seeds, ...) with the normal interval of its bootstrap.
 
     The deviation over resampled seeds either side of the statistic itself: where a statistic
     depends on the spread over seeds, as shares of examples do, resamples lie to one side of it.
@@ -114,20 +114,20 @@ def resampled(
 
 
 def geometric(values: ArrayLike, level: float = LEVEL) -> Interval:
-    """Return the geometric mean of positive values, one per seed, with its interval on logs."""
+    """The geometric mean of positive values, one per seed, with its interval on logs."""
     logs = over_seeds(np.log(np.asarray(values, dtype=float)), level)
     mean, low, high = np.exp([logs.mean, logs.low, logs.high])
     return Interval(float(mean), float(low), float(high), logs.n)
 
 
 def difference(one: pd.Series, other: pd.Series) -> pd.Series:
-    """Return one minus other on the seeds that both have."""
+    """One minus other on the seeds that both have."""
     seeds = one.index.intersection(other.index)
     return one.loc[seeds] - other.loc[seeds]
 
 
 def ratio(one: pd.Series, other: pd.Series) -> pd.Series:
-    """Return one over other on the seeds that both have."""
+    """One over other on the seeds that both have."""
     seeds = one.index.intersection(other.index)
     return one.loc[seeds] / other.loc[seeds]
 
@@ -140,7 +140,7 @@ def bootstrap(
     num_resamples: int = 2000,
     level: float = LEVEL,
 ) -> Interval:
-    """Return a statistic of independent values with its percentile bootstrap interval."""
+    """A statistic of independent values with its percentile bootstrap interval."""
     sample = np.asarray(values, dtype=float)
     if sample.size == 0:
         return NONE
@@ -155,7 +155,7 @@ def bootstrap(
 
 
 def rank_correlations(x: ArrayLike, y: ArrayLike) -> dict[str, float]:
-    """Return Pearson's, Spearman's and Kendall's correlation of two samples."""
+    """Pearson's, Spearman's and Kendall's correlation of two samples."""
     return {
         "pearson": float(stats.pearsonr(x, y).statistic),
         "spearman": float(stats.spearmanr(x, y).statistic),
@@ -164,12 +164,12 @@ def rank_correlations(x: ArrayLike, y: ArrayLike) -> dict[str, float]:
 
 
 def wasserstein(one: ArrayLike, other: ArrayLike) -> float:
-    """Return the optimal transport distance of two samples of numbers, uniformly weighted."""
+    """The optimal transport distance of two samples of numbers, uniformly weighted."""
     return float(stats.wasserstein_distance(np.asarray(one), np.asarray(other)))
 
 
 def overlap(one: ArrayLike, other: ArrayLike) -> float:
-    """Return intersection over union of two boolean masks; nan where both are empty."""
+    """Intersection over union of two boolean masks; nan where both are empty."""
     left, right = np.asarray(one, dtype=bool), np.asarray(other, dtype=bool)
     union = np.count_nonzero(left | right)
     return np.count_nonzero(left & right) / union if union else float("nan")
@@ -178,7 +178,7 @@ def overlap(one: ArrayLike, other: ArrayLike) -> float:
 def homogeneity(
     one: ArrayLike, other: ArrayLike, *, seed: int = 0, num_samples: int = 9999
 ) -> float:
-    """Return the p-value that two rows of counts were drawn from the same classes.
+    """The p-value that two rows of counts were drawn from the same classes.
 
     Chi-square statistic against its own distribution with both margins fixed, so that classes with
     few examples are no trouble. Rows without any count give 1.
@@ -200,12 +200,12 @@ def homogeneity(
 
 
 def combine(p_values: Sequence[float]) -> float:
-    """Return Fisher's combination of independent p-values, one per seed."""
+    """Fisher's combination of independent p-values, one per seed."""
     return float(stats.combine_pvalues(list(p_values), method="fisher").pvalue)
 
 
 def exchangeable(profiles: ArrayLike, *, seed: int = 0, num_samples: int = 9999) -> float:
-    """Return the p-value that conditions do not differ once seeds are allowed to.
+    """The p-value that conditions do not differ once seeds are allowed to.
 
     `profiles` is (n_seeds, conditions, features). The statistic is the spread of the conditions'
     means over seeds; conditions are permuted within each seed.

@@ -88,18 +88,18 @@ LOOKS = {
 
 
 def family(method: str) -> str:
-    """Return the family of a method's display name: `RandProj 100` -> `RandProj`."""
+    """The family of a method's display name: `RandProj 100` -> `RandProj`."""
     found = re.match(r"[A-Za-z^]+", method)
     return found.group() if found else method
 
 
 def look(method: str) -> Look:
-    """Return how a method is drawn; one that nobody styled is grey under its own name."""
+    """How a method is drawn; one that nobody styled is grey under its own name."""
     return LOOKS.get(family(method), Look(GREY, "x", method))
 
 
 def new_axes(xlabel: str, ylabel: str, height: float = 2.5) -> tuple[Figure, Axes]:
-    """Return a figure of one column's width and its axes."""
+    """A figure of one column's width and its axes."""
     figure, (axes,) = new_panels([xlabel], ylabel, height=height)
     return figure, axes
 
@@ -112,7 +112,7 @@ def new_panels(
     height: float = 2.5,
     share_y: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with panels side by side; `ylabel` is the first panel's."""
+    """A figure with panels side by side; `ylabel` is the first panel's."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.set_layout_engine("constrained", rect=(0, FOOT / height, 1, 1 - FOOT / height))
     panels = list(figure.subplots(1, len(xlabels), sharey=share_y, squeeze=False)[0])
@@ -125,7 +125,7 @@ def new_panels(
 def new_lattice(
     lines: int, columns: int, *, width: float = PAGE, height: float, share_y: bool = True
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Return a figure with lines of panels, which share their x axes down each column."""
+    """A figure with lines of panels, which share their x axes down each column."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.set_layout_engine("constrained", rect=(0, FOOT / height, 1, 1 - FOOT / height))
     grid = figure.subplots(lines, columns, squeeze=False, sharex="col", sharey=share_y)
@@ -133,7 +133,7 @@ def new_lattice(
 
 
 def new_grid(lines: int, columns: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure with a grid of invisible axes, for pictures."""
+    """A figure with a grid of invisible axes, for pictures."""
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(
         left=0.01,
@@ -160,12 +160,12 @@ def stamp(figure: Figure, tier: str, missing: int) -> None:
 
 
 def settings() -> AbstractContextManager[None]:
-    """Return the context in which every figure is drawn and saved."""
+    """The context in which every figure is drawn and saved."""
     return rc_context(SETTINGS)
 
 
 def ink(figure: Figure) -> dict[str, bytes]:
-    """Return the figure as `png` and `pdf`, the same bytes on every call."""
+    """The figure as `png` and `pdf`, the same bytes on every call."""
     undated: dict[str, dict[str, None]] = {
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "Producer": None, "Creator": None},

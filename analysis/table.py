@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 
 def curve(method: str, quantity: str, unit: str, ours: Interval, **more: Any) -> Row:
-    """Return the row of a quantity the paper prints no number of.
+    """The row of a quantity the paper prints no number of.
 
     `more` are further columns: proj_dim, or this artifact's own, such as a step or a class.
     """
@@ -41,7 +41,7 @@ def number(
     tolerance: float,
     **more: Any,
 ) -> Row:
-    """Return the row of a printed number, judged by its tolerance; `paper` may be nan."""
+    """The row of a printed number, judged by its tolerance; `paper` may be nan."""
     word = judge_number(paper, ours, tolerance)
     return _row("number", method, quantity, unit, ours, paper, word) | more
 
@@ -49,7 +49,7 @@ def number(
 def aside(
     method: str, quantity: str, unit: str, ours: Interval, paper: float, factor: float, **more: Any
 ) -> Row:
-    """Return the row of a printed number that decides nothing, judged by a factor either way."""
+    """The row of a printed number that decides nothing, judged by a factor either way."""
     word = judge_factor(paper, ours, factor)
     return _row("aside", method, quantity, unit, ours, paper, word) | more
 
@@ -65,7 +65,7 @@ def claim(
     paper: float = math.nan,
     **more: Any,
 ) -> Row:
-    """Return the row of a claim, `at_least < quantity < at_most`, judged by its interval."""
+    """The row of a claim, `at_least < quantity < at_most`, judged by its interval."""
     word = judge_claim(ours, at_least, at_most)
     bounds = {"at_least": at_least, "at_most": at_most}
     return _row("claim", method, quantity, unit, ours, paper, word) | bounds | more
@@ -93,19 +93,19 @@ def _row(
 
 
 def dimension(method: str) -> float:
-    """Return the projected dimension in a method's display name, nan where there is none."""
+    """The projected dimension in a method's display name, nan where there is none."""
     found = re.fullmatch(r"[^ ]+ (\d+)", method)
     return int(found.group(1)) if found else math.nan
 
 
 def tabulated(rows: Sequence[Row]) -> pd.DataFrame:
-    """Return rows as a table with COLUMNS first, then the artifact's own."""
+    """Rows as a table with COLUMNS first, then the artifact's own."""
     own = [name for row in rows for name in row if name not in COLUMNS]
     return pd.DataFrame(rows, columns=pd.Index([*COLUMNS, *dict.fromkeys(own)]))
 
 
 def records(table: pd.DataFrame) -> list[Row]:
-    """Return the table's rows one by one, each by column name."""
+    """The table's rows one by one, each by column name."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
@@ -118,7 +118,7 @@ def written(row: Row, form: str) -> str:
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """Return the table as CSV with six significant digits and Unix line ends."""
+    """The table as CSV with six significant digits and Unix line ends."""
     shaped = table.copy()
     for name in shaped.columns:
         # A count beside absent ones is a float to pandas: write 10, not 10.0.
@@ -130,7 +130,7 @@ def to_csv(table: pd.DataFrame) -> str:
 
 
 def from_csv(text: str) -> pd.DataFrame:
-    """Return the table that `to_csv` wrote: blanks are nan in numbers and "" in text."""
+    """The table that `to_csv` wrote: blanks are nan in numbers and "" in text."""
     table = pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])
     for name in table.columns:
         if name in NUMBERS:

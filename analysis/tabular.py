@@ -126,7 +126,7 @@ def _interval(row: Row) -> str:
 
 
 def _said(value: Any) -> str:
-    """Return a cell that may be a number, text, or nothing at all."""
+    """A cell that may be a number, text, or nothing at all."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)

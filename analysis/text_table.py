@@ -20,7 +20,7 @@ HEADS = (("Class", "(predicted)"), ("Title and content",))
 
 
 def draw(table: pd.DataFrame, notes: str, heads: tuple[tuple[str, ...], ...] = HEADS) -> Figure:
-    """Return the rows of kind `text` as a table with two `heads`, and `notes` under it."""
+    """The rows of kind `text` as a table with two `heads`, and `notes` under it."""
     rows = records(table[table["kind"] == "text"])
     bodies = [[*_shortened(row["title"].strip())[:1], *_shortened(row["content"])] for row in rows]
     below = textwrap.wrap(notes, NOTE_CHARACTERS)

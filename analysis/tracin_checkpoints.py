@@ -69,7 +69,7 @@ def _kind(name: str) -> str:
 
 
 def _title(name: str) -> str:
-    """Return how tables and the figure call a choice; the number of `proposed 5` stays."""
+    """How tables and the figure call a choice; the number of `proposed 5` stays."""
     return name.replace(_kind(name), CHOICES[_kind(name)])
 
 
@@ -78,7 +78,7 @@ def _seed(run: Run) -> int:
 
 
 def _by_seed(members: list[Run], metric: str) -> pd.Series:
-    """Return a metric of the runs that have it, draws of one seed averaged."""
+    """A metric of the runs that have it, draws of one seed averaged."""
     having = [run for run in members if metric in run.metrics]
     scale = 1.0 if metric == "n_checkpoints" else 100.0
     values = [scale * run.metrics[metric] for run in having]
@@ -165,7 +165,7 @@ def _claims(groups: dict[str, list[Run]]) -> list[Row]:
 
 
 def _strength(groups: dict[str, list[Run]], name: str) -> pd.Series:
-    """Return the mean self-influence of an example at a checkpoint of a choice, by seed."""
+    """The mean self-influence of an example at a checkpoint of a choice, by seed."""
     found = {}
     for run in groups.get(name, []):
         chosen = np.asarray(run.array("positions"))
@@ -175,7 +175,7 @@ def _strength(groups: dict[str, list[Run]], name: str) -> pd.Series:
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the choices side by side."""
+    """The choices side by side."""
     wide: dict[str, dict[str, str]] = {}
     for row in records(table[table["kind"] == "curve"]):
         line = wide.setdefault(row["method"], {"method": row["method"]})

@@ -54,7 +54,7 @@ def tabulate(found: list[Run]) -> pd.DataFrame:
 
 
 def name_of(run: Run) -> str:
-    """Return how a cell is named in tables."""
+    """How a cell is named in tables."""
     if run.config["method"]["type"] != "TracIn":
         return "Nearest inputs"
     return "TracIn" if run.config["model"]["coordinates"] else "TracIn, no coordinates"
@@ -119,7 +119,7 @@ def _partial(run: Run, name: str) -> float:
 
 
 def partial_rank(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
-    """Return Spearman's correlation of x and y with the effect of a third quantity removed."""
+    """Spearman's correlation of x and y with the effect of a third quantity removed."""
     ranks = np.stack([stats.rankdata(values) for values in (x, y, given)])
     (_, xy, xz), (_, _, yz), _ = np.corrcoef(ranks)
     return float((xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2)))

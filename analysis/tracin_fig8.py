@@ -57,7 +57,7 @@ def tabulate(found: list[Run]) -> pd.DataFrame:
 
 
 def _hits(run: Run) -> np.ndarray:
-    """Return which examples are corrupted and among the top tenth by self-influence."""
+    """Which examples are corrupted and among the top tenth by self-influence."""
     scores = np.asarray(run.array("self_influence"))
     top = np.zeros(len(scores), dtype=bool)
     top[np.argsort(-scores, kind="stable")[: round(SHARE * len(scores))]] = True
@@ -79,7 +79,7 @@ def _comparisons(hits: dict[str, Masks], labels: Masks) -> list[Row]:
 
 
 def _discordance(one: Masks, other: Masks, labels: Masks) -> float:
-    """Return the p-value, over all seeds, that two checkpoints disagree on the same classes."""
+    """The p-value, over all seeds, that two checkpoints disagree on the same classes."""
     p_values = [
         statistics.homogeneity(
             _count(one[s] & ~other[s], labels[s]), _count(other[s] & ~one[s], labels[s]), seed=s

@@ -140,7 +140,7 @@ def _claims(groups: dict[Key, list[Run]]) -> list[Row]:
 
 
 def _chosen(run: Run) -> int:
-    """Return the place of the least effort that finds enough for the queries in even places."""
+    """The place of the least effort that finds enough for the queries in even places."""
     efforts = range(len(run.config["efforts"]))
     enough = (p for p in efforts if _recall(run, p, slice(0, None, 2)) >= WANTED)
     return next(enough, efforts[-1])

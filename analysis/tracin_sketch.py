@@ -110,14 +110,14 @@ def _claims(groups: Groups, by: str) -> Iterable[Row]:
 
 
 def _furthest(values: np.ndarray, run: Run, centre: float = 0.0) -> tuple[Interval, str]:
-    """Return the pair whose mean is furthest, of (seeds, pairs): an interval for all, its kind."""
+    """The pair whose mean is furthest, of (seeds, pairs): an interval for all, its kind."""
     place = int(np.abs(values.mean(0) - centre).argmax())
     level = 1 - (1 - LEVEL) / values.shape[1]
     return over_seeds(values[:, place], level), str(run.metrics["pairs"]).split(",")[place]
 
 
 def _unbiased(bias: np.ndarray, members: list[Run]) -> list[float]:
-    """Return the p-value of each pair, all draws of all seeds together."""
+    """The p-value of each pair, all draws of all seeds together."""
     errors = np.stack([run.array("theory") / run.metrics["draws"] for run in members])
     z = bias.sum(0) / np.sqrt(errors.sum(0))
     return list(2 * stats.norm.sf(np.abs(z)))

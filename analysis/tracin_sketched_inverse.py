@@ -44,7 +44,7 @@ def tabulate(found: list[Run]) -> pd.DataFrame:
 
 
 def _settings(found: list[Run]) -> dict[str, list[Run]]:
-    """Return the runs that differ in seeds alone together, named by what sets them apart."""
+    """The runs that differ in seeds alone together, named by what sets them apart."""
     configs = [
         {path: leaf for path, leaf in _leaves(run.config) if path[-1] != "seed"} for run in found
     ]
@@ -70,7 +70,7 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 
 def _thinned(steps: np.ndarray) -> np.ndarray:
-    """Return at most MOST_POINTS of the steps, evenly on a log scale, both ends kept."""
+    """At most MOST_POINTS of the steps, evenly on a log scale, both ends kept."""
     if len(steps) <= MOST_POINTS:
         return steps
     picks = np.geomspace(1, len(steps), MOST_POINTS).round().astype(int) - 1

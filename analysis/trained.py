@@ -20,5 +20,5 @@ NETWORKS = {
 
 
 def named(source: str, network: str) -> str:
-    """Return `data, network` as the papers call them."""
+    """`data, network` as the papers call them."""
     return f"{SOURCES.get(source, source)}, {NETWORKS.get(network, network)}"

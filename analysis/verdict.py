@@ -50,7 +50,7 @@ def within(paper: float, ours: Interval, tolerance: float) -> bool:
 
 
 def judge_number(paper: float, ours: Interval, tolerance: float) -> str:
-    """Return the word of one printed number; "" where the paper prints none.
+    """The word of one printed number; "" where the paper prints none.
 
     One seed has no interval, so it is `direction` at best.
     """
@@ -64,7 +64,7 @@ def judge_number(paper: float, ours: Interval, tolerance: float) -> str:
 
 
 def judge_factor(paper: float, ours: Interval, factor: float) -> str:
-    """Return the word of one printed ratio: `judge_number` on logarithms."""
+    """The word of one printed ratio: `judge_number` on logarithms."""
     if ours.n == 0 or math.isnan(paper):
         return judge_number(paper, ours, factor)
     if ours.mean <= 0:
@@ -75,7 +75,7 @@ def judge_factor(paper: float, ours: Interval, factor: float) -> str:
 
 
 def judge_claim(ours: Interval, at_least: float = math.nan, at_most: float = math.nan) -> str:
-    """Return the word of one claim `at_least < quantity < at_most`; nan is no bound.
+    """The word of one claim `at_least < quantity < at_most`; nan is no bound.
 
     `reproduced` if the whole interval is inside, `direction` if only the mean is.
     """
@@ -89,13 +89,13 @@ def judge_claim(ours: Interval, at_least: float = math.nan, at_most: float = mat
 
 
 def cap(word: str, tier: str, missing: int = 0) -> str:
-    """Return the word that a tier, or a preset with missing runs, may at best earn."""
+    """The word that a tier, or a preset with missing runs, may at best earn."""
     complete = tier == FULL_TIER and not missing
     return "direction" if word == "reproduced" and not complete else word
 
 
 def conclude(table: pd.DataFrame, rule: str) -> Verdict:
-    """Return the artifact's verdict from its rows of kind `claim` and `number`, by RULE.
+    """The artifact's verdict from its rows of kind `claim` and `number`, by RULE.
 
     `rule` says what the claims are and which tolerances apply.
     """

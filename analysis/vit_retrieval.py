@@ -34,7 +34,7 @@ DEVIATIONS = (
 
 
 def observe(found: list[Run]) -> dict[Place, list[Observation]]:
-    """Return the runs by where wrong labels are and by the share of the parameters."""
+    """The runs by where wrong labels are and by the share of the parameters."""
     seen: dict[Place, list[Observation]] = {}
     for run in found:
         config = run.config

@@ -52,7 +52,7 @@ class Trained:
 
 
 def load_data(data: Data, seed: int) -> tuple[Examples, Examples]:
-    """Return the training and the evaluation examples: columns image (n, 3, h, w) and label."""
+    """The training and the evaluation examples: columns image (n, 3, h, w) and label."""
     loaded = _load(data, seed)
     if data.source == "digits":
         digits.load()
@@ -82,7 +82,7 @@ def _digits() -> Examples:
 
 
 def trained(model: Model) -> Trained:
-    """Return the trained model, training it if no run has it yet."""
+    """The trained model, training it if no run has it yet."""
     train, evaluation = load_data(model.data, model.seed)
     run = runs.once("cifar_model", model, lambda scratch: _train(model, scratch))
     module = model.network.build(model.seed)

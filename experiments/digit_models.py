@@ -75,7 +75,7 @@ class Trained:
 
 @provenance.remembered
 def load_data(data: Data, seed: int) -> tuple[Digits, Digits]:
-    """Return the training and the evaluation subset."""
+    """The training and the evaluation subset."""
     whole = mnist.load("train") if data.source == "mnist" else digits.load()
     parts = labels.split(len(whole["label"]), [data.n_train, data.n_eval], seed)
     made = []
@@ -110,7 +110,7 @@ def check_shape(model: Model, train: Digits) -> None:
 
 
 def trained(model: Model) -> Trained:
-    """Return the trained model, training it if no run has it yet."""
+    """The trained model, training it if no run has it yet."""
     train, evaluation = load_data(model.data, model.seed)
     check_shape(model, train)
     run = runs.once("digit_model", model, lambda scratch: _train(model, scratch))

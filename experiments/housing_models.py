@@ -72,7 +72,7 @@ def squared_error(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 def load_data(data: Data, seed: int, coordinates: bool) -> tuple[Part, Part]:
-    """Return the training and the test rows."""
+    """The training and the test rows."""
     whole = (
         housing.load()
         if data.source == "california"
@@ -114,7 +114,7 @@ def _standardised(columns: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 
 def trained(model: Model) -> Trained:
-    """Return the trained model, training it if no run has it yet."""
+    """The trained model, training it if no run has it yet."""
     train, test = load_data(model.data, model.seed, model.coordinates)
     run = runs.once("housing_model", model, lambda scratch: _train(model, scratch))
     module = model.network.build(train.examples["input"].shape[1], model.seed)

@@ -139,7 +139,7 @@ def task_model(model: Model | Simulator) -> Model:
 
 
 def trained(model: Model | Simulator) -> Trained:
-    """Return the trained model, training it if no run has it yet."""
+    """The trained model, training it if no run has it yet."""
     run = runs.once("nli_model", model, lambda scratch: _train(model, scratch))
     train, pairs = _training_set(model)
     module = _built(model)

@@ -110,7 +110,7 @@ def once(
     compute: Callable[[Path], Outcome],
     agree: Callable[[bool], bool] = bool,
 ) -> Run:
-    """Return the run of `config`, computing it if no finished one is on disk.
+    """The run of `config`, computing it if no finished one is on disk.
 
     `compute(scratch)` gets a folder that outlives a killed job, for checkpoints, and returns
     numbers and strings (metrics) and numpy arrays by name. Several processes may compute the same

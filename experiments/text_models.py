@@ -75,7 +75,7 @@ def cross_entropy(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 def load_data(data: Data, seed: int) -> tuple[Part, Part, Vocabulary]:
-    """Return the training and the test part, and the vocabulary of the former."""
+    """The training and the test part, and the vocabulary of the former."""
     if data.source == "whole":
         train, test = (dbpedia.load_whole(split) for split in ("train", "test"))
         train, test = (
@@ -115,7 +115,7 @@ def _texts(articles: Articles) -> list[str]:
 
 
 def trained(model: Model) -> Trained:
-    """Return the trained model, training it if no run has it yet."""
+    """The trained model, training it if no run has it yet."""
     run = runs.once("text_model", model, lambda scratch: _train(model, scratch))
     train, test, vocabulary = load_data(model.data, model.seed)
     module = _built(model, vocabulary, train)

@@ -105,7 +105,7 @@ def examples(model: Model, pairs: Pairs) -> Examples:
 
 
 def trained(model: Model) -> Trained:
-    """Return the trained model, training it if no run has it yet."""
+    """The trained model, training it if no run has it yet."""
     run = runs.once("translation_model", model, lambda scratch: _train(model, scratch))
     module, words = model.made()
     kept = checkpoints(module, run)

@@ -100,7 +100,7 @@ class Tuned:
 
 
 def load_data(model: Model) -> tuple[Split, Split]:
-    """Return what the model is fine-tuned on, and test images."""
+    """What the model is fine-tuned on, and test images."""
     loaded = _load(model.data, _n_pretraining(model), model.seed)
     if model.data.source == "digits":
         digits.load()
@@ -160,7 +160,7 @@ def _n_pretraining(model: Model) -> int:
 
 
 def tuned(model: Model) -> Tuned:
-    """Return the fine-tuned model, training what no run has yet."""
+    """The fine-tuned model, training what no run has yet."""
     train, test = load_data(model)
     run = runs.once("vit_model", model, lambda scratch: _tune(model, scratch))
     module = load_params(model.network.build(model.seed), run.array("params")[-1])

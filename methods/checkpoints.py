@@ -64,7 +64,7 @@ def phases(losses: ArrayLike, steps: ArrayLike | None = None) -> Phases:
 
 
 def propose(losses: ArrayLike, count: int, steps: ArrayLike | None = None) -> np.ndarray:
-    """Return `count` positions of a curve of training losses at which to trace, ascending.
+    """`count` positions of a curve of training losses at which to trace, ascending.
 
     They lie in the steady decrease, and so that the loss falls by the same amount from each to
     the next as far as the curve is fine enough: densest where it falls fastest. Deterministic;
@@ -87,7 +87,7 @@ def propose(losses: ArrayLike, count: int, steps: ArrayLike | None = None) -> np
 
 
 def evenly(steps: ArrayLike, count: int) -> np.ndarray:
-    """Return `count` positions, ascending, evenly spaced in `steps` as far as there are any.
+    """`count` positions, ascending, evenly spaced in `steps` as far as there are any.
 
     The last one is always among them: what saving every so many steps leaves.
     """

@@ -19,7 +19,7 @@ LIMIT = 20_000  # parameters: 3.2 GB in float64
 
 
 def exact_hessian(task: Task, examples: Examples) -> Tensor:
-    """Return the Hessian of the mean loss over `examples`, undamped, (p, p).
+    """The Hessian of the mean loss over `examples`, undamped, (p, p).
 
     Tangents of a layer's parameters start there and the reverse pass stops there, so only
     blocks on and above the diagonal are computed; layers are taken in the order of the model.

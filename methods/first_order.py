@@ -29,7 +29,7 @@ class Watched:
 
 
 def descent(task: Task, batch: Examples, lr: float) -> Params:
-    """Return the update of one step of plain gradient descent on the batch, -lr times a gradient.
+    """The update of one step of plain gradient descent on the batch, -lr times a gradient.
 
     It is that of the mean loss over the batch plus weight_decay/2 |params|^2.
     """
@@ -41,13 +41,13 @@ def descent(task: Task, batch: Examples, lr: float) -> Params:
 
 
 def moved(task: Task, update: Params, factor: float = 1.0) -> Task:
-    """Return the task after a step, or after a multiple of one."""
+    """The task after a step, or after a multiple of one."""
     there = {name: value + factor * update[name] for name, value in task.params.items()}
     return replace(task, params=there)
 
 
 def watch(task: Task, query: Examples, update: Params) -> Watched:
-    """Return the queries' measurements and the first-order effect of an update on them.
+    """The queries' measurements and the first-order effect of an update on them.
 
     One forward-mode pass over the queries, which costs about two and a half plain ones, however
     many parameters there are.
@@ -58,7 +58,7 @@ def watch(task: Task, query: Examples, update: Params) -> Watched:
 
 
 def measure(task: Task, query: Examples) -> Tensor:
-    """Return the queries' measurements, (n_query,)."""
+    """The queries' measurements, (n_query,)."""
     with torch.no_grad():
         return _finite(task.function(task.measurement)(task.params, query))
 

@@ -45,7 +45,7 @@ class Gradients:
             self._layers, self._names = owned(of.model, task.params)
 
     def rows(self, examples: Examples) -> Rows:
-        """Return the gradients of the examples as Rows keyed by parameter name."""
+        """The gradients of the examples as Rows keyed by parameter name."""
         self.probe(examples)
         by_vmap, names = {*(self.fallback or ()), *self.unproven}, list(self.task.params)
         found = self._factored(examples) if len(by_vmap) < len(names) else {}

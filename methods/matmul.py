@@ -16,7 +16,7 @@ SMALLEST = 1 << 20  # multiply-adds below which a product is not worth preparing
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Return a b^T, (n, m), of a (n, k) and b (m, k), in their own precision."""
+    """A b^T, (n, m), of a (n, k) and b (m, k), in their own precision."""
     large = len(a) * b.numel() >= SMALLEST
     if large and a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu":
         fast = _onednn()
@@ -48,7 +48,7 @@ def _onednn() -> Callable[[Tensor, Tensor], Tensor] | None:
 
 
 def count_product(a: Tensor, b: Tensor) -> Tensor:
-    """Return a b, (n, m) int32, of a (n, k) and b (k, m), both int8 of zeros and ones, exactly.
+    """A b, (n, m) int32, of a (n, k) and b (k, m), both int8 of zeros and ones, exactly.
 
     On a CPU with 8-bit integer products it runs at four times the rate of float32. Elsewhere
     float32 is as exact below k = 2**24.

@@ -9,7 +9,7 @@ from methods.task import MethodError
 
 
 def stream(seed: int, purpose: str, *index: int) -> np.random.SeedSequence:
-    """Return the seed sequence of one named use of randomness."""
+    """The seed sequence of one named use of randomness."""
     if seed < 0:
         raise MethodError(f"seed is {seed}: give 0 or more")
     return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *index])
@@ -20,6 +20,6 @@ def numpy_generator(seed: int, purpose: str, *index: int) -> np.random.Generator
 
 
 def torch_generator(seed: int, purpose: str, *index: int) -> torch.Generator:
-    """Return a CPU generator: draw on the CPU, then move, and devices agree."""
+    """A CPU generator: draw on the CPU, then move, and devices agree."""
     state = stream(seed, purpose, *index).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))

@@ -47,7 +47,7 @@ class Representer(Attributor):
         return self
 
     def prepare(self, task: Task, train: Examples) -> Prepared:
-        """Return the refitted `head` (classes, features) in float64; a bias is its last column."""
+        """The refitted `head` (classes, features) in float64; a bias is its last column."""
         for name in ("lam", "tolerance"):
             if not getattr(self, name) > 0:
                 raise MethodError(f"{name} is {getattr(self, name)}: give a positive number")

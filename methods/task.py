@@ -110,7 +110,7 @@ class Task:
         weight_decay: float = 0.0,
         checkpoints: Iterable[Checkpoint] = (),
     ) -> Task:
-        """Return the task of `module` under `loss(model, batch) -> (b,)`.
+        """The task of `module` under `loss(model, batch) -> (b,)`.
 
         `only` takes shell patterns of parameter names (`"head.*"`); the rest is held fixed.
         """
@@ -133,7 +133,7 @@ class Task:
         return task.only(only) if only else task
 
     def only(self, patterns: Iterable[str]) -> Task:
-        """Return the task that differentiates only parameters whose names match a pattern."""
+        """The task that differentiates only parameters whose names match a pattern."""
         patterns = tuple(patterns)
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in self.params):
@@ -147,7 +147,7 @@ class Task:
         return replace(self, params=chosen, frozen={**(self.frozen or {}), **rest})
 
     def at(self, checkpoint: Checkpoint) -> Task:
-        """Return the task at an earlier moment of training, the same parameters differentiated."""
+        """The task at an earlier moment of training, the same parameters differentiated."""
         missing = [n for n in self.all_params if n not in checkpoint.params]
         if missing:
             raise MethodError(
@@ -182,7 +182,7 @@ class Task:
         return next(iter(self.params.values())).dtype
 
     def function(self, of: PerExample) -> PerExample:
-        """Return `of` as a function of the differentiated parameters alone."""
+        """`of` as a function of the differentiated parameters alone."""
         frozen = self.frozen or {}
         return (lambda params, examples: of({**frozen, **params}, examples)) if frozen else of
 
@@ -200,7 +200,7 @@ class Task:
         }
 
     def move(self, examples: Examples) -> Examples:
-        """Return the examples on the parameters' device, floating columns in their dtype."""
+        """The examples on the parameters' device, floating columns in their dtype."""
         return {
             k: v.to(self.device, self.dtype) if v.is_floating_point() else v.to(self.device)
             for k, v in examples.items()
@@ -232,7 +232,7 @@ def count(examples: Examples) -> int:
 
 
 def take(examples: Examples, index: Tensor | slice) -> Examples:
-    """Return the examples at `index`, every column alike."""
+    """The examples at `index`, every column alike."""
     return {name: column[index] for name, column in examples.items()}
 
 

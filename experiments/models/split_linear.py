@@ -35,7 +35,7 @@ def _rows(layer: nn.Linear, where: Tensor) -> nn.Linear:
 
 
 def keep_units(module: nn.Module, units: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
-    """Return an equal network and names of parameters: some units of its widest Linear layer.
+    """An equal network and names of parameters: some units of its widest Linear layer.
 
     `units` of the Linear layer with most parameters are drawn at random; the parameters of every
     other Linear layer are named too, those of convolutions are not.

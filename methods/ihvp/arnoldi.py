@@ -19,7 +19,7 @@ from methods.task import MethodError
 
 
 def krylov(operator: Operator, iterations: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the basis (n, p) and the projected matrix (n, n) after n iterations.
+    """The basis (n, p) and the projected matrix (n, n) after n iterations.
 
     Modified Gram-Schmidt with one re-orthogonalisation; Algorithm 1 of the paper computes all
     coefficients before subtracting (classical Gram-Schmidt). Ends early on an invariant space.
@@ -58,7 +58,7 @@ def iterate(
 
 
 def distill(basis: Tensor | Basis, projected: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """Return the `keep` eigenvalues largest in absolute value, (k,), and eigenvectors (k, p).
+    """The `keep` eigenvalues largest in absolute value, (k,), and eigenvectors (k, p).
 
     The projected matrix is symmetric up to the noise of fresh minibatches; its symmetric part
     is decomposed, in float64.
@@ -146,7 +146,7 @@ class Arnoldi(Dominant):
     positive_only: bool = False
 
     def prepare(self, hessian: Hessian) -> Prepared:
-        """Return eigenvalues (k,) and eigenvectors (k, p) of the Hessian with its weight decay.
+        """Eigenvalues (k,) and eigenvectors (k, p) of the Hessian with its weight decay.
 
         Of a stored basis also all n eigenvalues it has, as `spectrum`.
         """

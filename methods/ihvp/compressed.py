@@ -32,7 +32,7 @@ class Compressed(Inverse):
         at_least(0, seed=self.seed)
 
     def prepare(self, hessian: Hessian) -> Prepared:
-        """Return G H G^T, (d, d), of the Hessian with its weight decay, undamped."""
+        """G H G^T, (d, d), of the Hessian with its weight decay, undamped."""
         projection = self.projection.draw(hessian.task)
         directions = projection.directions()
         rows = [

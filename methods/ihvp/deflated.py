@@ -29,7 +29,7 @@ class Deflated(Dominant):
     num_eigen: int = 100
 
     def prepare(self, hessian: Hessian) -> Prepared:
-        """Return eigenvalues (k,) and eigenvectors (k, p) with the weight decay, undamped."""
+        """Eigenvalues (k,) and eigenvectors (k, p) with the weight decay, undamped."""
         values, vectors = distill(
             *krylov(hessian, self.basis.iterations, self.basis.seed), self.basis.keep
         )

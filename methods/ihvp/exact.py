@@ -32,7 +32,7 @@ class Exact(Inverse):
         at_least(0, seed=self.seed)
 
     def prepare(self, hessian: Hessian) -> Prepared:
-        """Return the undamped Hessian of the mean loss (p, p)."""
+        """The undamped Hessian of the mean loss (p, p)."""
         return {"hessian": exact_hessian(hessian.task, hessian.batch(0))}
 
     def invert(self, hessian: Hessian, prepared: Prepared) -> Matrix:

@@ -31,7 +31,7 @@ class Inverse(ABC):
 
     @abstractmethod
     def invert(self, hessian: Hessian, prepared: Prepared) -> Operator | Bilinear:
-        """Return the inverse of the damped Hessian, to multiply by or as two embeddings."""
+        """The inverse of the damped Hessian, to multiply by or as two embeddings."""
 
 
 def largest_eigenvalue(

@@ -48,7 +48,7 @@ class LiSSA(Inverse):
             raise MethodError(f"scale is {self.scale}: give a positive number, or None to find one")
 
     def prepare(self, hessian: Hessian) -> Prepared:
-        """Return the scale, found by power iteration unless given, and the effective damping."""
+        """The scale, found by power iteration unless given, and the effective damping."""
         scale = self.scale
         if scale is None:
             draws = 1 if hessian.sample is None else 32

@@ -43,7 +43,7 @@ class Sketch(Inverse):
     def prepare(
         self, hessian: Hessian, watch: Callable[[int, Tensor], None] | None = None
     ) -> Prepared:
-        """Return S^T and G, (d, p) both; `watch(step, S^T)` sees the estimate along the way."""
+        """S^T and G, (d, p) both; `watch(step, S^T)` sees the estimate along the way."""
         target = self.projection.draw(hessian.task).directions()
         draws = 1 if hessian.sample is None else 8
         largest = largest_eigenvalue(hessian, self.seed, draws=draws)
