@@ -166,6 +166,7 @@ class Plan:
         for index in range(self.folds):
             at = Config(model, fold=replace(fold, index=index))
             made += [replace(at, method=Loss()), replace(at, method=TracIn(False))]
+            made.append(replace(at, method=TracIn(False), part=self.part))
             for part, chosen in ((None, self.selected), (self.part, self.of_last)):
                 of = replace(at, part=part, dims=self.dims)
                 made.append(replace(of, method=arnoldi(max(self.dims), self.basis)))

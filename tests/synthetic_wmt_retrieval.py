@@ -16,6 +16,7 @@ SEEN = {  # AUC and AP by family, layers and dimension
     ("RandProj", 3): {10: (0.80, 0.23), 20: (0.82, 0.25)},
     ("Arnoldi", 3): {10: (0.82, 0.26), 20: (0.84, 0.28)},
     ("TracIn", None): {0: (0.90, 0.40)},
+    ("TracIn", 3): {0: (0.88, 0.36)},
     ("Loss", None): {0: (0.91, 0.44)},
 }
 
