@@ -152,10 +152,9 @@ def _found(table: pd.DataFrame) -> list[str]:
     said = []
     for row in rows:
         if " − Loss" in row["method"] and row["n"]:
-            which = "above" if row["ours"] > 0 else "below"
             said.append(
-                f"{row['method'].partition(' − ')[0]} ends {which} the same share by the plain loss"
-                f" by {written(row, '.1f')} BLEU."
+                f"{row['method'].partition(' − ')[0]} minus the same share by the plain loss, which"
+                f" needs no gradient, at the end: {written(row, '.1f')} BLEU."
             )
     signature = next((r["signature"] for r in rows if r["method"] == "Training"), "")
     return [*said, f"BLEU is sacreBLEU's, {signature}."]

@@ -205,7 +205,7 @@ EXPERIMENT = Experiment(
     summary="shuffled sentence pairs ranked by self-influence in a Transformer: AUC and AP",
     columns=("auc_largest", "ap_largest", "bleu"),
     table=table,
-    seconds={"smoke": 12},
+    seconds={"smoke": 12, "small": 2_522},
 )
 
 if __name__ == "__main__":
