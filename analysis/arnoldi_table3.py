@@ -156,8 +156,41 @@ def _found(table: pd.DataFrame) -> list[str]:
                 f"{row['method'].partition(' − ')[0]} minus the same share by the plain loss, which"
                 f" needs no gradient, at the end: {written(row, '.1f')} BLEU."
             )
+    said += _leaks(rows)
     signature = next((r["signature"] for r in rows if r["method"] == "Training"), "")
     return [*said, f"BLEU is sacreBLEU's, {signature}."]
+
+
+def _leaks(rows: list[Row]) -> list[str]:
+    """The kind of noise that each share by Arnoldi keeps most of, and the likely cause."""
+    kept = {
+        (row["method"], row["noise_kind"]): row
+        for row in rows
+        if row["quantity"] == "kept of a kind" and row["noise_kind"] != "clean"
+    }
+    said = []
+    for arm in dict.fromkeys(arm for arm, _ in kept if arm.startswith("Arnoldi ")):
+        share = arm.partition(" ")[2]
+        noise = sorted(
+            (kind for name, kind in kept if name == arm), key=lambda k: -_of(kept, arm, k)
+        )
+        worst = noise[0]
+        others = [name for name in (f"RandProj {share}", f"Loss {share}") if (name, worst) in kept]
+        beside = " and ".join(f"{name} {written(kept[name, worst], '.0f')}%" for name in others)
+        if not beside or _of(kept, arm, worst) < max(_of(kept, name, worst) for name in others):
+            continue
+        rest = max((_of(kept, arm, kind) for kind in noise[1:]), default=0.0)
+        said.append(
+            f"{arm} keeps {written(kept[arm, worst], '.0f')}% of the pairs of kind '{worst}',"
+            f" {beside}; of each other kind of noise it keeps at most {rest:.0f}%. Likely cause:"
+            " their gradients are long, or random directions would keep them as well, but not along"
+            " those of highest curvature, which are found on pairs of another kind."
+        )
+    return said
+
+
+def _of(kept: dict[tuple[str, str], Row], arm: str, kind: str) -> float:
+    return float(kept[arm, kind]["ours"])
 
 
 ARTIFACT = Artifact(

@@ -30,9 +30,9 @@ def draw(table: pd.DataFrame) -> Figure:
     for axes, quantity in zip(panels, there, strict=True):
         for row in (row for row in rows if row["quantity"] == quantity):
             draw_row(axes, row, places[row["method"]])
-        finite = [row["ours"] for row in rows if row["quantity"] == quantity]
-        printed = [r["paper"] for r in rows if r["quantity"] == quantity and r["paper"] > 0]
-        axes.set_xlim(-0.05 * max(*finite, 1), 1.15 * max(*finite, *printed, 1))
+        mine = [row for row in rows if row["quantity"] == quantity]
+        ends = [row[name] for row in mine for name in ("ours", "high", "paper") if row[name] > 0]
+        axes.set_xlim(-0.05 * max(1, *ends), 1.05 * max(1, *ends))
     names = [name.removesuffix(", clean pool") for name in places]
     panels[0].set_yticks(list(places.values()), names)
     panels[0].set_ylim(max(places.values()) + 0.6, -0.6)

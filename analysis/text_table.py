@@ -1,17 +1,19 @@
 """A table of texts drawn to be read: wrapped, with rules between its groups."""
 
-import textwrap
 from typing import Any
 
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import text_to_path
 
 from analysis.style import BLACK, BLUE, FOOT, GREY, PAGE, VERMILLION
 from analysis.table import records
 
-CHARACTERS, LINES = 82, 4  # of a text that are shown
-NOTE_CHARACTERS = 135
+LINES = 4  # of a text that are shown
+NOTE_SIZE = 6.5  # points
 LINE, GAP, TOP = 0.135, 0.12, 0.42  # inches
 COLUMNS = (0.012, 0.11, 0.32)  # where they start, as shares of the width
 COLOURS = {"example": BLACK, "proponent": BLUE, "opponent": VERMILLION}
@@ -22,8 +24,13 @@ HEADS = (("Class", "(predicted)"), ("Title and content",))
 def draw(table: pd.DataFrame, notes: str, heads: tuple[tuple[str, ...], ...] = HEADS) -> Figure:
     """The rows of kind `text` as a table with two `heads`, and `notes` under it."""
     rows = records(table[table["kind"] == "text"])
-    bodies = [[*_shortened(row["title"].strip())[:1], *_shortened(row["content"])] for row in rows]
-    below = textwrap.wrap(notes, NOTE_CHARACTERS)
+    wide, whole = ((0.99 - COLUMNS[column]) * PAGE for column in (2, 0))  # inches
+    bodies = [
+        [*(wrapped(row["title"], wide, 1, weight="bold") or [""]),
+         *wrapped(row["content"], wide, LINES)]
+        for row in rows
+    ]  # fmt: skip
+    below = wrapped(notes, whole, size=NOTE_SIZE)
     lengths = [max(2, len(body)) * LINE + GAP for body in bodies]
     height = TOP + sum(lengths) + (len(below) + 1) * LINE + FOOT
     figure = Figure(figsize=(PAGE, height))
@@ -58,10 +65,32 @@ def draw(table: pd.DataFrame, notes: str, heads: tuple[tuple[str, ...], ...] = H
         write(2, at + LINE, body[1:])
         at += length
     rule(at - GAP / 2 + 0.02, 1.0)
-    write(0, at, below, color=GREY, fontsize=6.5)
+    write(0, at, below, color=GREY, fontsize=NOTE_SIZE)
     return figure
 
 
-def _shortened(content: str) -> list[str]:
-    """The first LINES lines of a text, with an ellipsis where it goes on."""
-    return textwrap.wrap(content, CHARACTERS, max_lines=LINES, placeholder=" …")
+def wrapped(
+    text: str, inches: float, lines: int | None = None, size: float | None = None, **font: Any
+) -> list[str]:
+    """Text in lines no wider than `inches`, set in the figure's font at `size` points.
+
+    With `lines`, at most so many, and an ellipsis where it goes on.
+    """
+    properties = FontProperties(size=size or rcParams["font.size"], **font)
+
+    def fits(line: str) -> bool:
+        wide, _, _ = text_to_path.get_text_width_height_descent(line, properties, ismath=False)
+        return float(wide) <= 72 * inches
+
+    out: list[str] = []
+    for word in text.split():
+        if out and fits(f"{out[-1]} {word}"):
+            out[-1] += f" {word}"
+        elif lines is not None and len(out) == lines:
+            while " " in out[-1] and not fits(f"{out[-1]} …"):
+                out[-1] = out[-1].rpartition(" ")[0]
+            out[-1] += " …"
+            break
+        else:
+            out.append(word)
+    return out

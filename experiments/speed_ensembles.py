@@ -233,7 +233,7 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="models per hour, stacked and one after another; time of the estimate",
     table=table,
-    seconds={"smoke": 3, "small": 300},
+    seconds={"smoke": 3, "small": 121},
 )
 
 if __name__ == "__main__":

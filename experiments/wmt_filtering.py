@@ -188,6 +188,7 @@ EXPERIMENT = Experiment(
     summary="BLEU of Transformers trained on the least self-influential pairs of a noisy corpus",
     columns=("bleu_early", "bleu_late", "selected", "noise_kept"),
     table=table,
+    seconds={"smoke": 14, "small": 3_051},
 )
 
 if __name__ == "__main__":

@@ -166,7 +166,6 @@ class Plan:
         for index in range(self.folds):
             at = Config(model, fold=replace(fold, index=index))
             made += [replace(at, method=Loss()), replace(at, method=TracIn(False))]
-            made.append(replace(at, method=TracIn(False), part=self.part))
             for part, chosen in ((None, self.selected), (self.part, self.of_last)):
                 of = replace(at, part=part, dims=self.dims)
                 made.append(replace(of, method=arnoldi(max(self.dims), self.basis)))
@@ -174,6 +173,7 @@ class Plan:
                     made.append(replace(of, method=randproj(max(self.dims), draw)))
                     select = randselect(max(chosen), draw)
                     made.append(replace(of, method=select, dims=chosen))
+            made.append(replace(at, method=TracIn(False), part=self.part))
         return made
 
 

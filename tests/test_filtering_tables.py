@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from analysis import arnoldi_sentences, arnoldi_table3, speed_translation, table
+from analysis.statistics import Interval
+from analysis.text_table import wrapped
 from tests import synthetic_speed_translation, synthetic_wmt_filtering
 
 
@@ -36,6 +39,43 @@ def test_a_wrong_order_of_arms_is_not_reproduced(empty):
     assert np.isnan(found["Arnoldi 10%", "BLEU, late"]["paper"])  # other data, no printed number
     said = built(arnoldi_sentences.ARTIFACT, "small")
     assert said["highest − lowest", "spoilt"]["ours"] == 100
+
+
+def test_the_noise_that_arnoldi_lets_through_is_named_where_random_directions_hold_it(empty):
+    def kept(arm, kind, share):
+        seen = Interval(share, share - 1, share + 1, 3)
+        return table.curve(arm, "kept of a kind", "%", seen, noise_kind=kind)
+
+    rows = [
+        kept("Arnoldi 10%", "clean", 60.0),
+        kept("Arnoldi 10%", "partial", 9.0),
+        kept("Arnoldi 10%", "numbers", 34.0),
+        kept("RandProj 10%", "numbers", 2.0),
+        kept("Loss 10%", "numbers", 1.0),
+    ]
+    (said,) = arnoldi_table3._leaks(rows)
+    assert "Arnoldi 10% keeps 34 [33, 35]% of the pairs of kind 'numbers'" in said
+    assert "RandProj 10% 2 [1, 3]% and Loss 10% 1 [0, 2]%" in said
+    assert "at most 9%" in said
+    rows[3] = kept("RandProj 10%", "numbers", 40.0)
+    assert arnoldi_table3._leaks(rows) == []
+
+
+def test_texts_are_wrapped_by_their_width_whatever_their_letters(empty):
+    text = "WWW MMM " * 20 + "iii lll " * 20
+    for options in ({}, {"weight": "bold"}):
+        lines = wrapped(text, 2.0, size=7.5, **options)
+        assert " ".join(lines).split() == text.split()
+        figure = Figure(figsize=(4, 4), dpi=100)
+        drawn = [
+            figure.text(0, 0, line, fontsize=7.5, **options).get_window_extent() for line in lines
+        ]
+        assert max(box.width for box in drawn) <= 201  # pixels, one for rounding
+        assert len(lines[0]) < len(lines[-2])
+    short = wrapped(text, 2.0, 2, size=7.5)
+    assert len(short) == 2
+    assert short[-1].endswith(" …")
+    assert wrapped(" ", 2.0) == []
 
 
 def test_the_cost_is_judged_by_its_bound(empty):

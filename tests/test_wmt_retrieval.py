@@ -226,5 +226,6 @@ def test_a_wrong_order_is_not_reproduced(empty):
     said = arnoldi_table2._found(table.from_csv(
         arnoldi_table2.ARTIFACT.path("small", "csv").read_text()
     ))  # fmt: skip
-    assert any("below the plain loss" in one for one in said)
+    assert any("Arnoldi 20 minus the plain loss" in one and ": -" in one for one in said)
+    assert any("whole gradients on all layers minus on the last" in one for one in said)
     assert any("tok:13a" in one for one in said)
