@@ -110,7 +110,11 @@ def records(table: pd.DataFrame) -> list[Row]:
 
 
 def written(row: Row, form: str) -> str:
-    """Write a row's value and interval in a number format: `98.7 [98.5, 98.9]` in ".1f"."""
+    """Write a row's value and interval in a number format: `98.7 [98.5, 98.9]` in ".1f".
+
+    What rounds to nothing is 0 and not -0.
+    """
+    form = f"z{form}" if form.startswith(".") else form
     if math.isnan(row["ours"]):
         return ""
     interval = f" [{row['low']:{form}}, {row['high']:{form}}]"

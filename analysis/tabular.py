@@ -82,6 +82,8 @@ def tables_of(
             continue
         own = [name for name in ("step", "label") if any(_said(row.get(name)) for row in chosen)]
         header, lines = _claims(chosen) if "claim" in kinds else _numbers(chosen, own)
+        if title == "Printed numbers" and all(math.isnan(row["paper"]) for row in chosen):
+            title = "Numbers"
         folded = "curve" in kinds and len(chosen) > OPEN_UP_TO
         tables.append(Table(title, header, lines, folded))
     return tables
