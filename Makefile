@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 
 demo: $(INSTALLED)
 	$(RUN) -m experiments.mnist_mislabel --preset smoke
-	$(RUN) -m analysis --preset smoke
+	$(RUN) -m analysis --preset smoke --experiment mnist_mislabel
 	@echo
 	@echo "open results/report/index.html in a browser: the most suspicious digits, and all numbers"
 

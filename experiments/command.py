@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from experiments.problems import UserError, nearest
 from experiments.table import aligned, flatten, summarise, varying
 
 USER_MISTAKE, INTERRUPTED = 2, 130
+OF_PYTORCH = ".*torch.jit.script. is deprecated"  # its forward mode warns of its own code
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,6 +54,7 @@ def _mendable(error: Exception) -> bool:
 
 
 def _main(experiment: Experiment, argv: list[str]) -> int:
+    warnings.filterwarnings("ignore", message=OF_PYTORCH)
     memory.keep_freed()
     parser = _parser(experiment)
     given, rest = parser.parse_known_args(argv)
