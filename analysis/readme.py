@@ -2,31 +2,81 @@
 
 import json
 import sys
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from analysis import disk
 from analysis.command import guarded
+from analysis.table import from_csv
+from analysis.tabular import tally
+from analysis.verdict import WORDS
 from experiments import runs
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- artifacts: python -m analysis.readme -->\n", "<!-- end of artifacts -->"
 SHOWN = ("paper", "small")  # the first of these tiers that an artifact has
+PAPERS = (
+    "TracIn", "FastIF", "Scaling Up Influence Functions",
+    "How many trained neural networks are needed",
+)  # fmt: skip
+BEYOND = "Beyond the papers"
+HEAD, RULE = "| artifact | what it shows | tier | verdict | command |", "|---|---|---|---|---|"
+
+
+@dataclass(frozen=True)
+class Line:
+    """An artifact at its highest tier on disk, as the README shows it."""
+
+    about: dict[str, Any]
+    claims: str
+
+    @property
+    def source(self) -> str:
+        """The paper it is of, or that it is of none."""
+        named = (name for name in PAPERS if self.about["paper"].startswith(name))
+        return next(named, BEYOND)
+
+    @property
+    def word(self) -> str:
+        """The word of its verdict."""
+        return str(self.about["verdict"]["word"])
+
+    def __str__(self) -> str:
+        about = self.about
+        link = f"[{about['id']}](results/artifacts/{about['tier']}/{about['id']}.png)"
+        missing = about["numbers"]["missing"]
+        tier = f"{about['tier']}{f', {missing} runs missing' if missing else ''}"
+        verdict = f"**{self.word}**{f', {self.claims}' if self.claims else ''}"
+        return f"| {link} | {about['title']} | {tier} | {verdict} | `{about['command']}` |"
 
 
 def table() -> str:
-    """The table in Markdown: a line an artifact, at its highest tier on disk."""
-    lines = ["| artifact | what it shows | tier | verdict | command |", "|---|---|---|---|---|"]
-    seen: dict[str, str] = {}
+    """By paper: how many artifacts hold, then a line of Markdown each."""
+    seen: dict[str, Line] = {}
     for tier in SHOWN:
         for path in sorted((runs.results() / "artifacts" / tier).glob("*.json")):
             about = json.loads(path.read_text())
-            verdict = f"**{about['verdict']['word']}**"
-            link = f"[{about['id']}](results/artifacts/{tier}/{about['id']}.png)"
-            missing = about["numbers"]["missing"]
-            done = tier if not missing else f"{tier}, {missing} runs missing"
-            line = f"| {link} | {about['title']} | {done} | {verdict} | `{about['command']}` |"
-            seen.setdefault(about["id"], line)
-    return "\n".join([*lines, *(seen[name] for name in sorted(seen))]) + "\n"
+            claims = tally(from_csv(path.with_suffix(".csv").read_text()))
+            seen.setdefault(about["id"], Line(about, claims.removesuffix(" hold")))
+    lines = sorted(
+        seen.values(), key=lambda line: ((*PAPERS, BEYOND).index(line.source), line.about["id"])
+    )
+    out = []
+    for source, group in groupby(lines, key=lambda line: line.source):
+        mine = list(group)
+        out += [f"**{source}**: {_counted(mine)}", "", HEAD, RULE, *map(str, mine), ""]
+    return "\n".join(out)
+
+
+def _counted(lines: list[Line]) -> str:
+    """How the artifacts of a paper fare, and how many of their claims hold."""
+    words = [line.word for line in lines]
+    fare = ", ".join(f"{words.count(word)} {word}" for word in WORDS if word in words)
+    pairs = [line.claims.split()[0:3:2] for line in lines if line.claims]
+    holding, tested = (sum(int(pair[place]) for pair in pairs) for place in (0, 1))
+    return f"{fare}; {holding} of {tested} claims hold at least in direction."
 
 
 def rewritten(text: str) -> str:

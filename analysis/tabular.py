@@ -1,13 +1,14 @@
 """The tables of an artifact as texts, for the report page and for LaTeX."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from analysis.table import Row, records
+from analysis.table import COLUMNS, Row, records
 from analysis.verdict import claim_bounds
 
 KNOWN_TABLES = {
@@ -15,6 +16,9 @@ KNOWN_TABLES = {
     "Claims": ("claim",),
     "Quantities without a printed number": ("curve",),
 }
+SHARED = (*COLUMNS, "tier", "missing", "of_tier", "experiment")  # columns of every artifact
+LONGEST = 40  # letters of a cell; a column of longer ones (pixels) is not shown
+NUMBER = re.compile(r"[−+\-–\d.,e ]*(?: to [−+\-\d.,einf]+)?(?: \[.*\])?")  # or nothing
 OPEN_UP_TO = 24  # rows; longer tables of curves start folded
 
 
@@ -30,10 +34,10 @@ class Table:
     @property
     def numeric(self) -> list[bool]:
         """Which columns hold numbers, to be set flush right."""
-        return [
-            name not in ("method", "quantity", "verdict", "claim", "required")
-            for name in self.header
-        ]
+        columns = zip(*self.rows, strict=True)
+        return [all(map(NUMBER.fullmatch, column)) for column in columns] or [False] * len(
+            self.header
+        )
 
 
 def headline(table: pd.DataFrame, declared: tuple[str, str] = ("", "")) -> dict[str, str]:
@@ -59,7 +63,8 @@ def tally(table: pd.DataFrame) -> str:
 
 def _headline(row: Row) -> dict[str, str]:
     printed = not math.isnan(row["paper"])
-    paper = _number(row["paper"]) if printed else claim_bounds(row["at_least"], row["at_most"])
+    bounds = f"claimed {claim_bounds(row['at_least'], row['at_most'])}"
+    paper = _number(row["paper"]) if printed else bounds
     what = f"{row['method']}, {row['quantity']}"
     what += f" ({row['unit']})" if row["unit"] else ""
     ours = {"ours": _number(row["ours"]), "interval": _interval(row)}
@@ -80,8 +85,8 @@ def tables_of(
         chosen = [row for row in rows if row["kind"] in kinds]
         if not chosen or (page is not None and "curve" in kinds):
             continue
-        own = [name for name in ("step", "label") if any(_said(row.get(name)) for row in chosen)]
-        header, lines = _claims(chosen) if "claim" in kinds else _numbers(chosen, own)
+        own = telling_apart(chosen)
+        header, lines = _claims(chosen, own) if "claim" in kinds else _numbers(chosen, own)
         if title == "Printed numbers" and all(math.isnan(row["paper"]) for row in chosen):
             title = "Numbers"
         folded = "curve" in kinds and len(chosen) > OPEN_UP_TO
@@ -89,11 +94,23 @@ def tables_of(
     return tables
 
 
+def telling_apart(rows: Sequence[Row]) -> list[str]:
+    """The artifact's own columns in which rows of the same method and quantity differ."""
+    alike: dict[tuple[str, str], Row] = {}
+    own: dict[str, None] = {}
+    for row in rows:
+        first = alike.setdefault((row["method"], row["quantity"]), row)
+        for name, value in row.items():
+            if name not in SHARED and _said(value) != _said(first[name]):
+                own[name] = None
+    return [name for name in own if max(len(_said(row[name])) for row in rows) <= LONGEST]
+
+
 def _numbers(rows: list[Row], own: list[str]) -> tuple[list[str], list[list[str]]]:
     printed = any(not math.isnan(row["paper"]) for row in rows)
     compared = ["paper", "ours", "difference"] if printed else ["ours"]
     verdict = ["verdict"] if printed else []
-    header = ["method", "quantity", *own, *compared, "95% interval", "n", *verdict]
+    header = ["method", "quantity", *_spaced(own), *compared, "95% interval", "n", *verdict]
     lines = []
     for row in rows:
         quantity = f"{row['quantity']} ({row['unit']})" if row["unit"] else row["quantity"]
@@ -103,15 +120,21 @@ def _numbers(rows: list[Row], own: list[str]) -> tuple[list[str], list[list[str]
     return header, lines
 
 
-def _claims(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    header = ["claim", "quantity", "required", "paper", "ours", "95% interval", "n", "verdict"]
+def _claims(rows: list[Row], own: list[str]) -> tuple[list[str], list[list[str]]]:
+    known = ["required", "paper", "ours", "95% interval", "n", "verdict"]
+    header = ["claim", "quantity", *_spaced(own), *known]
     lines = []
     for row in rows:
         quantity = f"{row['quantity']} ({row['unit']})" if row["unit"] else row["quantity"]
         bounds = claim_bounds(row["at_least"], row["at_most"])
         values = [_number(row["paper"]), _number(row["ours"]), _interval(row), str(row["n"])]
-        lines.append([row["method"], quantity, bounds, *values, row["verdict"]])
+        cells = [row["method"], quantity, *(_said(row[name]) for name in own), bounds]
+        lines.append([*cells, *values, row["verdict"]])
     return header, lines
+
+
+def _spaced(names: list[str]) -> list[str]:
+    return [name.replace("_", " ") for name in names]
 
 
 def _number(value: float) -> str:

@@ -6,8 +6,8 @@ import pytest
 
 from analysis import __main__ as everything
 from analysis.statistics import NONE, Interval
-from analysis.table import claim, curve, from_csv, number, tabulated
-from analysis.tabular import headline, tally
+from analysis.table import claim, curve, from_csv, number, tabulated, to_csv
+from analysis.tabular import headline, tables_of, tally
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = sorted((ROOT / "results" / "artifacts").glob("*/*.csv"))
@@ -35,7 +35,7 @@ def test_the_first_number_that_was_printed_and_measured_stands_for_an_artifact()
     }
     claims = ROWS[ROWS["kind"] == "claim"]
     assert headline(claims)["what"] == "a − b, AP (points)"
-    assert headline(claims)["paper"] == "> 0"
+    assert headline(claims)["paper"] == "claimed > 0"
     assert headline(ROWS[ROWS["kind"] == "curve"]) == {}
 
 
@@ -48,6 +48,21 @@ def test_an_artifact_may_declare_another_row_and_one_not_measured_is_passed_over
 def test_claims_that_could_not_be_tested_are_not_counted():
     assert tally(ROWS) == "1 of 2 claims hold"
     assert tally(ROWS[ROWS["kind"] == "number"]) == ""
+
+
+def test_rows_are_told_apart_by_the_columns_of_an_artifact():
+    seen = Interval(1.0, 0.5, 1.5, 3)
+    rows = [
+        claim("a − b", "AUC", "points", seen, at_least=0.0, noise=0.1, pixels="x" * 99, kept=5),
+        claim("a − b", "AUC", "points", seen, at_least=0.0, noise=0.2, pixels="y" * 99, kept=5),
+        curve("a", "AUC", "", seen, noise=0.1),
+        curve("a", "AUC", "", seen, noise=0.2, train_part="some"),
+    ]
+    claims, curves = tables_of(from_csv(to_csv(tabulated(rows))), None)
+    assert claims.header[:4] == ["claim", "quantity", "noise", "required"]
+    assert [line[2] for line in claims.rows] == ["0.1", "0.2"]
+    assert curves.header[:4] == ["method", "quantity", "noise", "train part"]
+    assert all(len(line) == len(curves.header) for line in curves.rows)
 
 
 @pytest.mark.parametrize("artifact", DECLARING, ids=lambda one: one.id)
