@@ -9,6 +9,7 @@ demo: $(INSTALLED)
 	$(RUN) -m experiments.mnist_mislabel --preset smoke
 	$(RUN) -m analysis --preset smoke --experiment mnist_mislabel
 	@echo
+	@echo "smoke verdicts are of other data than the papers': they tell that all runs, no more"
 	@echo "open results/report/index.html in a browser: the most suspicious digits, and all numbers"
 
 test: $(INSTALLED)

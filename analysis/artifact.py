@@ -141,7 +141,7 @@ class Artifact:
         if about["csv_sha256"] != _sha256(text):
             raise UserError(
                 f"{disk.shown(self.path(tier, 'csv'))} was changed after its provenance was"
-                f" written: {remedy}"
+                f" written: {remedy}, `git checkout` brings a committed one back"
             )
         return text, about
 

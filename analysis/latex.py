@@ -19,6 +19,7 @@ def latex(about: Mapping[str, Any], tables: Sequence[Table]) -> str:
     """One `table` environment a table; `about` is what the artifact's JSON file says."""
     heading = (
         f"% {about['command']}\n% {about['id']}, {about['tier']} tier: {about['verdict']['word']}"
+        "\n% \\usepackage{booktabs}"
     )
     return "\n\n".join([heading, *(_environment(about, table) for table in tables)]) + "\n"
 

@@ -64,7 +64,8 @@ def build(artifacts: Sequence[Artifact]) -> Path:
     order = list(dict.fromkeys([*by_id, *(one.about["id"] for one in found)]))
     found.sort(key=lambda one: order.index(one.about["id"]))
     absent = [one for one in artifacts if one.id not in {shown.about["id"] for shown in found}]
-    words = [one.about["verdict"]["word"] for one in found]
+    best = {one.about["id"]: one.about["verdict"]["word"] for one in reversed(found)}
+    words = list(best.values())
     page = _environment().get_template(TEMPLATE.name)
     text = page.render(
         groups=[

@@ -120,13 +120,13 @@ def conclude(table: pd.DataFrame, rule: str) -> Verdict:
 
 
 def _count(what: str, rows: pd.DataFrame, at_most: int = 8) -> str:
-    counts = [f"{n} {word}" for word in WORDS if (n := int((rows["verdict"] == word).sum()))]
     wrong = rows[rows["verdict"] == "not reproduced"]
     named = "; ".join(_state(row) for row in wrong.head(at_most).to_dict("records"))
     more = f"; and {len(wrong) - at_most} more" if len(wrong) > at_most else ""
-    plural = "" if len(rows) == 1 else "s"
-    tail = f" ({named}{more})." if named else "."
-    return f"{len(rows)} {what}{plural}: {', '.join(counts)}{tail}"
+    why = {"not reproduced": f" ({named}{more})"}
+    there = [(word, int((rows["verdict"] == word).sum())) for word in WORDS]
+    counts = [f"{n} {word}{why.get(word, '')}" for word, n in there if n]
+    return f"{len(rows)} {what}{'' if len(rows) == 1 else 's'}: {', '.join(counts)}."
 
 
 def _state(row: Mapping[Hashable, Any]) -> str:

@@ -69,6 +69,16 @@ def empty(tmp_path, monkeypatch):
     return tmp_path
 
 
+def drawn(artifact: Artifact, home: Path) -> Artifact:
+    """The artifact, whose runs were made up in `home`."""
+    name = artifact.experiment
+    assert (home / "runs" / name).is_dir(), (
+        f"{artifact.id} cannot be drawn in tests: write made-up runs of {name} in"
+        f" tests/synthetic_{name}.py, as `write(preset, seeds)`"
+    )
+    return artifact
+
+
 def named(name: str) -> Artifact:
     return next(one for one in ARTIFACTS if one.id == name)
 
@@ -99,6 +109,7 @@ def test_an_artifact_says_what_it_claims_and_ends_in_a_command_line(artifact):
 
 @each_artifact
 def test_an_artifact_leaves_four_files_and_its_provenance(artifact, finished):
+    drawn(artifact, finished)
     folder = finished / "artifacts" / "paper"
     about = json.loads((folder / f"{artifact.id}.json").read_text())
     assert {path.suffix for path in folder.glob(f"{artifact.id}.*")} == {
@@ -116,7 +127,8 @@ def test_an_artifact_leaves_four_files_and_its_provenance(artifact, finished):
 
 
 @each_artifact
-def test_a_redraw_from_the_csv_alone_gives_the_same_bytes(artifact, results):
+def test_a_redraw_from_the_csv_alone_gives_the_same_bytes(artifact, finished, results):
+    drawn(artifact, finished)
     paths = [artifact.path("paper", suffix) for suffix in ("png", "pdf", "json", "csv")]
     before = [path.read_bytes() for path in paths]
     for path in paths[:2]:
@@ -127,6 +139,7 @@ def test_a_redraw_from_the_csv_alone_gives_the_same_bytes(artifact, results):
 
 @each_artifact
 def test_nothing_is_reproduced_below_the_tier_of_the_paper(artifact, finished):
+    drawn(artifact, finished)
     folder = finished / "artifacts" / "smoke"
     rows = table.from_csv((folder / f"{artifact.id}.csv").read_text())
     about = json.loads((folder / f"{artifact.id}.json").read_text())
@@ -147,6 +160,7 @@ def test_missing_runs_are_one_line_with_the_command(artifact, empty, capsys):
 
 @each_artifact
 def test_one_seed_gives_a_figure_and_no_interval(artifact, lone, monkeypatch):
+    drawn(artifact, lone)
     monkeypatch.setenv("RETRACE_RESULTS", str(lone))
     built = artifact.build("paper")
     rows = table.from_csv(artifact.path("paper", "csv").read_text())
