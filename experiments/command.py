@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from experiments import cost, memory, progress, runs, stopping, tracking
 from experiments.experiment import Experiment
-from experiments.overrides import CUSTOM, options, override
+from experiments.overrides import CUSTOM, options, override, parts
 from experiments.problems import UserError, nearest
 from experiments.table import aligned, flatten, summarise, varying
 
@@ -70,8 +70,9 @@ def _main(experiment: Experiment, argv: list[str]) -> int:
             raise UserError(f"no cell {cell}: preset {preset} has cells 0 to {len(cells) - 1}")
     if rest:
         standard = [option for action in parser._actions for option in action.option_strings]
-        cells = [override([cells[i] for i in chosen], rest, standard)]
-        preset, chosen = CUSTOM, [0]
+        place, cell = override([cells[i] for i in chosen], rest, standard)
+        print(f"{CUSTOM}: cell {chosen[place]} of {preset}, with {' '.join(rest)}")
+        cells, preset, chosen = [cell], CUSTOM, [0]
     if given.count:
         print(len(chosen))
     elif given.list:
@@ -124,6 +125,9 @@ def _epilog(experiment: Experiment) -> str:
     name, cells = next(iter(experiment.presets.items()))
     lines += ["", f"any field of a cell may be set; those of cell 0 of preset {name}:"]
     lines += [f"  --{option} {value}" for option, value in options(cells[0]).items()]
+    if several := parts(cells[0]):
+        lines += ["", "after them, a whole part may be chosen:"]
+        lines += [f"  {' '.join(kinds)}" for kinds in several.values()]
     lines += ["", "What was set is run as a preset named `custom`, which no artifact reads."]
     return "\n".join(lines)
 

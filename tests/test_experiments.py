@@ -24,6 +24,8 @@ from experiments.experiment import Experiment
 from experiments.losses import cross_entropy
 from experiments.models.mnist_cnn import DigitsCNN, LargeCNN
 from experiments.models.split_linear import keep_units
+from experiments.overrides import override, parts
+from experiments.problems import UserError
 from experiments.training import flat_params
 from methods.ihvp.arnoldi import Krylov
 from methods.ihvp.lissa import LiSSA
@@ -44,6 +46,25 @@ def test_an_experiment_has_a_summary_and_presets_of_distinct_cells(experiment):
     for cells in experiment.presets.values():
         keys = [runs.key(cell) for cell in cells]
         assert len(set(keys)) == len(keys) > 0
+
+
+@pytest.mark.parametrize("experiment", found(), ids=lambda e: e.name)
+def test_each_part_that_the_help_offers_can_be_chosen(experiment, capsys):
+    assert experiment.main(["--help"]) == 0
+    told = capsys.readouterr().out
+    cell = experiment.presets["smoke"][0]
+    for kind in (kind for several in parts(cell).values() for kind in several):
+        assert kind in told
+        assert "nrecognized" not in refusal(cell, kind)
+
+
+def refusal(cell, kind) -> str:
+    """Why a part cannot be chosen alone, such as a field without a default; "" if it can."""
+    try:
+        override([cell], [kind], [])
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture(autouse=True)
