@@ -20,9 +20,12 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def write(
-    draft: Path, config: Any, outcome: Outcome, page: provenance.Ledger, resumed: bool
+    name: str, draft: Path, config: Any, outcome: Outcome, page: provenance.Ledger, resumed: bool
 ) -> None:
     """Write config, metrics, arrays, and last meta.json with their checksums, down to the disk."""
+    if not isinstance(outcome, Mapping):
+        found = None if outcome is None else f"a {type(outcome).__name__}"
+        raise UserError(f"run of {name} returned {found}: return a dict of metrics and arrays")
     metrics, arrays = _sort(outcome)
     (draft / "arrays").mkdir(parents=True)
     written = {name: _write_array(draft, name, array) for name, array in arrays.items()}

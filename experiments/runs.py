@@ -206,7 +206,8 @@ def _parts(config: Any) -> dict[str, str]:
 
 def _compute(path: Path, described: Any, compute: Callable[[Path], Outcome]) -> None:
     with scratch.claim(path.parent, path.name) as slot, provenance.ledger() as page:
-        outcome.write(slot.draft, described, compute(slot.work), page, slot.resumed)
+        found = compute(slot.work)
+        outcome.write(path.parent.name, slot.draft, described, found, page, slot.resumed)
         try:
             slot.draft.rename(path)
         except OSError:

@@ -82,7 +82,7 @@ class Fitted(ABC):
 
     def scores(self, query: Examples, candidates: Examples) -> Tensor:
         """(n_query, n_candidates), on the CPU; positive = proponent."""
-        _some(query=query, candidates=candidates)
+        _ready(self.task, query=query, candidates=candidates)
         total = torch.zeros(count(query), count(candidates), dtype=self.task.dtype)
         for term in self.terms():
             step = term.query_chunk(query)
@@ -110,7 +110,7 @@ class Fitted(ABC):
 
     def self_influence(self, candidates: Examples) -> Tensor:
         """(n_candidates,), on the CPU: the diagonal of `scores`, without the rest."""
-        _some(candidates=candidates)
+        _ready(self.task, candidates=candidates)
         total: Tensor | None = None
         for term in self.terms():
             pieces = []
@@ -137,7 +137,8 @@ class Fitted(ABC):
         return lowest(self.scores(query, candidates), k)
 
 
-def _some(**examples: Examples) -> None:
+def _ready(task: Task, **examples: Examples) -> None:
+    task.check()
     for name, columns in examples.items():
         if count(columns) == 0:
             raise MethodError(f"{name} has no examples: give one at least")
@@ -220,13 +221,13 @@ class Embedded(FittedGradients):
         return Rows.dense_of(self.embed(examples, self.form.right, self.gradients))
 
     def scores(self, query: Examples, candidates: Examples) -> Tensor:
-        _some(query=query, candidates=candidates)
+        _ready(self.task, query=query, candidates=candidates)
         left = self.form.weigh(self.embed(query, self.form.left, self.measured))
         right = self.embed(candidates, self.form.right, self.gradients)
         return _finite(product(left, right).cpu())
 
     def self_influence(self, candidates: Examples) -> Tensor:
-        _some(candidates=candidates)
+        _ready(self.task, candidates=candidates)
         form = self.form
         right = self.embed(candidates, form.right, self.gradients)
         same = form.left is form.right and self.measured is self.gradients

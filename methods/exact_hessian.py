@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
+from methods.mistakes import explained
 from methods.operators import Hessian
 from methods.progress import track
 from methods.task import Examples, MethodError, Params, PerExample, Task, chunks, count
@@ -44,7 +45,8 @@ def exact_hessian(task: Task, examples: Examples) -> Tensor:
             first = start
             unit = torch.eye(size, dtype=task.dtype, device=task.device)
             for tangents in unit.split(-(-size // calls)):
-                rows = vmap(product)(_shaped(task, own, tangents))
+                with explained(task, task.loss, batch):
+                    rows = vmap(product)(_shaped(task, own, tangents))
                 flat = torch.cat([rows[m].flatten(1) for m in later], dim=1)
                 into = total[first : first + len(flat), start:]
                 into.add_(flat, alpha=count(batch) / n)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
+from methods.mistakes import explained
 from methods.task import Examples, MethodError, Params, Task
 
 
@@ -34,7 +35,8 @@ def descent(task: Task, batch: Examples, lr: float) -> Params:
     It is that of the mean loss over the batch plus weight_decay/2 |params|^2.
     """
     loss, decay = task.function(task.loss), task.weight_decay
-    gradient = grad(lambda params: loss(params, batch).mean())(task.params)
+    with explained(task, task.loss, batch):
+        gradient = grad(lambda params: loss(params, batch).mean())(task.params)
     if decay:
         gradient = {name: g + decay * task.params[name] for name, g in gradient.items()}
     return {name: -lr * g for name, g in gradient.items()}
@@ -53,13 +55,14 @@ def watch(task: Task, query: Examples, update: Params) -> Watched:
     many parameters there are.
     """
     measurement = task.function(task.measurement)
-    both = jvp(lambda params: measurement(params, query), (task.params,), (update,))
+    with explained(task, task.measurement, query):
+        both = jvp(lambda params: measurement(params, query), (task.params,), (update,))
     return Watched(before=_finite(both[0]), influence=-_finite(both[1]))
 
 
 def measure(task: Task, query: Examples) -> Tensor:
     """The queries' measurements, (n_query,)."""
-    with torch.no_grad():
+    with torch.no_grad(), explained(task, task.measurement, query):
         return _finite(task.function(task.measurement)(task.params, query))
 
 

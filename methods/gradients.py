@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from methods.layers import owned, parts_of, recorded
+from methods.mistakes import explained
 from methods.parts import Dense, Part, row_bytes
 from methods.rows import Rows
 from methods.task import Examples, MethodError, Objective, Params, PerExample, Task, count, take
@@ -34,6 +35,7 @@ class Gradients:
     """
 
     def __init__(self, task: Task, of: PerExample, like: Gradients | None = None) -> None:
+        task.check()
         self.task, self.of = task, of
         self.fallback: tuple[str, ...] | None = None if like is None else like.fallback
         self.unproven: tuple[str, ...] = () if like is None else like.unproven
@@ -47,6 +49,16 @@ class Gradients:
     def rows(self, examples: Examples) -> Rows:
         """The gradients of the examples as Rows keyed by parameter name."""
         self.probe(examples)
+        with explained(self.task, self.of, examples):
+            rows = self._rows(examples)
+        if not rows.finite():
+            raise MethodError(
+                "a gradient is not finite: look for NaN in the data or parameters, "
+                "or for a loss that overflows"
+            )
+        return rows
+
+    def _rows(self, examples: Examples) -> Rows:
         by_vmap, names = {*(self.fallback or ()), *self.unproven}, list(self.task.params)
         found = self._factored(examples) if len(by_vmap) < len(names) else {}
         parts = {n: [] if n in by_vmap else found.get(n, []) for n in names}
@@ -55,13 +67,7 @@ class Gradients:
         for name in absent:
             parts[name] = [Dense(values[name])]
         self._prove(examples, values)
-        rows = Rows(parts, count(examples))
-        if not rows.finite():
-            raise MethodError(
-                "a gradient is not finite: look for NaN in the data or parameters, "
-                "or for a loss that overflows"
-            )
-        return rows
+        return Rows(parts, count(examples))
 
     @property
     def chunk(self) -> int:
@@ -78,7 +84,8 @@ class Gradients:
         """Find out what is covered, and what an example costs, before the first pass."""
         if self.fallback is None:
             probe = self.task.move(take(examples, slice(0, PROBE)))
-            self._verify(probe, tuple(self.task.params))
+            with explained(self.task, self.of, probe, examples):
+                self._verify(probe, tuple(self.task.params))
 
     def _prove(self, examples: Examples, values: Params) -> None:
         """Verify what has been zero so far on examples whose gradients, `values`, are not."""

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from methods.gradients import Gradients
 from methods.layers import recorded
+from methods.mistakes import explained
 from methods.parts import Outer
 from methods.rows import Rows
-from methods.task import Examples, MethodError, Objective, Task, chunks, take
+from methods.task import Examples, MethodError, Objective, Task, chunks, count, take
 
 
 class Head:
@@ -22,6 +23,9 @@ class Head:
     """
 
     def __init__(self, task: Task, examples: Examples) -> None:
+        if count(examples) == 0:
+            raise MethodError("train has no examples: give one at least")
+        task.check()
         names = _last_linear(task, examples)
         self.weight, self.bias = names["weight"], names.get("bias")
         outside = [name for name in names.values() if name not in task.params]
@@ -88,8 +92,10 @@ def _last_linear(task: Task, examples: Examples) -> dict[str, str]:
     linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     known = dict(model.named_parameters())
     params = {n: v.detach().requires_grad_(n in known) for n, v in task.all_params.items()}
-    with torch.enable_grad(), recorded(list(dict.fromkeys([model, *linear]))) as calls:
-        task.loss(params, task.move(take(examples, slice(0, 2))))
+    probe = task.move(take(examples, slice(0, 2)))
+    record = recorded(list(dict.fromkeys([model, *linear])))
+    with explained(task, task.loss, probe, examples), torch.enable_grad(), record as calls:
+        task.loss(params, probe)
     whole = [call for call in calls if call.layer is model]
     if len(whole) != 1:
         raise MethodError(

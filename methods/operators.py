@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import functionalize, grad, jvp, linearize, vjp, vmap
 
 from methods.layer_products import LayerProducts
+from methods.mistakes import explained
 from methods.randomness import numpy_generator
 from methods.task import Examples, MethodError, Objective, Params, Task, chunks, count, take
 
@@ -79,6 +80,7 @@ class Curvature(Operator):
         n = count(examples)
         if n == 0:
             raise MethodError("a Hessian of no examples: pass the training examples to `fit`")
+        task.check()
         self.task, self.damping, self.seed = task, damping, seed
         self.sample = None if sample is None or sample >= n else sample
         _check_finite("parameter", task.all_params)
@@ -111,7 +113,8 @@ class Curvature(Operator):
         batch = self.batch(draw)
         n, total = count(batch), None
         for some in chunks(batch, CHUNK):
-            total = self._added(total, some, vectors, count(some) / n)
+            with explained(self.task, self.task.loss, some):
+                total = self._added(total, some, vectors, count(some) / n)
         if total is None:
             raise MethodError("a Hessian product over no examples")
         return total.add_(vectors, alpha=self.shift) if self.shift else total
@@ -192,11 +195,11 @@ class Linearized(Operator):
         self.size, self.dtype, self.device = hessian.size, hessian.dtype, hessian.device
         if hessian.sample is not None:
             raise MethodError("only a Hessian over fixed examples can be linearised: drop `sample`")
-        n = count(hessian.examples)
-        self._products = [
-            (count(some) / n, _linearized(hessian.gradient(some), self.task.params))
-            for some in chunks(hessian.examples, CHUNK)
-        ]
+        self._products: list[tuple[float, Callable[[Params], Params]]] = []
+        for some in chunks(hessian.examples, CHUNK):
+            with explained(self.task, self.task.loss, some):
+                product = _linearized(hessian.gradient(some), self.task.params)
+            self._products.append((count(some) / count(hessian.examples), product))
 
     def apply(self, vectors: Tensor) -> Tensor:
         total = vectors * self.shift
@@ -236,11 +239,8 @@ class GaussNewton(Curvature):
             def spy(_module: Any, _args: Any, output: Any) -> None:
                 seen.append(output)
 
-            handle = model.register_forward_hook(spy)
-            try:
+            with model.register_forward_hook(spy):
                 objective({**frozen, **params}, batch)
-            finally:
-                handle.remove()
             if len(seen) != 1 or not isinstance(seen[0], Tensor):
                 raise MethodError(
                     f"the loss called its model {len(seen)} times: GaussNewton needs one call "

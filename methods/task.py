@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from methods.wording import kind, near
 
 Params = dict[str, Tensor]
 Examples = dict[str, Tensor]
@@ -55,12 +56,12 @@ class Objective:
         self._evaluated = _Evaluated(model, loss)
 
     def __call__(self, params: Params, examples: Examples) -> Tensor:
-        swapped = {f"model.{name}": value for name, value in params.items()}
+        n, swapped = count(examples), {f"model.{name}": value for name, value in params.items()}
         with _one_path():
             values = functional_call(self._evaluated, swapped, (examples,))
-        if values.shape != (count(examples),):
+        if not isinstance(values, Tensor) or values.shape != (n,):
             raise MethodError(
-                f"the loss returned shape {tuple(values.shape)} for {count(examples)} examples: "
+                f"the loss returned {kind(values)} for a batch of {n} of the examples: "
                 'return one value an example, (b,), for instance with reduction="none"'
             )
         return values
@@ -114,12 +115,12 @@ class Task:
 
         `only` takes shell patterns of parameter names (`"head.*"`); the rest is held fixed.
         """
-        training = [name or "the model" for name, part in module.named_modules() if part.training]
-        if training:
+        if not isinstance(module, nn.Module) or not callable(loss):
             raise MethodError(
-                f"{training[0]} is in training mode: call .eval() first, "
-                "so that a loss is a function of its parameters and example alone"
+                "the first argument is the module, the second its loss, Task.of(model, loss): "
+                f"found {kind(module)} and {kind(loss)}"
             )
+        _refuse_training(module)
         objective = Objective(module, loss)
         params = {name: p.detach() for name, p in module.named_parameters()}
         task = cls(
@@ -134,12 +135,12 @@ class Task:
 
     def only(self, patterns: Iterable[str]) -> Task:
         """The task that differentiates only parameters whose names match a pattern."""
+        if isinstance(patterns, str):
+            raise MethodError(f'{patterns!r} is one string: give a list, only=["{patterns}"]')
         patterns = tuple(patterns)
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in self.params):
-                raise MethodError(
-                    f"no parameter matches {pattern!r}: {_near(pattern, self.params)}"
-                )
+                raise MethodError(f"no parameter matches {pattern!r}: {near(pattern, self.params)}")
         chosen = {n: v for n, v in self.params.items() if any(fnmatchcase(n, p) for p in patterns)}
         if not chosen:
             raise MethodError("no pattern to choose parameters by: give one, such as 'head.*'")
@@ -162,6 +163,12 @@ class Task:
         params = {n: checkpoint.params[n] for n in self.params}
         frozen = {n: checkpoint.params[n] for n in self.frozen or {}}
         return replace(self, params=params, frozen=frozen, checkpoints=())
+
+    def check(self) -> None:
+        """Raise if the model has been put into training mode since the task was made."""
+        for of in (self.loss, self.measurement):
+            if isinstance(of, Objective):
+                _refuse_training(of.model)
 
     @property
     def all_params(self) -> Params:
@@ -207,10 +214,13 @@ class Task:
         }
 
 
-def _near(pattern: str, names: Params) -> str:
-    """The end of a message about a pattern that matches none of the names."""
-    close = get_close_matches(pattern, names, n=3, cutoff=0.4)
-    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
+def _refuse_training(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        if part.training:
+            raise MethodError(
+                f"{name or 'the model'} is in training mode: call .eval() first, "
+                "so that a loss is a function of its parameters and example alone"
+            )
 
 
 def floating_buffers(module: nn.Module) -> Params:
@@ -225,10 +235,17 @@ def floating_buffers(module: nn.Module) -> Params:
 
 def count(examples: Examples) -> int:
     """Number of examples: the length every column must share."""
-    lengths = {len(column) for column in examples.values()}
-    if len(lengths) != 1:
-        raise MethodError(f"columns of different lengths: {sorted(lengths)}")
-    return lengths.pop()
+    columns = examples.items() if isinstance(examples, Mapping) else ()
+    wrong = [f"{n}: {kind(c)}" for n, c in columns if not (isinstance(c, Tensor) and c.ndim)]
+    if wrong or not columns:
+        raise MethodError(
+            "examples are a dict of tensors with one row an example: found "
+            f'{wrong[0] if wrong else kind(examples)}; give {{"image": ..., "label": ...}}'
+        )
+    lengths = {name: len(column) for name, column in columns}
+    if len(set(lengths.values())) != 1:
+        raise MethodError(f"columns of different lengths: {lengths}; give one row an example")
+    return next(iter(lengths.values()))
 
 
 def take(examples: Examples, index: Tensor | slice) -> Examples:

@@ -263,6 +263,12 @@ def test_every_pattern_must_match_a_parameter(patterns: list[str], said: str) ->
         the_task().only([])
 
 
+def test_one_string_is_no_list_of_patterns() -> None:
+    for act in (lambda: the_task(only="*.weight"), lambda: the_task().only("*.weight")):
+        with pytest.raises(MethodError, match=r'one string: give a list, only=\["\*\.weight"\]'):
+            act()
+
+
 @pytest.mark.parametrize("part", ["", "middle"])
 def test_a_module_in_training_mode_is_an_error(part: str) -> None:
     model, _ = model_and_checkpoints()
