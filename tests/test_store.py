@@ -1,4 +1,7 @@
-"""A store is checked, packed, merged with another and cleaned, and no run is ever lost by it."""
+"""A store is checked, packed, merged with another and cleaned, and no run is ever lost by it.
+
+One file: its tests fill stores with the same made-up runs.
+"""
 
 import os
 import signal
