@@ -13,7 +13,7 @@ from analysis.artifact import Artifact
 from analysis.command import add_options, guarded, known_tier
 from analysis.verdict import TIERS
 from experiments import runs
-from experiments.runs import MissingRuns, UserError
+from experiments.runs import MissingRuns, Parser, UserError
 
 FIRST = "digits_suspicious"  # what a newcomer can check by eye
 
@@ -36,16 +36,18 @@ def artifacts() -> tuple[list[Artifact], list[str]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
+    parser = Parser(prog="python -m analysis", description=__doc__)
     add_options(parser, default=None)
     parser.add_argument("--experiment", metavar="NAME", help="only what is made of its runs")
-    options = parser.parse_args(arguments)
 
     def work() -> int:
+        options = parser.parse_args(arguments)
         tiers = TIERS if options.preset is None else (known_tier(options.preset),)
         known, broken = artifacts()
         problems, shown = list(broken), 0
         chosen = [one for one in known if options.experiment in (None, *made_of(one))]
+        if options.experiment is not None and not chosen and not broken:
+            _check_has_runs(options.experiment, known)
         for artifact in chosen:
             for tier in tiers:
                 try:
@@ -73,6 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def made_of(artifact: Artifact) -> list[str]:
     """The experiments whose runs an artifact is made of."""
     return [artifact.experiment, *([artifact.beside.experiment] if artifact.beside else [])]
+
+
+def _check_has_runs(name: str, known: Sequence[Artifact]) -> None:
+    """A UserError about a name that neither an artifact nor a run knows."""
+    if not (runs.results() / "runs" / name).is_dir():
+        names = dict.fromkeys(each for one in known for each in made_of(one))
+        raise UserError(
+            f"no artifact is made of runs of {name!r}, and there are none: "
+            f"{runs.nearest(name, names)}"
+        )
 
 
 def _line(artifact: Artifact, tier: str, options: argparse.Namespace) -> str | None:

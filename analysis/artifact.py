@@ -5,7 +5,6 @@ results/artifacts/TIER/ID.png, .pdf   the ink
 results/artifacts/TIER/ID.json        where the numbers come from, and the verdict
 """
 
-import argparse
 import hashlib
 import json
 import platform
@@ -26,7 +25,7 @@ from analysis.table import Row, from_csv, records, to_csv
 from analysis.tabular import tables_of
 from analysis.verdict import TIERS, Verdict, cap
 from experiments import runs
-from experiments.runs import MissingRuns, Run, UserError
+from experiments.runs import MissingRuns, Parser, Run, UserError
 
 DRAWN_WITH = ("numpy", "scipy", "pandas", "matplotlib")
 
@@ -147,16 +146,16 @@ class Artifact:
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run the command line of one artifact and return its exit code."""
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog=f"python -m analysis.{self.id}", description=f"{self.title}. {self.claim}"
         )
         add_options(parser, default="smoke")
         parser.add_argument(
             "--latex", action="store_true", help="print the tables of what was built, in LaTeX"
         )
-        options = parser.parse_args(arguments)
 
         def work() -> int:
+            options = parser.parse_args(arguments)
             tier = known_tier(options.preset)
             if options.latex:
                 print(self.latex(tier), end="")

@@ -4,6 +4,7 @@ A run is named by its whole config, so two stores cannot disagree on what a name
 have a run, ours stays: it may differ in its seconds, or in the last bits of another machine.
 """
 
+import io
 import re
 import shutil
 import tarfile
@@ -43,17 +44,21 @@ def finished(names: Sequence[str]) -> Iterator[Path]:
 
 
 def pack(file: Path, names: Sequence[str]) -> int:
-    """Write finished runs and lists of presets to a tar file, whole or not at all; count runs."""
+    """Write finished runs, each checked as it is read, and lists of presets to a tar file.
+
+    It is whole or not there at all. Return how many runs it has.
+    """
     root = runs.results()
     draft = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
     folders = list(finished(names))
     listed = [path for name in names for path in (root / "runs" / name).glob("presets/[!.]*.json")]
     try:
         with tarfile.open(draft, "w") as tar:
-            for path in [*folders, *sorted(listed)]:
-                for one in sorted(path.rglob("*")) if path.is_dir() else [path]:
-                    if one.is_file():
-                        tar.add(one, one.relative_to(root).as_posix(), filter=_anonymous)
+            for path in folders:
+                for name, content in Run.at(path).files():
+                    _add(tar, (path / name).relative_to(root), content)
+            for path in sorted(listed):
+                _add(tar, path.relative_to(root), path.read_bytes())
         draft.replace(file)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -164,9 +169,8 @@ def _agree(source: _Folder | _Tar, files: dict[str, str], path: Path) -> bool:
     return True
 
 
-def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Whoever packs the same runs, anywhere, makes the same bytes."""
-    member.uid = member.gid = member.mtime = 0
-    member.uname = member.gname = ""
-    member.mode = 0o644
-    return member
+def _add(tar: tarfile.TarFile, path: Path, content: bytes) -> None:
+    """Add a file of no owner and no time: the same runs, packed anywhere, make the same bytes."""
+    member = tarfile.TarInfo(path.as_posix())
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from experiments import division, listing, runs, stopping
 from experiments.command import INTERRUPTED, USER_MISTAKE
 from experiments.experiment import Experiment
-from experiments.problems import UserError
+from experiments.problems import Parser, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line that array.sbatch uses."""
-    given = _parser().parse_args(argv)
     try:
+        given = _parser().parse_args(argv)
         with stopping.heed():
             return _main(given)
     except UserError as error:
@@ -74,6 +74,7 @@ def _together(experiment: Experiment, preset: str, cells: Sequence[int], process
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    _share_cores(processes)
     options = ["--standalone", f"--nproc-per-node={processes}"]
     for cell in cells:
         words = _words(preset, [cell])
@@ -87,6 +88,13 @@ def _together(experiment: Experiment, preset: str, cells: Sequence[int], process
     return 0
 
 
+def _share_cores(processes: int) -> None:
+    """Let each process have its part of the cores, where array.sbatch gave all to one."""
+    cores = os.environ.get("SLURM_CPUS_PER_TASK")
+    if cores and cores == os.environ.get("OMP_NUM_THREADS"):
+        os.environ["OMP_NUM_THREADS"] = str(max(1, int(cores) // processes))
+
+
 def _words(preset: str, cells: Sequence[int]) -> list[str]:
     return ["--preset", preset, *(word for cell in cells for word in ("--cell", str(cell)))]
 
@@ -98,8 +106,8 @@ def _changed(given: argparse.Namespace) -> UserError:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m experiments.array", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="python -m experiments.array", description=__doc__)
     parser.add_argument("experiment")
     parser.add_argument("preset")
     parser.add_argument("--shared", default="")

@@ -1,6 +1,6 @@
 """One command submits a preset to Slurm: an array over what is missing, and a gather job after it.
 
-    slurm/submit EXPERIMENT PRESET [--tasks N] [--gpus N] [--time T] [--throttle K] [--dry-run]
+    slurm/submit EXPERIMENT PRESET [--tasks N] [--gpus N | --processes N] [--time T] [--dry-run]
 What is queued already is read from Slurm, what is finished from the disk: the same command again
 submits what is neither. What a task runs is in experiments/array.py.
 """
@@ -12,19 +12,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from experiments import cost, listing, runs, slurm
 from experiments.experiment import Experiment
 from experiments.jobs import Array, Resources, divided
-from experiments.problems import UserError, nearest
+from experiments.problems import Parser, UserError, nearest
+from experiments.table import counted
 
 SHORTEST = 10  # minutes of a task
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: see slurm/submit --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,20 +41,23 @@ def _main(given: argparse.Namespace) -> int:
             os.environ[name] = str(Path(os.environ[name]).absolute())
     experiment = listing.named(given.experiment)
     _check(experiment, given)
+    gpus, processes = _devices(experiment, given)
     queued = _queue(given.dry_run)
     array = divided(experiment, given.preset, given.tasks, queued)
-    print(cost.card(experiment, given.preset, experiment.presets[given.preset], given.gpus))
-    resources = Resources(given.gpus, given.time, given.partition, given.throttle)
+    each, unit = (gpus, "GPU") if gpus else (processes, "core")
+    print(cost.card(experiment, given.preset, experiment.presets[given.preset], each, unit))
+    resources = Resources(gpus, processes, given.time, given.partition, given.throttle)
     mine = [task for task in queued if task.comment == array.comment]
     if mine:
         states = collections.Counter(task.state.lower() for task in mine)
         told = ", ".join(f"{count} {state}" for state, count in states.items())
-        print(f"in the queue already: {len(mine)} tasks ({told})")
+        print(f"in the queue already: {counted(len(mine), 'task')} ({told})")
     todo = array.todo(queued)
     gathered = any(task.comment == f"gather {array.comment}" for task in queued)
     if todo:
         count = sum(len(array.tasks[index]) for index in todo)
-        print(f"to submit: {len(todo)} tasks with {count} cells, and a job that gathers")
+        tasks, cells = counted(len(todo), "task"), counted(count, "cell")
+        print(f"to submit: {tasks} with {cells}, and a job that gathers")
     elif not mine:
         print(f"nothing to submit: `python -m analysis --preset {array.preset}` draws it")
     elif gathered:
@@ -87,22 +85,17 @@ def _minutes(time: str) -> int:
 def _queue(dry_run: bool) -> list[slurm.Queued]:
     try:
         return slurm.queue()
-    except UserError as error:
+    except UserError:
         if not dry_run:
             raise
-        print(f"the queue is not known: {error}")
+        here = "answers here" if slurm.present() else "here"
+        print(f"no Slurm {here}: what is queued is not known")
         return []
 
 
 def _check(experiment: Experiment, given: argparse.Namespace) -> None:
     if given.preset not in experiment.presets:
         raise UserError(f"no preset {given.preset!r}: {nearest(given.preset, experiment.presets)}")
-    if given.gpus > max(1, experiment.processes):
-        raise UserError(
-            f"a cell of {experiment.name} uses {experiment.processes} "
-            f"GPU{'s' * (experiment.processes > 1)} at most, not {given.gpus}: "
-            f"give --gpus {experiment.processes}, and more --tasks to be done sooner"
-        )
     if given.time is not None and _minutes(given.time) < SHORTEST:
         raise UserError(
             f"--time {given.time} is less than {SHORTEST} minutes, of which the last two are for "
@@ -113,6 +106,33 @@ def _check(experiment: Experiment, given: argparse.Namespace) -> None:
             "sbatch is not on the PATH: run this on a login node of the cluster, add --dry-run, or "
             f"compute here with `python -m experiments.{experiment.name} --preset {given.preset}`"
         )
+
+
+def _devices(experiment: Experiment, given: argparse.Namespace) -> tuple[int, int]:
+    """GPUs and processes of a task; a UserError if a cell cannot use as many."""
+    uses_gpu, most = experiment.uses_gpu(given.preset), experiment.processes
+    gpus = int(uses_gpu) if given.gpus is None else given.gpus
+    of = f"a cell of {experiment.name}, preset {given.preset},"
+    if gpus and not uses_gpu:
+        several = f", or give --processes {most} for as many cores" if most > 1 else ""
+        raise UserError(f"{of} uses no GPU: leave out --gpus{several}")
+    if gpus > most:
+        raise UserError(
+            f"{of} uses {counted(most, 'GPU')} at most, not {gpus}: give --gpus {most}, and more "
+            "--tasks to be done sooner"
+        )
+    processes = max(1, gpus) if given.processes is None else given.processes
+    if processes > most:
+        raise UserError(
+            f"{of} runs in {counted(most, 'process', 'processes')} at most, not {processes}: "
+            f"give --processes {most}, and more --tasks to be done sooner"
+        )
+    if gpus and processes != gpus:
+        raise UserError(
+            f"--processes {processes} with {counted(gpus, 'GPU')}: each process has a GPU of its "
+            f"own, so give --gpus {processes}, or --gpus 0 for cores alone"
+        )
+    return gpus, processes
 
 
 def _print_commands(
@@ -136,8 +156,8 @@ def _submit(array: Array, todo: Sequence[int], before: Sequence[str], resources:
     print(f"watch: squeue --me; python -m experiments status {array.name}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="slurm/submit",
         description="Submit the cells of a preset that have no run yet, and a job that gathers.",
         epilog="Other options of sbatch: its environment variables, as SBATCH_ACCOUNT or "
@@ -150,7 +170,16 @@ def _parser() -> argparse.ArgumentParser:
         "--tasks", type=_positive, metavar="N", help="array tasks (default: one a trained model)"
     )
     parser.add_argument(
-        "--gpus", type=_count, default=1, metavar="N", help="GPUs a task, 0 for none (default: 1)"
+        "--gpus",
+        type=_count,
+        metavar="N",
+        help="GPUs a task, a process each; 0 for none (default: 1 if a cell uses one, else 0)",
+    )
+    parser.add_argument(
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="processes a task without GPUs, a core each",
     )
     parser.add_argument("--time", help="limit of a task, as 4:00:00; it is requeued there, resumes")
     parser.add_argument("--partition")

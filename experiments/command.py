@@ -7,21 +7,16 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NoReturn
+from typing import Any
 
 from experiments import cost, memory, progress, runs, stopping, tracking
 from experiments.experiment import Experiment
 from experiments.overrides import CUSTOM, options, override, parts
-from experiments.problems import UserError, nearest
-from experiments.table import aligned, flatten, summarise, varying
+from experiments.problems import Parser, UserError, nearest
+from experiments.table import aligned, counted, flatten, summarise, varying
 
 USER_MISTAKE, INTERRUPTED = 2, 130
 OF_PYTORCH = ".*torch.jit.script. is deprecated"  # its forward mode warns of its own code
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: see --help")
 
 
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
@@ -94,7 +89,7 @@ def _joined(experiment: Experiment) -> AbstractContextManager[Any]:
 
 
 def _parser(experiment: Experiment) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=f"python -m experiments.{experiment.name}",
         description=experiment.summary or None,
         epilog=_epilog(experiment),
@@ -120,8 +115,9 @@ def _epilog(experiment: Experiment) -> str:
     lines = ["presets:"]
     width = max(map(len, experiment.presets))
     for name, cells in experiment.presets.items():
-        count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
-        lines.append(f"  {name:{width}}  {count}, {cost.told(experiment, name)}")
+        lines.append(
+            f"  {name:{width}}  {counted(len(cells), 'cell')}, {cost.told(experiment, name)}"
+        )
     name, cells = next(iter(experiment.presets.items()))
     lines += ["", f"any field of a cell may be set; those of cell 0 of preset {name}:"]
     lines += [f"  --{option} {value}" for option, value in options(cells[0]).items()]
@@ -172,4 +168,5 @@ def _run(experiment: Experiment, preset: str, cells: list[Any], chosen: list[int
         home = home.relative_to(os.getcwd())
     computed = len(finished) - present
     seconds = time.perf_counter() - began
-    print(f"\n{len(finished)} runs in {home}: {computed} computed now, in {cost.span(seconds)}")
+    made = counted(len(finished), "run")
+    print(f"\n{made} in {home}: {computed} computed now, in {cost.span(seconds)}")

@@ -9,7 +9,7 @@ from typing import Any
 from experiments import runs
 from experiments.experiment import Experiment
 from experiments.runs import Run
-from experiments.table import aligned
+from experiments.table import aligned, counted
 
 TEXTS = 4_096  # bytes of the JSON files of a run, about
 
@@ -53,10 +53,12 @@ def estimate(
     return Estimate(rows, found.count(None), left, whole, _source(told_by, found))
 
 
-def card(experiment: Experiment, preset: str, cells: Sequence[Any], gpus: int = 0) -> str:
+def card(
+    experiment: Experiment, preset: str, cells: Sequence[Any], each: int = 0, unit: str = "GPU"
+) -> str:
     """Cells, what is missing, measured seconds, hours left and disk, by kind of method.
 
-    With `gpus` a cell, also what that makes in GPU hours.
+    With `each` of a unit (`GPU`, `core`) a task, also what that makes in hours of it.
     """
     found = [runs.find(experiment.name, cell) for cell in cells]
     about = estimate(experiment, preset, cells, found)
@@ -67,14 +69,15 @@ def card(experiment: Experiment, preset: str, cells: Sequence[Any], gpus: int = 
     root = next(p for p in (runs.results() / "runs").absolute().parents if p.is_dir())
     return "\n".join(
         [
-            f"{experiment.name}, preset {preset}: {len(cells)} cells, {about.missing} missing",
+            f"{experiment.name}, preset {preset}: {counted(len(cells), 'cell')}, "
+            f"{about.missing} missing",
             "",
             aligned(header, [*about.rows, total]),
             "",
             f"disk: {_bytes(taken)} now, {to_come} to come, "
             f"{_bytes(shutil.disk_usage(root).free)} free",
             *([experiment.forecast([r for r in found if r])] if experiment.forecast else []),
-            *([_gpu_hours(experiment, preset, about, gpus)] if gpus else []),
+            *([_hours(experiment, preset, about, each, unit)] if each else []),
         ]
     )
 
@@ -95,14 +98,14 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _gpu_hours(experiment: Experiment, preset: str, about: Estimate, gpus: int) -> str:
+def _hours(experiment: Experiment, preset: str, about: Estimate, each: int, unit: str) -> str:
     if not about.missing:
-        return "GPU hours: none to come"
+        return f"{unit} hours: none to come"
     if not about.source:
         first = f"python -m experiments.{experiment.name} --preset {preset} --cell 0"
-        return f"GPU hours: unknown, no cell was ever measured: `{first}` measures one"
-    hours = f"{'' if about.whole else 'at least '}{about.seconds * gpus / 3600:.2f}"
-    return f"GPU hours: {hours} with {gpus} a task, by {about.source}"
+        return f"{unit} hours: unknown, no cell was ever measured: `{first}` measures one"
+    hours = f"{'' if about.whole else 'at least '}{about.seconds * each / 3600:.2f}"
+    return f"{unit} hours: {hours} with {each} a task, by {about.source}"
 
 
 def _kind(cell: Any) -> str:
@@ -119,7 +122,7 @@ def _source(told_by: set[str], found: Sequence[Run | None]) -> str:
     if "measured" in told_by:
         there = [run for run in found if run is not None and not run.meta["resumed"]]
         devices = sorted({str(run.meta["device"]) for run in there})
-        words.append(f"{len(there)} runs measured on {' and '.join(devices)}")
+        words.append(f"{counted(len(there), 'run')} measured on {' and '.join(devices)}")
     if "declared" in told_by:
         words.append("the seconds its file declares")
     return " and ".join(words)

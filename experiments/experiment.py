@@ -23,7 +23,8 @@ class Experiment:
     (default: a line a method, mean and 95% interval over seeds). `shared` is the field of a config
     that cells have in common, made once for all of them: on a cluster they are one task.
     `processes` is how many processes can work on one cell together: started by torchrun, they are
-    `methods.workers.here()` to whatever the run calls.
+    `methods.workers.here()` to whatever the run calls. `gpu` says whether it computes on
+    a GPU where there is one, each process on its own.
     `forecast(runs)` is a line of the cost card made of the finished runs.
     """
 
@@ -36,7 +37,12 @@ class Experiment:
     table: Table | None = None
     shared: str = "model"
     processes: int = 1
+    gpu: bool = False
     forecast: Callable[[list[Run]], str] | None = None
+
+    def uses_gpu(self, preset: str) -> bool:
+        """Whether a cell of a preset can use a GPU: not if every config says `device="cpu"`."""
+        return self.gpu and {getattr(c, "device", "") for c in self.presets[preset]} != {"cpu"}
 
     def once(self, config: Any) -> Run:
         """The run of one config, computed if it must be."""

@@ -159,6 +159,7 @@ EXPERIMENT = Experiment(
     summary="networks fine-tuned without an example against networks trained again without it",
     table=table,
     seconds={"smoke": 6, "small": 1_170},
+    gpu=True,
 )
 
 if __name__ == "__main__":

@@ -133,9 +133,8 @@ def _chosen(config: Attribution, whole: Outcomes) -> tuple[Method, dict[str, Any
     each = []
     for one in track(tried, "dampings"):
         pairs = attributions.scored(one, config.whole, 0, division.n_query, own=False).pairs
-        each.append(
-            float(np.nanmean(subset_truth.score(division, whole, division.choosing, pairs)))
-        )
+        score = subset_truth.score(division, whole, division.choosing, pairs)
+        each.append(float(np.nanmean(score)))
     best = int(np.argmax(each))
     return tried[best], {"damping": config.dampings[best], "choosing": np.array(each)}
 
@@ -254,6 +253,7 @@ EXPERIMENT = Experiment(
     table=table,
     seconds={"smoke": 20, "small": 1_340},
     shared="whole",
+    gpu=True,
 )
 
 if __name__ == "__main__":

@@ -242,6 +242,7 @@ EXPERIMENT = Experiment(
     table=table,
     seconds={"small": 530},
     shared="work",
+    gpu=True,
 )
 
 if __name__ == "__main__":

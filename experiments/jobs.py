@@ -18,12 +18,22 @@ COMMENT = re.compile(r"retrace (?P<of>\S+) tasks=(?P<tasks>\d+) plan=(?P<plan>[0
 
 @dataclass(frozen=True)
 class Resources:
-    """What a task asks Slurm for; `throttle` is how many may run at once."""
+    """What a task asks Slurm for; `throttle` is how many may run at once.
 
-    gpus: int = 1
+    `processes` compute a cell together: each has a GPU of its own, or a core where there are none.
+    """
+
+    gpus: int = 0
+    processes: int = 1
     time: str | None = None
     partition: str | None = None
     throttle: int | None = None
+
+    def words(self) -> list[str]:
+        """sbatch's words for the devices of a task."""
+        if self.gpus:
+            return [f"--gres=gpu:{self.gpus}"]
+        return [f"--cpus-per-task={self.processes}"] if self.processes > 1 else []
 
 
 @dataclass(frozen=True)
@@ -72,13 +82,13 @@ class Array:
             f"--job-name={self.of}",
             f"--comment={self.comment}",
             f"--output={self.logs}/{self.preset}-%A_%a.log",
-            *([f"--gres=gpu:{resources.gpus}"] if resources.gpus else []),
+            *resources.words(),
             *([f"--time={resources.time}"] if resources.time else []),
             *self._script("array.sbatch", resources),
             f"--shared={self.shared}",
             f"--tasks={len(self.tasks)}",
             f"--plan={self.plan}",
-            f"--processes={max(1, resources.gpus)}",
+            f"--processes={resources.processes}",
         ]
 
     def gather_words(self, after: Sequence[str], resources: Resources) -> list[str]:

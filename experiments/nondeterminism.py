@@ -201,6 +201,7 @@ EXPERIMENT = Experiment(
     summary="agreement of networks that differ in what is random, plain and from several views",
     table=table,
     seconds={"smoke": 8, "small": 2_885},
+    gpu=True,
 )
 
 if __name__ == "__main__":

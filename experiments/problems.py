@@ -1,7 +1,10 @@
 """What a user can mend: one line on stderr and a non-zero exit, never a traceback."""
 
+import argparse
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -21,6 +24,29 @@ class MissingRuns(UserError):
             f"{name} has {found} of preset {preset}: "
             f"make them with `python -m experiments.{name} --preset {preset}`"
         )
+
+
+class CorruptRun(UserError):
+    """A run whose files are not as they were written."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        if isinstance(error, OSError):
+            reason = f"{error.strerror or error}: {Path(error.filename or path).name}"
+        elif isinstance(error, LookupError):
+            reason = f"meta.json has no {error}"
+        else:
+            reason = str(error)
+        super().__init__(
+            f"{path} is a corrupt run ({reason}): remove it with `rm -r {path}`; "
+            "the command that made it then makes it again"
+        )
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line of which a mistake raises a UserError; its caller prints that, and ends."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}: see --help")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

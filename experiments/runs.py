@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ import numpy as np
 from experiments import outcome, provenance, scratch
 from experiments.identity import describe, digest, key
 from experiments.outcome import Outcome
-from experiments.problems import MissingRuns, UserError
+from experiments.problems import CorruptRun, MissingRuns, Parser, UserError, nearest
 from experiments.provenance import note
 
 __all__ = [
     "MissingRuns",
     "Outcome",
+    "Parser",
     "Run",
     "UserError",
     "describe",
@@ -33,6 +34,7 @@ __all__ = [
     "find",
     "key",
     "load",
+    "nearest",
     "note",
     "once",
     "plan",
@@ -75,7 +77,7 @@ class Run:
                 if found != facts["bytes"]:
                     raise ValueError(f"arrays/{name}.npy has {found} of {facts['bytes']} bytes")
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise _corrupt(path, error) from error
+            raise CorruptRun(path, error) from error
         return run
 
     def array(self, name: str) -> np.ndarray:
@@ -88,17 +90,30 @@ class Run:
         try:
             return np.load(self._file(name), mmap_mode="r" if mapped else None)
         except (OSError, ValueError, EOFError) as error:
-            raise _corrupt(self.path, error) from error
+            raise CorruptRun(self.path, error) from error
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array by name."""
         return {name: self.array(name) for name in self.meta["arrays"]}
 
     def verify(self) -> None:
-        """Read every array and compare it with the checksum written when it was made."""
-        for name, facts in self.meta["arrays"].items():
-            if outcome.checksum(self._file(name).read_bytes()) != facts["sha256"]:
-                raise _corrupt(self.path, ValueError(f"arrays/{name}.npy was changed"))
+        """Read every file and compare it with the checksum written when it was made."""
+        for _ in self.files():
+            pass
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Its files by path in its folder, each read once; a UserError if one was changed."""
+        sums = self.meta["files"] | {
+            f"arrays/{name}.npy": facts["sha256"] for name, facts in self.meta["arrays"].items()
+        }
+        for name in sorted([*sums, "meta.json"]):
+            try:
+                content = (self.path / name).read_bytes()
+            except OSError as error:
+                raise CorruptRun(self.path, error) from error
+            if name in sums and outcome.checksum(content) != sums[name]:
+                raise CorruptRun(self.path, ValueError(f"{name} was changed"))
+            yield name, content
 
     def _file(self, name: str) -> Path:
         return self.path / "arrays" / f"{name}.npy"
@@ -214,16 +229,6 @@ def _compute(path: Path, described: Any, compute: Callable[[Path], Outcome]) -> 
             if not path.is_dir():  # else another process was first: theirs stays
                 raise
         outcome.flush(path.parent)
-
-
-def _corrupt(path: Path, error: Exception) -> UserError:
-    if isinstance(error, OSError):
-        reason = f"{error.strerror or error}: {Path(error.filename or path).name}"
-    elif isinstance(error, LookupError):
-        reason = f"meta.json has no {error}"
-    else:
-        reason = str(error)
-    return UserError(f"{path} is a corrupt run ({reason}): remove it with `rm -r {path}`")
 
 
 def _unwritable(error: OSError, path: Path) -> UserError | None:

@@ -234,6 +234,7 @@ EXPERIMENT = Experiment(
     summary="models per hour, stacked and one after another; time of the estimate",
     table=table,
     seconds={"smoke": 3, "small": 121},
+    gpu=True,
 )
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ EXPERIMENT = Experiment(
     summary="self-influence of sentence pairs through ten directions, beside a plain pass",
     columns=("ratio_scored", "ratio_norms", "ratio_loss", "pairs_per_hour"),
     seconds={"small": 140},
+    gpu=True,
 )
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ A cell is done if its run is there; running if somebody gives signs of life for 
 began it and gives none; else missing. Nothing of a run is read: two listings of a folder a preset.
 """
 
-import argparse
 import collections
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from experiments import listing, runs, scratch
 from experiments.experiment import Experiment
-from experiments.problems import UserError, nearest
+from experiments.problems import Parser, UserError, nearest
 from experiments.table import aligned, flatten, varying
 
 DONE, RUNNING, DEAD, MISSING = STATES = ("done", "running", "dead", "missing")
@@ -45,13 +44,11 @@ def cells(name: str, entries: Sequence[Mapping[str, Any]]) -> list[Cell]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; with a preset named, 1 while a cell of it is missing."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments status", description=__doc__, allow_abbrev=False
-    )
+    parser = Parser(prog="python -m experiments status", description=__doc__, allow_abbrev=False)
     parser.add_argument("experiment", nargs="?", help="one experiment (default: all)")
     parser.add_argument("preset", nargs="?", help="name its cells without a run; 1 if there are")
-    given = parser.parse_args(argv)
     try:
+        given = parser.parse_args(argv)
         return _main(given.experiment, given.preset)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

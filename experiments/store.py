@@ -13,15 +13,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments import archive, drafts, runs
-from experiments.problems import UserError, nearest
+from experiments.problems import Parser, UserError, nearest
 from experiments.runs import Run
+from experiments.table import counted
 
 MISTAKE = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line of `python -m experiments.runs`: 2 for what a user can mend."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.runs",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -31,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     }  # fmt: skip
     parser.add_argument("command", choices=commands)
     parser.add_argument("words", nargs="*", help="as above")
-    given = parser.parse_args(argv)
     try:
+        given = parser.parse_args(argv)
         return commands[given.command](given.words)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -68,7 +69,7 @@ def _pack(words: list[str]) -> int:
     if words[0] in _stored() or file.suffix != ".tar":
         raise UserError(f"{words[0]} is not named like a tar file: name the file first, FILE.tar")
     count = archive.pack(file, _known(words[1:]))
-    print(f"{count} runs in {file}, {file.stat().st_size:,} bytes")
+    print(f"{counted(count, 'run')} in {file}, {file.stat().st_size:,} bytes")
     return 0
 
 
@@ -77,14 +78,14 @@ def _merge(words: list[str]) -> int:
         raise UserError("name one source: `python -m experiments.runs merge FILE.tar`, or a folder")
     merged = archive.merge(Path(words[0]))
     print(
-        f"{len(merged.taken)} runs taken, {len(merged.same)} were here, "
+        f"{counted(len(merged.taken), 'run')} taken, {len(merged.same)} were here, "
         f"{len(merged.other)} are here with other numbers"
     )
     for address in merged.other:
         print(f"  {address}: ours stays")
     if merged.damaged:
         raise UserError(
-            f"{len(merged.damaged)} runs are damaged there and were not taken "
+            f"damaged there and not taken: {counted(len(merged.damaged), 'run')} "
             f"({', '.join(merged.damaged[:3])}): `python -m experiments.runs verify` there says how"
         )
     return 0
@@ -102,7 +103,7 @@ def _clean(addresses: list[str]) -> int:
     removed = drafts.clean(drafts.found(_stored()), addresses)
     for each in removed:
         print(f"removed {each.address}")
-    print(f"{len(removed)} attempts removed")
+    print(f"{counted(len(removed), 'attempt')} removed")
     return 0
 
 

@@ -212,6 +212,7 @@ EXPERIMENT = Experiment(
     table=table,
     processes=8,
     seconds={"smoke": 20, "small": 6_890},
+    gpu=True,
 )
 
 if __name__ == "__main__":

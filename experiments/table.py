@@ -55,6 +55,11 @@ def _by_seed(group: Sequence[Run], metric: str, seed: str) -> list[float]:
     return [statistics.fmean(values) for values in found.values()]
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number of things: `1 run`, `2 runs`."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half-width of its 95% interval (Student's t); nan for a single value."""
     mean = statistics.fmean(values)

@@ -5,7 +5,6 @@ Online if there are credentials; WANDB_MODE (online, offline, disabled), WANDB_P
 WANDB_ENTITY are honoured. A mirror that breaks says so once; no experiment fails for it.
 """
 
-import argparse
 import contextlib
 import hashlib
 import importlib
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import live, pages, progress, runs, scratch, wandb_mode
-from experiments.problems import UserError, nearest
+from experiments.problems import Parser, UserError, nearest
 from experiments.runs import MissingRuns, Run
 from experiments.table import flatten
 
@@ -202,13 +201,13 @@ def replay(name: str | None = None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line of the mirror."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.tracking", description="Send finished runs to W&B, each once."
     )
     parser.add_argument("command", choices=["replay"])
     parser.add_argument("name", nargs="?", help="one experiment (default: all)")
-    given = parser.parse_args(argv)
     try:
+        given = parser.parse_args(argv)
         return replay(given.name)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -249,6 +249,7 @@ EXPERIMENT = Experiment(
     summary="mislabelled CIFAR-10 images ranked in a fine-tuned vision Transformer: AUC, AP",
     table=table,
     seconds={"small": 2_710},
+    gpu=True,
 )
 
 if __name__ == "__main__":

@@ -189,6 +189,7 @@ EXPERIMENT = Experiment(
     columns=("bleu_early", "bleu_late", "selected", "noise_kept"),
     table=table,
     seconds={"smoke": 14, "small": 3_051},
+    gpu=True,
 )
 
 if __name__ == "__main__":

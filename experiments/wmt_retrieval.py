@@ -206,6 +206,7 @@ EXPERIMENT = Experiment(
     columns=("auc_largest", "ap_largest", "bleu"),
     table=table,
     seconds={"smoke": 12, "small": 2_522},
+    gpu=True,
 )
 
 if __name__ == "__main__":

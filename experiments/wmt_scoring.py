@@ -53,6 +53,7 @@ EXPERIMENT = Experiment(
     shared="none",
     forecast=forecast,
     seconds={"smoke": 8, "small": 828},
+    gpu=True,
 )
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""An experiment whose cells two processes can only finish together: their ranks, summed."""
+"""An experiment whose cells two processes can only finish together: their ranks, summed.
+
+It declares a GPU so that one can be asked for, and computes on the CPU.
+"""
 
 import sys
 from dataclasses import dataclass
@@ -26,9 +29,8 @@ def run(config: Config, scratch: Path) -> Outcome:
     return {"total": float(total.sum()), "processes": group.size}
 
 
-EXPERIMENT = Experiment(
-    "pair", run, {"smoke": sweep(Config(), size=[1, 2]), "small": [Config(3)]}, processes=2
-)
+PRESETS = {"smoke": sweep(Config(), size=[1, 2]), "small": [Config(3)]}
+EXPERIMENT = Experiment("pair", run, PRESETS, processes=2, gpu=True)
 
 if __name__ == "__main__":
     sys.exit(EXPERIMENT.main())

@@ -232,8 +232,31 @@ def test_only_what_is_made_of_the_runs_of_one_experiment_is_built_if_asked(empty
     }
     assert everything.main(["--preset", "smoke", "--experiment", "speed"]) == 2
     assert "speed_passes smoke: not run" in capsys.readouterr().out
+    (empty / "runs" / "unheard_of").mkdir()
     assert everything.main(["--experiment", "unheard_of"]) == 0
     assert "no artifact is made of runs of unheard_of" in capsys.readouterr().out
+
+
+COMMANDS = {"all": everything.main, "one": named("arnoldi_fig1").main}
+MISTAKES = {
+    "all --experiment mnist_mislable": "of 'mnist_mislable', and there are none: did you mean "
+    "'mnist_mislabel'?",
+    "all --presets small": "unrecognized arguments: --presets small: see --help",
+    "all --preset": "argument --preset: expected one argument: see --help",
+    "one --presets small": "unrecognized arguments: --presets small: see --help",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mistake_is_one_line_and_nothing_is_written(words, empty, capsys):
+    command, *rest = words.split()
+    assert COMMANDS[command](rest) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert MISTAKES[words] in err
+    assert not list(empty.iterdir())
 
 
 def test_committed_artifacts_stay_on_the_page_when_the_runs_are_gone(results, capsys):

@@ -3,16 +3,18 @@
 One file: its tests share one copy of the code.
 """
 
+import os
 import re
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from experiments import array, cluster, division, jobs, runs, slurm
+from experiments import array, cluster, division, jobs, runs, slurm, speed_ensembles
 from experiments.experiment import Experiment, sweep
 from experiments.problems import UserError
 from tests import pair, tiny
@@ -121,7 +123,8 @@ def test_an_experiment_says_which_field_its_cells_share(fresh):
 @pytest.fixture
 def submit(fresh, monkeypatch):
     """slurm/submit in this process, where the queue is a list and nothing is ever taken."""
-    monkeypatch.setattr("experiments.listing.named", lambda name: tiny.EXPERIMENT)
+    known = {"tiny": tiny.EXPERIMENT, "pair": pair.EXPERIMENT}
+    monkeypatch.setattr("experiments.listing.named", known.__getitem__)
     monkeypatch.setattr(slurm, "present", lambda: True)
     monkeypatch.setattr(slurm, "queue", list)
     taken = []
@@ -136,9 +139,9 @@ def submit(fresh, monkeypatch):
 
 
 def test_an_array_and_a_job_after_it_are_submitted_with_what_was_asked_for(submit, capsys):
-    words = ["--gpus", "1", "--time", "4:00:00", "--partition", "long", "--throttle", "2"]
+    words = ["--time", "4:00:00", "--partition", "long", "--throttle", "2"]
     job, gather = submit(*words)
-    assert {"--array=0-2%2", "--gres=gpu:1", "--time=4:00:00", "--partition=long"} <= set(job)
+    assert {"--array=0-2%2", "--time=4:00:00", "--partition=long"} <= set(job)
     assert job[job.index(sys.executable) + 1 :][:2] == ["tiny", "slow"]
     assert {"--dependency=afterany:31", "--partition=long"} <= set(gather)
     assert Path(job[job.index(sys.executable) - 1]).name == "array.sbatch"
@@ -157,43 +160,88 @@ def test_a_gathering_job_that_was_refused_is_submitted_by_the_next_try(submit, m
     assert submit() == []
 
 
-def test_the_cost_card_says_what_its_gpu_hours_come_from(submit, capsys):
+def test_devices_are_asked_for_where_a_cell_can_use_them(submit, monkeypatch, capsys):
+    def asked(*words: str, **declared: Any) -> list[str]:
+        chosen = replace(tiny.EXPERIMENT, **declared)
+        monkeypatch.setattr("experiments.listing.named", lambda name: chosen)
+        job = submit(*words)[0]
+        return [w for w in job if re.match("--(gres|cpus-per-task|processes)", w)]
+
+    assert asked() == ["--processes=1"]
+    assert asked(gpu=True) == ["--gres=gpu:1", "--processes=1"]
+    assert asked("--gpus", "0", gpu=True) == ["--processes=1"]
+    assert asked("--gpus", "3", gpu=True, processes=4) == ["--gres=gpu:3", "--processes=3"]
+    assert asked("--processes", "3", processes=4) == ["--cpus-per-task=3", "--processes=3"]
+    capsys.readouterr()
+    asked("--gpus", "0", "--processes", "2", gpu=True, processes=4)
+    assert "core hours" in capsys.readouterr().out
+    asked(gpu=True)
+    out = capsys.readouterr().out
+    assert "GPU hours" in out
+    assert "core hours" not in out
+
+
+def test_a_preset_whose_cells_say_cpu_uses_no_gpu():
+    experiment = speed_ensembles.EXPERIMENT
+    assert {name: experiment.uses_gpu(name) for name in experiment.presets} == {
+        "smoke": False, "small": False, "gpu": True,
+    }  # fmt: skip
+
+
+def test_processes_share_the_cores_that_array_sbatch_gave_to_one(monkeypatch):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
+    for given, kept in (("8", "2"), ("1", "1"), ("3", "3")):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        array._share_cores(4)
+        assert os.environ["OMP_NUM_THREADS"] == kept
+
+
+def test_the_cost_card_says_what_its_hours_come_from(submit, capsys):
     submit("--dry-run")
     out = capsys.readouterr().out
     assert "6 cells, 6 missing" in out
-    assert "GPU hours: unknown" in out
+    assert "core hours: unknown" in out
     assert "`python -m experiments.tiny --preset slow --cell 0` measures one" in out
     tiny.EXPERIMENT.once(SMALL[0])
-    submit("--dry-run", "--gpus", "1")
+    submit("--dry-run")
     out = capsys.readouterr().out
-    assert re.search(r"GPU hours: at least 0.00 with 1 a task, by 1 runs measured on cpu", out)
+    assert "core hours: at least 0.00 with 1 a task, by 1 run measured on cpu" in out
     for cell in SMALL:
         tiny.EXPERIMENT.once(cell)
     assert submit() == []
     out = capsys.readouterr().out
-    assert "GPU hours: none to come" in out
+    assert "core hours: none to come" in out
     assert "nothing to submit" in out
 
 
 def test_a_dry_run_writes_nothing_even_where_there_is_no_slurm(submit, monkeypatch, fresh, capsys):
     def refuse() -> None:
-        raise UserError("no squeue here")
+        raise UserError("squeue refused (it was long about it): mend that")
 
     monkeypatch.setattr(slurm, "queue", refuse)
     monkeypatch.setattr(slurm, "present", lambda: False)
     assert submit("--dry-run", "--tasks", "2") == []
     out = capsys.readouterr().out
-    assert "the queue is not known: no squeue here" in out
+    assert out.startswith("no Slurm here: what is queued is not known\n")
+    assert "squeue" not in out
     assert "to submit: 2 tasks with 6 cells" in out
     assert out.count("\nsbatch ") == 2
     assert not fresh.results.exists()
     assert cluster.main(["tiny", "slow"]) == 2
     assert "sbatch is not on the PATH" in capsys.readouterr().err
+    monkeypatch.setattr(slurm, "present", lambda: True)
+    submit("--dry-run")
+    assert capsys.readouterr().out.startswith("no Slurm answers here: what is queued is not known")
+    assert cluster.main(["tiny", "slow"]) == 2
+    assert "squeue refused" in capsys.readouterr().err
 
 
 MISTAKES = {
     "tiny slwo": "no preset 'slwo': did you mean 'slow'?",
-    "tiny slow --gpus 2": "a cell of tiny uses 1 GPU at most, not 2",
+    "tiny slow --gpus 1": "a cell of tiny, preset slow, uses no GPU: leave out --gpus\n",
+    "tiny slow --processes 2": "runs in 1 process at most, not 2: give --processes 1",
+    "pair smoke --gpus 3": "uses 2 GPUs at most, not 3: give --gpus 2",
+    "pair smoke --processes 2": "--processes 2 with 1 GPU: each process has a GPU of its own",
     "tiny slow --gpus x": "'x' is not a number from 0 on",
     "tiny slow --time 3:00": "--time 3:00 is less than 10 minutes",
     "tiny slow --time 0-0:05": "--time 0-0:05 is less than 10 minutes",
@@ -334,5 +382,5 @@ def test_several_processes_compute_a_cell_together_and_write_it_once(fresh):
         {"total": 3.0, "processes": 2},
         {"total": 6.0, "processes": 2},
     ]
-    assert done.stdout.count("1 runs in") == 2, "of two processes one speaks"
+    assert done.stdout.count("1 run in") == 2, "of two processes one speaks"
     assert not (fresh.results / "runs" / "pair" / ".scratch").exists()

@@ -41,7 +41,7 @@ def test_without_options_the_smoke_preset_is_run_and_tabulated(capsys):
 
 def test_one_cell_is_run_alone_and_the_preset_knows_all(capsys):
     assert MAIN(["--cell", "3"]) == 0
-    assert "1 run" in capsys.readouterr().out
+    assert "1 run in" in capsys.readouterr().out
     (run,) = runs.load("tiny", "smoke", partial=True)
     assert run.config == runs.describe(EXPERIMENT.presets["smoke"][3])
     assert len(runs.planned("tiny", "smoke")) == 6
@@ -136,7 +136,7 @@ def test_settings_are_run_as_a_preset_of_their_own(store, capsys):
     assert not (store / "tiny" / "presets" / "smoke.json").exists()
     out = capsys.readouterr().out
     assert "custom: cell 0 of smoke, with --model.seed 9 --size=7" in out
-    assert "1 run" in out
+    assert "1 run in" in out
 
 
 def test_settings_of_one_method_choose_the_first_cell_that_has_it(capsys):

@@ -1,6 +1,7 @@
 """Who may import whom, read from the source; that importing does nothing else; long files."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -121,6 +122,24 @@ def test_reading_runs_needs_the_standard_library_and_numpy_alone():
             elif at_once:
                 top = other.split(".")[0]
                 assert top in STANDARD | {"numpy"}, f"{name} imports {other}"
+
+
+def reached(start: str) -> set[str]:
+    """The modules of experiments that one of them imports, and those import."""
+    waiting, seen = [start], set()
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            ours = {other for other, _ in imports(MODULES[name]) if other in MODULES}
+            waiting += [other for other in ours if other.split(".")[0] == "experiments"]
+    return seen
+
+
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_an_experiment_says_that_it_uses_a_gpu_if_anything_it_imports_goes_there(name):
+    moves = {n for n in reached(name) if re.search(r'(?<!== )"cuda"', MODULES[n].read_text())}
+    assert importlib.import_module(name).EXPERIMENT.gpu == bool(moves), moves
 
 
 def run_program(program: str, tmp_path: Path) -> None:

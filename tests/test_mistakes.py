@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from analysis import disk, readme
-from experiments import digit_models, mnist_mislabel
+from experiments import array, digit_models, mnist_mislabel, status, tracking
+from experiments import store as store_commands
 from experiments.digit_preparation import Part
 from experiments.mnist_mislabel import Config
 from experiments.problems import UserError
@@ -123,6 +124,17 @@ def test_no_examples_are_an_error_that_says_of_what(method):
         fitted.scores(none, train)
     with pytest.raises(MethodError, match="candidates has no examples"):
         fitted.proponents(train, none, 1)
+
+
+@pytest.mark.parametrize("command", [status.main, tracking.main, store_commands.main, array.main])
+def test_a_mistyped_option_is_one_line_of_every_command(command, store, capsys):
+    assert command(["--presett"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.endswith(": see --help\n")
+    assert err.count("\n") == 1
+    assert not store.exists()
 
 
 def test_a_readme_that_cannot_be_written_is_one_line_and_stays(tmp_path, monkeypatch, capsys):

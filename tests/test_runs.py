@@ -191,7 +191,7 @@ def test_a_corrupt_run_is_named_with_the_command_that_removes_it(fault):
     ):
         with pytest.raises(UserError, match="corrupt run") as caught:
             read()
-        assert f"`rm -r {path}`" in str(caught.value)
+        assert f"`rm -r {path}`; the command that made it then makes it again" in str(caught.value)
         assert "\n" not in str(caught.value)
 
 

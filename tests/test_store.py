@@ -1,4 +1,7 @@
-"""A store is checked, packed, merged with another and cleaned, and no run is ever lost by it."""
+"""A store is checked, packed, merged with another and cleaned, and no run is ever lost by it.
+
+One file: its tests fill stores with the same made-up runs.
+"""
 
 import os
 import signal
@@ -51,6 +54,35 @@ def test_every_byte_is_read_by_verify_and_what_was_changed_is_named(capsys):
     assert "score.npy was changed" in err
 
 
+def test_a_changed_run_is_not_packed_but_named_with_what_mends_it(capsys, tmp_path):
+    compute(3)
+    path = compute(4).path
+    assert main(["pack", str(tmp_path / "runs.tar")]) == 0
+    whole = (tmp_path / "runs.tar").read_bytes()
+    assert f"2 runs in {tmp_path / 'runs.tar'}" in capsys.readouterr().out
+    for name in ("arrays/score.npy", "metrics.json"):
+        before = (path / name).read_bytes()
+        (path / name).write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        assert main(["pack", str(tmp_path / "runs.tar")]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith(f"error: {path} is a corrupt run ({name} was changed): remove it")
+        assert "makes it again" in err
+        assert err.count("\n") == 1
+        (path / name).write_bytes(before)
+    assert (tmp_path / "runs.tar").read_bytes() == whole
+    assert [one.name for one in tmp_path.glob("*.tar*")] == ["runs.tar"]
+
+
+def test_each_file_of_a_run_is_read_once_to_be_packed(monkeypatch, tmp_path):
+    compute(3)
+    read = []
+    plain = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or plain(path))
+    assert main(["pack", str(tmp_path / "runs.tar")]) == 0
+    assert read.count("score.npy") == 1
+
+
 def test_two_stores_are_merged_without_loss_whether_packed_or_not(place, capsys, tmp_path):
     there = place("there")
     runs.plan("walks", "smoke", [Config(size=size) for size in (1, 2, 3)])
@@ -66,7 +98,7 @@ def test_two_stores_are_merged_without_loss_whether_packed_or_not(place, capsys,
         compute(3)
         assert main(["merge", str(tmp_path / source)]) == 0
         out = capsys.readouterr().out
-        assert "1 runs taken, 0 were here, 1 are here with other numbers" in out
+        assert "1 run taken, 0 were here, 1 are here with other numbers" in out
         assert f"walks/{runs.key(Config(size=2))}: ours stays" in out
         assert ours.items() <= contents(here).items()
         assert [run.metrics["level"] for run in runs.load("walks", "smoke")] == [1.0, 7.0, 1.0]
@@ -93,7 +125,7 @@ def test_a_damaged_run_is_not_taken_and_the_others_are(place, capsys, tmp_path):
     here = place("here")
     assert main(["merge", str(there)]) == 2
     out, err = capsys.readouterr()
-    assert "1 runs taken" in out
+    assert "1 run taken" in out
     assert f"walks/{damaged.name}" in err
     assert [path.name for path in (here / "runs" / "walks").iterdir()] == [runs.key(Config(size=2))]
 
@@ -126,6 +158,8 @@ MISTAKES = {
     "pack walks": "name the file first",
     "pack nowhere/runs.tar": "cannot write nowhere/runs.tar",
     "verify walk": "did you mean 'walks'?",
+    "verify --al": "unrecognized arguments: --al: see --help",
+    "verfy": "invalid choice: 'verfy'",
     "clean walks/x/y": "no attempt walks/x/y",
 }
 
@@ -202,7 +236,7 @@ def test_a_silent_attempt_is_removed_by_name_and_a_living_one_never(capsys):
     silent = attempt(FAR.format(job=""), 2 * scratch.STALE)
     address = f"walks/{silent.parent.name}/{silent.name}"
     assert main(["clean", address]) == 0
-    assert capsys.readouterr().out == f"removed {address}\n1 attempts removed\n"
+    assert capsys.readouterr().out == f"removed {address}\n1 attempt removed\n"
     assert not silent.parent.parent.exists()
     with scratch.claim(runs.results() / "runs" / "walks", "1" * 16) as mine:
         assert main(["clean", f"walks/{'1' * 16}/{mine.path.name}"]) == 2
