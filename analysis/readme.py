@@ -59,7 +59,7 @@ def table() -> str:
         for path in sorted((runs.results() / "artifacts" / tier).glob("*.json")):
             about = json.loads(path.read_text())
             claims = tally(from_csv(path.with_suffix(".csv").read_text()))
-            seen.setdefault(about["id"], Line(about, claims.removesuffix(" hold")))
+            seen.setdefault(about["id"], Line(about, claims.rpartition(" ")[0]))
     lines = sorted(
         seen.values(), key=lambda line: ((*PAPERS, BEYOND).index(line.source), line.about["id"])
     )

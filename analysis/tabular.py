@@ -58,7 +58,8 @@ def tally(table: pd.DataFrame) -> str:
     words = [row["verdict"] for row in records(table) if row["kind"] == "claim"]
     tested = [word for word in words if word != "not run"]
     holding = sum(word in ("reproduced", "direction") for word in tested)
-    return f"{holding} of {len(tested)} claims hold" if tested else ""
+    what = "claim holds" if len(tested) == 1 else "claims hold"
+    return f"{holding} of {len(tested)} {what}" if tested else ""
 
 
 def _headline(row: Row) -> dict[str, str]:

@@ -48,6 +48,7 @@ def test_an_artifact_may_declare_another_row_and_one_not_measured_is_passed_over
 def test_claims_that_could_not_be_tested_are_not_counted():
     assert tally(ROWS) == "1 of 2 claims hold"
     assert tally(ROWS[ROWS["kind"] == "number"]) == ""
+    assert tally(ROWS.tail(2)) == "1 of 1 claim holds"
 
 
 def test_rows_are_told_apart_by_the_columns_of_an_artifact():
