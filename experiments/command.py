@@ -66,7 +66,7 @@ def _main(experiment: Experiment, argv: list[str]) -> int:
     if rest:
         standard = [option for action in parser._actions for option in action.option_strings]
         place, cell = override([cells[i] for i in chosen], rest, standard)
-        print(f"{CUSTOM}: cell {chosen[place]} of {preset}, with {' '.join(rest)}")
+        changed = f"\n{CUSTOM} is cell {chosen[place]} of {preset}, with {' '.join(rest)}"
         cells, preset, chosen = [cell], CUSTOM, [0]
     if given.count:
         print(len(chosen))
@@ -76,6 +76,8 @@ def _main(experiment: Experiment, argv: list[str]) -> int:
         print(cost.card(experiment, preset, [cells[i] for i in chosen]))
     else:
         _run(experiment, preset, cells, chosen)
+    if rest and not given.count:
+        print(changed)
     return 0
 
 

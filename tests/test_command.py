@@ -135,7 +135,7 @@ def test_settings_are_run_as_a_preset_of_their_own(store, capsys):
     assert run.config == runs.describe(Config(Model(seed=9), size=7))
     assert not (store / "tiny" / "presets" / "smoke.json").exists()
     out = capsys.readouterr().out
-    assert "custom: cell 0 of smoke, with --model.seed 9 --size=7" in out
+    assert "custom is cell 0 of smoke, with --model.seed 9 --size=7" in out
     assert "1 run in" in out
 
 
