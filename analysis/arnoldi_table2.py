@@ -195,9 +195,9 @@ def _found(table: pd.DataFrame) -> list[str]:
             )
         if quantity in METRICS and method == "TracIn − TracIn, last" and row["n"]:
             said.append(
-                f"{quantity}: whole gradients on all layers minus on the last:"
-                f" {written(row, '.1f')} points, no direction chosen; what the methods gain or lose"
-                " beyond it by the last layers comes from how many directions they need there."
+                f"{quantity}: TracIn, of whole gradients at its checkpoints, on all layers minus on"
+                f" the last: {written(row, '.1f')} points. It chooses no directions, so this"
+                " difference is of the layers themselves."
             )
     said += [
         f"{quantity} of the model: {row['ours']:.1f} ({row['signature']})."

@@ -65,7 +65,7 @@ def tally(table: pd.DataFrame) -> str:
 def _headline(row: Row) -> dict[str, str]:
     printed = not math.isnan(row["paper"])
     bounds = f"claimed {claim_bounds(row['at_least'], row['at_most'])}"
-    paper = _number(row["paper"]) if printed else bounds
+    paper = f"printed {_number(row['paper'])}" if printed else bounds
     what = f"{row['method']}, {row['quantity']}"
     what += f" ({row['unit']})" if row["unit"] else ""
     ours = {"ours": _number(row["ours"]), "interval": _interval(row)}

@@ -12,6 +12,7 @@ import analysis
 import experiments
 import methods
 from analysis import readme
+from analysis.table import from_csv
 from methods import TracIn
 from methods.ihvp.arnoldi import Krylov
 
@@ -30,6 +31,49 @@ def test_the_table_of_artifacts_is_current(monkeypatch):
     text = readme.README.read_text()
     assert readme.BEGIN in text, f"README.md has lost its marker: {readme.BEGIN.strip()}"
     assert readme.rewritten(text) == text, "run `python -m analysis.readme`"
+
+
+PROSE = {  # what the README says: where it is from, and that number in its form
+    "a stack of 64 trains {:.1f} times as many small MLPs": (
+        "small/speed_ensembles", "MLP, one CPU thread",
+        "best stack, models an hour over one after another",
+    ),
+    "of small CNNs {:.1f} times as many": (
+        "small/speed_ensembles", "CNN, one CPU thread",
+        "best stack, models an hour over one after another",
+    ),
+    "is {:.0f} times faster than the original on one process": (
+        "small/fastif_table1", "kNN 1,000, fast s_test, 1 process", "speed-up",
+    ),
+    "{:.0f} times on two": (
+        "small/fastif_table1", "kNN 1,000, fast s_test, 2 processes", "speed-up",
+    ),
+    "({:.0f} BLEU on captions)": ("small/arnoldi_table2", "Model", "BLEU, multi30k test"),
+    "the last one finds more (AP {:.0f}": ("small/arnoldi_table2", "TracIn, last", "AP"),
+    "against {:.0f}). The plain loss": ("small/arnoldi_table2", "TracIn", "AP"),
+    "beats every method (AP {:.0f}": ("small/arnoldi_table2", "Loss", "AP"),
+    "({:.0f}% against": ("small/arnoldi_table3", "Arnoldi 10%", "noise in what is kept"),
+    "against {:.0f}% in a tenth": ("small/arnoldi_table3", "RandProj 10%", "noise in what is kept"),
+    "The plain loss keeps {:.0f}%": ("small/arnoldi_table3", "Loss 10%", "noise in what is kept"),
+    "({:.1f} BLEU, -0.5 to 0.8)": (
+        "small/arnoldi_table3", "Arnoldi 75%, clean pool − None 100%, clean pool", "BLEU, late",
+    ),
+    "as p to the power {:.2f} within": (
+        "small/arnoldi_fig3", "vision Transformers", "p, exponent in the run time",
+    ),
+    "costs {:.2f} plain passes": ("small/speed_translation", "Arnoldi or RandProj 10", "cost"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", PROSE)
+def test_a_number_in_the_prose_is_that_of_the_committed_table(form):
+    name, method, quantity = PROSE[form]
+    rows = from_csv((readme.README.parent / "results" / "artifacts" / f"{name}.csv").read_text())
+    mine = rows[(rows["method"] == method) & (rows["quantity"] == quantity)]
+    judged = mine[mine["kind"] != "curve"] if len(mine) > 1 else mine
+    (value,) = judged["ours"]
+    text = " ".join(readme.README.read_text().split())
+    assert form.format(value).replace(" 0.92 ", " .92 ") in text, f"{name} has {value:.4g}"
 
 
 @pytest.fixture

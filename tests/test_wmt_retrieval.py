@@ -227,5 +227,5 @@ def test_a_wrong_order_is_not_reproduced(empty):
         arnoldi_table2.ARTIFACT.path("small", "csv").read_text()
     ))  # fmt: skip
     assert any("Arnoldi 20 minus the plain loss" in one and ": -" in one for one in said)
-    assert any("whole gradients on all layers minus on the last" in one for one in said)
+    assert any("TracIn, of whole gradients" in one for one in said)
     assert any("tok:13a" in one for one in said)
