@@ -165,9 +165,9 @@ class Task:
         return replace(self, params=params, frozen=frozen, checkpoints=())
 
     def check(self) -> None:
-        """Raise if the model has been put into training mode since the task was made."""
+        """Raise if `.train()` was called since the task was made; a question a batch, so cheap."""
         for of in (self.loss, self.measurement):
-            if isinstance(of, Objective):
+            if isinstance(of, Objective) and of.model.training:
                 _refuse_training(of.model)
 
     @property
