@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 
 import analysis
-from analysis import disk, report
-from analysis.artifact import Artifact
-from analysis.command import add_options, guarded, known_tier
-from analysis.verdict import TIERS
-from experiments import runs
-from experiments.runs import MissingRuns, Parser, UserError
+from analysis.numbers.verdict import TIERS
+from analysis.page import artifact as disk
+from analysis.page import report
+from analysis.page.artifact import Artifact, add_options, guarded, known_tier
+from experiments.laboratory import runs
+from experiments.laboratory.runs import MissingRuns, Parser, UserError
 
 FIRST = "digits_suspicious"  # what a newcomer can check by eye
 

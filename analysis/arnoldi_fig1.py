@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import mislabel
-from analysis.artifact import Artifact
-from analysis.mislabel import Observation
-from analysis.statistics import difference, over_seeds, per_seed, wasserstein
-from analysis.style import GREY, draw_curve, fit_values, look, new_axes, tick_values
-from analysis.table import Row, claim, curve, records, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink.style import GREY, draw_curve, fit_values, look, new_axes, tick_values
+from analysis.numbers import mislabel
+from analysis.numbers.mislabel import Observation
+from analysis.numbers.statistics import difference, over_seeds, per_seed, wasserstein
+from analysis.numbers.table import Row, claim, curve, records, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 FAMILIES = ("Arnoldi", "GHG^T")
 INVERSES = ("Exact", "Arnoldi", "Compressed")

@@ -8,14 +8,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis import mislabel
-from analysis.artifact import Artifact
-from analysis.mislabel import ACCURACY, RETRIEVAL, Observation, by_seed, compared, measured
-from analysis.statistics import over_seeds
-from analysis.style import draw_curve, fit_values, look, new_panels, tick_values
-from analysis.table import Row, claim, curve, number, records, tabulated
-from analysis.verdict import TOLERANCE_RULE, conclude
-from experiments.runs import Run
+from analysis.ink.style import draw_curve, fit_values, look, new_panels, tick_values
+from analysis.numbers import mislabel
+from analysis.numbers.mislabel import ACCURACY, RETRIEVAL, Observation, by_seed, compared, measured
+from analysis.numbers.statistics import over_seeds
+from analysis.numbers.table import Row, claim, curve, number, records, tabulated
+from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 CURVES = ("Arnoldi", "RandProj")
 LINES = r"Exact|LiSSA r=\d+|TracIn\[\d\d+\]|Loss"

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import mislabel
-from analysis.artifact import Artifact
-from analysis.mislabel import ACCURACY, RETRIEVAL, Observation, compared, relative_cost
-from analysis.mislabel_panels import draw
-from analysis.statistics import Interval, over_seeds
-from analysis.table import Row, aside, claim, curve, number, records, tabulated, written
-from analysis.verdict import TOLERANCE_RULE, conclude
-from experiments.runs import Run
+from analysis.ink.retrieval import draw
+from analysis.numbers import mislabel
+from analysis.numbers.mislabel import ACCURACY, RETRIEVAL, Observation, compared, relative_cost
+from analysis.numbers.statistics import Interval, over_seeds
+from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
+from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 UNIT = "TracIn[1]"  # scoring times are given in this method's
 PAPER = {  # seconds, AUC, AP as printed

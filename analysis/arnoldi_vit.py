@@ -8,14 +8,24 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from analysis import mislabel, vit_retrieval
-from analysis.artifact import Artifact
-from analysis.mislabel import RETRIEVAL, Observation
-from analysis.statistics import NONE, Interval
-from analysis.style import BLACK, GREY, PAGE, SKY, Look, draw_curve, fit_values, look, new_lattice
-from analysis.table import Row, aside, claim, curve, number, records, tabulated, written
-from analysis.verdict import TOLERANCE_RULE, conclude
-from experiments.runs import Run
+from analysis.ink.style import (
+    BLACK,
+    GREY,
+    PAGE,
+    SKY,
+    Look,
+    draw_curve,
+    fit_values,
+    look,
+    new_lattice,
+)
+from analysis.numbers import mislabel, vit_retrieval
+from analysis.numbers.mislabel import RETRIEVAL, Observation
+from analysis.numbers.statistics import NONE, Interval
+from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
+from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 NEGATIVE, ACCURACY = 7.0, 98.6  # % of the mass of 100 eigenvalues (footnote 8); % of test images
 TOLERANCE, FACTOR = 5.0, 1.1

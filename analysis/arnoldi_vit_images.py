@@ -10,15 +10,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import mislabel, vit_retrieval
-from analysis.artifact import Artifact
-from analysis.cifar_pictures import CLASSES, DIGITS
-from analysis.pixels import packed, show
-from analysis.statistics import Interval, over_seeds
-from analysis.style import BLACK, FOOT, GREY, PAGE, VERMILLION
-from analysis.table import Row, claim, curve, records, tabulated, written
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink.pixels import packed, show
+from analysis.ink.proponents import CLASSES, DIGITS
+from analysis.ink.style import BLACK, FOOT, GREY, PAGE, VERMILLION
+from analysis.numbers import mislabel, vit_retrieval
+from analysis.numbers.statistics import Interval, over_seeds
+from analysis.numbers.table import Row, claim, curve, records, tabulated, written
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 ACROSS, LINES = 10, 3  # of self-influential images
 SIDE, PITCH, LINE = 0.5, 0.69, 0.8  # inches: an image, from one to the next, and down

@@ -10,15 +10,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import mislabel
-from analysis.artifact import Artifact
-from analysis.mislabel import RETRIEVAL, Observation
-from analysis.pixels import packed, show
-from analysis.statistics import Interval, over_seeds
-from analysis.style import BLACK, GREY, PAGE, VERMILLION, new_grid
-from analysis.table import Row, claim, curve, records, tabulated, written
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink.pixels import packed, show
+from analysis.ink.style import BLACK, GREY, PAGE, VERMILLION, new_grid
+from analysis.numbers import mislabel
+from analysis.numbers.mislabel import RETRIEVAL, Observation
+from analysis.numbers.statistics import Interval, over_seeds
+from analysis.numbers.table import Row, claim, curve, records, tabulated, written
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 NETWORK = "LargeCNN"  # the smoke tier has a stand-in
 IN_A_ROW = 10

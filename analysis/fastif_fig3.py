@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.artifact import Artifact
-from analysis.fastif_points import (
+from analysis.ink.style import BLACK, BLUE, GREY, VERMILLION, Look, draw_curve, new_lattice
+from analysis.numbers.fastif_points import (
     POINTS_RULE,
     TIER_NOTES,
     counted,
@@ -21,10 +21,10 @@ from analysis.fastif_points import (
     plain,
     told,
 )
-from analysis.style import BLACK, BLUE, GREY, VERMILLION, Look, draw_curve, new_lattice
-from analysis.table import Row, aside, claim, curve, records, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.numbers.table import Row, aside, claim, curve, records, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 SELECTORS, KINDS = ("kNN", "H = I"), ("harmful", "helpful", "unsigned")
 PRINTED = {

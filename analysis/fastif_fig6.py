@@ -1,19 +1,248 @@
 """Figure 6 of FastIF: circular bipartite graphs of influence on wrong predictions."""
 
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 
-from analysis import influence_graph
-from analysis.artifact import Artifact
-from analysis.circle_panels import SIGNS, draw
-from analysis.influence_graph import HANS, MODELS, SLICES, Edges, graph, helpful_share, runs_of
-from analysis.statistics import NONE, Interval, geometric, over_seeds
-from analysis.table import Row, claim, curve, records, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, VERMILLION, new_grid
+from analysis.numbers import influence_graph
+from analysis.numbers.influence_graph import (
+    HANS,
+    MODELS,
+    SLICES,
+    Edges,
+    graph,
+    helpful_share,
+    runs_of,
+)
+from analysis.numbers.statistics import NONE, Interval, geometric, over_seeds
+from analysis.numbers.table import Row, claim, curve, records, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
+
+# Circular bipartite graphs: where the nodes go, so that what belongs together lies together.
+
+
+INNER, OUTER = 0.6, 1.0  # radii of the two circles
+FREE = 0.12  # of a full turn, left between the arcs of groups together
+SWEEPS = 12
+APART = 0.03  # radians between outer nodes, or less where there are many
+FULL = 0.9  # of the circle that they may fill so
+
+
+@dataclass(frozen=True, eq=False)
+class Links:
+    """Weighted edges: inner[i] and outer[i] are names of nodes, weight[i] > 0."""
+
+    inner: np.ndarray
+    outer: np.ndarray
+    weight: np.ndarray
+
+
+def arcs(groups: Mapping[str, Sequence[int]]) -> dict[int, float]:
+    """The angle of every inner node: groups in arcs of equal length, in the given order."""
+    step = 2 * np.pi / max(len(groups), 1)
+    angles: dict[int, float] = {}
+    for place, members in enumerate(groups.values()):
+        inside = (np.arange(len(members)) + 0.5) / max(len(members), 1)
+        at = step * (place + FREE / 2 + (1 - FREE) * inside)
+        angles |= dict(zip(members, at.tolist(), strict=True))
+    return angles
+
+
+def facing(links: Links, inner: Mapping[int, float]) -> dict[int, float]:
+    """The angle of every outer node that is nearest, by weight, its inner nodes.
+
+    The sum of weight times squared distance to points of the inner circle is least on the outer
+    circle in the direction of their weighted mean: B.2's optimum, in closed form.
+    """
+    at = np.array([inner[node] for node in links.inner.tolist()])
+    names, place = np.unique(links.outer, return_inverse=True)
+    x, y = (
+        np.bincount(place, weights=links.weight * part, minlength=len(names))
+        for part in (np.cos(at), np.sin(at))
+    )
+    return dict(zip(names.tolist(), np.arctan2(y, x).tolist(), strict=True))
+
+
+def ordered(groups: Mapping[str, Sequence[int]], links: Links) -> dict[str, list[int]]:
+    """Each group's members so ordered that edges cross little: barycentres, in turns."""
+    lists = {name: list(members) for name, members in groups.items()}
+    for _ in range(SWEEPS):
+        inner = arcs(lists)
+        outer = facing(links, inner)
+        pull = dict.fromkeys(inner, 0j)
+        ends = zip(links.inner.tolist(), links.outer.tolist(), links.weight.tolist(), strict=True)
+        for node, other, weight in ends:
+            pull[node] += weight * np.exp(1j * outer[other])
+        for name, members in lists.items():
+            centre = np.exp(1j * np.mean([inner[node] for node in members])) if members else 1
+            key = {n: float(np.angle((pull[n] or centre) / centre)) for n in members}
+            lists[name] = sorted(members, key=lambda node: (key[node], inner[node]))
+    return lists
+
+
+def spread(angles: Mapping[int, float]) -> dict[int, float]:
+    """Angles moved as little as may be so that no two nodes lie on each other.
+
+    The order is kept; squared moves are least on the circle cut open at its widest gap.
+    """
+    names = sorted(angles, key=lambda name: (angles[name] % (2 * np.pi), name))
+    at = np.array([angles[name] % (2 * np.pi) for name in names])
+    n = len(at)
+    if n < 2:
+        return dict(angles)
+    gaps = np.diff(at, append=at[0] + 2 * np.pi)
+    cut = int(gaps.argmax()) + 1
+    at = np.concatenate([at[cut:], at[:cut] + 2 * np.pi]) if cut < n else at
+    names = names[cut:] + names[:cut] if cut < n else names
+    apart = min(APART, FULL * 2 * np.pi / n)
+    even = apart * np.arange(n)
+    moved = _isotonic(at - even) + even
+    if moved[-1] - moved[0] > 2 * np.pi - apart:  # pushed round to the other side of the cut
+        moved = moved.mean() + 2 * np.pi / n * (np.arange(n) - (n - 1) / 2)
+    return dict(zip(names, moved.tolist(), strict=True))
+
+
+def _isotonic(values: np.ndarray) -> np.ndarray:
+    """The non-decreasing sequence nearest in squares: neighbours that violate it are pooled."""
+    pools: list[tuple[float, int]] = []
+    for value in values.tolist():
+        pools.append((value, 1))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (one, n_one), (other, n_other) = pools[-2:]
+            n = n_one + n_other
+            pools[-2:] = [((one * n_one + other * n_other) / n, n)]
+    return np.concatenate([np.full(n, mean) for mean, n in pools])
+
+
+# The panels of Figure 6 of FastIF: circular graphs of helpful and of harmful edges.
+
+
+COLOURS = {"H (L)": BLUE, "H (S)": ORANGE, "H (C)": PURPLE, "M": BLACK}
+NAMES = {
+    "H (L)": "lexical\noverlap",
+    "H (S)": "subsequence",
+    "H (C)": "constituent",
+    "M": "MultiNLI",
+}
+LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
+RADII = {"lexical_overlap": 1.0, "subsequence": 1.1, "constituent": 1.2, "mnli": 1.0}
+SIGNS = {-1: "helpful", 1: "harmful"}
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    figure, panels = new_grid(2, 2, width=PAGE, height=PAGE + 0.3)
+    figure.subplots_adjust(top=0.96, bottom=0.06, hspace=0.06, wspace=0.02)
+    counts = table[table["quantity"] == "wrong predictions asked about"]
+    edges = table[table["kind"] == "edge"]
+    for line, model in enumerate(MODELS.values()):
+        asked = counts[(counts["method"] == model) & (counts["n"] > 0)]
+        sizes = {row["part"]: round(row["ours"]) for row in records(asked) if row["ours"] > 0}
+        mine = edges[edges["method"] == model]
+        groups, number = _named(sizes)
+        groups = ordered(groups, _links(mine, number))
+        for column, word in enumerate(SIGNS.values()):
+            axes, some = panels[2 * line + column], mine[mine["quantity"] == f"edge, {word}"]
+            _panel(axes, some, groups, number, GREEN if word == "helpful" else VERMILLION)
+            axes.set_title(f"model of {model}: {word}, {len(some)} edges", y=0.985)
+    _legend(figure)
+    return figure
+
+
+def _named(sizes: dict[str, int]) -> tuple[dict[str, list[int]], dict[tuple[str, int], int]]:
+    """Number the wrong predictions of all slices: members of each, and the number of each."""
+    keys = [(part, query) for part, size in sizes.items() for query in range(size)]
+    number = {key: place for place, key in enumerate(keys)}
+    return {p: [number[p, q] for q in range(size)] for p, size in sizes.items()}, number
+
+
+def _links(edges: pd.DataFrame, number: dict[tuple[str, int], int]) -> Links:
+    """Edges with weights that compare within a slice, as the influences themselves do."""
+    rows = records(edges)
+    inner = np.array([number[row["part"], int(row["query"])] for row in rows], dtype=int)
+    outer = np.array([int(row["train"]) for row in rows], dtype=int)
+    size = edges["ours"].abs()
+    weight = size / size.groupby([edges["part"], edges["quantity"]]).transform("max")
+    return Links(inner, outer, weight.to_numpy(dtype=float))
+
+
+def _panel(
+    axes: Axes,
+    edges: pd.DataFrame,
+    groups: dict[str, list[int]],
+    number: dict[tuple[str, int], int],
+    colour: str,
+) -> None:
+    inner = arcs(groups)
+    for part, members in groups.items():
+        x, y = _points([inner[node] for node in members], INNER)
+        axes.plot(x, y, "o", color=COLOURS[part], markersize=2.2, markeredgewidth=0, zorder=3)
+        if members:
+            middle = INNER - 0.24
+            at = float(np.mean([inner[node] for node in members]))
+            label = f"{NAMES[part]}\n{len(members)} wrong"
+            (x,), (y,) = _points([at], middle)
+            axes.text(
+                x,
+                y,
+                label,
+                color=COLOURS[part],
+                bbox=LABEL_BOX,
+                ha="center",
+                va="center",
+                fontsize=6,
+                zorder=5,
+            )
+    axes.set_aspect("equal")
+    edge = 0.05 + max([RADII[part] for part in edges["train_part"]], default=1.0)
+    axes.set_xlim(-edge, edge)
+    axes.set_ylim(-edge, edge)
+    if edges.empty:
+        return
+    links = _links(edges, number)
+    outer = spread(facing(links, inner))
+    part_of = dict(zip(edges["train"].astype(int), edges["train_part"], strict=True))
+    curves = []
+    for node, other in zip(links.inner.tolist(), links.outer.tolist(), strict=True):
+        one = INNER * np.exp(1j * inner[node])
+        end = RADII[part_of[other]] * np.exp(1j * outer[other])
+        bent = 0.8 * np.exp(1j * np.angle(one + end)) * abs(one + end) / 2
+        t = np.linspace(0, 1, 16)
+        path = (1 - t) ** 2 * one + 2 * t * (1 - t) * bent + t**2 * end
+        curves.append(np.column_stack([path.real, path.imag]))
+    strength = links.weight
+    widths, alpha = 0.2 + 1.1 * strength, 0.15 + 0.5 * strength
+    drawn = LineCollection(curves, colors=colour, linewidths=widths, alpha=alpha, zorder=2)
+    axes.add_collection(drawn)
+    for part, radius in RADII.items():
+        names = [name for name in outer if part_of[name] == part]
+        x, y = _points([outer[name] for name in names], radius)
+        shade = GREY if part == "mnli" else COLOURS[SLICES[part]]
+        axes.plot(x, y, "s", color=shade, markersize=2, markeredgewidth=0, zorder=3)
+
+
+def _points(angles: list[float], radius: float) -> tuple[np.ndarray, np.ndarray]:
+    return radius * np.cos(angles), radius * np.sin(angles)
+
+
+def _legend(figure: Figure) -> None:
+    """What the squares are; the predictions are named where they are."""
+    axes = figure.axes[0]
+    shades = {"MultiNLI": GREY} | {f"HANS, {NAMES[p]}": COLOURS[p] for p in HANS}
+    marks = [axes.plot([], [], "s", color=shade, markersize=4)[0] for shade in shades.values()]
+    labels = [f"training pairs: {name}".replace("\n", " ") for name in shades]
+    labels[1:] = [label.removeprefix("training pairs: ") for label in labels[1:]]
+    figure.legend(marks, labels, loc="lower center", ncols=4, bbox_to_anchor=(0.5, 0.025))
+
 
 DRAWN = 60  # edges of each slice and sign
 STRONGEST = 0.01  # share of the edges of a sign whose share of its influence is told
@@ -151,6 +380,7 @@ ARTIFACT = Artifact(
     found=found,
     tier_notes=influence_graph.TIER_NOTES,
 )
+
 
 if __name__ == "__main__":
     sys.exit(ARTIFACT.main())

@@ -3,12 +3,12 @@
 import sys
 from functools import partial
 
-from analysis.artifact import Artifact
-from analysis.simulator_changes import CLAIM, DEVIATIONS, RULE, TIER_NOTES, found
-from analysis.simulator_changes import tabulate as tabulate_points
-from analysis.simulator_panels import draw
-from analysis.style import PAGE
-from analysis.verdict import conclude
+from analysis.ink.simulator import draw
+from analysis.ink.style import PAGE
+from analysis.numbers.simulator import CLAIM, DEVIATIONS, RULE, TIER_NOTES, found
+from analysis.numbers.simulator import tabulate as tabulate_points
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
 
 ARTIFACT = Artifact(
     id="fastif_fig9",

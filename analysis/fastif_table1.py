@@ -2,14 +2,17 @@
 
 import math
 import sys
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from analysis.artifact import Artifact
-from analysis.fastif_points import (
+from analysis.ink.style import BLACK, BLUE, GREEN, GREY, PAGE, new_panels
+from analysis.numbers.fastif_points import (
     PAPER_N,
     POINTS_RULE,
     TIER_NOTES,
@@ -19,12 +22,160 @@ from analysis.fastif_points import (
     plain,
     told,
 )
-from analysis.fastif_runtime import Costs
-from analysis.fastif_runtime_panels import draw
-from analysis.statistics import geometric
-from analysis.table import Row, aside, claim, curve, records, tabulated
-from analysis.verdict import TOLERANCE_RULE, conclude
-from experiments.runs import Run
+from analysis.numbers.statistics import geometric
+from analysis.numbers.table import Row, aside, claim, curve, records, tabulated
+from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
+
+# From the seconds of parts to the time of whole configurations, point by point.
+
+
+WORKS = (
+    "whole_candidate", "whole_step_large", "whole_step_one", "cached_candidate",
+    "cached_step_large", "cached_step_one", "rows_candidate", "rows_pass", "step_one", "product",
+    "product_pass", "together_step", "together_candidate", "alone_step", "alone_candidate",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of each part, (n_points,) by name, and what they are multiplied by."""
+
+    seconds: dict[str, np.ndarray]
+    ks: tuple[int, ...]
+    depth: int
+    workers: int
+    n: int
+
+    @classmethod
+    def of(cls, run: Run) -> "Costs":
+        """Read the costs that a run measured."""
+        work = run.config["work"]
+        names = [*WORKS, *(f"search_{k}" for k in work["ks"])]
+        seconds = {name: np.asarray(run.array(name), dtype=float) for name in names}
+        counts = int(work["depth"]), int(run.metrics["workers"]), int(run.metrics["n_train"])
+        return cls(seconds, tuple(work["ks"]), *counts)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The ways to find s_test, with their names."""
+        several = f"fast s_test, {self.workers} processes"
+        return {
+            "original": "original s_test",
+            "fast": "fast s_test, 1 process",
+            "shared": several,
+        }
+
+    def total(self, n: int, k: int | None, s_test: str) -> np.ndarray:
+        """Seconds for one query at n training pairs, (n_points,)."""
+        one, many = self.seconds, self.search(n, k)
+        count = n if k is None else k
+        if s_test == "original":
+            return many + count * one["whole_candidate"] + self.depth * one["whole_step_large"]
+        candidates, step = count * one["rows_candidate"], one["step_one"]
+        s = self.workers * self.depth * step
+        if s_test == "fast":
+            return many + candidates + s
+        return many + candidates / self.gain("candidate") + s / self.gain("step")
+
+    def chain(self, n: int, k: int) -> dict[str, np.ndarray]:
+        """The same after each change, from the original without kNN to the last of them."""
+        one, several = self.seconds, self.workers
+        original = self.depth * one["whole_step_large"]
+        found = {"original, no kNN": self.total(n, None, "original")}
+        search = self.search(n, k)
+        found["candidates: kNN"] = search + k * one["whole_candidate"] + original
+        repeats = several * self.depth
+        found[f"s_test: B = 1, T = {several}"] = (
+            search + k * one["whole_candidate"] + repeats * one["whole_step_one"]
+        )
+        found["frozen layers once"] = (
+            search + k * one["cached_candidate"] + repeats * one["cached_step_one"]
+        )
+        found["factored rows"] = (
+            search + k * one["rows_candidate"] + repeats * one["cached_step_one"]
+        )
+        found["products at layers"] = self.total(n, k, "fast")
+        found[f"{several} processes"] = self.total(n, k, "shared")
+        return found
+
+    def gains(self) -> dict[str, np.ndarray]:
+        """Each change on the part that it changes, times faster, (n_points,)."""
+        one = self.seconds
+        return {
+            "frozen layers once, a candidate": one["whole_candidate"] / one["cached_candidate"],
+            "frozen layers once, a step of B = 1": one["whole_step_one"] / one["cached_step_one"],
+            "factored rows in batches, a candidate": one["cached_candidate"]
+            / one["rows_candidate"],
+            "products at layers, a step of B = 1": one["cached_step_one"] / one["step_one"],
+            f"{self.workers} processes, candidates": self.gain("candidate"),
+            f"{self.workers} processes, s_test": self.gain("step"),
+        }
+
+    def gain(self, part: str) -> np.ndarray:
+        """How many times faster the processes together are than one of them alone."""
+        return self.seconds[f"alone_{part}"] / self.seconds[f"together_{part}"]
+
+    def search(self, n: int, k: int | None) -> np.ndarray | float:
+        """Seconds to find the k nearest of n pairs, which grow with n."""
+        return 0.0 if k is None else self.seconds[f"search_{k}"] * n / self.n
+
+
+# The panels of FastIF's Table 1: speed-ups beside the printed ones, and where they come from.
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    rows = [row for row in records(table[table["kind"] != "claim"]) if row["n"] > 0]
+    speed = [row for row in rows if row["quantity"] == "speed-up"]
+    labels = list(dict.fromkeys(row["method"] for row in speed))
+    chain = [row for row in rows if row["quantity"] == "time once changed"]
+    titles = ["Times faster than no kNN, original s_test", f"Seconds at {PAPER_N:,} pairs"]
+    height = 1.0 + 0.26 * max(len(labels), len(chain))
+    figure, panels = new_panels(titles, width=PAGE, height=height)
+    left, right = panels
+    here = {int(row["pairs"]) for row in speed} - {PAPER_N}
+    for row in speed:
+        _draw_speed(left, row, labels.index(row["method"]))
+    _name(left, [label.replace(" s_test", "") for label in labels])
+    _draw_chain(right, chain, {r["method"]: r for r in rows if r["quantity"] == "factor"})
+    _name(right, [row["method"] for row in chain])
+    left.set_xscale("log")
+    right.set_xscale("log")
+    right.set_xlim(right.get_xlim()[0] / 1.2, right.get_xlim()[1] * 4)
+    handles = [left.plot([], [], "o-", color=BLUE)[0], left.plot([], [], "o", mfc="white")[0]]
+    handles[1].set_color(GREY)
+    handles.append(left.plot([], [], "|", color=BLACK, markersize=9, markeredgewidth=1.2)[0])
+    sizes = ", ".join(counted(n) for n in here) or "as many"
+    names = [f"at {PAPER_N:,} pairs", f"at {sizes} pairs", "printed"]
+    figure.legend(handles, names, loc="outside upper center", ncols=3)
+    return figure
+
+
+def _draw_speed(axes: Axes, row: Row, place: int) -> None:
+    if row["pairs"] != PAPER_N:
+        axes.plot(row["ours"], place, "o", color=GREY, markerfacecolor="white")
+        return
+    axes.plot([row["low"], row["high"]], [place] * 2, color=BLUE, linewidth=2, alpha=0.5)
+    axes.plot(row["ours"], place, "o", color=BLUE)
+    axes.plot(row["paper"], place, "|", color=BLACK, markersize=9, markeredgewidth=1.2)
+
+
+def _draw_chain(axes: Axes, chain: list[Row], factors: dict[str, Row]) -> None:
+    for place, row in enumerate(chain):
+        axes.barh(place, row["ours"], color=GREEN, alpha=0.6, height=0.6)
+        factor = factors.get(row["method"])
+        seconds = f"{row['ours']:,.0f}" if row["ours"] >= 10 else f"{row['ours']:.2g}"
+        said = f"{seconds} s" + (f", {factor['ours']:.3g} ×" if factor else "")
+        axes.annotate(said, (row["ours"], place), (3, 0), textcoords="offset points", va="center")
+
+
+def _name(axes: Axes, labels: list[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+
 
 PAPER = {  # k: times faster than the original without kNN, by s_test
     10_000: (8.0, 18.0, 50.0),
@@ -223,6 +374,7 @@ ARTIFACT = Artifact(
     },
     needs=on("RunTime", "Product"),
 )
+
 
 if __name__ == "__main__":
     sys.exit(ARTIFACT.main())

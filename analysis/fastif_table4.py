@@ -9,14 +9,22 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import influence_graph
-from analysis.artifact import Artifact
-from analysis.influence_graph import SLICES, Graph, graph, helpful_share, ratio, runs_of, strength
-from analysis.statistics import geometric, over_seeds
-from analysis.style import BLACK, BLUE, GREY, PAGE, new_panels
-from analysis.table import Row, aside, claim, curve, number, records, tabulated, written
-from analysis.verdict import TOLERANCE_RULE, conclude
-from experiments.runs import Run
+from analysis.ink.style import BLACK, BLUE, GREY, PAGE, new_panels
+from analysis.numbers import influence_graph
+from analysis.numbers.influence_graph import (
+    SLICES,
+    Graph,
+    graph,
+    helpful_share,
+    ratio,
+    runs_of,
+    strength,
+)
+from analysis.numbers.statistics import geometric, over_seeds
+from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
+from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 PAPER = {  # mean |I| x 10 helpful and harmful; helpful edges and harmful ones, of 10^5
     "H (L)": (8.66, 0.34, 0.05, 0.95),

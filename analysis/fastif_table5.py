@@ -10,14 +10,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis import influence_graph
-from analysis.artifact import Artifact
-from analysis.influence_graph import HANS, KINDS, SLICES, Edges, Graph, graph, runs_of, shared
-from analysis.statistics import Interval, over_seeds
-from analysis.style import GREY, PAGE, new_panels
-from analysis.table import Row, claim, curve, number, records, tabulated
-from analysis.verdict import TOLERANCE_RULE, conclude
-from experiments.runs import Run
+from analysis.ink.style import GREY, PAGE, new_panels
+from analysis.numbers import influence_graph
+from analysis.numbers.influence_graph import (
+    HANS,
+    KINDS,
+    SLICES,
+    Edges,
+    Graph,
+    graph,
+    runs_of,
+    shared,
+)
+from analysis.numbers.statistics import Interval, over_seeds
+from analysis.numbers.table import Row, claim, curve, number, records, tabulated
+from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 PARTS = tuple(SLICES.values())
 PAPER = {  # correlation and number of training pairs

@@ -9,13 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import overlap_panels as panels
-from analysis.artifact import Artifact
-from analysis.statistics import NONE, Interval
-from analysis.style import BLACK, GREY, PAGE, UNNAMED, new_panels
-from analysis.table import Row, claim, curve, records, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink import overlap as panels
+from analysis.ink.style import BLACK, GREY, PAGE, UNNAMED, new_panels
+from analysis.numbers.statistics import NONE, Interval
+from analysis.numbers.table import Row, claim, curve, records, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 NULL = "null_memorized"
 SERIES = {

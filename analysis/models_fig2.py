@@ -10,13 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import agreement_panels as panels
-from analysis.artifact import Artifact
-from analysis.statistics import NONE, Interval, apart, over_seeds
-from analysis.style import BLACK, GREY, PAGE, UNNAMED, new_panels
-from analysis.table import Row, claim, curve, records, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink import agreement as panels
+from analysis.ink.style import BLACK, GREY, PAGE, UNNAMED, new_panels
+from analysis.numbers.statistics import NONE, Interval, apart, over_seeds
+from analysis.numbers.table import Row, claim, curve, records, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 # The figure is a picture: what it shows is Table 3's rows in which both differ.
 PAPER = {

@@ -13,15 +13,14 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import agreement_panels as panels
-from analysis import probability_panels as shares
-from analysis.artifact import Artifact
-from analysis.beside import Beside
-from analysis.statistics import exact, over_seeds
-from analysis.style import BLACK, GREY, PAGE, UNNAMED, VERMILLION, new_panels
-from analysis.table import Row, claim, curve, records, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink import agreement as panels
+from analysis.ink import probabilities as shares
+from analysis.ink.style import BLACK, GREY, PAGE, UNNAMED, VERMILLION, new_panels
+from analysis.numbers.statistics import exact, over_seeds
+from analysis.numbers.table import Row, claim, curve, records, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact, Beside
+from experiments.laboratory.runs import Run
 
 TEXT = (0.6, 0.4)  # the pair of the text: "> 100 models"
 MANY, FEW, WIDE = 100, 10, 0.5

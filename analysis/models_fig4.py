@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import agreement_panels as panels
-from analysis import probability_panels as shares
-from analysis.artifact import Artifact
-from analysis.statistics import NONE, resampled, wasserstein
-from analysis.style import BLUE, COLUMN, ORANGE, PAGE, new_panels
-from analysis.table import Row, claim, curve, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink import agreement as panels
+from analysis.ink import probabilities as shares
+from analysis.ink.style import BLUE, COLUMN, ORANGE, PAGE, new_panels
+from analysis.numbers.statistics import NONE, resampled, wasserstein
+from analysis.numbers.table import Row, claim, curve, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 LOOKS = {"plain": BLUE, "several views": ORANGE}
 MARGINAL = 0.05

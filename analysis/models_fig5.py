@@ -5,11 +5,11 @@ from functools import partial
 
 import pandas as pd
 
-from analysis import overlap_panels as panels
-from analysis.artifact import Artifact
-from analysis.table import Row, claim, curve, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink import overlap as panels
+from analysis.numbers.table import Row, claim, curve, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 SERIES = {"soft_memorized": "probabilities", "hard_memorized": "right or wrong"}
 

@@ -5,12 +5,12 @@ from functools import partial
 
 import pandas as pd
 
-from analysis import overlap_panels as panels
-from analysis.artifact import Artifact
-from analysis.statistics import NONE
-from analysis.table import Row, claim, curve, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink import overlap as panels
+from analysis.numbers.statistics import NONE
+from analysis.numbers.table import Row, claim, curve, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 SERIES = {
     "soft_full_memorized": "probabilities",

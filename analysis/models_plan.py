@@ -9,12 +9,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.artifact import Artifact
-from analysis.statistics import Interval, exact, over_seeds
-from analysis.style import BLACK, PAGE, SHADES, UNNAMED, new_panels, tick_values
-from analysis.table import Row, claim, curve, records, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink.style import BLACK, PAGE, SHADES, UNNAMED, new_panels, tick_values
+from analysis.numbers.statistics import Interval, exact, over_seeds
+from analysis.numbers.table import Row, claim, curve, records, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 WITHIN_ERROR, WITHIN_RATE, WITHIN_FALSE = 0.05, 0.01, 0.1
 ENOUGH = 50  # models from which on the arms' sizes hardly vary

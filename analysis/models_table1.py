@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import agreement_panels as panels
-from analysis.artifact import Artifact
-from analysis.statistics import over_seeds, pair_values
-from analysis.style import BLUE, GREEN, GREY, ORANGE, PURPLE
-from analysis.table import Row, claim, curve, number, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink import agreement as panels
+from analysis.ink.style import BLUE, GREEN, GREY, ORANGE, PURPLE
+from analysis.numbers.statistics import over_seeds, pair_values
+from analysis.numbers.table import Row, claim, curve, number, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 PAPER = {  # agreement, accuracy of the retrained, of the fine-tuned
     "CIFAR-100, Inception": (0.756, 0.740, 0.742),

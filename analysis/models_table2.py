@@ -7,12 +7,12 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import agreement_panels as panels
-from analysis.artifact import Artifact
-from analysis.statistics import over_seeds
-from analysis.table import Row, claim, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink import agreement as panels
+from analysis.numbers.statistics import over_seeds
+from analysis.numbers.table import Row, claim, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 PAPER = {  # agreement and accuracy, plain and from several views
     "CIFAR-100, Inception": ((0.754, 0.742), (0.777, 0.753)),

@@ -7,12 +7,12 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import agreement_panels as panels
-from analysis.artifact import Artifact
-from analysis.statistics import NONE, Interval, apart
-from analysis.table import Row, claim, records, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink import agreement as panels
+from analysis.numbers.statistics import NONE, Interval, apart
+from analysis.numbers.table import Row, claim, records, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 PAPER = {  # agreement and accuracy where initial parameters, order, or both differ
     "CIFAR-10, Inception": ((0.947, 0.943), (0.950, 0.944), (0.947, 0.942)),

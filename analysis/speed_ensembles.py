@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.artifact import Artifact
-from analysis.statistics import NONE, Interval, geometric
-from analysis.style import BLACK, GREY, UNNAMED, new_panels, tick_values
-from analysis.table import Row, claim, curve, records, tabulated, written
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink.style import BLACK, GREY, UNNAMED, new_panels, tick_values
+from analysis.numbers.statistics import NONE, Interval, geometric
+from analysis.numbers.table import Row, claim, curve, records, tabulated, written
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 NAMES = {"DigitsMLP": "MLP", "StridedCNN": "CNN"}
 MLP, CNN, GPU, LIMIT = 2.0, 1.0, 20.0, 2.0

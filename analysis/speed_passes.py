@@ -9,12 +9,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.artifact import Artifact
-from analysis.statistics import Interval, geometric, over_seeds
-from analysis.style import BLACK, BLUE, GREEN, new_panels
-from analysis.table import Row, claim, curve, records, tabulated, written
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink.style import BLACK, BLUE, GREEN, new_panels
+from analysis.numbers.statistics import Interval, geometric, over_seeds
+from analysis.numbers.table import Row, claim, curve, records, tabulated, written
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 MEMORY = 1_500.0  # MB
 COST, GAIN = "passes", "times faster"

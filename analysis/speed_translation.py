@@ -6,12 +6,12 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.artifact import Artifact
-from analysis.statistics import geometric
-from analysis.style import BLACK, GREEN, GREY, new_axes
-from analysis.table import aside, claim, curve, records, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink.style import BLACK, GREEN, GREY, new_axes
+from analysis.numbers.statistics import geometric
+from analysis.numbers.table import aside, claim, curve, records, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 MOST = 1.5  # plain passes that scoring through ten directions may cost
 PAPER_RATE = 2.2e6  # pairs an hour on a TPU v2 of 16 cores, p~ = 10, b = 2,048

@@ -2,10 +2,10 @@
 
 import sys
 
-from analysis import cifar_pictures
-from analysis.proponents import CORRECT
+from analysis.ink import proponents
+from analysis.numbers.proponents import CORRECT
 
-ARTIFACT = cifar_pictures.figure(
+ARTIFACT = proponents.figure(
     5,
     stratum=CORRECT,
     display=0,

@@ -2,10 +2,10 @@
 
 import sys
 
-from analysis import cifar_pictures
-from analysis.proponents import WRONG
+from analysis.ink import proponents
+from analysis.numbers.proponents import WRONG
 
-ARTIFACT = cifar_pictures.figure(
+ARTIFACT = proponents.figure(
     6,
     stratum=WRONG,
     display=1,

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import mislabel, statistics
-from analysis.artifact import Artifact
-from analysis.statistics import NONE, Interval, over_seeds
-from analysis.style import SHADES, new_axes
-from analysis.table import Row, claim, curve, records, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink.style import SHADES, new_axes
+from analysis.numbers import mislabel, statistics
+from analysis.numbers.statistics import NONE, Interval, over_seeds
+from analysis.numbers.table import Row, claim, curve, records, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 SHARE = 0.1
 CLASSES = 10

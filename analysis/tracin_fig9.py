@@ -3,9 +3,10 @@
 import sys
 from functools import partial
 
-from analysis import proponents, proponents_picture
-from analysis.artifact import Artifact
-from analysis.verdict import conclude
+from analysis.ink import proponents as proponents_picture
+from analysis.numbers import proponents
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
 
 DIGITS = tuple("0123456789")
 

@@ -11,9 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from analysis.artifact import Artifact
-from analysis.statistics import NONE, Interval, geometric, over_seeds
-from analysis.style import (
+from analysis.ink.style import (
     BLUE,
     GREY,
     ORANGE,
@@ -25,9 +23,11 @@ from analysis.style import (
     new_panels,
     tick_values,
 )
-from analysis.table import Row, claim, curve, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.numbers.statistics import NONE, Interval, geometric, over_seeds
+from analysis.numbers.table import Row, claim, curve, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 K = 10
 NONE_OF_THEM = 1e-9  # a share of places: not a single one

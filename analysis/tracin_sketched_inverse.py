@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.artifact import Artifact
-from analysis.statistics import geometric, ratio
-from analysis.style import GREY, UNNAMED, Look, draw_curve, fit_values, new_axes
-from analysis.table import claim, curve, tabulated
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink.style import GREY, UNNAMED, Look, draw_curve, fit_values, new_axes
+from analysis.numbers.statistics import geometric, ratio
+from analysis.numbers.table import claim, curve, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 MOST_POINTS = 60
 ACCURATE = 0.1

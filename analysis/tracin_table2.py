@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import text_table
-from analysis.artifact import Artifact
-from analysis.statistics import Interval, difference, over_seeds
-from analysis.table import Row, claim, curve, records, tabulated, written
-from analysis.verdict import conclude
-from experiments.runs import Run
+from analysis.ink import text_table
+from analysis.numbers.statistics import Interval, difference, over_seeds
+from analysis.numbers.table import Row, claim, curve, records, tabulated, written
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
 
 TOPS = (3, 5)
 FIRST = TOPS[0]

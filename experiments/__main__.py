@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Sequence
 
-from experiments import listing
-from experiments.problems import UserError
-from experiments.table import aligned
+from experiments.laboratory import experiment as listing
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.table import aligned
 
 
 def line(name: str) -> list[str]:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
         print("how far they are: python -m experiments status [NAME [PRESET]]")
         return 0
     if argv[0] == "status":
-        from experiments import status
+        from experiments.laboratory import status
 
         return status.main(argv[1:])
     try:

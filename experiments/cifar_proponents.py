@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments import proponents
-from experiments.cifar_models import PAPER, SMALL, SMOKE, Model, Trained, trained
-from experiments.experiment import Experiment, sweep
-from experiments.proponents import Method, influence
-from experiments.queries import Drawn, Queries, Shown, draw, pool
-from experiments.speed_work import one_pass
+from experiments.images import proponents
+from experiments.images.cifar_models import PAPER, SMALL, SMOKE, Model, Trained, trained
+from experiments.images.proponents import Drawn, Method, Queries, Shown, draw, influence, pool
+from experiments.laboratory.experiment import Experiment, sweep
+from experiments.timing.work import one_pass
 from methods.ihvp.arnoldi import Krylov
 from methods.representer import Representer
 from methods.task import take

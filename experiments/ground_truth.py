@@ -20,14 +20,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments import attributions, ensembles, subset_truth, whole_models
-from experiments.attributions import GRADIENT, Chance, Cosine, Method, Scores, Similarity
-from experiments.ensembles import CIFAR, MEMORIZED, MNIST, PAPER, SMOKE, Outcomes
-from experiments.experiment import Experiment
-from experiments.problems import UserError
-from experiments.runs import Run
-from experiments.subset_truth import Division
-from experiments.whole_models import Whole
+from experiments.ensembles import attributions, subset_truth, subsets
+from experiments.ensembles import attributions as whole_models
+from experiments.ensembles.attributions import (
+    GRADIENT,
+    Chance,
+    Cosine,
+    Method,
+    Scores,
+    Similarity,
+    Whole,
+)
+from experiments.ensembles.subset_truth import Division
+from experiments.ensembles.subsets import CIFAR, MEMORIZED, MNIST, PAPER, SMOKE, Outcomes
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.runs import Run
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.ihvp.cg import CG
 from methods.ihvp.deflated import Deflated
@@ -36,9 +44,9 @@ from methods.ihvp.inverse import Inverse
 from methods.ihvp.lissa import LiSSA
 from methods.influence import Influence
 from methods.progress import track
-from methods.projections import Gaussian
 from methods.random_projection import RandomProjection
 from methods.representer import Representer
+from methods.rows.projections import Gaussian
 from methods.tracin import TracIn
 
 DAMPINGS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
@@ -94,7 +102,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     if isinstance(config, Train):
         found = whole_models.trained(config.whole).metrics
         return {name: found[name] for name in found if name.startswith("accuracy")}
-    whole = ensembles.gathered(config.division.ensemble, config.division.n_models)
+    whole = subsets.gathered(config.division.ensemble, config.division.n_models)
     if isinstance(config, Estimate):
         return _estimate(config, whole)
     return _attribution(config, whole, scratch)

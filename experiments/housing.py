@@ -9,21 +9,187 @@ describes neither network nor training; ours are in the configs.
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import ArrayLike
+from scipy.spatial import cKDTree
+from torch import Tensor, nn
 
-from experiments import geography
-from experiments.experiment import Experiment
-from experiments.housing_models import Data, Model, Part, Trained, trained
+from experiments.data import housing, labels, towns
+from experiments.data.housing import Houses
+from experiments.laboratory import runs
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.experiment import Experiment
 from experiments.models.housing_mlp import HousingMLP
-from experiments.problems import UserError
-from experiments.training import Fit
+from experiments.training.loop import Fit, checkpoints, fit
 from methods.randomness import numpy_generator
 from methods.task import Task, take
 from methods.tracin import TracIn
+
+# Price regressions: what the experiment on housing trains, and what it is trained on.
+
+
+GENERATED_SEED = 0  # of the country; the model's seed divides it into training and test
+
+
+@dataclass(frozen=True)
+class Data:
+    """All rows of a source, divided at random into training and test."""
+
+    source: Literal["california", "generated"] = "california"
+    n_test: int = 4_128
+    n_generated: int = 900
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network; the seed draws the division, initial parameters and order."""
+
+    network: HousingMLP = HousingMLP()
+    data: Data = Data()
+    fit: Fit = Fit(epochs=60, batch_size=64, lr=0.02, momentum=0.9, weight_decay=1e-5, every=6)
+    coordinates: bool = True
+    """Whether latitude and longitude are inputs; without them a model cannot know the place."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the rows, as a network takes them, and where they are.
+
+    examples has `input` (n, 8 or 6) and `target` (n,), both standardised by training rows: counts
+    and value by their logarithms. place (n, 2) is in degrees; features (n, 6) are the inputs
+    without the place; index (n,) says which rows these are.
+    """
+
+    examples: dict[str, Tensor]
+    place: np.ndarray
+    features: np.ndarray
+    index: np.ndarray
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained regression with its data."""
+
+    task: Task
+    train: Part
+    test: Part
+    metrics: dict[str, Any]
+
+
+def squared_error(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Squared error of the standardised logarithm of the value, (b,)."""
+    return (model(batch["input"]) - batch["target"]).square()
+
+
+def load_data(data: Data, seed: int, coordinates: bool) -> tuple[Part, Part]:
+    """The training and the test rows."""
+    whole = (
+        housing.load()
+        if data.source == "california"
+        else towns.generate(data.n_generated, GENERATED_SEED)
+    )
+    n = len(whole.value)
+    if not 0 < data.n_test < n:
+        raise UserError(f"data.n_test is {data.n_test}: give a number from 1 to {n - 1}")
+    train, test = labels.split(n, [n - data.n_test, data.n_test], seed)
+    place = np.stack([whole.latitude, whole.longitude], axis=1)
+    features = _standardised(_logarithms(whole), train)
+    inputs = np.concatenate([_standardised(place, train), features], axis=1)
+    target = _standardised(np.log(whole.value)[:, None], train)[:, 0]
+    chosen = inputs if coordinates else features
+    made = [
+        Part(
+            {
+                "input": torch.from_numpy(chosen[index]).float(),
+                "target": torch.from_numpy(target[index]).float(),
+            },
+            place[index],
+            features[index],
+            index,
+        )
+        for index in (train, test)
+    ]
+    return made[0], made[1]
+
+
+def _logarithms(whole: Houses) -> np.ndarray:
+    """The inputs with every count, and income, as its logarithm; the age as it is."""
+    age, rest = whole.inputs[:, :1], whole.inputs[:, 1:]
+    return np.concatenate([age, np.log(rest)], axis=1)
+
+
+def _standardised(columns: np.ndarray, train: np.ndarray) -> np.ndarray:
+    known = columns[train]
+    return (columns - known.mean(0)) / known.std(0)
+
+
+def trained(model: Model) -> Trained:
+    """The trained model, training it if no run has it yet."""
+    train, test = load_data(model.data, model.seed, model.coordinates)
+    run = runs.once("housing_model", model, lambda scratch: _train(model, scratch))
+    module = model.network.build(train.examples["input"].shape[1], model.seed)
+    module.double()  # in single precision, a residual near zero is mostly rounding
+    kept = checkpoints(module, run)
+    module.requires_grad_(False)
+    decay = model.fit.weight_decay
+    task = Task.of(module, squared_error, weight_decay=decay, checkpoints=kept)
+    return Trained(task, train, test, run.metrics)
+
+
+def _train(model: Model, scratch: Path) -> dict[str, Any]:
+    train, test = load_data(model.data, model.seed, model.coordinates)  # again: the run notes it
+    module = model.network.build(train.examples["input"].shape[1], model.seed)
+    outcome = fit(module, squared_error, train.examples, model.fit, model.seed, scratch)
+    explained = {}
+    for name, part in (("train", train), ("test", test)):
+        with torch.no_grad():
+            error = squared_error(module, part.examples).mean()
+        explained[f"r2_{name}"] = 1 - float(error / part.examples["target"].var(correction=0))
+    return {**outcome, **explained, "num_params": outcome["params"].shape[1]}
+
+
+# Distances on the earth, and how many others live nearby.
+
+
+EARTH_KM = 6371.0088  # mean radius
+
+
+def great_circle(
+    latitude: ArrayLike, longitude: ArrayLike, other_latitude: ArrayLike, other_longitude: ArrayLike
+) -> np.ndarray:
+    """Kilometres between points given in degrees on a sphere, by the haversine; broadcasts."""
+    phi, psi = np.radians(latitude), np.radians(other_latitude)
+    across = np.radians(np.asarray(other_longitude) - np.asarray(longitude))
+    half = np.sin((psi - phi) / 2) ** 2 + np.cos(phi) * np.cos(psi) * np.sin(across / 2) ** 2
+    return 2 * EARTH_KM * np.arcsin(np.sqrt(np.clip(half, 0, 1)))
+
+
+def distances(point: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Kilometres from each of `point` (n, 2) to each of `others` (m, 2), degrees, (n, m)."""
+    return great_circle(point[:, :1], point[:, 1:], others[None, :, 0], others[None, :, 1])
+
+
+def within(point: np.ndarray, others: np.ndarray, km: float) -> np.ndarray:
+    """How many of `others` (m, 2) lie within `km` of each of `point` (n, 2), (n,)."""
+    chord = 2 * np.sin(km / (2 * EARTH_KM))
+    tree = cKDTree(_on_sphere(others))
+    return np.asarray(tree.query_ball_point(_on_sphere(point), chord, return_length=True))
+
+
+def to_nearest(point: np.ndarray, others: np.ndarray, k: int) -> np.ndarray:
+    """Kilometres from each of `point` (n, 2) to its k-th nearest of `others` (m, 2), (n,)."""
+    chord, _ = cKDTree(_on_sphere(others)).query(_on_sphere(point), [k])
+    return 2 * EARTH_KM * np.arcsin(np.clip(chord[:, 0] / 2, 0, 1))
+
+
+def _on_sphere(point: np.ndarray) -> np.ndarray:
+    phi, lam = np.radians(point).T
+    return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=1)
+
 
 CENTRE = (37.4419, -122.1430)  # of Palo Alto, degrees north and east
 IN_THE_CITY = 11  # queries, as in the paper: the test rows nearest to the centre
@@ -58,7 +224,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
             f"{config.n_queries} queries of {n} test rows, top {config.top} of "
             f"{len(train.index)} training rows: lower n_queries or top"
         )
-    city = geography.distances(np.array([CENTRE]), test.place)[0].argsort(kind="stable")
+    city = distances(np.array([CENTRE]), test.place)[0].argsort(kind="stable")
     some = numpy_generator(config.model.seed, "queries").permutation(n)[: config.n_queries]
     found: dict[str, Any] = {}
     for name, which in (("city", city[:IN_THE_CITY]), ("query", some)):
@@ -68,7 +234,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         found |= _of_itself(config.method, there)
     return {
         **{name: there.metrics[name] for name in ("r2_train", "r2_test", "num_params")},
-        "city_radius_km": float(geography.distances(np.array([CENTRE]), found["city_place"]).max()),
+        "city_radius_km": float(distances(np.array([CENTRE]), found["city_place"]).max()),
         "median_km": float(np.median(found["query_proponent_km"])),
         "median_random_km": float(np.median(found["query_random_km"])),
         "train_place": train.place,
@@ -96,10 +262,10 @@ def _where(
     median share of training rows that are nearer to the query than they are.
     """
     place = test.place[which]
-    km = geography.distances(place, train.place)
+    km = distances(place, train.place)
     rank = km.argsort(1, kind="stable").argsort(1) / km.shape[1]
     found = [("place", place), ("random_km", np.median(km, axis=1))]
-    found += [("density", geography.within(place, train.place, NEARBY_KM))]
+    found += [("density", within(place, train.place, NEARBY_KM))]
     for name, largest in (("proponent", True), ("opponent", False)):
         index = scores.topk(top, largest=largest).indices.numpy()
         found += [(f"{name}s", index)]
@@ -116,9 +282,9 @@ def _of_itself(method: TracIn, there: Trained) -> dict[str, Any]:
     return {
         "self_influence": fitted.self_influence(train.examples).numpy(),
         "train_loss": _losses(there.task, train).numpy(),
-        "train_density": geography.within(train.place, train.place, NEARBY_KM) - 1,
+        "train_density": within(train.place, train.place, NEARBY_KM) - 1,
         # The row itself is its own nearest.
-        "train_neighbour_km": geography.to_nearest(train.place, train.place, NEIGHBOURS + 1),
+        "train_neighbour_km": to_nearest(train.place, train.place, NEIGHBOURS + 1),
     }
 
 
@@ -158,6 +324,7 @@ EXPERIMENT = Experiment(
     columns=("r2_test", "median_km", "median_random_km"),
     seconds={"smoke": 12, "small": 490},
 )
+
 
 if __name__ == "__main__":
     sys.exit(EXPERIMENT.main())

@@ -20,18 +20,19 @@ from scipy import stats
 from torch import Tensor
 from torch.func import functional_call
 
-from experiments import scratch as disk
-from experiments import stopping
-from experiments.data import digits, labels, mnist
-from experiments.digit_models import Network, predictions
-from experiments.experiment import Experiment
-from experiments.losses import cross_entropy
+from experiments.data import digits, labels
+from experiments.data import digits as mnist
+from experiments.digits.models import Network, predictions
+from experiments.laboratory import process
+from experiments.laboratory import scratch as disk
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.seeds import Purpose, generator
 from experiments.models.mnist_cnn import DigitsCNN, LargeCNN
-from experiments.problems import UserError
-from experiments.seeds import Purpose, generator
-from methods.first_order import descent, measure, moved, watch
+from experiments.training.plans import cross_entropy
 from methods.progress import track
 from methods.task import Examples, Params, Task, take
+from methods.tracin import descent, measure, moved, watch
 
 SAVE_SECONDS = 30.0  # between two states on disk: the most that a kill can lose
 COLUMNS = ("before", "influence", "after", "remainder")
@@ -105,9 +106,9 @@ class Walk:
         """Take the steps that are left."""
         for step in track(range(self.step, len(self.batches)), "steps"):
             self._take(step)
-            if stopping.asked() or time.monotonic() - self.saved_at > SAVE_SECONDS:
+            if process.asked() or time.monotonic() - self.saved_at > SAVE_SECONDS:
                 self._save(step + 1)
-                stopping.obey()
+                process.obey()
 
     def column(self, name: str) -> np.ndarray:
         """What was recorded, a row a step."""
@@ -143,11 +144,11 @@ class Walk:
 
 def load(config: Config) -> tuple[Examples, Examples, tuple[Tensor, np.ndarray]]:
     """Training and query examples, and images with labels to tell the accuracy of the model."""
-    whole = mnist.load("train") if config.source == "mnist" else digits.load()
+    whole = mnist.load_mnist("train") if config.source == "mnist" else digits.load_sklearn()
     n = len(whole["label"])
     if config.source == "mnist":
         (chosen,) = labels.split(n, [config.n_train], config.seed)
-        other = mnist.load("test")
+        other = mnist.load_mnist("test")
         asked, rest = np.split(labels.split(10_000, [10_000], config.seed)[0], [config.n_query])
     else:
         if config.n_train + config.n_query >= n:

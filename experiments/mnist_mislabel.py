@@ -6,6 +6,7 @@ before training. Deviations: the small network ends with L-BFGS in place of 500k
 "10% of the parameters" is read as the last layer and a random 25 of 256 hidden units (9.8%).
 """
 
+import copy
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -14,23 +15,75 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from experiments import retrieval
-from experiments.digit_models import LARGE, SMALL, SMOKE, Model, Trained, trained
-from experiments.digit_preparation import Part, prepare
-from experiments.experiment import Experiment, sweep
-from experiments.losses import cross_entropy
-from experiments.models.split_linear import keep_units
-from experiments.retrieval import Loss, arnoldi, randproj, randselect
+from experiments.digits import retrieval
+from experiments.digits.models import LARGE, SMALL, SMOKE, Model, Trained, trained
+from experiments.digits.retrieval import Loss, Part, arnoldi, prepare, randproj, randselect
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.experiment import Experiment, sweep
+from experiments.laboratory.seeds import Purpose, generator
+from experiments.training.plans import cross_entropy
 from methods.ihvp.arnoldi import Krylov
 from methods.ihvp.compressed import Compressed
 from methods.ihvp.exact import Exact
 from methods.ihvp.lissa import LiSSA
 from methods.influence import Influence
-from methods.projections import Gaussian
 from methods.random_projection import RandomProjection
+from methods.rows.projections import Gaussian
 from methods.task import Task, take
 from methods.tracin import TracIn
+
+# The same network with its widest layer in two, so that some units have their own names.
+
+
+class SplitLinear(nn.Module):
+    """A Linear layer whose output units are divided between two, in the original order."""
+
+    place: Tensor
+
+    def __init__(self, layer: nn.Linear, kept: Tensor) -> None:
+        super().__init__()
+        chosen = torch.zeros(layer.out_features, dtype=torch.bool)
+        chosen[kept] = True
+        self.kept, self.rest = (_rows(layer, where) for where in (chosen, ~chosen))
+        order = torch.cat([chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]])
+        self.register_buffer("place", order.argsort())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.kept(x), self.rest(x)], dim=-1)[..., self.place]
+
+
+def _rows(layer: nn.Linear, where: Tensor) -> nn.Linear:
+    part = nn.Linear(layer.in_features, int(where.sum()), bias=layer.bias is not None)
+    part.weight.data = layer.weight.data[where].clone()
+    if layer.bias is not None:
+        part.bias.data = layer.bias.data[where].clone()
+    return part
+
+
+def keep_units(module: nn.Module, units: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
+    """An equal network and names of parameters: some units of its widest Linear layer.
+
+    `units` of the Linear layer with most parameters are drawn at random; the parameters of every
+    other Linear layer are named too, those of convolutions are not.
+    """
+    module = copy.deepcopy(module)
+    linear = {n: m for n, m in module.named_modules() if isinstance(m, nn.Linear)}
+    name = max(linear, key=lambda n: linear[n].weight.numel())
+    layer = linear[name]
+    if not 0 < units <= layer.out_features:
+        raise UserError(
+            f"{units} of the {layer.out_features} units of layer {name}: "
+            f"choose units from 1 to {layer.out_features}"
+        )
+    drawn = generator(seed, Purpose.UNITS).choice(layer.out_features, units, replace=False)
+    parent = module.get_submodule(name.rpartition(".")[0])
+    with torch.random.fork_rng(devices=[]):
+        setattr(parent, name.rpartition(".")[2], SplitLinear(layer, torch.from_numpy(drawn)))
+    layers = [*(other for other in linear if other != name), f"{name}.kept"]
+    return module.eval(), tuple(f"{layer}.*" for layer in layers)
+
 
 SHOWN = 30  # images kept of the most suspicious
 PASS = 1_000  # examples on which the unit of time, a pass of TracIn[1], is measured
@@ -208,6 +261,7 @@ EXPERIMENT = Experiment(
     columns=("auc", "ap", "ratio", "seconds", "fit_seconds"),
     seconds={"smoke": 27, "paper": 10_900},
 )
+
 
 if __name__ == "__main__":
     sys.exit(EXPERIMENT.main())

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments import proponents
-from experiments.digit_models import LARGE, SMOKE, Data, Model, trained
-from experiments.experiment import Experiment, sweep
-from experiments.proponents import Method, influence
-from experiments.queries import Queries, draw, pool
+from experiments.digits.models import LARGE, SMOKE, Data, Model, trained
+from experiments.images import proponents
+from experiments.images.proponents import Method, Queries, draw, influence, pool
+from experiments.laboratory.experiment import Experiment, sweep
 from methods.ihvp.arnoldi import Krylov
 from methods.representer import Representer
 from methods.tracin import TracIn

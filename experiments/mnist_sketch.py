@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.digit_models import SMALL, SMOKE, Blocks, trained, write_out
-from experiments.experiment import Experiment, sweep
+from experiments.digits.models import SMALL, SMOKE, Blocks, trained, write_out
+from experiments.laboratory.experiment import Experiment, sweep
+from methods.curvature.operators import Hessian
 from methods.ihvp.sketch import Sketch
-from methods.operators import Hessian
-from methods.projections import Gaussian
 from methods.randomness import numpy_generator
+from methods.rows.projections import Gaussian
 from methods.task import Examples, Task
 
 POINTS = 40  # steps at which the error is recorded, evenly on a log scale

@@ -17,14 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments import nli_points
-from experiments import scratch as disk
 from experiments.data.hans import SLICES
-from experiments.experiment import Experiment
-from experiments.hidden import Sample
-from experiments.nli_curvature import Plan
-from experiments.nli_models import Model, Trained, Tuned, load, trained
-from experiments.nli_two_way import (
+from experiments.laboratory import scratch as disk
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.experiment import Experiment
+from experiments.pairs import influence
+from experiments.pairs.influence import (
     BY_RULE,
     PAPER,
     RELEASED,
@@ -32,15 +30,16 @@ from experiments.nli_two_way import (
     SMOKE,
     WHOLE,
     Hans,
+    Plan,
     generated,
     subset,
 )
-from experiments.problems import UserError
-from experiments.training import Fit
+from experiments.pairs.models import Model, Sample, Trained, Tuned, load, trained
+from experiments.training.loop import Fit
 from methods import fastif
-from methods.operators import Operator
+from methods.curvature.operators import Operator
 from methods.progress import track
-from methods.rows import Rows
+from methods.rows.rows import Rows
 from methods.task import Examples, Task, take
 from methods.tracin import FittedCheckpoint
 
@@ -76,13 +75,13 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         nothing = np.zeros((0, k))
         empty = {"candidates": nothing.astype(np.int32), "scores": nothing, "similarity": nothing}
         return {**found, **empty, "cosine": np.zeros(0)}
-    train = nli_points.features(config.model, config.model.train)
+    train = influence.features(config.model, config.model.train)
     near = fastif.neighbours(
-        nli_points.features(config.model, config.sample)[torch.from_numpy(index)], train, k
+        influence.features(config.model, config.sample)[torch.from_numpy(index)], train, k
     )
     settings = config.plan.settle(config.model)
     inverse = fastif.recursion_of(there.task, there.train, settings)
-    queries = nli_points.examples(config.model, config.sample, index)
+    queries = influence.examples(config.model, config.sample, index)
     parts = []
     for start in track(range(0, len(index), BLOCK), "blocks of queries"):
         some = slice(start, start + BLOCK)
@@ -104,7 +103,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 
 def wrong_of(config: Config) -> tuple[np.ndarray, int, float]:
     """Positions of the queries, how many pairs are wrong, and the accuracy on the part."""
-    _, right = nli_points.predicted(config.model, config.sample)
+    _, right = influence.predicted(config.model, config.sample)
     _, pairs = load(config.model, config.sample)
     of_part = pairs.part == config.part
     if not of_part.any():
@@ -116,7 +115,7 @@ def wrong_of(config: Config) -> tuple[np.ndarray, int, float]:
         raise UserError(f"n is {config.n}: ask about one wrongly predicted pair at least")
     n_wrong = int((of_part & ~right).sum())
     n = min(config.n, n_wrong)
-    index = nli_points.wrong(config.model, config.sample, n, config.part)
+    index = influence.wrong(config.model, config.sample, n, config.part)
     return index, n_wrong, float(right[of_part].mean())
 
 

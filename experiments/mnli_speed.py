@@ -6,22 +6,182 @@ in the artifacts; the small tier has another encoder and a subset of MultiNLI.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.experiment import Experiment
-from experiments.hidden import Sample
-from experiments.nli_agreement import Agreement
-from experiments.nli_curvature import Plan
-from experiments.nli_head import Everything
-from experiments.nli_inverse import Inverse
-from experiments.nli_models import PAPER, SMOKE, Model, small
-from experiments.nli_product import Product
-from experiments.nli_recall import Recall
-from experiments.nli_runtime import RunTime
-from experiments.nli_two_way import RELEASED
-from experiments.runs import Run
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.runs import Run
+from experiments.laboratory.scratch import kept
+from experiments.pairs import influence
+from experiments.pairs.influence import RELEASED, Plan, along, check_counts, influences, told
+from experiments.pairs.inverse import Everything, Inverse
+from experiments.pairs.models import PAPER, SMOKE, Model, Sample, Trained, small, trained
+from experiments.pairs.runtime import Product, RunTime
+from methods.fastif import FastIF, inverted, neighbours, query_gradients
+from methods.workers import here
+
+# Whether fast influence agrees with full influence, and with plain gradients (Sec. 5.3).
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Scores by systems that differ in how s_test is estimated, each with draws of its own.
+
+    full      no kNN, a large B
+    fast      a small B; estimated anew for each k, as two runs of FastIF are
+    few       to the same damping in as few steps as its own scale takes, if given
+
+    Processes started together divide the repeats of each among them.
+    """
+
+    sample: Sample = Sample("mnli dev")
+    n_points: int = 6
+    ks: tuple[int, ...] = (1_000, 10_000)
+    full: Plan = Plan(k=None, sample=32, repeats=4)
+    fast: Plan = Plan(repeats=2)
+    few: Plan | None = None
+
+    def plans(self) -> dict[str, Plan]:
+        """Every system by name; seeds set their minibatches apart."""
+        fast = {f"fast_{k}": replace(self.fast, k=k, seed=1 + i) for i, k in enumerate(self.ks)}
+        few = {} if self.few is None else {"few": replace(self.few, k=None, seed=1 + len(fast))}
+        return {"full": replace(self.full, k=None, seed=0), **fast, **few}
+
+    def run(self, model: Model, scratch: Path) -> dict[str, Any]:
+        """`scores_NAME` (n_points, n_train) of each system and of `gradients`, `neighbours`.
+
+        neighbours (n_points, max(ks)) are the candidates, nearest first; `error_NAME` (n_points,)
+        the relative error of s_test by the spread of its repeats, nan where there is one.
+        """
+        there = trained(model)
+        check_counts(len(there.pairs), ks=self.ks)
+        index = influence.balanced(model, self.sample, self.n_points)
+        gradients = query_gradients(there.task, influence.examples(model, self.sample, index))
+        settings = {name: plan.settle(model) for name, plan in self.plans().items()}
+        s_tests = {
+            name: kept(scratch, name, partial(_s_test, there, gradients, one), here().all)
+            for name, one in settings.items()
+        }
+        directions = [torch.from_numpy(one["mean"]) for one in s_tests.values()]
+        scores = along(there.task, there.train, torch.cat([*directions, gradients]))
+        blocks = dict(zip([*settings, "gradients"], scores.split(len(index)), strict=True))
+        found: dict[str, Any] = {"work": "agreement", "n_train": len(there.pairs)}
+        found["result"] = "Pearson with full over all pairs: " + ", ".join(
+            f"{name} {_correlation(block, blocks['full']):.4f}"
+            for name, block in blocks.items()
+            if name != "full"
+        )
+        found |= {f"scores_{name}": block.numpy() for name, block in blocks.items()}
+        for name, one in settings.items():
+            found |= told(one, f"{name}_")
+            found[f"error_{name}"] = s_tests[name]["error"]
+        features = influence.features(model, self.sample)[index]
+        near = neighbours(features, influence.features(model, model.train), max(self.ks))
+        right = influence.predicted(model, self.sample)[1][index]
+        return {**found, "neighbours": near.numpy(), "points": index, "right": right}
+
+
+def _s_test(there: Trained, gradients: Tensor, settings: FastIF) -> dict[str, np.ndarray]:
+    found = inverted(there.task, there.train, gradients, settings, here())
+    return {"mean": found.mean.numpy(), "error": found.relative_error.numpy()}
+
+
+def _correlation(one: Tensor, other: Tensor) -> float:
+    """Pearson's correlation of two rows, the mean over rows."""
+    rows = zip(one, other, strict=True)
+    return float(np.mean([float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in rows]))
+
+
+# How many of the most influential training pairs are among the nearest (Sec. 5.1).
+
+
+KINDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "harmful": torch.neg,
+    "helpful": torch.clone,
+    "unsigned": torch.abs,
+}
+BLOCK = 25  # points whose s_test are held at once: half a GB of them at 5.5M parameters
+SELECTORS = ("kNN", "H = I")
+
+
+@dataclass(frozen=True)
+class Recall:
+    """R@m over `n_points` pairs, half of them predicted rightly.
+
+    The truth is the influence over the whole training set, its s_test by `plan`. Among the first k
+    by distance of features (kNN) and by size of the inner product of gradients (H = I).
+    """
+
+    sample: Sample = Sample("mnli dev")
+    n_points: int = 100
+    ks: tuple[int, ...] = (10, 100, 163, 1_000, 1_631, 5_000, 10_000)
+    ms: tuple[int, ...] = (10, 100, 1_000)
+    plan: Plan = Plan(k=None, sample=32, repeats=2)
+
+    def run(self, model: Model, scratch: Path) -> dict[str, Any]:
+        """`recall` (selectors, kinds, ms, ks, n_points) and the scores it is made of."""
+        seen = influence.features(model, model.train)
+        check_counts(len(seen), ks=self.ks, ms=self.ms)
+        index = influence.balanced(model, self.sample, self.n_points)
+        settings = self.plan.settle(model)
+        blocks = []
+        for place, some in enumerate(np.split(index, range(BLOCK, len(index), BLOCK))):
+            query = influence.examples(model, self.sample, some)
+            compute = partial(influences, model, query, settings)
+            blocks.append(kept(scratch, f"block-{place}", compute))
+        scores, similarity = (
+            torch.from_numpy(np.concatenate([block[name] for block in blocks]))
+            for name in ("scores", "similarity")
+        )
+        features = influence.features(model, self.sample)[index]
+        orders = (
+            neighbours(features, seen, max(self.ks)),
+            similarity.abs().topk(max(self.ks)).indices,
+        )
+        recall = np.stack([recalls(scores, order, self.ks, self.ms) for order in orders])
+        right = influence.predicted(model, self.sample)[1][index]
+        return {
+            "work": "recall",
+            "recall": recall,
+            "scores": scores.numpy(),
+            "similarity": similarity.numpy(),
+            "points": index,
+            "right": right,
+            "n_train": len(seen),
+            "result": self._told(recall),
+            "relative_error": np.concatenate([block["relative_error"] for block in blocks]),
+            **told(settings),
+        }
+
+    def _told(self, recall: np.ndarray) -> str:
+        shares = recall[0, -1, -1].mean(1)
+        listed = ", ".join(f"{100 * x:.0f}% at {k:,}" for k, x in zip(self.ks, shares, strict=True))
+        return f"R@{self.ms[-1]:,} of kNN, unsigned: {listed}"
+
+
+def recalls(scores: Tensor, order: Tensor, ks: tuple[int, ...], ms: tuple[int, ...]) -> np.ndarray:
+    """R@m of the first k of an order of candidates, (kinds, ms, ks, n_points).
+
+    scores (n_points, n) are the truth; order (n_points, >= max(ks)) has positions, best first.
+    """
+    n_points, n = scores.shape
+    rank = torch.full((n_points, n), n)
+    rank.scatter_(1, order, torch.arange(order.shape[1]).expand(n_points, -1))
+    out = np.empty((len(KINDS), len(ms), len(ks), n_points))
+    for kind, turned in enumerate(KINDS.values()):
+        for place, m in enumerate(ms):
+            ranks = rank.gather(1, turned(scores).topk(m).indices)
+            for at, k in enumerate(ks):
+                out[kind, place, at] = (ranks < k).double().mean(1).numpy()
+    return out
+
 
 Work = Recall | Inverse | Agreement | RunTime | Product
 
@@ -126,6 +286,7 @@ EXPERIMENT = Experiment(
     seconds={"smoke": 39, "small": 5_050},
     processes=4,
 )
+
 
 if __name__ == "__main__":
     sys.exit(EXPERIMENT.main())

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments import rate_sweep, recipes, runs
-from experiments.classifiers import (
+from experiments.ensembles import classifiers, rate_sweep
+from experiments.ensembles.classifiers import (
     Recipe,
     asked,
     asked_by_views,
@@ -27,12 +27,13 @@ from experiments.classifiers import (
     learn,
     load,
 )
-from experiments.experiment import Experiment
-from experiments.problems import UserError
-from experiments.rate_sweep import Trial
-from experiments.runs import Run
-from experiments.table import interval, told
-from methods.agreement import agreement, chance_agreement
+from experiments.ensembles.rate_sweep import Trial
+from experiments.laboratory import runs
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.runs import Run
+from experiments.laboratory.table import interval, told
+from methods.ensembles.agreement import agreement, chance_agreement
 
 Vary = Literal["both", "init", "order"]
 
@@ -175,20 +176,20 @@ def each(recipes: Iterable[Recipe], seeds: dict[Vary, int], stack: int) -> list[
     return [cell for recipe in recipes for cell in cells(recipe, seeds, stack)]
 
 
-SMALL = (recipes.MNIST_MLP, recipes.MNIST_CNN, recipes.JPEG_MLP, recipes.JPEG_CNN)
+SMALL = (classifiers.MNIST_MLP, classifiers.MNIST_CNN, classifiers.JPEG_MLP, classifiers.JPEG_CNN)
 PAPER = (
-    recipes.CIFAR_10_INCEPTION,
-    recipes.CIFAR_10_RESNET,
-    recipes.CIFAR_100_INCEPTION,
-    recipes.CIFAR_100_RESNET,
-    recipes.DTD_INCEPTION,
-    recipes.DTD_RESNET,
-    recipes.FLOWERS_INCEPTION,
-    recipes.FLOWERS_RESNET,
+    classifiers.CIFAR_10_INCEPTION,
+    classifiers.CIFAR_10_RESNET,
+    classifiers.CIFAR_100_INCEPTION,
+    classifiers.CIFAR_100_RESNET,
+    classifiers.DTD_INCEPTION,
+    classifiers.DTD_RESNET,
+    classifiers.FLOWERS_INCEPTION,
+    classifiers.FLOWERS_RESNET,
 )
 PRESETS: dict[str, list[Config]] = {
     "smoke": each(
-        (recipes.SMOKE_MLP, recipes.SMOKE_CNN), {"both": 6, "init": 4, "order": 4}, stack=6
+        (classifiers.SMOKE_MLP, classifiers.SMOKE_CNN), {"both": 6, "init": 4, "order": 4}, stack=6
     ),
     "small": each(SMALL, {"both": 20, "init": 10, "order": 10}, stack=20),
     "paper": each(PAPER, {"both": 20, "init": 20, "order": 20}, stack=1),

@@ -5,23 +5,68 @@ their ratios, with the operations the work must cost and how far it is from this
 matrix-multiply rate. Data are random and shaped like MNIST: only shapes matter here.
 """
 
+import multiprocessing
+import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments.experiment import Experiment, sweep
-from experiments.peak_memory import peak_memory
-from experiments.runs import Run
-from experiments.speed_hessians import ExactHessian, FreshProduct, ReusedProduct
-from experiments.speed_peers import PEERS, Peer
-from experiments.speed_work import Matrix, Proponents, ScoreDirections, SelfInfluence
+from experiments.laboratory.experiment import Experiment, sweep
+from experiments.laboratory.process import keep_freed
+from experiments.laboratory.runs import Run
+from experiments.timing.peers import PEERS, Peer
+from experiments.timing.work import (
+    ExactHessian,
+    FreshProduct,
+    Matrix,
+    Proponents,
+    ReusedProduct,
+    ScoreDirections,
+    SelfInfluence,
+)
+
+# The most memory a piece of work takes, measured in a process of its own.
+
+
+def peak_memory(work: Any, threads: int) -> dict[str, int]:
+    """Peak resident bytes a fresh process gains by the work, for n and for 4 n examples."""
+    context = multiprocessing.get_context("spawn")
+    found = []
+    for size in (work.n, 4 * work.n):
+        with context.Pool(1) as pool:
+            found.append(pool.apply(_peak, (replace(work, n=size), threads)))
+    return {"peak_bytes": found[0], "peak_bytes_x4": found[1]}
+
+
+def _peak(work: Any, threads: int) -> int:
+    keep_freed()
+    torch.set_num_threads(threads)
+    timed = work.build()
+    before = _resident("VmRSS")
+    timed.work()
+    return max(0, _resident("VmHWM") - before)
+
+
+def _resident(name: str) -> int:
+    """Bytes this process holds now (VmRSS) or held at most (VmHWM).
+
+    Linux tells of this program alone; elsewhere getrusage's peak, which a child inherits from a
+    parent that held more, stands in for both.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak * (1 if sys.platform == "darwin" else 1024)
+    line = next(one for one in status.read_text().splitlines() if one.startswith(f"{name}:"))
+    return 1024 * int(line.split()[1])
+
 
 Work = (
     SelfInfluence
@@ -155,6 +200,7 @@ EXPERIMENT = Experiment(
     table=table,
     seconds={"small": 360},
 )
+
 
 if __name__ == "__main__":
     sys.exit(EXPERIMENT.main())

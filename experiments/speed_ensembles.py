@@ -17,16 +17,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from experiments.experiment import Experiment, sweep
-from experiments.losses import cross_entropy
+from experiments.laboratory.experiment import Experiment, sweep
+from experiments.laboratory.runs import Run
 from experiments.models.digits_mlp import DigitsMLP
 from experiments.models.strided_cnn import StridedCNN
-from experiments.runs import Run
-from experiments.stacked import Stack, fit_stack
-from experiments.training import Fit, Loss, fit
-from methods.masks import Packed, draw_masks
-from methods.matmul import count_product
-from methods.subset import Sums
+from experiments.training.loop import Fit, Loss, fit
+from experiments.training.plans import cross_entropy
+from experiments.training.stacked import Stack, fit_stack
+from methods.ensembles.masks import Packed, draw_masks
+from methods.ensembles.subset import Sums
+from methods.rows.matmul import count_product
 from methods.task import Examples, take
 
 Network = DigitsMLP | StridedCNN

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments import translation_models
 from experiments.data.parallel import Corpus
-from experiments.experiment import Experiment
-from experiments.problems import UserError
-from experiments.translation_models import Model, examples, moved
-from experiments.translation_scores import by_length, contributions, losses, projected, randproj
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.experiment import Experiment
+from experiments.translation import models
+from experiments.translation.models import Model, examples, moved
+from experiments.translation.scores import by_length, contributions, losses, projected, randproj
 from methods.task import Task, chunks, take
 from methods.tracin import TracIn
 
@@ -29,7 +29,7 @@ from methods.tracin import TracIn
 class Config:
     """`n` pairs of the model's training set, `rounds` times; `again` tells measurements apart."""
 
-    model: Model = translation_models.SMALL
+    model: Model = models.SMALL
     directions: int = 10
     batch: int = 64
     n: int = 512
@@ -95,9 +95,9 @@ def cells(config: Config, times: int) -> list[Config]:
     return [replace(config, again=again) for again in range(times)]
 
 
-PAPER = replace(translation_models.PAPER, train=Corpus("wmt17", 0, 2_048))
+PAPER = replace(models.PAPER, train=Corpus("wmt17", 0, 2_048))
 PRESETS = {
-    "smoke": cells(Config(translation_models.SMOKE, n=128, rounds=2), 2),
+    "smoke": cells(Config(models.SMOKE, n=128, rounds=2), 2),
     "small": cells(Config(), 3),
     "paper": cells(Config(PAPER, batch=2_048, n=2_048), 3),
 }

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments import ensembles
-from experiments.ensembles import (
+from experiments.ensembles import subsets
+from experiments.ensembles.subsets import (
     CIFAR,
     MEMORIZED,
     MNIST,
@@ -27,14 +27,14 @@ from experiments.ensembles import (
     Outcomes,
     Part,
 )
-from experiments.experiment import Experiment
-from experiments.problems import UserError
-from experiments.runs import Run
-from methods.masks import Packed
-from methods.overlap import iou
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.runs import Run
+from methods.ensembles.masks import Packed
+from methods.ensembles.overlap import iou
+from methods.ensembles.subset import influence, memorization
 from methods.progress import track
 from methods.randomness import numpy_generator
-from methods.subset import influence, memorization
 
 SHOWN = (0.1, 0.3)
 THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(1, 41))
@@ -70,7 +70,7 @@ Config = Train | Halves | Restarts
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     if isinstance(config, Train):
-        found = ensembles.part(config.part).metrics
+        found = subsets.part(config.part).metrics
         return {name: found[name] for name in found if name.startswith("accuracy")}
     return _halves(config) if isinstance(config, Halves) else _restarts(config)
 
@@ -88,7 +88,7 @@ def _halves(config: Halves) -> dict[str, Any]:
             f"two halves of {max(config.sizes)} models need {2 * max(config.sizes)}, the ensemble "
             f"has {config.n_models}: lower sizes or raise n_models"
         )
-    whole = ensembles.gathered(config.ensemble, config.n_models)
+    whole = subsets.gathered(config.ensemble, config.n_models)
     full = _hard(whole, np.arange(config.n_models))
     memorized = memorization(whole.masks, whole.right.unpacked()[:, : whole.n_train]) > MEMORIZED
     found: dict[str, np.ndarray] = {}
@@ -134,9 +134,9 @@ def _pairs(
 
 def _restarts(config: Restarts) -> dict[str, Any]:
     """IOU (n_thresholds,) of two ensembles on the same subsets, and of two on different ones."""
-    one = ensembles.gathered(config.ensemble, 2 * config.n_models)
+    one = subsets.gathered(config.ensemble, 2 * config.n_models)
     again = replace(config.ensemble, restart=config.ensemble.restart + 1)
-    other = ensembles.gathered(again, config.n_models)
+    other = subsets.gathered(again, config.n_models)
     models = np.arange(config.n_models)
     first, second = _hard(one, models), _hard(one, models + config.n_models)
     restarted = _hard(other, models)
@@ -191,8 +191,8 @@ def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
 def cells(ensemble: Ensemble, n_models: int, sizes: tuple[int, ...], restarts: int) -> list[Config]:
     """Parts first, so that an array trains them before a job compares."""
     again = replace(ensemble, restart=1)
-    trained = [Train(one) for one in ensembles.parts(ensemble, n_models)]
-    anew = [Train(one) for one in ensembles.parts(again, restarts)]
+    trained = [Train(one) for one in subsets.parts(ensemble, n_models)]
+    anew = [Train(one) for one in subsets.parts(again, restarts)]
     halves = Halves(ensemble, n_models, sizes)
     return [*trained, *anew, halves, Restarts(ensemble, restarts)]
 

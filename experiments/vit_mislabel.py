@@ -19,15 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments import retrieval, runs
-from experiments.experiment import Experiment
+from experiments.digits import retrieval
+from experiments.digits.retrieval import Loss, arnoldi, randproj, randselect
+from experiments.images.vit_models import PAPER, SMALL, SMOKE, Model, Split, Tuned, load_data, tuned
+from experiments.laboratory import runs
+from experiments.laboratory.experiment import Experiment
 from experiments.models.vit import from_the_top
-from experiments.retrieval import Loss, arnoldi, randproj, randselect
-from experiments.vit_models import PAPER, SMALL, SMOKE, Model, Split, Tuned, load_data, tuned
 from methods.attributor import Attributor, Fitted, Prepared
+from methods.curvature.krylov_basis import Disk
 from methods.ihvp.arnoldi import Arnoldi, Krylov, StoredKrylov
 from methods.influence import Influence
-from methods.krylov_basis import Disk
 from methods.random_projection import RandomProjection
 from methods.task import Examples, Task, take
 from methods.tracin import TracIn

@@ -14,16 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from experiments import bleu
 from experiments.data.noise import CLEAN, KINDS
 from experiments.data.parallel import Corpus, Pairs
-from experiments.decoding import Beam
-from experiments.draws import Cycled
-from experiments.experiment import Experiment
-from experiments.problems import UserError
-from experiments.runs import Run
-from experiments.training import descend, load_params
-from experiments.translation_filters import (
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.runs import Run
+from experiments.training.loop import descend, load_params
+from experiments.training.plans import Cycled
+from experiments.translation import models
+from experiments.translation.filters import (
     PAPER,
     SMALL,
     SMOKE,
@@ -35,9 +34,9 @@ from experiments.translation_filters import (
     held,
     keep,
 )
-from experiments.translation_models import Model, moved, scored
-from experiments.translation_pools import Crawl, Polluted, Pool, scores
-from experiments.translation_scores import Method
+from experiments.translation.models import Beam, Model, moved, scored
+from experiments.translation.pools import Crawl, Polluted, Pool, scores
+from experiments.translation.scores import Method
 
 SHOWN = 4  # pairs with the lowest and with the highest scores that are kept to be read
 FARTHEST = 400  # letters of a sentence that is shown
@@ -63,7 +62,7 @@ class Config:
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    bleu.scorer()
+    models.scorer()
     if config.early < 1:
         raise UserError(f"early is {config.early}: give 1 step or more")
     chosen = keep(config.arm, config.model, config.pool, config.methods, config.seed)

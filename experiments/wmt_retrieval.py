@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from experiments import translation_models
 from experiments.data.parallel import Corpus, Pairs
-from experiments.decoding import Beam
-from experiments.experiment import Experiment
-from experiments.problems import UserError
-from experiments.runs import Run
-from experiments.seeds import Purpose, generator
-from experiments.translation_models import Model, Translated, examples, quality, trained
-from experiments.translation_scores import (
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.runs import Run
+from experiments.laboratory.seeds import Purpose, generator
+from experiments.translation import models
+from experiments.translation.models import Beam, Model, Translated, examples, quality, trained
+from experiments.translation.scores import (
     Loss,
     arnoldi,
     contributions,
@@ -83,7 +82,7 @@ class Config:
     dims  numbers of directions that are evaluated, of those the method has
     """
 
-    model: Model = translation_models.SMOKE
+    model: Model = models.SMOKE
     method: RandomProjection | Influence | TracIn | Loss | Translation = Loss()
     part: int | None = None
     fold: Fold = Fold()
@@ -178,13 +177,13 @@ class Plan:
 
 
 SMALL = replace(
-    translation_models.SMALL,
-    language=replace(translation_models.SMALL.language, length=40),
-    fit=replace(translation_models.SMALL.fit, epochs=6, every=3),
+    models.SMALL,
+    language=replace(models.SMALL.language, length=40),
+    fit=replace(models.SMALL.fit, epochs=6, every=3),
 )
 PRESETS: dict[str, list[Config]] = {
     "smoke": Plan(1, Krylov(24, 64, 0, 20), 2, 2, dims=(5, 10), of_last=(100, 500)).cells(
-        translation_models.SMOKE,
+        models.SMOKE,
         Fold(n=256, corrupted=32),
         (Translation(Corpus("generated test", 0, 100), Beam()),),
     ),
@@ -194,7 +193,7 @@ PRESETS: dict[str, list[Config]] = {
         (Translation(), Translation(Corpus("newstest2014", 0, 500))),
     ),
     "paper": Plan(3, Krylov(200, 512, 0, 20), draws=20, again=3).cells(
-        translation_models.PAPER, Fold(), (Translation(Corpus("newstest2016")),)
+        models.PAPER, Fold(), (Translation(Corpus("newstest2016")),)
     ),
 }
 

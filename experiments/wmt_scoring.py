@@ -8,10 +8,10 @@ shards are an array; the model and the basis are made by whichever comes first.
 import sys
 from collections.abc import Sequence
 
-from experiments.experiment import Experiment
-from experiments.runs import Run
-from experiments.translation_filters import PAPER, SMALL, SMOKE, Setting
-from experiments.translation_pools import SCORING, Scoring, score
+from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.runs import Run
+from experiments.translation.filters import PAPER, SMALL, SMOKE, Setting
+from experiments.translation.pools import SCORING, Scoring, score
 
 CORPUS = 100_000_000  # pairs of ParaCrawl
 

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.gradients import Gradients
-from methods.matmul import product
+from methods.errors import MethodError
 from methods.progress import track
-from methods.projections import Map
-from methods.ranking import highest, lowest
-from methods.rows import Rows
-from methods.task import Examples, MethodError, Task, chunks, count
+from methods.rows.gradients import Gradients
+from methods.rows.matmul import product
+from methods.rows.projections import Map
+from methods.rows.rows import Rows
+from methods.search.ranking import highest, lowest
+from methods.task import Examples, Task, chunks, count
 
 TOGETHER = 1 << 23  # numbers of rows projected at once: directions are read once for all of them
 HELD = 1 << 30  # bytes of query rows held while candidates stream past

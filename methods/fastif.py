@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from methods.errors import MethodError, at_least
 from methods.ihvp.inverse import norms
 from methods.ihvp.lissa import LiSSA, Recursion
 from methods.influence import Influence
-from methods.rows import Rows
-from methods.search import load_faiss
-from methods.settings import at_least
-from methods.task import Examples, MethodError, Task, chunks, count, take
+from methods.rows.rows import Rows
+from methods.search.search import load_faiss
+from methods.task import Examples, Task, chunks, count, take
 from methods.tracin import FittedCheckpoint
 from methods.workers import ALONE, Group
 

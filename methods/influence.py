@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from methods.attributor import Attributor, Bilinear, Embedded, Fitted, FittedGradients, Prepared
-from methods.gradients import Gradients
+from methods.curvature.operators import Hessian, Operator
 from methods.ihvp.cg import CG
 from methods.ihvp.inverse import Inverse
-from methods.operators import Hessian, Operator
-from methods.rows import Rows
+from methods.rows.gradients import Gradients
+from methods.rows.rows import Rows
 from methods.task import Examples, Task
 
 VECTORS = 128 << 20  # bytes of gradients inverted at a time

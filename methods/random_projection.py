@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from methods.attributor import Attributor, Bilinear, Embedded, Fitted, Prepared
-from methods.projections import Gaussian, Projection
+from methods.rows.projections import Gaussian, Projection
 from methods.task import Examples, Task
 
 

@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import torch
 
-from methods.task import MethodError
+from methods.errors import MethodError
 
 
 def stream(seed: int, purpose: str, *index: int) -> np.random.SeedSequence:

@@ -11,16 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from methods.wording import kind, near
+from methods.errors import MethodError, columns, kind, near
 
 Params = dict[str, Tensor]
 Examples = dict[str, Tensor]
 PerExample = Callable[[Params, Examples], Tensor]
 UserLoss = Callable[..., Tensor]
-
-
-class MethodError(Exception):
-    """A model, data set or setting a method cannot work with; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -257,3 +253,56 @@ def chunks(examples: Examples, size: int) -> Iterator[Examples]:
     """Yield the examples in order, at most `size` at a time."""
     for start in range(0, count(examples), size):
         yield take(examples, slice(start, start + size))
+
+
+FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+@contextmanager
+def explained(
+    task: Task, of: PerExample, examples: Examples, given: Examples | None = None
+) -> Iterator[None]:
+    """Say what a loss was given where that makes it fail; any other error passes unchanged.
+
+    Nothing is tried beforehand: only after an error is `of` called once more, plainly, on the
+    examples and on the first of them. `given` is what they were taken from, if that is to be named.
+    """
+    try:
+        yield
+    except FAILURES as error:
+        if _of_memory(error):
+            raise
+        for some in (examples, take(examples, slice(0, 1))):
+            if own := _failure(task, of, some):
+                whole = some if given is None or some is not examples else given
+                what = "loss" if of is task.loss else "measurement"
+                raise MethodError(
+                    f"the {what} fails on examples with {columns(whole)}: {own}"
+                ) from error
+        raise
+
+
+def _failure(task: Task, of: PerExample, examples: Examples) -> str | None:
+    """One line about the error of a plain call, or None if there is none."""
+    try:
+        with torch.no_grad():
+            of(task.all_params, examples)
+    except FAILURES as error:
+        if _of_memory(error):
+            return None
+        kind, text = type(error).__name__, str(error).strip()
+        line = text.splitlines()[0] if text else ""
+        return line if line and not isinstance(error, KeyError) else f"{kind}: {line}".rstrip(": ")
+    return None
+
+
+def _of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from methods.task import MethodError
+from methods.errors import MethodError
 
 PATIENCE = timedelta(minutes=10)  # until a worker that others wait for is taken for dead
 GRACE = 10.0  # seconds until a stopped worker is gone

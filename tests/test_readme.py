@@ -11,13 +11,13 @@ import torchvision
 import analysis
 import experiments
 import methods
-from analysis import readme
-from analysis.table import from_csv
+from analysis.numbers.table import from_csv
+from analysis.page import docs
 from methods import TracIn
 from methods.ihvp.arnoldi import Krylov
 
 ROOMS = {"methods": methods, "experiments": experiments, "analysis": analysis}
-BLOCKS = re.findall(r"```python\n(.*?)```", readme.README.read_text(), re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", docs.README.read_text(), re.DOTALL)
 FILES = {
     name: block
     for block in BLOCKS
@@ -28,9 +28,9 @@ FILES = {
 
 def test_the_table_of_artifacts_is_current(monkeypatch):
     monkeypatch.delenv("RETRACE_RESULTS", raising=False)
-    text = readme.README.read_text()
-    assert readme.BEGIN in text, f"README.md has lost its marker: {readme.BEGIN.strip()}"
-    assert readme.rewritten(text) == text, "run `python -m analysis.readme`"
+    text = docs.README.read_text()
+    assert docs.BEGIN in text, f"README.md has lost its marker: {docs.BEGIN.strip()}"
+    assert docs.rewritten(text) == text, "run `python -m analysis.readme`"
 
 
 PROSE = {  # what the README says: where it is from, and that number in its form
@@ -68,11 +68,11 @@ PROSE = {  # what the README says: where it is from, and that number in its form
 @pytest.mark.parametrize("form", PROSE)
 def test_a_number_in_the_prose_is_that_of_the_committed_table(form):
     name, method, quantity = PROSE[form]
-    rows = from_csv((readme.README.parent / "results" / "artifacts" / f"{name}.csv").read_text())
+    rows = from_csv((docs.README.parent / "results" / "artifacts" / f"{name}.csv").read_text())
     mine = rows[(rows["method"] == method) & (rows["quantity"] == quantity)]
     judged = mine[mine["kind"] != "curve"] if len(mine) > 1 else mine
     (value,) = judged["ours"]
-    text = " ".join(readme.README.read_text().split())
+    text = " ".join(docs.README.read_text().split())
     assert form.format(value).replace(" 0.92 ", " .92 ") in text, f"{name} has {value:.4g}"
 
 

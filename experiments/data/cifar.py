@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.data import place
-from experiments.data.download import reachable
-from experiments.problems import UserError
-from experiments.runs import note
+from experiments.laboratory import data_folder
+from experiments.laboratory.data_folder import reachable
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.runs import note
 
 Source = Literal["original", "jpeg", "first4000"]
 Split = Literal["train", "test"]
@@ -84,7 +84,7 @@ def _names(source: Source, split: str) -> list[str]:
 
 
 def _file(source: Source, name: str) -> Path:
-    folder = place.root() / FOLDERS[source]
+    folder = data_folder.root() / FOLDERS[source]
     path = folder / name
     if path.exists():
         return path
@@ -110,7 +110,7 @@ def identify(source: Source) -> None:
     """Note which files a source consists of, for a run whose data another run has read."""
     for split in N_EXAMPLES if source != "first4000" else ("train",):
         for name in _names(source, split):
-            if (path := place.root() / FOLDERS[source] / name).exists():
+            if (path := data_folder.root() / FOLDERS[source] / name).exists():
                 _note(source, path)
 
 

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.data import place
 from experiments.data.cifar import Arrays, Split
-from experiments.problems import UserError
-from experiments.runs import note
+from experiments.laboratory import data_folder
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.runs import note
 
 FOLDER, N_EXAMPLES, CLASSES = "cifar-100-python", {"train": 50_000, "test": 10_000}, 100
 
 
 def load(split: Split, index: np.ndarray) -> dict[str, Tensor]:
     """Images (n, 3, 32, 32) in [0, 1], float32, and fine labels (n,), int64, at some positions."""
-    path = place.root() / FOLDER / split
+    path = data_folder.root() / FOLDER / split
     n = N_EXAMPLES[split]
     try:
         with path.open("rb") as file:
@@ -28,8 +28,9 @@ def load(split: Split, index: np.ndarray) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(
             f"{split} is not in {path.parent}: put the unpacked cifar-100-python.tar.gz there, by "
-            f"`python -c \"from torchvision.datasets import CIFAR100 as C; C('{place.root()}', "
-            'download=True)"`, or name another place with --data DIR or RETRACE_DATA=DIR'
+            f'`python -c "from torchvision.datasets import CIFAR100; '
+            f"CIFAR100('{data_folder.root()}', download=True)\"`, "
+            "or name another place with --data DIR or RETRACE_DATA=DIR"
         ) from None
     except (OSError, EOFError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
         raise UserError(f"cannot read {path} ({error}): copy a whole one there") from error

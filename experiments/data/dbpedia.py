@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data import place
-from experiments.data.download import reachable
-from experiments.problems import UserError
-from experiments.runs import note
+from experiments.laboratory import data_folder
+from experiments.laboratory.data_folder import reachable
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.runs import note
 
 N_SUBSET, N_CLASSES = 7_600, 14
 N_WHOLE = {"train": 560_000, "test": 70_000}
@@ -39,7 +39,7 @@ class Articles:
 
 def load_subset() -> Articles:
     """The 7,600 rows at hand, in the order of the file."""
-    folder = place.root() / "dbpedia"
+    folder = data_folder.root() / "dbpedia"
     names = _read(folder / "classes.txt").split("\n")
     classes = tuple(name.strip() for name in names if name.strip())
     if len(classes) != N_CLASSES:
@@ -90,7 +90,7 @@ def load_whole(split: str) -> Articles:
     """The `train` or `test` rows of the whole data set, downloaded if they are not there."""
     from datasets import load_dataset
 
-    folder = place.root() / "dbpedia" / "huggingface"
+    folder = data_folder.root() / "dbpedia" / "huggingface"
     if not folder.exists() and not reachable(SERVER):
         raise _unavailable(folder, f"{SERVER} does not answer")
     try:

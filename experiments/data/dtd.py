@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from experiments.data.photos import Photos, chosen, fetch, read
-from experiments.problems import UserError
+from experiments.laboratory.errors import UserError
 
 Split = Literal["train", "val", "test"]
 FOLDER, CLASSES = "dtd", 47

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 from experiments.data.dbpedia import Articles
-from experiments.runs import note
+from experiments.laboratory.runs import note
 from methods.randomness import numpy_generator
 
 CLASSES = ("OfficeHolder", "Plant", "Village")

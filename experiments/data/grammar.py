@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.data.hans import SLICES
 from experiments.data.pairs import THREE, TWO, Pairs, made
-from experiments.runs import note
+from experiments.laboratory.runs import note
 from methods.randomness import numpy_generator
 
 PEOPLE = ("doctor", "judge", "baker", "pilot", "singer", "farmer", "writer", "guard")

@@ -10,10 +10,10 @@ import urllib.request
 from pathlib import Path
 from typing import Literal
 
-from experiments.data import place
-from experiments.data.download import reachable
 from experiments.data.pairs import TWO, Pairs, made, read
-from experiments.problems import UserError
+from experiments.laboratory import data_folder
+from experiments.laboratory.data_folder import reachable
+from experiments.laboratory.errors import UserError
 
 Split = Literal["train", "evaluation"]
 
@@ -52,7 +52,9 @@ def load(split: Split) -> Pairs:
 def file(split: Split) -> Path:
     """Where the pairs of a split are read from; the released ones first."""
     name = f"heuristics_{split}_set.txt"
-    released, again = (place.root() / folder / name for folder in ("hans", "hans_regenerated"))
+    released, again = (
+        data_folder.root() / folder / name for folder in ("hans", "hans_regenerated")
+    )
     if not released.exists() and not again.exists():
         _download(released)
     return released if released.exists() else again

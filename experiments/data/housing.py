@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data import place
-from experiments.data.download import reachable
-from experiments.problems import UserError, nearest
-from experiments.runs import note
+from experiments.laboratory import data_folder
+from experiments.laboratory.data_folder import reachable
+from experiments.laboratory.errors import UserError, nearest
+from experiments.laboratory.runs import note
 
 N_ROWS = 20_640
 INPUTS = (
@@ -47,7 +47,7 @@ class Houses:
 
 def load() -> Houses:
     """All 20,640 rows in the order of the file; from scikit-learn's download if it is missing."""
-    path = place.root() / "california_housing" / "housing.csv"
+    path = data_folder.root() / "california_housing" / "housing.csv"
     columns = _read(path) if path.exists() else _second_source(path)
     bedrooms, rooms = columns[MAY_LACK], columns["total_rooms"]
     columns[MAY_LACK] = np.where(

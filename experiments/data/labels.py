@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from experiments.problems import UserError
-from experiments.seeds import Purpose, generator
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.seeds import Purpose, generator
 
 
 def reassign(

@@ -12,11 +12,11 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.data import place
-from experiments.data.download import reachable
 from experiments.data.pairs import THREE, Pairs, made, read
-from experiments.problems import UserError
-from experiments.runs import note
+from experiments.laboratory import data_folder
+from experiments.laboratory.data_folder import reachable
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.runs import note
 
 Source = Literal["subset", "whole"]
 Split = Literal["train", "dev_matched"]
@@ -44,7 +44,7 @@ def load(source: Source, split: Split) -> Pairs:
 
     Pairs without a gold label, on which annotators did not agree, are left out, as everywhere.
     """
-    path = place.root() / FILES[source][split]
+    path = data_folder.root() / FILES[source][split]
     if path.exists():
         rows = _lines(path, FILES[source][split])
     elif source == "subset":
@@ -87,7 +87,7 @@ def _lines(path: Path, shown: str) -> list[tuple[str, str, str]]:
 
 
 def _hub(split: Split) -> list[tuple[str, str, str]]:
-    folder = place.root() / "multinli" / "huggingface"
+    folder = data_folder.root() / "multinli" / "huggingface"
     if not folder.exists() and not reachable(SERVER):
         raise _unavailable(folder, f"{SERVER} does not answer")
     try:
@@ -106,7 +106,8 @@ def _hub(split: Split) -> list[tuple[str, str, str]]:
 
 def _unavailable(folder: Path, reason: str) -> UserError:
     return UserError(
-        f"MultiNLI is neither in {place.root() / 'multinli_1.0'} nor in {folder}, and {reason}: "
+        f"MultiNLI is neither in {data_folder.root() / 'multinli_1.0'} nor in {folder}, "
+        f"and {reason}: "
         "unpack multinli_1.0.zip in the data folder, or run the same command where there is a "
         "network, or name another place with --data DIR or RETRACE_DATA=DIR"
     )

@@ -10,8 +10,8 @@ import numpy as np
 
 from experiments.data.parallel import Pairs
 from experiments.data.words import jaccard, words
-from experiments.problems import UserError
-from experiments.seeds import Purpose, generator
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.seeds import Purpose, generator
 
 CLEAN = "clean"
 KINDS = ("foreign", "one language", "near copy", "unrelated", "partial", "numbers", "misaligned")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.problems import UserError
-from experiments.runs import note
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.runs import note
 
 THREE = ("entailment", "neutral", "contradiction")
 TWO = ("entailment", "non-entailment")

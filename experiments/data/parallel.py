@@ -14,11 +14,62 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.data import place, translation_grammar
-from experiments.data.download import reachable
-from experiments.problems import UserError
-from experiments.runs import note
-from experiments.seeds import Purpose, generator
+from experiments.laboratory import data_folder
+from experiments.laboratory.data_folder import reachable
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.runs import note
+from experiments.laboratory.seeds import Purpose, generator
+from methods.randomness import numpy_generator
+
+# Generated German-English sentences: a grammar small enough to learn in seconds.
+#
+# Word order differs as it does in both languages: in German the participle comes last, the place
+# before it, and articles agree with their noun in gender and case.
+
+
+# English, German, gender
+PEOPLE = (
+    ("man", "Mann", "m"), ("woman", "Frau", "f"), ("child", "Kind", "n"), ("dog", "Hund", "m"),
+    ("girl", "Mädchen", "n"), ("teacher", "Lehrer", "m"), ("cat", "Katze", "f"),
+    ("nurse", "Pflegerin", "f"), ("horse", "Pferd", "n"), ("cook", "Koch", "m"),
+)  # fmt: skip
+VERBS = (
+    ("seen", "gesehen"), ("found", "gefunden"), ("called", "gerufen"), ("followed", "verfolgt"),
+    ("heard", "gehört"), ("painted", "gemalt"), ("helped", "unterstützt"), ("met", "getroffen"),
+)  # fmt: skip
+PLACES = (
+    ("in the garden", "im Garten"), ("at the station", "am Bahnhof"), ("on the beach", "am Strand"),
+    ("in the kitchen", "in der Küche"), ("near the river", "am Fluss"),
+    ("in the city", "in der Stadt"),
+)  # fmt: skip
+ADJECTIVES = (("old", "alte"), ("young", "junge"), ("small", "kleine"), ("tired", "müde"))
+TIMES = (("today", "heute"), ("yesterday", "gestern"), ("often", "oft"), ("never", "nie"))
+FIRST = {"m": "der", "f": "die", "n": "das"}
+FOURTH = {"m": "den", "f": "die", "n": "das"}
+
+
+def generate(n: int, seed: int) -> tuple[list[str], list[str]]:
+    """n German sentences and their English translations."""
+    draw = numpy_generator(seed, "translation grammar")
+    pairs = [_sentence(draw) for _ in range(n)]
+    text = "\n".join(f"{source}\t{target}" for source, target in pairs)
+    digest = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+    note("data", {f"generated translations, seed {seed}": f"md5 {digest}"})
+    return [source for source, _ in pairs], [target for _, target in pairs]
+
+
+def _sentence(draw: np.random.Generator) -> tuple[str, str]:
+    one, other = (PEOPLE[i] for i in draw.choice(len(PEOPLE), 2, replace=False))
+    verb, place, time = (of[draw.integers(len(of))] for of in (VERBS, PLACES, TIMES))
+    adjective = ADJECTIVES[draw.integers(len(ADJECTIVES))] if draw.random() < 0.5 else None
+    subject = [FIRST[one[2]], *([adjective[1]] if adjective else []), one[1]]
+    english = ["the", *([adjective[0]] if adjective else []), one[0]]
+    where, there = (place[1], place[0]) if draw.random() < 0.6 else ("", "")
+    when, then = (time[1], time[0]) if draw.random() < 0.5 else ("", "")
+    german = [*subject, "hat", when, FOURTH[other[2]], other[1], where, f"{verb[1]}."]
+    target = [*english, "has", then, verb[0], "the", other[0], there]
+    return " ".join(filter(None, german)), f"{' '.join(filter(None, target))}."
+
 
 Name = Literal[
     "multi30k",
@@ -101,8 +152,8 @@ def _whole(name: Name) -> Pairs:
         parts = [_whole(one) for one in BOTH]  # type: ignore[arg-type]
         return Pairs([s for p in parts for s in p.source], [t for p in parts for t in p.target])
     if name in ("generated", "generated test"):
-        return Pairs(*translation_grammar.generate(GENERATED, int(name == "generated test")))
-    stem = place.root() / FILES[name]
+        return Pairs(*generate(GENERATED, int(name == "generated test")))
+    stem = data_folder.root() / FILES[name]
     if name in HUB_SPLIT and not side(stem, "de").exists():
         return _hub(name)
     texts = [_read(side(stem, language), name) for language in ("de", "en")]
@@ -134,7 +185,7 @@ def _read(path: Path, name: str) -> list[str]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
     digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    note("data", {str(path.relative_to(place.root())): f"md5 {digest}"})
+    note("data", {str(path.relative_to(data_folder.root())): f"md5 {digest}"})
     try:
         lines = content.decode().split("\n")
     except UnicodeDecodeError as error:
@@ -159,7 +210,7 @@ def _joined(line: str) -> str:
 
 
 def _hub(name: str) -> Pairs:
-    folder = place.root() / "wmt17" / "huggingface"
+    folder = data_folder.root() / "wmt17" / "huggingface"
     if not folder.exists() and not reachable(SERVER):
         raise _unavailable(folder, name, f"{SERVER} does not answer")
     try:
@@ -177,9 +228,9 @@ def _hub(name: str) -> Pairs:
 def _unavailable(folder: Path, name: str, reason: str) -> UserError:
     files = f"{FILES[name]}.de and {FILES[name]}.en"
     return UserError(
-        f"{name} is neither in {files} under {place.root()} nor in {folder}, and {reason}: put the "
-        "line-aligned files there, or run the same command where there is a network and copy the "
-        "folder, or name another place with --data DIR or RETRACE_DATA=DIR; --preset small needs "
+        f"{name} is neither in {files} under {data_folder.root()} nor in {folder}, "
+        f"and {reason}: put the line-aligned files there, or run the same command where "
+        "there is a network and copy the folder, or name another place with --data DIR or RETRACE_DATA=DIR; --preset small needs "
         "wmt/multi30k.* and wmt/wmt_mix_train10k.* alone"
     )
 

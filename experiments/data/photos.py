@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.data import place
-from experiments.data.download import reachable
-from experiments.problems import UserError
-from experiments.runs import note
+from experiments.laboratory import data_folder
+from experiments.laboratory.data_folder import reachable
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.runs import note
 
 
 @dataclass
@@ -74,7 +74,7 @@ def chosen(total: int, index: np.ndarray, what: str) -> list[int]:
 
 def fetch(folder: str, address: str, download: Callable[[str], object], archive: str) -> Path:
     """The data set's folder, downloaded by torchvision if it is missing: all of it or nothing."""
-    home = place.root() / folder
+    home = data_folder.root() / folder
     if home.exists():
         return home
     if not reachable(address):

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 
 from experiments.data.housing import Houses
-from experiments.runs import note
+from experiments.laboratory.runs import note
 from methods.randomness import numpy_generator
 
 CITIES = ((37.44, -122.14, 260_000.0), (34.05, -118.25, 190_000.0))  # degrees, dollars

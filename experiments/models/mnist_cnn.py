@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from experiments.seeds import Purpose, torch_seeds
+from experiments.laboratory.seeds import Purpose, torch_seeds
 
 
 @dataclass(frozen=True)

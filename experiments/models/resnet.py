@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.problems import UserError
-from experiments.seeds import Purpose, torch_seeds
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.seeds import Purpose, torch_seeds
 
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training set
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.models.encoder import longest
-from experiments.problems import UserError
-from experiments.seeds import Purpose, torch_seeds
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.seeds import Purpose, torch_seeds
+from experiments.models.bert import longest
 
 PADDING = 0
 Cache = dict[str, Tensor]

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.problems import UserError
-from experiments.seeds import Purpose, torch_seeds
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.seeds import Purpose, torch_seeds
 
 
 @dataclass(frozen=True)

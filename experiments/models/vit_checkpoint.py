@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from experiments.data import place
-from experiments.data.download import reachable
+from experiments.laboratory import data_folder
+from experiments.laboratory.data_folder import reachable
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.runs import note
 from experiments.models.vit import VisionTransformer
-from experiments.problems import UserError
-from experiments.runs import note
 
 SERVER = "https://huggingface.co"
 
@@ -27,7 +27,8 @@ class Published:
     def load(self, network: VisionTransformer) -> VisionTransformer:
         """Put the weights into a network of the same architecture; its head stays as it is."""
         where = next(
-            (str(p) for p in (place.root() / self.folder, Path(self.folder)) if p.is_dir()), None
+            (str(p) for p in (data_folder.root() / self.folder, Path(self.folder)) if p.is_dir()),
+            None,
         )
         source = _read(where or self.folder, local=where is not None)
         _check(network, source.config, where or self.folder)

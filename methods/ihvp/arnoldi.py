@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from methods.attributor import Bilinear, Prepared
+from methods.curvature.krylov_basis import Basis, BFloat16, Native, Storage, check_room
+from methods.curvature.operators import Hessian, Operator
+from methods.errors import MethodError, at_least
 from methods.ihvp.inverse import Inverse
-from methods.krylov_basis import Basis, BFloat16, Native, Storage, check_room
-from methods.operators import Hessian, Operator
 from methods.progress import track
-from methods.projections import Directions
 from methods.randomness import torch_generator
-from methods.settings import at_least
-from methods.task import MethodError
+from methods.rows.projections import Directions
 
 
 def krylov(operator: Operator, iterations: int, seed: int) -> tuple[Tensor, Tensor]:

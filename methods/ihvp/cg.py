@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from methods.attributor import Prepared
+from methods.curvature.operators import Hessian, Operator
+from methods.errors import MethodError, at_least
 from methods.ihvp.inverse import Inverse, norms
-from methods.operators import Hessian, Operator
 from methods.progress import track
-from methods.settings import at_least
-from methods.task import MethodError
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import torch
 
 from methods.attributor import Bilinear, Prepared
+from methods.curvature.operators import Hessian
+from methods.errors import MethodError, at_least
 from methods.ihvp.inverse import Inverse
-from methods.operators import Hessian
 from methods.progress import track
-from methods.projections import Gaussian, Projection
-from methods.settings import at_least
-from methods.task import MethodError
+from methods.rows.projections import Gaussian, Projection
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from methods.attributor import Prepared
+from methods.curvature.operators import Hessian, Operator
+from methods.errors import MethodError
 from methods.ihvp.arnoldi import Dominant, distill, krylov
-from methods.operators import Hessian, Operator
-from methods.task import MethodError
 
 
 @dataclass(frozen=True)

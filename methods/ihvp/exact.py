@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from methods.attributor import Prepared
-from methods.exact_hessian import exact_hessian
+from methods.curvature.exact_hessian import exact_hessian
+from methods.curvature.operators import Hessian, Matrix
+from methods.errors import MethodError, at_least
 from methods.ihvp.inverse import Inverse
-from methods.operators import Hessian, Matrix
-from methods.settings import at_least
-from methods.task import MethodError
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from methods.attributor import Bilinear, Prepared
-from methods.operators import Hessian, Operator
+from methods.curvature.operators import Hessian, Operator
+from methods.errors import MethodError
 from methods.randomness import torch_generator
-from methods.task import MethodError
 
 
 class Inverse(ABC):

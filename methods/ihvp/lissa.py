@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from methods.attributor import Prepared
+from methods.curvature.operators import Hessian, Operator
+from methods.errors import MethodError, at_least
 from methods.ihvp.inverse import Inverse, largest_eigenvalue, norms
-from methods.operators import Hessian, Operator
-from methods.settings import at_least
-from methods.task import MethodError
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from methods.attributor import Bilinear, Prepared
+from methods.curvature.operators import Hessian
+from methods.errors import MethodError, at_least
 from methods.ihvp.inverse import Inverse, largest_eigenvalue
-from methods.operators import Hessian
 from methods.progress import track
-from methods.projections import Directions, Gaussian, Projection
-from methods.settings import at_least
-from methods.task import MethodError
+from methods.rows.projections import Directions, Gaussian, Projection
 
 
 @dataclass(frozen=True)

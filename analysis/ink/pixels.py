@@ -1,0 +1,34 @@
+"""Bytes in a cell of the CSV, and images drawn from them."""
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from analysis.numbers.table import Row
+
+HEX = "hex:"  # keeps a CSV reader from taking bytes for a number
+
+
+def packed(values: np.ndarray) -> str:
+    """Write an array's bytes as a cell."""
+    return HEX + np.asarray(values).tobytes().hex()
+
+
+def unpacked(cell: str) -> bytes:
+    """The bytes that `packed` wrote."""
+    return bytes.fromhex(cell.removeprefix(HEX))
+
+
+def show(axes: Axes, row: Row, frame: str, linewidth: float) -> None:
+    """Draw the image of a row: its `pixels`, in `height` lines, of one channel or `channels`."""
+    pixels = np.frombuffer(unpacked(row["pixels"]), dtype=np.uint8)
+    height, channels = int(row["height"]), int(row.get("channels", 1))
+    if channels == 1:
+        axes.imshow(pixels.reshape(height, -1), cmap="gray_r", vmin=0, vmax=255)
+    else:
+        axes.imshow(pixels.reshape(height, -1, channels))
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+        spine.set_color(frame)
+        spine.set_linewidth(linewidth)

@@ -1,0 +1,70 @@
+"""What the artifacts of FastIF's own analysis share: their runs, their points, their notes."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from analysis.numbers.statistics import Interval, over_seeds
+from analysis.numbers.table import Row, written
+from experiments.laboratory.runs import Run
+
+PAPER_N = 392_702  # training pairs of MultiNLI
+PREDICTED = ("right", "wrong", "either")
+
+POINTS_RULE = (
+    "Intervals are over points of one trained model, half of them predicted rightly: they say how"
+    " sure the mean over points is, not how another training would do."
+)
+TIER_NOTES = {
+    "smoke": (
+        "Smoke tier: a BERT of three narrow layers with random lower ones, on a few hundred"
+        " generated pairs; numbers are not comparable."
+    ),
+    "small": (
+        "Small tier: all-MiniLM-L6-v2, six layers 384 wide, in place of bert-base; its training as"
+        " an embedding included NLI pairs. It is fine-tuned on 12,808 of the 392,702 pairs of"
+        " MultiNLI, cut at 64 tokens, in two rounds of 2 epochs with a batch of 64: the upper three"
+        " layers at a learning rate of 2e-4, then the last layer, pooler and classifier again at"
+        " 1e-4. Those 1.9 million parameters are differentiated, the rest is frozen."
+    ),
+    "paper": (
+        "The text freezes 9 layers and counts 14.7 million trained parameters, which are those of"
+        " 10 frozen layers: 10 are frozen here, as in the released code, whose settings are taken"
+        " where the paper has none."
+    ),
+}
+
+
+def on(*kinds: str) -> Callable[[dict[str, Any]], bool]:
+    """Whether a config is of one of these measurements."""
+    return lambda config: config["work"]["type"] in kinds
+
+
+def masks(run: Run) -> dict[str, np.ndarray]:
+    """Which points are predicted rightly, wrongly, and either way, (n_points,) each."""
+    right = np.asarray(run.array("right"), dtype=bool)
+    return dict(zip(PREDICTED, (right, ~right, np.ones_like(right)), strict=True))
+
+
+def over_points(values: ArrayLike) -> Interval:
+    """The mean and interval over points, those left out that could not be measured."""
+    sample = np.asarray(values, dtype=float)
+    return over_seeds(sample[np.isfinite(sample)])
+
+
+def plain(value: float) -> Interval:
+    """A number without an interval."""
+    return Interval(float(value), math.nan, math.nan, 1)
+
+
+def counted(value: float) -> str:
+    """Write a whole number: 1,000."""
+    return f"{int(value):,}"
+
+
+def told(row: Row | None, form: str = ".1f") -> str:
+    """Write a row's value and interval, or that it was not run."""
+    return written(row, form) if row is not None and row["n"] > 0 else "not run"

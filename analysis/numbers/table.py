@@ -1,0 +1,146 @@
+"""The rows every artifact is made of, and their CSV: paper, ours, difference, interval, n, verdict.
+
+Kinds of rows: `number` is judged against the paper's printed value; `aside` is compared with it but
+does not decide (times on other machines); `claim` is a difference or a ratio with bounds; `curve`
+has no printed value.
+"""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.numbers.statistics import Interval
+from analysis.numbers.verdict import judge_claim, judge_factor, judge_number
+
+COLUMNS = [
+    "kind", "method", "proj_dim", "quantity", "unit", "paper", "ours", "difference", "low", "high",
+    "n", "verdict", "at_least", "at_most",
+]  # fmt: skip
+NUMBERS = ["proj_dim", "paper", "ours", "difference", "low", "high", "at_least", "at_most"]
+Row = dict[str, Any]
+
+
+def curve(method: str, quantity: str, unit: str, ours: Interval, **more: Any) -> Row:
+    """The row of a quantity the paper prints no number of.
+
+    `more` are further columns: proj_dim, or this artifact's own, such as a step or a class.
+    """
+    return _row("curve", method, quantity, unit, ours, math.nan, "") | more
+
+
+def number(
+    method: str,
+    quantity: str,
+    unit: str,
+    ours: Interval,
+    paper: float,
+    tolerance: float,
+    **more: Any,
+) -> Row:
+    """The row of a printed number, judged by its tolerance; `paper` may be nan."""
+    word = judge_number(paper, ours, tolerance)
+    return _row("number", method, quantity, unit, ours, paper, word) | more
+
+
+def aside(
+    method: str, quantity: str, unit: str, ours: Interval, paper: float, factor: float, **more: Any
+) -> Row:
+    """The row of a printed number that decides nothing, judged by a factor either way."""
+    word = judge_factor(paper, ours, factor)
+    return _row("aside", method, quantity, unit, ours, paper, word) | more
+
+
+def claim(
+    method: str,
+    quantity: str,
+    unit: str,
+    ours: Interval,
+    *,
+    at_least: float = math.nan,
+    at_most: float = math.nan,
+    paper: float = math.nan,
+    **more: Any,
+) -> Row:
+    """The row of a claim, `at_least < quantity < at_most`, judged by its interval."""
+    word = judge_claim(ours, at_least, at_most)
+    bounds = {"at_least": at_least, "at_most": at_most}
+    return _row("claim", method, quantity, unit, ours, paper, word) | bounds | more
+
+
+def _row(
+    kind: str, method: str, quantity: str, unit: str, ours: Interval, paper: float, verdict: str
+) -> Row:
+    return {
+        "kind": kind,
+        "method": method,
+        "proj_dim": dimension(method),
+        "quantity": quantity,
+        "unit": unit,
+        "paper": paper,
+        "ours": ours.mean,
+        "difference": ours.mean - paper,
+        "low": ours.low,
+        "high": ours.high,
+        "n": ours.n,
+        "verdict": verdict or ("not run" if ours.n == 0 else ""),
+        "at_least": math.nan,
+        "at_most": math.nan,
+    }
+
+
+def dimension(method: str) -> float:
+    """The projected dimension in a method's display name, nan where there is none."""
+    found = re.fullmatch(r"[^ ]+ (\d+)", method)
+    return int(found.group(1)) if found else math.nan
+
+
+def tabulated(rows: Sequence[Row]) -> pd.DataFrame:
+    """Rows as a table with COLUMNS first, then the artifact's own."""
+    own = [name for row in rows for name in row if name not in COLUMNS]
+    return pd.DataFrame(rows, columns=pd.Index([*COLUMNS, *dict.fromkeys(own)]))
+
+
+def records(table: pd.DataFrame) -> list[Row]:
+    """The table's rows one by one, each by column name."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def written(row: Row, form: str) -> str:
+    """Write a row's value and interval in a number format: `98.7 [98.5, 98.9]` in ".1f".
+
+    What rounds to nothing is 0 and not -0.
+    """
+    form = f"z{form}" if form.startswith(".") else form
+    if math.isnan(row["ours"]):
+        return ""
+    interval = f" [{row['low']:{form}}, {row['high']:{form}}]"
+    return f"{row['ours']:{form}}{'' if math.isnan(row['low']) else interval}"
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """The table as CSV with six significant digits and Unix line ends."""
+    shaped = table.copy()
+    for name in shaped.columns:
+        # A count beside absent ones is a float to pandas: write 10, not 10.0.
+        if pd.api.types.is_float_dtype(shaped[name]):
+            shaped[name] = shaped[name].map(
+                lambda value: "" if math.isnan(value) else f"{value:.6g}"
+            )
+    return shaped.to_csv(index=False, lineterminator="\n")
+
+
+def from_csv(text: str) -> pd.DataFrame:
+    """The table that `to_csv` wrote: blanks are nan in numbers and "" in text."""
+    table = pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])
+    for name in table.columns:
+        if name in NUMBERS:
+            table[name] = table[name].astype(float)
+        elif name in COLUMNS and name != "n":
+            table[name] = table[name].astype(object).where(table[name].notna(), "").astype(str)
+        elif not pd.api.types.is_numeric_dtype(table[name]):
+            table[name] = table[name].fillna("")
+    return table

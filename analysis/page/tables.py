@@ -1,0 +1,211 @@
+"""The tables of an artifact as texts, for the report page and for LaTeX."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.numbers.table import COLUMNS, Row, records
+from analysis.numbers.verdict import claim_bounds
+
+KNOWN_TABLES = {
+    "Printed numbers": ("number", "aside"),
+    "Claims": ("claim",),
+    "Quantities without a printed number": ("curve",),
+}
+SHARED = (*COLUMNS, "tier", "missing", "of_tier", "experiment")  # columns of every artifact
+LONGEST = 40  # letters of a cell; a column of longer ones (pixels) is not shown
+NUMBER = re.compile(r"[−+\-–\d.,e ]*(?: to [−+\-\d.,einf]+)?(?: \[.*\])?")  # or nothing
+OPEN_UP_TO = 24  # rows; longer tables of curves start folded
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text, ready to be laid out."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    folded: bool = False
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers, to be set flush right."""
+        columns = zip(*self.rows, strict=True)
+        return [all(map(NUMBER.fullmatch, column)) for column in columns] or [False] * len(
+            self.header
+        )
+
+
+def headline(table: pd.DataFrame, declared: tuple[str, str] = ("", "")) -> dict[str, str]:
+    """What to show of an artifact in one line: the row it declares (method, quantity).
+
+    Where that is missing, its first printed number, else its first claim. `what`, `paper` (or
+    what the claim requires), `ours`, `interval`; {} if it has neither.
+    """
+    rows = [row for row in records(table) if row["n"] > 0 and row["kind"] in ("number", "claim")]
+    printed = [row for row in rows if row["kind"] == "number" and not math.isnan(row["paper"])]
+    claims = [row for row in rows if row["kind"] == "claim"]
+    chosen = [row for row in rows if (row["method"], row["quantity"]) == declared]
+    return next((_headline(row) for row in [*chosen, *printed, *claims]), {})
+
+
+def tally(table: pd.DataFrame) -> str:
+    """How many of the claims that could be tested hold, at least in direction: `5 of 8 claims`."""
+    words = [row["verdict"] for row in records(table) if row["kind"] == "claim"]
+    tested = [word for word in words if word != "not run"]
+    holding = sum(word in ("reproduced", "direction") for word in tested)
+    what = "claim holds" if len(tested) == 1 else "claims hold"
+    return f"{holding} of {len(tested)} {what}" if tested else ""
+
+
+def _headline(row: Row) -> dict[str, str]:
+    printed = not math.isnan(row["paper"])
+    bounds = f"claimed {claim_bounds(row['at_least'], row['at_most'])}"
+    paper = f"printed {_number(row['paper'])}" if printed else bounds
+    what = f"{row['method']}, {row['quantity']}"
+    what += f" ({row['unit']})" if row["unit"] else ""
+    ours = {"ours": _number(row["ours"]), "interval": _interval(row)}
+    return {"what": what, "paper": paper, **ours}
+
+
+def tables_of(
+    table: pd.DataFrame, page: Callable[[pd.DataFrame], pd.DataFrame] | None
+) -> list[Table]:
+    """The artifact's own page of methods, if it has one, then its numbers and its claims."""
+    rows = records(table)
+    tables = []
+    if page is not None:
+        wide = page(table)
+        cells = [[str(value) for value in row.values()] for row in records(wide)]
+        tables.append(Table("Methods", [str(name) for name in wide.columns], cells))
+    for title, kinds in KNOWN_TABLES.items():
+        chosen = [row for row in rows if row["kind"] in kinds]
+        if not chosen or (page is not None and "curve" in kinds):
+            continue
+        own = telling_apart(chosen)
+        header, lines = _claims(chosen, own) if "claim" in kinds else _numbers(chosen, own)
+        if title == "Printed numbers" and all(math.isnan(row["paper"]) for row in chosen):
+            title = "Numbers"
+        folded = "curve" in kinds and len(chosen) > OPEN_UP_TO
+        tables.append(Table(title, header, lines, folded))
+    return tables
+
+
+def telling_apart(rows: Sequence[Row]) -> list[str]:
+    """The artifact's own columns in which rows of the same method and quantity differ."""
+    alike: dict[tuple[str, str], Row] = {}
+    own: dict[str, None] = {}
+    for row in rows:
+        first = alike.setdefault((row["method"], row["quantity"]), row)
+        for name, value in row.items():
+            if name not in SHARED and _said(value) != _said(first[name]):
+                own[name] = None
+    return [name for name in own if max(len(_said(row[name])) for row in rows) <= LONGEST]
+
+
+def _numbers(rows: list[Row], own: list[str]) -> tuple[list[str], list[list[str]]]:
+    printed = any(not math.isnan(row["paper"]) for row in rows)
+    compared = ["paper", "ours", "difference"] if printed else ["ours"]
+    verdict = ["verdict"] if printed else []
+    header = ["method", "quantity", *_spaced(own), *compared, "95% interval", "n", *verdict]
+    lines = []
+    for row in rows:
+        quantity = f"{row['quantity']} ({row['unit']})" if row["unit"] else row["quantity"]
+        values = [_number(row[name]) for name in compared]
+        cells = [row["method"], quantity, *(_said(row[name]) for name in own), *values]
+        lines.append([*cells, _interval(row), str(row["n"]), *(row[name] for name in verdict)])
+    return header, lines
+
+
+def _claims(rows: list[Row], own: list[str]) -> tuple[list[str], list[list[str]]]:
+    known = ["required", "paper", "ours", "95% interval", "n", "verdict"]
+    header = ["claim", "quantity", *_spaced(own), *known]
+    lines = []
+    for row in rows:
+        quantity = f"{row['quantity']} ({row['unit']})" if row["unit"] else row["quantity"]
+        bounds = claim_bounds(row["at_least"], row["at_most"])
+        values = [_number(row["paper"]), _number(row["ours"]), _interval(row), str(row["n"])]
+        cells = [row["method"], quantity, *(_said(row[name]) for name in own), bounds]
+        lines.append([*cells, *values, row["verdict"]])
+    return header, lines
+
+
+def _spaced(names: list[str]) -> list[str]:
+    return [name.replace("_", " ") for name in names]
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    written = f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return written.replace("-", "−")
+
+
+def _interval(row: Row) -> str:
+    if math.isnan(row["low"]):
+        return "–"
+    return f"{_number(row['low'])} to {_number(row['high'])}"
+
+
+def _said(value: Any) -> str:
+    """A cell that may be a number, text, or nothing at all."""
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# Tables in LaTeX, for a paper: `python -m analysis.NAME --latex`; they need booktabs.
+
+
+SYMBOLS = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": "$<$", ">": "$>$", "|": r"\textbar{}", "−": "$-$", "–": "--", "×": r"$\times$",
+    "÷": r"$\div$", "≥": r"$\geq$", "≤": r"$\leq$", "±": r"$\pm$", "·": r"$\cdot$",
+    "∞": r"$\infty$", "→": r"$\to$", "²": "$^2$", "√": r"$\surd$", "Δ": r"$\Delta$",
+    "λ": r"$\lambda$", "μ": r"$\mu$", "σ": r"$\sigma$", "⁻": "$^-$", "¹": "$^1$",
+}  # fmt: skip
+
+
+def latex(about: Mapping[str, Any], tables: Sequence[Table]) -> str:
+    """One `table` environment a table; `about` is what the artifact's JSON file says."""
+    heading = (
+        f"% {about['command']}\n% {about['id']}, {about['tier']} tier: {about['verdict']['word']}"
+        "\n% \\usepackage{booktabs}"
+    )
+    return "\n\n".join([heading, *(_environment(about, table) for table in tables)]) + "\n"
+
+
+def _environment(about: Mapping[str, Any], table: Table) -> str:
+    columns = "".join("r" if numeric else "l" for numeric in table.numeric)
+    caption = f"{about['title']} ({about['tier']} tier): {table.title.lower()}."
+    label = f"tab:{about['id']}-{table.title.lower().replace(' ', '-')}"
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escaped(caption)}}}",
+            rf"\label{{{label}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            _line(table.header),
+            r"\midrule",
+            *map(_line, table.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return " & ".join(map(escaped, cells)) + r" \\"
+
+
+def escaped(text: str) -> str:
+    """The text as LaTeX sets it."""
+    return "".join(SYMBOLS.get(character, character) for character in text)

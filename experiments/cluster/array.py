@@ -1,0 +1,126 @@
+"""One task of an array: its cells one after another, those that have a run passed over.
+
+slurm/array.sbatch starts it. The exit code is 0 if every cell has its run, 2 if a user's mistake
+stopped one (the others were still computed), 130 if the task was asked to stop.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from experiments.cluster import jobs
+from experiments.laboratory import experiment as listing
+from experiments.laboratory import process, runs
+from experiments.laboratory.command import INTERRUPTED, USER_MISTAKE
+from experiments.laboratory.errors import Parser, UserError
+from experiments.laboratory.experiment import Experiment
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line that array.sbatch uses."""
+    try:
+        given = _parser().parse_args(argv)
+        with process.heed():
+            return _main(given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except process.Stopped:
+        return INTERRUPTED
+
+
+def _main(given: argparse.Namespace) -> int:
+    listed = runs.planned(given.experiment, given.preset)
+    tasks = jobs.divide(listed, given.shared, given.tasks)
+    if jobs.fingerprint(listed, tasks) != given.plan:
+        raise _changed(given)
+    mine = tasks[given.task]
+    cells = [i for i in mine if not _is_there(given.experiment, listed[i]["key"])]
+    print(f"task {given.task}: {len(cells)} of {len(mine)} cells to compute", flush=True)
+    if not cells:
+        return 0  # before anything large is imported
+    experiment = listing.named(given.experiment)
+    presets = experiment.presets.get(given.preset, [])
+    if [entry["key"] for entry in runs.entries(presets)] != [entry["key"] for entry in listed]:
+        raise _changed(given)
+    processes = min(given.processes, experiment.processes)
+    run = _together if processes > 1 else _alone
+    code = 0
+    while cells:
+        process.obey()
+        ended = run(experiment, given.preset, cells, processes)
+        if ended not in (0, USER_MISTAKE):
+            return ended
+        code = max(code, ended)
+        missing = [i for i in cells if not _is_there(given.experiment, listed[i]["key"])]
+        # What stopped at a mistake stopped at the first cell without a run: on with the next.
+        cells = [i for i in cells if missing and i > missing[0]]
+    return code
+
+
+def _is_there(name: str, key: str) -> bool:
+    return (runs.results() / "runs" / name / key).is_dir()
+
+
+def _alone(experiment: Experiment, preset: str, cells: Sequence[int], processes: int) -> int:
+    return experiment.main(_words(preset, cells))
+
+
+def _together(experiment: Experiment, preset: str, cells: Sequence[int], processes: int) -> int:
+    """Run cells under torchrun, started anew for each, so that all processes begin alike.
+
+    Each computes the run, in step with the others; the first to finish writes it.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    _share_cores(processes)
+    options = ["--standalone", f"--nproc-per-node={processes}"]
+    for cell in cells:
+        words = _words(preset, [cell])
+        try:
+            run(parse_args([*options, "-m", f"experiments.{experiment.name}", *words]))
+        except ChildFailedError as error:
+            codes = {failure.exitcode for failure in error.failures.values()}
+            return USER_MISTAKE if codes == {USER_MISTAKE} else 1
+        except SignalException:
+            return INTERRUPTED
+    return 0
+
+
+def _share_cores(processes: int) -> None:
+    """Let each process have its part of the cores, where array.sbatch gave all to one."""
+    cores = os.environ.get("SLURM_CPUS_PER_TASK")
+    if cores and cores == os.environ.get("OMP_NUM_THREADS"):
+        os.environ["OMP_NUM_THREADS"] = str(max(1, int(cores) // processes))
+
+
+def _words(preset: str, cells: Sequence[int]) -> list[str]:
+    return ["--preset", preset, *(word for cell in cells for word in ("--cell", str(cell)))]
+
+
+def _changed(given: argparse.Namespace) -> UserError:
+    return UserError(
+        f"the cells of {given.experiment}, preset {given.preset}, are no longer those that were "
+        f"submitted: `slurm/submit {given.experiment} {given.preset}` submits what is missing now"
+    )
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m experiments.array", description=__doc__)
+    parser.add_argument("experiment")
+    parser.add_argument("preset")
+    parser.add_argument("--shared", default="")
+    parser.add_argument("--tasks", type=int, required=True)
+    parser.add_argument("--plan", required=True)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument(
+        "--task", type=int, default=os.environ.get("SLURM_ARRAY_TASK_ID"), help="its number"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,226 @@
+"""Digit classifiers trained on partly wrong labels: what the experiments on digits share."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experiments.data import digits, labels
+from experiments.data import digits as mnist
+from experiments.laboratory import provenance, runs
+from experiments.laboratory.errors import UserError
+from experiments.models.mnist_cnn import DigitsCNN, LargeCNN, SmallCNN
+from experiments.training.loop import Adam, Fit, checkpoints, fit, flat_params, load_params
+from experiments.training.plans import cross_entropy
+from experiments.training.second_order import Finish, converge
+from methods.curvature.exact_hessian import exact_hessian
+from methods.progress import track
+from methods.randomness import numpy_generator
+from methods.task import Task, take
+
+Network = LargeCNN | SmallCNN | DigitsCNN
+
+
+@dataclass(frozen=True)
+class Data:
+    """Two disjoint random subsets, for training and evaluation, with labels changed in both.
+
+    `noise` is the share of examples given another, uniformly random label before training.
+    `n_eval` 0 is the whole test split of MNIST in place of the second subset, with its own labels.
+    """
+
+    source: Literal["mnist", "digits"] = "mnist"
+    n_train: int = 6_000
+    n_eval: int = 6_000
+    noise: float = 0.2
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network; the seed draws subsets, wrong labels, initial parameters and order."""
+
+    network: Network = LargeCNN()
+    data: Data = Data()
+    fit: Fit = Fit(epochs=10, batch_size=128, lr=0.1, momentum=0.9)
+    finish: Finish | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images with the labels given to training, and the truth about them."""
+
+    examples: dict[str, Tensor]
+    true: np.ndarray
+    corrupted: np.ndarray
+    index: np.ndarray
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model with its data, as methods and experiments need it."""
+
+    task: Task
+    train: Digits
+    evaluation: Digits
+    metrics: dict[str, Any]
+    module: nn.Module
+    checkpoint_epochs: tuple[int, ...]
+
+
+@provenance.remembered
+def load_data(data: Data, seed: int) -> tuple[Digits, Digits]:
+    """The training and the evaluation subset."""
+    whole = mnist.load_mnist("train") if data.source == "mnist" else digits.load_sklearn()
+    parts = labels.split(len(whole["label"]), [data.n_train, data.n_eval], seed)
+    made = []
+    for which, index in enumerate(parts):
+        true = whole["label"][torch.from_numpy(index)].numpy()
+        # The second subset's wrong labels come from a stream of their own.
+        given, corrupted = labels.reassign(true, data.noise, 10, 2 * seed + which)
+        examples = {
+            "image": whole["image"][torch.from_numpy(index)],
+            "label": torch.from_numpy(given),
+        }
+        made.append(Digits(examples, true, corrupted, index))
+    return made[0], made[1] if data.n_eval else _test_split(data)
+
+
+def _test_split(data: Data) -> Digits:
+    if data.source != "mnist":
+        raise UserError(f"data.n_eval is 0, but {data.source} has no test split: give a number")
+    examples = mnist.load_mnist("test")
+    true = examples["label"].numpy()
+    return Digits(examples, true, np.zeros(len(true), dtype=bool), np.arange(len(true)))
+
+
+def check_shape(model: Model, train: Digits) -> None:
+    """Refuse images of another shape than the network's."""
+    shape, wanted = tuple(train.examples["image"].shape[1:]), model.network.image_shape
+    if shape != wanted:
+        raise UserError(
+            f"{type(model.network).__name__} takes images of shape {wanted}, those of "
+            f"{model.data.source} are {shape}: choose another network or data.source"
+        )
+
+
+def trained(model: Model) -> Trained:
+    """The trained model, training it if no run has it yet."""
+    train, evaluation = load_data(model.data, model.seed)
+    check_shape(model, train)
+    run = runs.once("digit_model", model, lambda scratch: _train(model, scratch))
+    module = model.network.build(model.seed)
+    flat = run.array("params")
+    epochs = [model.fit.every * (i + 1) for i in range(len(flat))]
+    epochs[-1] = min(epochs[-1], model.fit.epochs)
+    kept = checkpoints(module, run)
+    load_params(module, np.array(run.array("final")))
+    module.requires_grad_(False)
+    task = Task.of(module, cross_entropy, weight_decay=model.fit.weight_decay, checkpoints=kept)
+    return Trained(task, train, evaluation, run.metrics, module, tuple(epochs))
+
+
+def _train(model: Model, scratch: Path) -> dict[str, Any]:
+    train, evaluation = load_data(model.data, model.seed)  # noted as this run's data
+    module = model.network.build(model.seed)
+    outcome = fit(module, cross_entropy, train.examples, model.fit, model.seed, scratch)
+    decay = model.fit.weight_decay
+    if model.finish is not None:
+        converge(module, cross_entropy, train.examples, decay, model.finish, model.seed, scratch)
+    final = flat_params(module)
+    with torch.no_grad():
+        predicted = predictions(module, evaluation.examples["image"])
+    gradient = _gradient(module, train.examples, decay)
+    return {
+        "final": final,
+        "params": outcome["params"],
+        "lrs": outcome["lrs"],
+        "train_loss": outcome["train_loss"],
+        "accuracy_corrupted": float((predicted == evaluation.examples["label"].numpy()).mean()),
+        "accuracy_true": float((predicted == evaluation.true).mean()),
+        "gradient_norm": float(np.linalg.norm(gradient)),
+        "num_params": len(final),
+    }
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The Hessians of `count` disjoint random minibatches that make up the training set."""
+
+    model: Model
+    count: int = 20
+
+
+def write_out(blocks: Blocks) -> runs.Run:
+    """The run with the undamped `hessians` (count, p, p) of the trained model, and `seconds`.
+
+    Their mean is the exact Hessian of the mean training loss.
+    """
+
+    def compute(_scratch: Path) -> dict[str, Any]:
+        started = time.perf_counter()
+        there = trained(blocks.model)  # cites the model's run, and so its data
+        train = there.train.examples
+        n = len(train["label"])
+        order = torch.from_numpy(numpy_generator(blocks.model.seed, "blocks").permutation(n))
+        if n % blocks.count:
+            raise UserError(f"{n} examples in {blocks.count} blocks: choose a count that divides")
+        groups = order.split(n // blocks.count)
+        made = [exact_hessian(there.task, take(train, g)).numpy() for g in track(groups, "blocks")]
+        return {"hessians": np.stack(made), "seconds": time.perf_counter() - started}
+
+    return runs.once("digit_blocks", blocks, compute)
+
+
+def mean_hessian(blocks: Blocks) -> tuple[Tensor, float]:
+    """The exact Hessian of the mean training loss, (p, p), and the seconds it took to make."""
+    kept = write_out(blocks)  # asked for every time, so that a run's provenance names it
+    return _mean(str(kept.path), kept.array("hessians")), float(kept.metrics["seconds"])
+
+
+_held: dict[str, Tensor] = {}
+
+
+def _mean(path: str, hessians: np.ndarray) -> Tensor:
+    if path not in _held:
+        _held.clear()
+        _held[path] = torch.from_numpy(hessians.mean(0))
+    return _held[path]
+
+
+def predictions(module: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
+    """The predicted class of each image, (n,)."""
+    return torch.cat([module(some).argmax(1) for some in images.split(500)]).numpy()
+
+
+def _gradient(module: nn.Module, examples: dict[str, Tensor], decay: float) -> np.ndarray:
+    params = list(module.parameters())
+    count = len(examples["label"])
+    total = [decay * p.detach() for p in params]
+    for start in range(0, count, 500):
+        batch = {k: v[start : start + 500] for k, v in examples.items()}
+        grads = torch.autograd.grad(cross_entropy(module, batch).sum() / count, params)
+        total = [t + g for t, g in zip(total, grads, strict=True)]
+    return torch.cat([t.flatten() for t in total]).numpy()
+
+
+SMALL = Model(
+    network=SmallCNN(),
+    fit=Fit(epochs=250, batch_size=500, lr=0.01, weight_decay=5e-3, every=10, adam=Adam()),
+    finish=Finish(),
+)
+LARGE = Model()
+SMOKE = Model(
+    network=DigitsCNN(),
+    data=Data("digits", n_train=1_000, n_eval=797),
+    fit=Fit(epochs=30, batch_size=50, lr=0.01, weight_decay=1e-3, every=3, adam=Adam()),
+)
+
+
+def with_seed(model: Model, seed: int) -> Model:
+    return replace(model, seed=seed)

@@ -1,0 +1,221 @@
+"""Scores of one of the networks trained on a whole set, by any method or control."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experiments.ensembles import subsets
+from experiments.ensembles.subsets import Ensemble
+from experiments.laboratory import runs
+from experiments.laboratory import scratch as disk
+from experiments.training.loop import load_buffers, load_params
+from experiments.training.plans import cross_entropy, negative_log_odds
+from experiments.training.stacked import Stack, fit_stack
+from methods.attributor import Prepared
+from methods.ihvp.arnoldi import Arnoldi, Krylov
+from methods.ihvp.deflated import Deflated
+from methods.influence import Influence
+from methods.random_projection import RandomProjection
+from methods.randomness import stream, torch_generator
+from methods.representer import Representer
+from methods.rows.last_layer import Head
+from methods.task import Checkpoint, Examples, Task, chunks, count, floating_buffers, take
+from methods.tracin import TracIn
+
+# Networks as those of an ensemble, but trained on all of its examples: what attributions explain.
+#
+# The same network, plan and augmentation; more steps an epoch, as there are more examples.
+
+
+@dataclass(frozen=True)
+class Whole:
+    """`count` networks, with a checkpoint every so many epochs."""
+
+    ensemble: Ensemble = Ensemble()
+    count: int = 10
+    every: int = 4
+
+
+def trained(whole: Whole) -> runs.Run:
+    """The run of the networks, trained if no run has them yet."""
+    return runs.once("whole_models", whole, lambda scratch: _train(whole, scratch))
+
+
+def member_task(whole: Whole, member: int) -> Task:
+    """One of the networks; a query is measured by minus its log-odds.
+
+    The loss is without augmentation.
+    """
+    run = trained(whole)
+    module = whole.ensemble.network.build(0).to(subsets.device())
+    buffers = run.array("buffers") if "buffers" in run.meta["arrays"] else None
+    checkpoints = []
+    for place, lr in enumerate(run.array("lrs")):
+        load_params(module, np.array(run.array("params")[place, member]))
+        if buffers is not None:
+            load_buffers(module, np.array(buffers[place, member]))
+        checkpoints.append(Checkpoint(_copied(module), float(lr)))
+    decay = whole.ensemble.fit.weight_decay
+    module.requires_grad_(False)
+    return Task.of(
+        module, cross_entropy, negative_log_odds, weight_decay=decay, checkpoints=checkpoints
+    )
+
+
+def _copied(module: nn.Module) -> dict[str, torch.Tensor]:
+    state = {**dict(module.named_parameters()), **floating_buffers(module)}
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def _train(whole: Whole, scratch: Path) -> dict[str, Any]:
+    ensemble = whole.ensemble
+    train, query = subsets.on_device(subsets.load(ensemble.data))
+    seeds = [
+        int(stream(ensemble.seed, "whole", member).generate_state(1)[0])
+        for member in range(whole.count)
+    ]
+    stack = Stack([ensemble.network.build(seed) for seed in seeds]).to(subsets.device())
+    everything = np.ones((whole.count, ensemble.data.n_train), dtype=bool)
+    plan = replace(ensemble.fit, every=whole.every)
+    outcome = fit_stack(stack, subsets.loss(ensemble), train, everything, plan, seeds, scratch)
+    right = subsets.answers(stack, train, query)[0].double().mean(0)
+    n_train = ensemble.data.n_train
+    accuracy = {
+        "accuracy_train": float(right[:n_train].mean()),
+        "accuracy_query": float(right[n_train:].mean()),
+    }
+    return {**outcome, **accuracy, "num_params": outcome["params"].shape[2]}
+
+
+GRADIENT = TracIn(learning_rates=False, checkpoints=(-1,))
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Control: gradients at the end of training, each of length 1."""
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Control: the cosine of what the last layer sees, whatever the labels."""
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Control: normal random numbers."""
+
+    seed: int = 0
+
+
+Method = TracIn | Influence | RandomProjection | Representer | Cosine | Similarity | Chance
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a method says of one network."""
+
+    pairs: Tensor
+    """(n_query, n_train), positive = proponent."""
+    own: Tensor | None
+    """(n_train,) self-influence, None if it was not asked for or says nothing."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Dominant eigenvectors of one network's Hessian: a run that methods share."""
+
+    whole: Whole
+    member: int
+    krylov: Krylov
+
+
+def scored(method: Method, whole: Whole, member: int, n_query: int, own: bool) -> Scores:
+    """Scores of all training examples for the first queries, and for themselves if `own`."""
+    train, queries = subsets.load(whole.ensemble.data)
+    query = take(queries, slice(0, n_query))
+    if isinstance(method, Chance):
+        draw = torch_generator(method.seed, "chance", member)
+        numbers = torch.randn(n_query + 1, count(train), generator=draw)
+        return Scores(numbers[:-1], numbers[-1])
+    task = member_task(whole, member)
+    if isinstance(method, Similarity):
+        left, right = (_features(task, each) for each in (query, train))
+        return Scores((left @ right.T).float().cpu(), None)
+    if isinstance(method, Cosine):
+        lengths = GRADIENT.self_influence(_of_loss(task), train).sqrt().clamp_min(1e-30)
+        of_query = replace(task, loss=task.measurement)
+        own_lengths = GRADIENT.self_influence(of_query, query).sqrt().clamp_min(1e-30)
+        return Scores(GRADIENT.scores(task, train, query) / lengths / own_lengths[:, None], None)
+    ready = prepared(method, whole, member)
+    pairs = method.fit(task, train, ready).scores(query, train)
+    fitted = method.fit(_of_loss(task), train, ready) if own else None
+    return Scores(pairs, None if fitted is None else fitted.self_influence(train))
+
+
+def prepared(method: Method, whole: Whole, member: int) -> Prepared | None:
+    """The eigenvectors that a method needs, made once whichever needs them first."""
+    inverse = method.inverse if isinstance(method, Influence) else None
+    if not isinstance(inverse, Arnoldi | Deflated):
+        return None
+
+    def compute(_: object) -> dict[str, np.ndarray]:
+        train, _query = subsets.load(whole.ensemble.data)
+        undamped = Influence(Arnoldi(1, inverse.basis))
+        found = undamped.prepare(member_task(whole, member), train)
+        return {name: value.cpu().numpy() for name, value in found.items()}
+
+    made = runs.once("attribution_basis", Basis(whole, member, inverse.basis), compute)
+    return {name: torch.from_numpy(np.array(value)) for name, value in made.arrays().items()}
+
+
+def display(method: Method) -> str:
+    """The method's name for people."""
+    if isinstance(method, TracIn):
+        return "Gradients" if method == GRADIENT else "TracIn"
+    if isinstance(method, RandomProjection):
+        return f"RandProj {method.projection.dim}"
+    if isinstance(method, Influence):
+        inverse = method.inverse
+        name = f"Arnoldi {inverse.num_eigen}" if isinstance(inverse, Arnoldi) else ""
+        return name or {"Deflated": "Influence"}.get(
+            type(inverse).__name__, f"Influence, {type(inverse).__name__}"
+        )
+    names = {"Similarity": "Features", "Chance": "Random"}
+    return names.get(type(method).__name__, type(method).__name__)
+
+
+def _of_loss(task: Task) -> Task:
+    """The same with the training loss on both sides, as self-influence has it."""
+    return replace(task, measurement=task.loss)
+
+
+def _features(task: Task, examples: Examples) -> Tensor:
+    """What the last layer sees, each of length 1, (n, features)."""
+    head = Head(task, examples)
+    seen = torch.cat([head.features(some) for some in chunks(examples, head.chunk)])
+    seen = seen if head.bias is None else seen[:, :-1]  # the last is 1 throughout
+    return seen / seen.norm(dim=1, keepdim=True).clamp_min(1e-30)
+
+
+def added(one: Scores, other: Scores) -> Scores:
+    """Of sums, ranks and correlations are those of means."""
+    own = None if one.own is None or other.own is None else one.own + other.own
+    return Scores(one.pairs + other.pairs, own)
+
+
+def kept(path: Path, ask: Callable[[], Scores]) -> Scores:
+    """What a network's scores are, kept for a job that goes on after a kill."""
+    if not path.exists():
+        one, content = ask(), io.BytesIO()
+        said = torch.empty(0) if one.own is None else one.own
+        np.savez(content, pairs=one.pairs.numpy(), own=said.numpy())
+        disk.write(path, content.getvalue())
+    with np.load(path) as there:
+        pairs, own = torch.from_numpy(there["pairs"]), torch.from_numpy(there["own"])
+    return Scores(pairs, own if len(own) else None)

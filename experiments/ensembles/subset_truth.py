@@ -1,0 +1,146 @@
+"""What an ensemble trained on random subsets says is true, and how far scores agree with it.
+
+Its models are divided: the first are held out, the next choose settings, the rest only estimate.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score
+from torch import Tensor
+
+from experiments.ensembles import subsets
+from experiments.ensembles.attributions import Scores
+from experiments.ensembles.subsets import MEMORIZED, MNIST, STEPS, Ensemble, Outcomes
+from experiments.laboratory.errors import UserError
+from methods.ensembles.lds import area, lds, reliability, spearman
+from methods.ensembles.masks import Packed
+from methods.ensembles.subset import influence, memorization
+
+TIED = 0.5  # a query has no score if so many networks give it one probability, to a 255th
+CONTESTED = 0.05  # a query is, if at least this share of the networks is right, and as many wrong
+INFLUENTIAL = 0.15  # of a pair, by Feldman & Zhang (2020), Sec. 3.3; its example is memorized too
+
+
+@dataclass(frozen=True)
+class Division:
+    """An ensemble's models: held out, then choosing dampings, then the rest of `n_models`.
+
+    n_restarts  first models whose masks were trained on a second time
+    n_query     first queries that are scored
+    """
+
+    ensemble: Ensemble = MNIST
+    n_models: int = 2_000
+    n_held: int = 200
+    n_choosing: int = 600
+    n_restarts: int = 50
+    n_query: int = 500
+
+    def __post_init__(self) -> None:
+        if not self.n_restarts <= self.n_held < self.n_models - self.n_choosing:
+            raise UserError(
+                f"{self.n_models} models, {self.n_held} held out, {self.n_choosing} choosing,"
+                f" {self.n_restarts} trained twice: leave some models, and restart held-out ones"
+            )
+
+    @property
+    def held(self) -> slice:
+        return slice(0, self.n_held)
+
+    @property
+    def choosing(self) -> slice:
+        return slice(self.n_held, self.n_held + self.n_choosing)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the ensemble says, without the models that choose dampings.
+
+    influence (n_query, n_train) on the probability; strong, bool, the pairs that 004 counts, by who
+    is right; memorization (n_train,)
+    """
+
+    influence: Tensor
+    strong: np.ndarray
+    memorization: np.ndarray
+
+
+def truth_of(division: Division, whole: Outcomes) -> Truth:
+    models = np.arange(division.n_models)
+    models = np.delete(models, division.choosing)
+    masks, right = (Packed(x.bits[models], x.width) for x in (whole.masks, whole.right))
+    correct = right.unpacked()
+    own = memorization(masks, correct[:, : whole.n_train]).numpy()
+    asked = correct[:, whole.n_train :][:, : division.n_query]
+    strong = (influence(masks, asked).numpy() >= INFLUENTIAL) & (own > MEMORIZED)
+    return Truth(estimated(division, whole, models), strong, own)
+
+
+def estimated(division: Division, whole: Outcomes, models: np.ndarray) -> Tensor:
+    """The ensemble's estimate of some models, on the probability of the right class."""
+    masks = Packed(whole.masks.bits[models], whole.masks.width)
+    steps = whole.probability[models][:, whole.n_train :][:, : division.n_query]
+    return influence(masks, torch.from_numpy(steps).double() / STEPS)
+
+
+def outcomes(division: Division, whole: Outcomes, models: slice) -> np.ndarray:
+    return whole.probability[models, whole.n_train :][:, : division.n_query]
+
+
+def score(division: Division, whole: Outcomes, models: slice, pairs: Tensor) -> np.ndarray:
+    """The linear datamodeling score of each query over the masks of some models, (n_query,).
+
+    nan of queries that are not `varied`: ranks would be of ties.
+    """
+    masks = whole.masks.unpacked(models)
+    found = lds(masks, outcomes(division, whole, models), pairs)
+    return np.where(varied(division, whole), found, np.nan)
+
+
+def varied(division: Division, whole: Outcomes) -> np.ndarray:
+    """Which queries the models that are not held out find differently probable, (n_query,)."""
+    steps = outcomes(division, whole, slice(division.n_held, division.n_models))
+    most = np.array([np.bincount(column).max() for column in steps.T])
+    return most < TIED * len(steps)
+
+
+def reliability_of(division: Division, whole: Outcomes) -> np.ndarray:
+    """How far two trainings on the same masks agree on each query, (n_query,)."""
+    ensemble = division.ensemble
+    again = replace(ensemble, restart=ensemble.restart + 1)
+    restarted = subsets.gathered(again, division.n_restarts)
+    same = slice(0, division.n_restarts)
+    found = reliability(*(outcomes(division, one, same) for one in (whole, restarted)))
+    return np.where(varied(division, whole), found, np.nan)
+
+
+def contested(division: Division, whole: Outcomes) -> np.ndarray:
+    """Which queries the models that are not held out neither all get right nor all wrong."""
+    right = whole.right.unpacked(slice(division.n_held, None))[:, whole.n_train :]
+    accuracy = right[:, : division.n_query].double().mean(0).numpy()
+    return (accuracy >= CONTESTED) & (accuracy <= 1 - CONTESTED)
+
+
+def measure(
+    found: dict[str, list[np.ndarray]],
+    kind: str,
+    scores: Scores,
+    truth: Truth,
+    division: Division,
+    whole: Outcomes,
+) -> None:
+    """Add what scores are worth: lds, pairs, area (n_query,), and own, ap of self-influence."""
+    values = {
+        "lds": score(division, whole, division.held, scores.pairs),
+        "pairs": spearman(scores.pairs, truth.influence),
+        "area": area(scores.pairs, truth.strong),
+    }
+    if scores.own is not None:
+        own, memorized = scores.own.numpy(), truth.memorization
+        values["own"] = spearman(own[None], memorized[None])[0]
+        some = memorized > MEMORIZED
+        values["ap"] = np.array(average_precision_score(some, own) if some.any() else np.nan)
+    for name, value in values.items():
+        found.setdefault(f"{name}_{kind}", []).append(value)

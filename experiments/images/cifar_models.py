@@ -1,0 +1,137 @@
+"""Residual networks trained on CIFAR-10: data, training and checkpoints with running statistics."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from experiments.data import cifar, digits, labels
+from experiments.laboratory import runs
+from experiments.models.resnet import ResNet
+from experiments.training.augmentation import CropAndFlip
+from experiments.training.loop import Stepped, fit, load_buffers, load_params
+from experiments.training.plans import cross_entropy
+from methods.task import Checkpoint, Examples, Task, floating_buffers, take
+
+
+@dataclass(frozen=True)
+class Data:
+    """Random examples for training and for evaluation: of the two splits, if the source has them.
+
+    source  of experiments.data.cifar, or the bundled digits as grey RGB images
+    """
+
+    source: Literal["original", "jpeg", "first4000", "digits"] = "original"
+    n_train: int = 50_000
+    n_eval: int = 10_000
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network; the seed draws subsets, initial parameters, order and augmentation."""
+
+    network: ResNet = ResNet()
+    data: Data = Data()
+    fit: Stepped = Stepped(164, 128, 0.1, 0.9, 1e-4, every=33)
+    augment: CropAndFlip | None = CropAndFlip()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model with its data, as methods and experiments need it."""
+
+    task: Task
+    train: Examples
+    evaluation: Examples
+    metrics: dict[str, Any]
+    module: nn.Module
+
+
+def load_data(data: Data, seed: int) -> tuple[Examples, Examples]:
+    """The training and the evaluation examples: columns image (n, 3, h, w) and label."""
+    loaded = _load(data, seed)
+    if data.source == "digits":
+        digits.load_sklearn()
+    else:
+        cifar.identify(data.source)
+    return loaded
+
+
+@lru_cache(maxsize=1)
+def _load(data: Data, seed: int) -> tuple[Examples, Examples]:
+    if data.source == "original" or data.source == "jpeg":
+        train = _drawn(data.source, "train", data.n_train, seed)
+        return train, _drawn(data.source, "test", data.n_eval, seed)
+    whole = _digits() if data.source == "digits" else cifar.load("first4000", "train")
+    parts = labels.split(len(whole["label"]), [data.n_train, data.n_eval], seed)
+    train, evaluation = (take(whole, torch.from_numpy(part)) for part in parts)
+    return train, evaluation
+
+
+def _drawn(source: cifar.Source, split: cifar.Split, n: int, seed: int) -> Examples:
+    return cifar.load(source, split, labels.split(cifar.count(source, split), [n], seed)[0])
+
+
+def _digits() -> Examples:
+    bundle = digits.load_sklearn()
+    return {**bundle, "image": bundle["image"].expand(-1, 3, -1, -1).contiguous()}
+
+
+def trained(model: Model) -> Trained:
+    """The trained model, training it if no run has it yet."""
+    train, evaluation = load_data(model.data, model.seed)
+    run = runs.once("cifar_model", model, lambda scratch: _train(model, scratch))
+    module = model.network.build(model.seed)
+    checkpoints = []
+    moments = zip(run.array("params"), run.array("buffers"), run.array("lrs"), strict=True)
+    for params, buffers, lr in moments:
+        load_buffers(load_params(module, params), buffers)
+        state = {**dict(module.named_parameters()), **floating_buffers(module)}
+        checkpoints.append(Checkpoint({n: v.detach().clone() for n, v in state.items()}, float(lr)))
+    module.requires_grad_(False)
+    decay = model.fit.weight_decay
+    task = Task.of(module, cross_entropy, weight_decay=decay, checkpoints=checkpoints)
+    return Trained(task, train, evaluation, run.metrics, module)
+
+
+def _train(model: Model, scratch: Path) -> dict[str, Any]:
+    train, evaluation = load_data(model.data, model.seed)
+    module = model.network.build(model.seed)
+    loss = cross_entropy if model.augment is None else model.augment.loss(cross_entropy)
+    outcome = fit(module, loss, train, model.fit, model.seed, scratch)
+    return {
+        **outcome,
+        "accuracy_train": accuracy(module, train),
+        "accuracy_eval": accuracy(module, evaluation),
+        "num_params": outcome["params"].shape[1],
+    }
+
+
+@torch.no_grad()
+def accuracy(module: nn.Module, examples: Examples) -> float:
+    """The share of examples whose label has the highest logit."""
+    hits: list[Tensor] = [
+        module(image).argmax(1) == label
+        for image, label in zip(
+            examples["image"].split(250), examples["label"].split(250), strict=True
+        )
+    ]
+    return float(torch.cat(hits).double().mean())
+
+
+PAPER = Model()
+SMALL = Model(
+    ResNet(depth=8),
+    Data("jpeg", 10_000, 2_000),
+    Stepped(25, 128, 0.1, 0.9, 5e-4, every=5),
+)
+SMOKE = Model(
+    ResNet(depth=8, width=4),
+    Data("digits", 500, 300),
+    Stepped(5, 50, 0.1, 0.9, 5e-4),
+    augment=None,
+)

@@ -1,0 +1,293 @@
+"""Proponents and opponents of many queries: what Figures 5, 6 and 9 of 001 rest on.
+
+One picture proves nothing, so the retrieval behind it is done for the many of experiments.queries.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.laboratory import runs
+from experiments.laboratory.errors import UserError
+from methods.attributor import Prepared
+from methods.errors import MethodError
+from methods.ihvp.arnoldi import Arnoldi, Krylov
+from methods.influence import Influence
+from methods.randomness import numpy_generator
+from methods.representer import FittedRepresenter, Representer
+from methods.task import Examples, Objective, Task, take
+from methods.tracin import TracIn
+
+# The queries of a retrieval: drawn at random out of classified images.
+#
+# Which of them are displayed is declared before anything is scored.
+
+
+BATCH = 500  # examples in a forward pass
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A query to display: the first of the random order that is so classified, of that class."""
+
+    correct: bool = True
+    label: int | None = None
+
+
+@dataclass(frozen=True)
+class Queries:
+    """`count` evaluation examples at random, and the first `wrong` misclassified ones.
+
+    Those drawn at random are what shares are counted over; misclassified ones are a stratum of
+    their own, since there the class given and the class predicted differ.
+    """
+
+    count: int = 300
+    wrong: int = 50
+    top: int = 5
+    shown: tuple[Shown, ...] = (Shown(True), Shown(False))
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Labelled images with the two classes the model prefers.
+
+    examples   columns image (n, channels, h, w) and label (n,)
+    predicted, runner_up   (n,) classes of the highest and second highest logit
+    pixels     uint8 (n, h, w), or (n, h, w, 3) in colour, as a person would see them
+    """
+
+    examples: Examples
+    predicted: np.ndarray
+    runner_up: np.ndarray
+    pixels: np.ndarray
+
+    @property
+    def label(self) -> np.ndarray:
+        return self.examples["label"].cpu().numpy()
+
+    def take(self, index: np.ndarray) -> "Pool":
+        """The examples at `index`."""
+        some = take(self.examples, torch.from_numpy(np.asarray(index)))
+        return Pool(some, self.predicted[index], self.runner_up[index], self.pixels[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Queries out of a pool.
+
+    index   (m,) positions in the pool, each once
+    random  (m,) bool, those of the random draw; the rest are there because they are misclassified
+            or displayed
+    shown   (s,) rows of `index` to display, in the order of the plan; -1 where the pool has none
+    """
+
+    pool: Pool
+    index: np.ndarray
+    random: np.ndarray
+    shown: np.ndarray
+
+
+@torch.no_grad()
+def pool(
+    model: Callable[[Tensor], Tensor], examples: Examples, pixels: np.ndarray | None = None
+) -> Pool:
+    """Classify images; `pixels` are needed where the column image is not in [0, 1]."""
+    best = torch.cat([model(some).topk(2).indices for some in examples["image"].split(BATCH)])
+    seen = to_pixels(examples["image"]) if pixels is None else pixels
+    first, second = best.cpu().numpy().T
+    return Pool(examples, first, second, seen)
+
+
+def to_pixels(image: Tensor) -> np.ndarray:
+    """Images (n, 1 or 3, h, w) in [0, 1] as uint8 (n, h, w) or (n, h, w, 3)."""
+    if float(image.min()) < 0 or float(image.max()) > 1:
+        raise UserError("images outside of [0, 1]: give their pixels beside them")
+    whole = (image * 255).round().to(torch.uint8).cpu()
+    return (whole[:, 0] if whole.shape[1] == 1 else whole.movedim(1, 3)).contiguous().numpy()
+
+
+def draw(evaluation: Pool, plan: Queries, seed: int) -> Drawn:
+    """Draw the queries and find the displayed ones, all in one random order of the pool."""
+    n = len(evaluation.label)
+    if plan.count > n:
+        raise UserError(f"{plan.count} queries of {n} evaluation examples: lower queries.count")
+    order = numpy_generator(seed, "queries").permutation(n)
+    right = evaluation.predicted[order] == evaluation.label[order]
+    wanted = []
+    for one in plan.shown:
+        fits = right == one.correct
+        if one.label is not None:
+            fits &= evaluation.label[order] == one.label
+        wanted.append(order[fits][:1])
+    extra = np.concatenate([order[~right][: plan.wrong], *wanted])
+    index = np.concatenate([order[: plan.count], extra])
+    _, first = np.unique(index, return_index=True)
+    index = index[np.sort(first)]
+    random = np.arange(len(index)) < plan.count
+    places = [np.flatnonzero(index == one[0])[0] if len(one) else -1 for one in wanted]
+    return Drawn(evaluation, index, random, np.array(places, dtype=np.int64))
+
+
+Method = TracIn | Influence | Representer
+COLUMNS = (  # what the command line prints of `measure`
+    "proponents_of_class",
+    "chance_of_class",
+    "opponents_of_rival",
+    "chance_of_rival",
+    "accuracy",
+    "fit_seconds",
+    "seconds",
+)
+
+
+def predicted_logit(model: Callable[[Tensor], Tensor], batch: Examples) -> Tensor:
+    """Minus the logit of the class the model prefers, (b,): what Representer decomposes."""
+    return -model(batch["image"]).amax(1)
+
+
+def display(method: Method) -> str:
+    """The method's name in tables and figures: variants of one have what they differ in added."""
+    if isinstance(method, TracIn):
+        last = ", last layer" if method.layers else ""
+        return f"TracIn{last}{'' if method.learning_rates else ', no learning rates'}"
+    if isinstance(method, Representer):
+        return "Representer point"
+    inverse, fewer = method.inverse, ""
+    if isinstance(inverse, Arnoldi) and inverse.num_eigen < inverse.basis.keep:
+        fewer = f", {inverse.num_eigen} eigenvectors"
+    return f"Influence functions{fewer}"
+
+
+def influence(num_eigen: int, basis: Krylov, damping: float = 0.0) -> list[Method]:
+    """Influence functions on all kept eigenvectors and, to see what these decide, on half."""
+    return [Influence(Arnoldi(n, basis), damping) for n in (num_eigen, num_eigen // 2)]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What the once-per-model work depends on: a run of its own, shared by the cells."""
+
+    model: Any
+    preparation: Any
+
+
+def prepared(model: Any, method: Method, task: Task, train: Pool) -> runs.Run | None:
+    """The run with a method's once-per-model work on a trained model, and its `seconds`."""
+    if not isinstance(method, Influence):
+        return None
+
+    def compute(_scratch: Path) -> dict[str, Any]:
+        started = time.perf_counter()
+        arrays = method.prepare(task, train.examples)
+        seconds = time.perf_counter() - started
+        return {"seconds": seconds, **{k: v.cpu().numpy() for k, v in arrays.items()}}
+
+    return runs.once("proponents_basis", Preparation(model, method.preparation), compute)
+
+
+def measure(
+    method: Method,
+    task: Task,
+    train: Pool,
+    drawn: Drawn,
+    top: int,
+    basis: runs.Run | None = None,
+) -> dict[str, Any]:
+    """Score every training example for every query and return all that the artifacts need.
+
+    TracIn and influence functions explain the loss at the query's label, Representer the logit of
+    the class its refitted model predicts: `asked` is that class.
+    """
+    query = drawn.pool.take(drawn.index)
+    arrays = {} if basis is None else basis.arrays()
+    ready: Prepared = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
+    started = time.perf_counter()
+    if isinstance(method, Representer):
+        if not isinstance(task.loss, Objective):
+            raise MethodError("Representer needs a task made by Task.of(module, loss)")
+        task = replace(task, measurement=Objective(task.loss.model, predicted_logit))
+    fitted = method.fit(task, train.examples, ready or None)
+    fit_seconds = time.perf_counter() - started
+    scores = fitted.scores(query.examples, train.examples)
+    seconds = time.perf_counter() - started - fit_seconds
+    asked, more = query.label, {}
+    if isinstance(fitted, FittedRepresenter):
+        asked = fitted.classes(query.examples).cpu().numpy()
+        logits = fitted.logits(query.examples).amax(1).cpu()
+        gap = (scores.double().sum(1) - logits).abs().max() / logits.abs().max()
+        more["reconstruction_error"] = float(gap)
+    fit_seconds += 0.0 if basis is None else float(basis.metrics["seconds"])
+    return {
+        "method": display(method),
+        **retrieve(scores, train, drawn, asked, top),
+        **more,
+        "fit_seconds": fit_seconds,
+        "seconds": seconds,
+    }
+
+
+def rival(query: Pool, asked: np.ndarray) -> np.ndarray:
+    """The class that each query may be taken for, (m,).
+
+    Of a misclassified query, the true class or the predicted one, whichever was not asked about;
+    of a correctly classified one, the model's runner-up.
+    """
+    other = np.where(query.predicted == asked, query.runner_up, query.predicted)
+    return np.where(query.label == asked, other, query.label)
+
+
+def retrieve(
+    scores: Tensor, train: Pool, drawn: Drawn, asked: np.ndarray, top: int
+) -> dict[str, Any]:
+    """The `top` proponents and opponents of each query, their labels, and the displayed images.
+
+    scores (m, n), rows as `drawn.index`; asked (m,), the class whose score each query is about.
+    """
+    if top > scores.shape[1]:
+        raise UserError(f"the top {top} of {scores.shape[1]} training examples: lower queries.top")
+    query = drawn.pool.take(drawn.index)
+    against = rival(query, asked)
+    share = np.bincount(train.label, minlength=int(max(asked.max(), against.max())) + 1)
+    share = share / share.sum()
+    found: dict[str, Any] = {}
+    shown = drawn.shown
+    for role, largest in (("proponent", True), ("opponent", False)):
+        best = scores.topk(top, largest=largest)
+        index = best.indices.numpy()
+        found |= {
+            f"{role}_index": index,
+            f"{role}_score": best.values.numpy(),
+            f"{role}_label": train.label[index],
+            f"{role}_predicted": train.predicted[index],
+            f"{role}_images": train.pixels[index[shown]],
+        }
+    random = drawn.random
+    of_class = found["proponent_label"][random] == asked[random, None]
+    of_rival = found["opponent_label"][random] == against[random, None]
+    return {
+        **found,
+        "query_index": drawn.index,
+        "query_images": query.pixels[shown],
+        "random": random,
+        "shown": shown,
+        "label": query.label,
+        "predicted": query.predicted,
+        "runner_up": query.runner_up,
+        "asked": asked,
+        "rival": against,
+        "class_share": share,
+        "proponents_of_class": float(of_class.mean()),
+        "opponents_of_rival": float(of_rival.mean()),
+        "chance_of_class": float(share[asked[random]].mean()),
+        "chance_of_rival": float(share[against[random]].mean()),
+        "n_wrong": int((query.predicted != query.label).sum()),
+        "train_accuracy": float((train.predicted == train.label).mean()),
+        "accuracy": float((drawn.pool.predicted == drawn.pool.label).mean()),
+    }

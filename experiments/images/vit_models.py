@@ -1,0 +1,232 @@
+"""Vision Transformers fine-tuned by SAM on few images, some of them with a wrong label.
+
+Schioppa et al. (2022), Sec. 5.3. A network starts from a published checkpoint, or from one trained
+here, by SAM too, on images of the same data set that fine-tuning never sees.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from experiments.data import cifar, digits, labels
+from experiments.images.cifar_models import accuracy
+from experiments.laboratory import runs
+from experiments.laboratory.errors import UserError
+from experiments.models.vit import ViT
+from experiments.models.vit_checkpoint import Published
+from experiments.training.augmentation import CropAndFlip
+from experiments.training.loop import AdamW, SharpnessAware, fit, load_params
+from experiments.training.plans import cross_entropy
+from methods.task import Examples, Task, take
+
+Source = Literal["original", "jpeg", "digits"]
+N_DIGITS, DIGITS_TEST = 1_797, 400  # the last of the bundled digits, in a fixed random order
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """`n` images of the training split, with their true labels: one network for all seeds."""
+
+    n: int = 40_000
+    fit: SharpnessAware = SharpnessAware(
+        16, 128, 1e-3, weight_decay=0.05, adam=AdamW(), rho=0.05, warmup=0.1, every=16
+    )
+    augment: CropAndFlip | None = CropAndFlip()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images to fine-tune on and to test on, and which of them get wrong labels.
+
+    where  "test": of test images alone, after training, as in the paper; "train": of training
+           images, before training
+    """
+
+    source: Source = "original"
+    n_train: int = 50_000
+    n_test: int = 10_000
+    noise: float = 0.1
+    where: Literal["test", "train"] = "test"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A fine-tuned network; the seed draws images, wrong labels, the new head and the order."""
+
+    network: ViT = ViT()
+    start: Pretraining | Published = Published()
+    data: Data = Data()
+    fit: SharpnessAware = SharpnessAware(102, 512, 0.03, every=102, rho=0.05, warmup=0.05)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a network trained here depends on: a run of its own, shared by the seeds."""
+
+    network: ViT
+    source: Source
+    plan: Pretraining
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with the labels given, and which of these are wrong.
+
+    true (n,) int64, corrupted (n,) bool, as numpy arrays
+    """
+
+    examples: Examples
+    true: np.ndarray
+    corrupted: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A fine-tuned model with its data. `pool` are those images of which some are mislabelled."""
+
+    task: Task
+    train: Split
+    test: Split
+    pool: Split
+    metrics: dict[str, Any]
+    module: nn.Module
+
+
+def load_data(model: Model) -> tuple[Split, Split]:
+    """What the model is fine-tuned on, and test images."""
+    loaded = _load(model.data, _n_pretraining(model), model.seed)
+    if model.data.source == "digits":
+        digits.load_sklearn()
+    else:
+        cifar.identify(model.data.source)
+    return loaded
+
+
+@lru_cache(maxsize=1)
+def _load(data: Data, n_before: int, seed: int) -> tuple[Split, Split]:
+    rest = _before(data.source, n_before)[1]
+    if data.n_train > len(rest):
+        raise UserError(
+            f"{data.n_train:,} images to fine-tune on, of {len(rest):,} that pretraining leaves: "
+            "lower data.n_train, or start.n"
+        )
+    n_test = _size(data.source, "test")
+    drawn: dict[cifar.Split, np.ndarray] = {
+        "train": rest[labels.split(len(rest), [data.n_train], seed)[0]],
+        "test": labels.split(n_test, [data.n_test], seed)[0],
+    }
+    made = [
+        _split(_images(data.source, split, index), data.noise * (split == data.where), seed)
+        for split, index in drawn.items()
+    ]
+    return made[0], made[1]
+
+
+def _split(examples: Examples, noise: float, seed: int) -> Split:
+    true = examples["label"].numpy()
+    given, corrupted = labels.reassign(true, noise, 10, seed)
+    return Split({**examples, "label": torch.from_numpy(given)}, true, corrupted)
+
+
+def _before(source: Source, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in the training split of what pretraining sees, and of the rest."""
+    size = _size(source, "train")
+    first, rest = labels.split(size, [min(n, size), size - min(n, size)], 0)
+    return first, rest
+
+
+def _size(source: Source, split: cifar.Split) -> int:
+    if source == "digits":
+        return DIGITS_TEST if split == "test" else N_DIGITS - DIGITS_TEST
+    return cifar.count(source, split)
+
+
+def _images(source: Source, split: cifar.Split, index: np.ndarray) -> Examples:
+    if source != "digits":
+        return cifar.load(source, split, index)
+    parts = labels.split(N_DIGITS, [N_DIGITS - DIGITS_TEST, DIGITS_TEST], 0)
+    return take(digits.load_sklearn(), torch.from_numpy(parts[split == "test"][index]))
+
+
+def _n_pretraining(model: Model) -> int:
+    return model.start.n if isinstance(model.start, Pretraining) else 0
+
+
+def tuned(model: Model) -> Tuned:
+    """The fine-tuned model, training what no run has yet."""
+    train, test = load_data(model)
+    run = runs.once("vit_model", model, lambda scratch: _tune(model, scratch))
+    module = load_params(model.network.build(model.seed), run.array("params")[-1])
+    module.requires_grad_(False).to(_device())
+    task = Task.of(module, cross_entropy, weight_decay=model.fit.weight_decay)
+    pool = test if model.data.where == "test" else train
+    return Tuned(task, train, test, pool, run.metrics, module)
+
+
+def _tune(model: Model, scratch: Path) -> dict[str, Any]:
+    start = model.start
+    if isinstance(start, Pretraining):
+        wanted = Pretrained(model.network, model.data.source, start)
+        before = runs.once("vit_pretrained", wanted, lambda own: _pretrain(wanted, own))
+        module = model.network.build(start.seed)
+        load_params(module, before.array("params")[-1])
+    else:
+        module = start.load(model.network.build(model.seed))
+    fresh = model.network.build(model.seed).head
+    module.head.load_state_dict(fresh.state_dict())  # of classes the start did not know
+    train, test = load_data(model)
+    module, seen = module.to(_device()), _there(train.examples)
+    outcome = fit(module, cross_entropy, seen, model.fit, model.seed, scratch)
+    truly = {**test.examples, "label": torch.from_numpy(test.true)}
+    return {
+        **outcome,
+        "accuracy_train": accuracy(module, seen),
+        "accuracy_test": accuracy(module, _there(truly)),
+        "num_params": outcome["params"].shape[1],
+    }
+
+
+def _pretrain(wanted: Pretrained, scratch: Path) -> dict[str, Any]:
+    plan = wanted.plan
+    first, rest = _before(wanted.source, plan.n)
+    train = _there(_images(wanted.source, "train", first))
+    module = wanted.network.build(plan.seed).to(_device())
+    loss = cross_entropy if plan.augment is None else plan.augment.loss(cross_entropy)
+    outcome = fit(module, loss, train, plan.fit, plan.seed, scratch)
+    held = _there(_images(wanted.source, "train", rest[:1_000]))
+    return {
+        **outcome,
+        "accuracy_train": accuracy(module, take(train, slice(0, 2_000))),
+        "accuracy_held": accuracy(module, held),
+    }
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _there(examples: Examples) -> Examples:
+    """The examples where networks are trained: on a GPU, if there is one."""
+    return {name: column.to(_device()) for name, column in examples.items()}
+
+
+PAPER = Model()
+SMALL = Model(
+    ViT(6, 64, 4, 8, 32),
+    Pretraining(),
+    Data("jpeg", 4_000, 2_000),
+    SharpnessAware(6, 64, 0.03, every=6, rho=0.05),
+)
+SMOKE = Model(
+    ViT(2, 16, 2, 2, 8, channels=1),
+    Pretraining(900, SharpnessAware(8, 50, 3e-3, every=8, adam=AdamW(), rho=0.05), None),
+    Data("digits", 400, 300),
+    SharpnessAware(4, 50, 0.05, every=4, rho=0.05),
+)

@@ -1,0 +1,71 @@
+"""What a config is, as JSON, and the key it is stored under."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from experiments.laboratory.errors import UserError
+
+
+class NotDescribable(UserError, TypeError):
+    """A config holds what cannot be written down exactly."""
+
+
+def describe(config: Any) -> Any:
+    """A frozen dataclass as JSON-able data, nested ones too, each with its class as "type".
+
+    Fields with `compare=False` are left out: they change no number (batch sizes, and such).
+    """
+    return _describe(config, type(config).__name__)
+
+
+def key(config: Any) -> str:
+    """16 hexadecimal digits of the SHA-256 of the whole described config."""
+    return digest(describe(config))
+
+
+def digest(described: Any) -> str:
+    """The key of a config already described."""
+    text = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _describe(value: Any, where: str) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _describe_dataclass(value, where)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        raise NotDescribable(f"{where} is {value}: use None for a setting that has no number")
+    if isinstance(value, tuple | list):
+        return [_describe(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return {name: _describe(item, f"{where}[{name!r}]") for name, item in value.items()}
+    raise NotDescribable(
+        f"{where} is a {type(value).__name__}, which has no exact description: "
+        "use numbers, strings, tuples or a frozen dataclass (a callable one in place of a function)"
+    )
+
+
+def _describe_dataclass(value: Any, where: str) -> dict[str, Any]:
+    described: dict[str, Any] = {"type": type(value).__name__}
+    for field in fields(value):
+        if field.name == "type":
+            raise NotDescribable(f"{where}.type: the name is taken by the class; rename the field")
+        if not field.compare:
+            continue
+        item = getattr(value, field.name)
+        # 1 and 1.0 for the same learning rate are the same config.
+        if field.type in (float, "float") and type(item) is int:
+            item = float(item)
+        described[field.name] = _describe(item, f"{where}.{field.name}")
+    return described

@@ -1,0 +1,373 @@
+"""W&B as a mirror of the runs: what is on disk is sent there, nothing is ever read back.
+
+    python -m experiments.tracking replay [NAME]     send what is not there yet
+Online if there are credentials; WANDB_MODE (online, offline, disabled), WANDB_PROJECT and
+WANDB_ENTITY are honoured. A mirror that breaks says so once; no experiment fails for it.
+"""
+
+import contextlib
+import csv
+import hashlib
+import importlib
+import json
+import netrc
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+
+from experiments.laboratory import progress, runs, scratch
+from experiments.laboratory import progress as live
+from experiments.laboratory.errors import Parser, UserError, nearest
+from experiments.laboratory.runs import MissingRuns, Run
+from experiments.laboratory.table import flatten
+
+# Whether W&B is on, and where it sends to, from the variables that wandb itself honours.
+
+
+def mode() -> tuple[str, str]:
+    """The mode, and why it is off: "" if it is not."""
+    asked = os.environ.get("WANDB_MODE", "").lower()
+    found = {"": "online", "run": "online", "dryrun": "offline"}.get(asked, asked)
+    if found == "disabled":
+        return found, "WANDB_MODE is disabled"
+    if found not in ("online", "offline"):
+        near = nearest(asked, ["online", "offline", "disabled"])
+        return found, f"WANDB_MODE is {asked!r}: {near}"
+    if found == "online" and not _credentials():
+        return found, "no credentials: `wandb login`, or WANDB_MODE=offline, turns it on"
+    return found, ""
+
+
+def project() -> str:
+    """The project that everything is sent to."""
+    return os.environ.get("WANDB_PROJECT") or "retrace"
+
+
+def entity() -> str | None:
+    """The user or team that everything is sent to; None for wandb's own default."""
+    return os.environ.get("WANDB_ENTITY")
+
+
+def destination(found: str) -> str:
+    """Mode, entity and project as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", f"{found}-{entity() or ''}-{project()}")
+
+
+def _credentials() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    for path in (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"):
+        with contextlib.suppress(OSError, netrc.NetrcParseError):
+            if path and netrc.netrc(str(path)).authenticators(host):
+                return True
+    return False
+
+
+# What a page of W&B shows of a run, of a preset and of its artifacts.
+
+
+TABLE_ROWS = 1_000  # longer arrays are sent as a histogram
+IMAGES = 30
+FACTS = ("commit", "dirty", "device", "seconds", "peak_memory_bytes", "data", "slurm", "resumed")
+CURVE = "train_loss"  # what experiments.training keeps of its epochs: a run that has it is a model
+
+
+def kind(run: Run) -> str:
+    """The job type of what cells are made of: a model is trained, the rest prepares scores."""
+    return "train" if CURVE in run.meta["arrays"] else "score"
+
+
+def curve(run: Run) -> Iterator[dict[str, float]]:
+    """The loss of a training by epoch, from 1 on."""
+    if kind(run) == "train":
+        for epoch, loss in enumerate(run.array(CURVE).tolist(), start=1):
+            yield {"training/epoch": epoch, "training/loss": loss}
+
+
+def media(wandb: Any, run: Run) -> dict[str, Any]:
+    """The arrays of a run that a person can look at: tables, histograms and images."""
+    found: dict[str, Any] = {}
+    columns: dict[int, dict[str, np.ndarray]] = {}
+    for name in run.meta["arrays"]:
+        array = run.array(name)
+        if array.ndim == 1 and 0 < len(array) <= TABLE_ROWS:
+            columns.setdefault(len(array), {})[name] = array
+        elif array.ndim == 1 and array.dtype.kind in "biuf":
+            values = array[np.isfinite(array)].astype(np.float64)
+            counted = np.histogram(values, bins=64)
+            found[f"histograms/{name}"] = wandb.Histogram(np_histogram=counted)
+        elif array.ndim == 3 and array.dtype == np.uint8:
+            found[f"images/{name}"] = [wandb.Image(np.asarray(image)) for image in array[:IMAGES]]
+    for length, arrays in columns.items():
+        rows = zip(*(array.tolist() for array in arrays.values()), strict=True)
+        table = wandb.Table(columns=list(arrays), data=[list(row) for row in rows])
+        found[f"tables/{length}_rows"] = table
+    return found
+
+
+def overview(wandb: Any, found: Sequence[Run]) -> Any:
+    """Settings and metrics of many runs as one table."""
+    return _table(wandb, [flatten(run.config) | run.metrics for run in found])
+
+
+def committed_artifacts(name: str, preset: str) -> dict[Path, dict[str, Any]]:
+    """The figures made of a preset's runs, with their provenance."""
+    found = {}
+    for path in sorted((runs.results() / "artifacts" / preset).glob("*.json")):
+        about = json.loads(path.read_bytes())
+        if about["numbers"]["experiment"] == name and path.with_suffix(".png").exists():
+            found[path.with_suffix(".png")] = about
+    return found
+
+
+def artifact(wandb: Any, image: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """One artifact: its figure, captioned with title and verdict, and its numbers as a table."""
+    caption = f"{about['title']}: {about['verdict']['word']}"
+    found = {f"figures/{image.stem}": wandb.Image(str(image), caption=caption)}
+    if image.with_suffix(".csv").exists():
+        with image.with_suffix(".csv").open(newline="") as file:
+            records = [{k: _value(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        found[f"numbers/{image.stem}"] = _table(wandb, records)
+    return found
+
+
+def _table(wandb: Any, records: Sequence[dict[str, Any]]) -> Any:
+    names = list(dict.fromkeys(name for record in records for name in record))
+    kinds = {name: {type(r[name]) for r in records if r.get(name) is not None} for name in names}
+    plain = {name for name, kind in kinds.items() if len(kind) == 1 and list not in kind}
+    # A column of W&B has one type: what varies is written out.
+    rows = [
+        [
+            None if r.get(name) is None else r[name] if name in plain else str(r[name])
+            for name in names
+        ]
+        for r in records
+    ]
+    return wandb.Table(columns=names, data=rows)
+
+
+def _value(text: str) -> float | str | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
+
+
+SETTINGS = {
+    "silent": True,
+    "console": "off",
+    "init_timeout": 30,
+    # Without a network, a page would be waited for without end.
+    "finish_timeout": 120,
+    "finish_timeout_raises": True,
+}
+
+
+class Mirror:
+    """Sends the runs of one preset, each once; a marker beside the runs remembers which."""
+
+    def __init__(self, name: str, preset: str) -> None:
+        self.name, self.preset, self.sent = name, preset, 0
+        self.mode, self.off = mode()
+        self.wandb: Any = None
+        self._page: Any = None
+        if os.environ.get("RANK", "0") != "0":
+            self.off = "the first of the processes of a cell mirrors it"
+            return
+        if not self.off:
+            try:
+                self.wandb = importlib.import_module("wandb")
+            except ImportError:
+                self.off = "wandb is not installed: `pip install wandb`"
+        if self.off:
+            print(f"W&B: off, {self.off}", file=sys.stderr)
+
+    @contextlib.contextmanager
+    def watching(self, config: Any) -> Iterator[None]:
+        """Show a cell while it is computed: what is told of it, and what the machine does.
+
+        A cell that is stopped, and requeued, goes on with the same page.
+        """
+        key = runs.key(config)
+        if self.off or self._marker(self.name, key).exists() or runs.find(self.name, config):
+            yield
+            return
+        with self._safely():
+            self._page = self._open(key, "score", flatten(runs.describe(config)), seen=True)
+        try:
+            with live.watched_by(self._hear):
+                yield
+        except BaseException as error:
+            with self._safely():
+                self._leave(preempted=isinstance(error, KeyboardInterrupt))
+            raise
+
+    def send(self, run: Run) -> None:
+        """Mirror a finished cell, and first the runs it is made of: the models it trained."""
+        self._send(run, "score")
+
+    def finish(self) -> None:
+        """Mirror a complete preset as one page: a table of its runs, and the artifacts of them."""
+        if self.off or self.preset == "custom":
+            return
+        try:
+            found = runs.load(self.name, self.preset)
+        except MissingRuns:
+            return
+        with self._safely():
+            artifacts = committed_artifacts(self.name, self.preset)
+            csvs = [about["csv_sha256"] for about in artifacts.values()]
+            marker = self._marker(self.name, f"summary-{self.preset}")
+            content = _digest("".join([run.key for run in found] + csvs))
+            if marker.is_file() and marker.read_text() == content:
+                return
+            page = self._open(f"{self.name}-{self.preset}", "artifact", {})
+            with _finishing(page):
+                page.log({"runs": overview(self.wandb, found)})
+                for image, about in artifacts.items():
+                    page.log(artifact(self.wandb, image, about))
+                    page.summary[f"verdict/{image.stem}"] = about["verdict"]["word"]
+            self._done(marker, content)
+
+    def _send(self, run: Run, job: str) -> None:
+        marker = self._marker(run.name, run.key)
+        with self._safely():
+            if self.off or marker.exists():
+                return
+            for part in run.meta["parts"]:
+                self._send_part(runs.results() / "runs" / part["name"] / part["key"])
+            if self.off:
+                return
+            page, self._page = self._page, None
+            if page is None:
+                page = self._open(run.key, job, flatten(run.config))
+            with _finishing(page):
+                for point in curve(run):
+                    page.log(point)
+                page.log({**run.metrics, **media(self.wandb, run)})
+                facts = {f"meta/{name}": run.meta.get(name) for name in FACTS}
+                page.summary.update(facts)
+            self._done(marker, "sent")
+
+    def _send_part(self, path: Path) -> None:
+        """Mirror what a run is made of on a page of its own, unless it was moved away."""
+        if path.is_dir():
+            ours, self._page = self._page, None
+            try:
+                part = Run.at(path)
+                self._send(part, kind(part))
+            finally:
+                self._page = ours
+
+    def _hear(self, values: dict[str, float]) -> None:
+        if self._page is not None:
+            with self._safely():
+                self._page.log({f"training/{name}": value for name, value in values.items()})
+
+    def _leave(self, preempted: bool = False) -> None:
+        page, self._page = self._page, None
+        if page is not None:
+            if preempted:
+                page.mark_preempting()
+            page.finish(exit_code=1)
+
+    @contextlib.contextmanager
+    def _safely(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # wandb raises many kinds; none may end an experiment
+            self._page = None
+            self.off = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            again = f"python -m experiments.tracking replay {self.name}"
+            print(f"W&B: off from here, {self.off}; later: `{again}`", file=sys.stderr)
+
+    def _open(self, identity: str, job: str, config: dict[str, Any], seen: bool = False) -> Any:
+        # Of a run that is only sent, this process's use of the machine says nothing.
+        page = self.wandb.init(
+            project=project(),
+            entity=entity(),
+            id=identity,
+            name=identity,
+            group=f"{self.name}/{self.preset}",
+            job_type=job,
+            config=config,
+            resume="allow",
+            reinit="create_new",
+            mode=self.mode,
+            dir=str(runs.results()),
+            settings=SETTINGS | {"x_disable_stats": not seen},
+        )
+        page.define_metric("training/*", step_metric="training/epoch")
+        return page
+
+    def _marker(self, name: str, identity: str) -> Path:
+        file = f"{identity}.{destination(self.mode)}"
+        return runs.results() / "runs" / name / "tracked" / file
+
+    def _done(self, marker: Path, content: str) -> None:
+        marker.parent.mkdir(exist_ok=True)
+        scratch.write(marker, content.encode())
+        self.sent += 1
+
+
+def replay(name: str | None = None) -> int:
+    """Send every finished run, or those of one experiment, that is not mirrored yet."""
+    home = runs.results() / "runs"
+    known = sorted(path.parent.name for path in home.glob("*/presets"))
+    if name is not None and name not in known:
+        raise UserError(f"no runs of {name!r} in {home}: {nearest(name, known)}")
+    for each in [name] if name else known:
+        presets = [path.stem for path in (home / each / "presets").glob("*.json")]
+        for preset in sorted(presets, key=lambda preset: (preset == "custom", preset)):
+            mirror = Mirror(each, preset)
+            if mirror.off:
+                return 2
+            found = runs.load(each, preset, partial=True)
+            with progress.show() as display:
+                for run in display.track(found, f"{each} {preset}"):
+                    mirror.send(run)
+                mirror.finish()
+            print(f"{each}/{preset}: {len(found)} runs, {mirror.sent} pages sent {mirror.mode}")
+            if mirror.off:
+                return 2
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line of the mirror."""
+    parser = Parser(
+        prog="python -m experiments.tracking", description="Send finished runs to W&B, each once."
+    )
+    parser.add_argument("command", choices=["replay"])
+    parser.add_argument("name", nargs="?", help="one experiment (default: all)")
+    try:
+        given = parser.parse_args(argv)
+        return replay(given.name)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+@contextlib.contextmanager
+def _finishing(page: Any) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        page.finish(exit_code=1)
+        raise
+    page.finish()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

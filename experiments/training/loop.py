@@ -1,0 +1,388 @@
+"""The one training loop: seeded, checkpointed, and resumable after a kill to the last bit."""
+
+import hashlib
+import io
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experiments.laboratory import process, progress
+from experiments.laboratory import scratch as disk
+from experiments.laboratory.errors import Diverged, UserError
+from experiments.laboratory.keys import key
+from experiments.laboratory.runs import Run
+from experiments.training.plans import (
+    Adam,
+    AdamW,
+    Cosine,
+    Decayed,
+    Draws,
+    Fit,
+    Grouped,
+    SharpnessAware,
+    Shuffled,
+    Stepped,
+    Warmed,
+)
+from methods.progress import track
+from methods.task import Checkpoint, floating_buffers
+
+# Sharpness-aware minimisation (Foret et al., 2021, arXiv:2010.01412): what it does in a step.
+
+
+def sharpen(module: nn.Module, rho: float, loss: Callable[[], Tensor]) -> None:
+    """Replace the gradient g that parameters have by that of the mean of `loss()` at
+    params + rho g / |g| (their Eqs. 2 and 3); the parameters stay as they are, to the last bit.
+
+    `loss()` is of the same batch, (b,): seed what is random in it as it was before.
+    """
+    params = [value for value in module.parameters() if value.grad is not None]
+    kept = [value.detach().clone() for value in params]
+    gradients = [value.grad.detach() for value in params if value.grad is not None]
+    norm = torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()
+    with torch.no_grad():
+        for value, gradient in zip(params, gradients, strict=True):
+            value.add_(gradient * (rho / norm.clamp_min(torch.finfo(torch.float32).tiny)))
+            value.grad = None
+    values = loss()
+    if values.ndim != 1:
+        raise UserError(
+            "sharpness-aware minimisation of a stack of networks would mix their gradients: train "
+            "them one after another"
+        )
+    values.mean().backward()
+    with torch.no_grad():
+        for value, before in zip(params, kept, strict=True):
+            value.copy_(before)
+
+
+# A training's state and checkpoints in its scratch, and when the state is due to be saved.
+
+
+SAVE_SECONDS = 5.0  # between two states on disk: the most that a kill can lose
+SLOW_SAVE = 0.25  # seconds above which saving is rarer in proportion: a twentieth of the time
+
+
+class Saved:
+    """What is on disk of one training, whose `name` says all that its state depends on."""
+
+    def __init__(self, scratch: Path, name: str) -> None:
+        self.scratch, self.name = scratch, name
+        self.pause = _pause()
+        self.due_at = time.monotonic() + self.pause
+
+    @property
+    def due(self) -> bool:
+        """Whether the last state is old enough for another."""
+        return time.monotonic() > self.due_at
+
+    def write(self, state: dict[str, Any]) -> None:
+        began, content = time.monotonic(), io.BytesIO()
+        torch.save(state, content)
+        disk.write(self._state, content.getvalue())
+        took = time.monotonic() - began
+        self.due_at = time.monotonic() + self.pause * max(1.0, took / SLOW_SAVE)
+
+    def read(self, device: torch.device) -> dict[str, Any] | None:
+        """The state that was written last, of this process or of one before it."""
+        if not self._state.exists():
+            return None
+        found: dict[str, Any] = torch.load(self._state, map_location=device, weights_only=True)
+        return found
+
+    def keep(self, index: int, checkpoint: np.ndarray) -> None:
+        content = io.BytesIO()
+        np.save(content, checkpoint)
+        disk.write(self._checkpoint(index), content.getvalue())
+
+    def kept(self, count: int) -> np.ndarray:
+        """The first `count` checkpoints, one a row."""
+        return np.stack([np.load(self._checkpoint(index)) for index in range(count)])
+
+    @property
+    def _state(self) -> Path:
+        return self.scratch / f"{self.name}.pt"
+
+    def _checkpoint(self, index: int) -> Path:
+        return self.scratch / f"{self.name}-{index:04d}.npy"
+
+
+def _pause() -> float:
+    """Seconds between two states, which a cluster with a busy disk may want more of."""
+    asked = os.environ.get("RETRACE_SAVE_SECONDS")
+    try:
+        return float(asked) if asked else SAVE_SECONDS
+    except ValueError as error:
+        raise UserError(f"RETRACE_SAVE_SECONDS is {asked!r}: give a number, as 60") from error
+
+
+# A module's state as vectors, and back: its parameters, and the buffers that training changes.
+
+
+def flat_params(module: nn.Module) -> np.ndarray:
+    """All parameters as one vector (p,), in the order of `named_parameters`."""
+    pieces = [value.detach().reshape(-1) for _, value in module.named_parameters()]
+    return torch.cat(pieces).cpu().numpy()
+
+
+def flat_buffers(module: nn.Module) -> np.ndarray:
+    """What training changes beside parameters, such as BatchNorm's running statistics, (q,)."""
+    pieces = [value.reshape(-1) for value in floating_buffers(module).values()]
+    return torch.cat(pieces).cpu().numpy() if pieces else np.empty(0, np.float32)
+
+
+def load_buffers(module: nn.Module, flat: np.ndarray) -> nn.Module:
+    """Put a vector of `flat_buffers` back into a module of the same architecture."""
+    values = list(floating_buffers(module).values())
+    wanted = sum(value.numel() for value in values)
+    if flat.shape != (wanted,):
+        raise UserError(
+            f"checkpoint has buffers of shape {flat.shape}, {type(module).__name__} has {wanted:,} "
+            "numbers: it is of another architecture; give the network it was trained with"
+        )
+    vector = torch.from_numpy(np.array(flat))
+    for value, part in zip(values, vector.split([v.numel() for v in values]), strict=True):
+        value.copy_(part.view(value.shape))  # shares the buffer's memory
+    return module
+
+
+def load_params(module: nn.Module, flat: np.ndarray) -> nn.Module:
+    """Put a vector of `flat_params` back into a module of the same architecture."""
+    wanted = sum(value.numel() for value in module.parameters())
+    if flat.shape != (wanted,):
+        found = f"{flat.size:,}" if flat.ndim == 1 else f"shape {flat.shape}, not a vector, of"
+        raise UserError(
+            f"checkpoint has {found} parameters, {type(module).__name__} has {wanted:,}: "
+            "it is of another architecture; give the network it was trained with"
+        )
+    vector = torch.from_numpy(np.array(flat))
+    at = 0
+    with torch.no_grad():
+        for value in module.parameters():
+            value.copy_(vector[at : at + value.numel()].view(value.shape))
+            at += value.numel()
+    return module
+
+
+def checkpoints(module: nn.Module, run: Run) -> list[Checkpoint]:
+    """The checkpoints of a run of `fit`, of which the module is left as the last."""
+    found = []
+    for row, lr in zip(run.array("params"), run.array("lrs"), strict=True):
+        load_params(module, np.array(row))
+        params = {name: p.detach().clone() for name, p in module.named_parameters()}
+        found.append(Checkpoint(params, float(lr)))
+    return found
+
+
+__all__ = [
+    "Adam",
+    "AdamW",
+    "Cosine",
+    "Decayed",
+    "Fit",
+    "Grouped",
+    "SharpnessAware",
+    "Stepped",
+    "Warmed",
+    "descend",
+    "fit",
+    "flat_buffers",
+    "flat_params",
+    "load_buffers",
+    "load_params",
+]
+
+Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
+
+LOOK_STEPS = 20  # between two looks at the loss, each of which waits for the device
+
+
+def fit(
+    module: nn.Module, loss: Loss, train: dict[str, Tensor], plan: Fit, seed: int, scratch: Path
+) -> dict[str, np.ndarray]:
+    """Train `module` in place; `loss(module, batch)` gives (b,), one value an example.
+
+    Returns `params` (n_checkpoints, p), flattened in the order of `named_parameters`; `lrs` and
+    `steps` (n_checkpoints,); `train_loss` (epochs,), the mean over the epoch, without weight decay;
+    and `buffers` (n_checkpoints, q) of `flat_buffers` if the module has any.
+    State goes to `scratch`: killed at any moment and called again, the outcome has the same bits
+    (on the same kind of CPU). The module ends in evaluation mode.
+    """
+    check(plan, train)
+    count = len(next(iter(train.values())))
+    return descend(module, loss, train, plan, Shuffled(seed, count), scratch)
+
+
+def descend(
+    module: nn.Module,
+    loss: Loss,
+    train: dict[str, Tensor],
+    plan: Fit,
+    draws: Draws,
+    scratch: Path,
+) -> dict[str, np.ndarray]:
+    """`fit` with the batches that `draws` gives, of one network or of a stack of them.
+
+    A stack's loss gives (K, b), and its train_loss is (epochs, K); each network descends its own
+    mean.
+    """
+    work = _Training(module, loss, train, plan, draws, scratch)
+    devices = [work.device] if work.device.type == "cuda" else []
+    module.train()
+    with torch.random.fork_rng(devices=devices):
+        for epoch in track(range(work.epoch, plan.epochs), "training"):
+            work.run_epoch(epoch)
+    module.eval()
+    return work.outcome()
+
+
+class _Training:
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Loss,
+        train: dict[str, Tensor],
+        plan: Fit,
+        draws: Draws,
+        scratch: Path,
+    ) -> None:
+        self.module, self.loss, self.train, self.plan = module, loss, train, plan
+        self.draws, self.count = draws, draws.count
+        self.device = next(module.parameters()).device
+        self.optimizer = _optimizer(module, plan)
+        # The name says all that the state depends on: another model, or other data, starts anew.
+        self.saved = Saved(scratch, f"fit-{_fingerprint(module, train, plan, draws)}")
+        self.epoch, self.step = 0, 0
+        self.sum: Any = 0.0  # of the losses so far in the epoch; (K,) of a stack
+        self.steps: list[int] = []
+        self.train_loss: list[Any] = []
+        state = self.saved.read(self.device)
+        if state is not None:
+            self._restore(state)
+
+    def run_epoch(self, epoch: int) -> None:
+        plan = self.plan
+        batches = self.draws.batches(plan, self.train, epoch)
+        noise = self.draws.noise(epoch, len(batches))
+        recent: list[Tensor] = []
+        steps = range(self.step, len(batches))
+        for step in track(steps, f"epoch {epoch + 1} of {plan.epochs}"):
+            for group in self.optimizer.param_groups:
+                group["lr"] = plan.rate(epoch + step / len(batches))
+            torch.manual_seed(noise[step])  # dropout is the same after a restart in mid-epoch
+            rows = batches[step].to(self.device)
+            batch = {name: column[rows] for name, column in self.train.items()}
+            values = self.loss(self.module, batch)
+            self.optimizer.zero_grad()
+            values.mean(-1).sum().backward()
+            if isinstance(plan, SharpnessAware):
+                torch.manual_seed(noise[step])
+                sharpen(self.module, plan.rho, partial(self.loss, self.module, batch))
+            self.optimizer.step()
+            recent.append(values.detach().double().sum(-1))
+            last = step == len(batches) - 1
+            due = process.asked() or self.saved.due
+            if last or due or len(recent) == LOOK_STEPS:
+                self._add(recent, epoch, step, len(batches))
+                recent = []
+            if due and not last:
+                self._save(epoch, step + 1)
+                seen = (step + 1) * plan.batch_size  # all batches are full but the last
+                progress.tell(epoch=epoch + (step + 1) / len(batches), loss=self.sum / seen)
+                process.obey()
+        self._finish(epoch)
+
+    def outcome(self) -> dict[str, np.ndarray]:
+        count, per_epoch = len(self.steps), -(-self.count // self.plan.batch_size)
+        rows = self.saved.kept(count)
+        kept = flat_buffers(self.module).size
+        found = {
+            "params": rows[:, : rows.shape[1] - kept],
+            "lrs": np.array([self.plan.rate(step // per_epoch - 1) for step in self.steps]),
+            "steps": np.array(self.steps, dtype=np.int64),
+            "train_loss": np.array(self.train_loss),
+        }
+        return {**found, "buffers": rows[:, rows.shape[1] - kept :]} if kept else found
+
+    def _add(self, recent: list[Tensor], epoch: int, step: int, n_steps: int) -> None:
+        for offset, value in enumerate(torch.stack(recent).cpu().numpy()):
+            self.sum = self.sum + value  # in the order of the steps, however often it is called
+            if not np.isfinite(value).all():
+                raise self._diverged("the loss", value, epoch, step - len(recent) + 1 + offset)
+        if step == n_steps - 1 and not np.isfinite(flat_params(self.module)).all():
+            raise self._diverged("a parameter", np.array(np.nan), epoch, step)
+
+    def _finish(self, epoch: int) -> None:
+        plan = self.plan
+        self.train_loss.append(self.sum / self.count)
+        progress.tell(epoch=epoch + 1, loss=self.train_loss[-1])
+        self.sum = 0.0
+        if (epoch + 1) % plan.every == 0 or epoch + 1 == plan.epochs:
+            values = np.concatenate([flat_params(self.module), flat_buffers(self.module)])
+            self.saved.keep(len(self.steps), values)
+            self.steps.append((epoch + 1) * -(-self.count // plan.batch_size))
+        self.step = 0
+        if self.saved.due or epoch + 1 == plan.epochs:
+            self._save(epoch + 1, 0)
+
+    def _save(self, epoch: int, step: int) -> None:
+        self.saved.write(
+            {
+                "module": self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "progress": {"epoch": epoch, "step": step, "sum": np.asarray(self.sum).tolist()},
+                "steps": self.steps,
+                "train_loss": np.asarray(self.train_loss).tolist(),
+            }
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.step = state["progress"]["epoch"], state["progress"]["step"]
+        self.sum = np.array(state["progress"]["sum"])
+        self.steps, self.train_loss = state["steps"], state["train_loss"]
+
+    def _diverged(self, what: str, value: np.ndarray, epoch: int, step: int) -> Diverged:
+        lr = self.plan.lr
+        if value.ndim:
+            member = int(np.flatnonzero(~np.isfinite(value))[0])
+            what, value = f"{what} of network {member} of the stack", value[member]
+        return Diverged(
+            f"training diverged: {what} is {value} in epoch {epoch + 1}, step {step + 1}: "
+            f"lower lr, which is {lr:g}, for instance to {lr / 3:.1g}"
+        )
+
+
+def _optimizer(module: nn.Module, plan: Fit) -> torch.optim.Optimizer:
+    shared: dict[str, Any] = {"lr": plan.lr, "weight_decay": plan.weight_decay, "fused": True}
+    if plan.adam is not None:
+        betas = (plan.adam.beta1, plan.adam.beta2)
+        kind = torch.optim.AdamW if isinstance(plan.adam, AdamW) else torch.optim.Adam
+        return kind(module.parameters(), betas=betas, **shared)
+    return torch.optim.SGD(module.parameters(), momentum=plan.momentum, **shared)
+
+
+def check(plan: Fit, train: dict[str, Tensor]) -> None:
+    """Refuse a plan or a training set that cannot be."""
+    sizes = {name: len(column) for name, column in train.items()}
+    if len(set(sizes.values())) != 1 or 0 in sizes.values():
+        raise UserError(f"columns of the training set must have one length above 0: {sizes}")
+    for name in ("epochs", "batch_size", "every", "lr", "rho"):
+        if getattr(plan, name, 1) <= 0:
+            raise UserError(f"fit.{name} is {getattr(plan, name)}: give a positive number")
+
+
+def _fingerprint(module: nn.Module, train: dict[str, Tensor], plan: Fit, draws: Draws) -> str:
+    digest = hashlib.sha256(f"{key(plan)} {draws.name}".encode())
+    for name, value in [*module.state_dict().items(), *sorted(train.items())]:
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:12]

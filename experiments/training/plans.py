@@ -1,0 +1,248 @@
+"""How a model is trained: plans, which are configs; experiments/training.py carries them out."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.seeds import Purpose, generator, torch_seeds
+
+# Training losses, one value an example, as tasks want them.
+
+
+def cross_entropy(model: Callable[[Tensor], Tensor], batch: dict[str, Tensor]) -> Tensor:
+    """Negative log-likelihood of the given labels in nats, (b,)."""
+    return F.cross_entropy(model(batch["image"]), batch["label"], reduction="none")
+
+
+def negative_log_odds(model: Callable[[Tensor], Tensor], batch: dict[str, Tensor]) -> Tensor:
+    """Minus log p / (1 - p) of the given label, (b,): a measurement that does not saturate."""
+    logits, label = model(batch["image"]), batch["label"][:, None]
+    others = logits.scatter(1, label, float("-inf")).logsumexp(1)
+    return others - logits.gather(1, label)[:, 0]
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam's decay rates; weight decay stays part of the gradient, as an L2 penalty is."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Weight decay apart from the gradient (Loshchilov & Hutter, 2019)."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Minibatch descent on mean loss + weight_decay/2 |params|^2: momentum, or Adam if given.
+
+    `every` is the number of epochs between checkpoints; the last epoch always ends with one.
+    """
+
+    epochs: int = 10
+    batch_size: int = 100
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    every: int = 1
+    adam: Adam | None = None
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
+        return self.lr
+
+    def batches(self, train: Mapping[str, Tensor], draw: np.random.Generator) -> list[Tensor]:
+        """Which examples each step of an epoch takes."""
+        n = len(next(iter(train.values())))
+        return list(torch.from_numpy(draw.permutation(n)).split(self.batch_size))
+
+
+@dataclass(frozen=True)
+class Stepped(Fit):
+    """The same with the learning rate divided by `factor` after these shares of the epochs.
+
+    As He et al. (2016, arXiv:1512.03385, Sec. 4.2) train on CIFAR-10: 64k steps of 128 examples
+    with drops at half and at three quarters of them, momentum 0.9 and weight decay 1e-4.
+    """
+
+    drops: tuple[float, ...] = (0.5, 0.75)
+    factor: float = 10.0
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
+        passed = sum(epoch >= round(share * self.epochs) for share in self.drops)
+        return self.lr / self.factor**passed
+
+
+@dataclass(frozen=True)
+class Cosine(Fit):
+    """The same with a learning rate that falls to zero along half a cosine, step by step."""
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
+        return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+
+
+@dataclass(frozen=True)
+class Ending(Fit):
+    """The last `epochs` epochs of another plan, at the learning rates it has there."""
+
+    of: Fit = field(default_factory=Fit)
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
+        return self.of.rate(self.of.epochs - self.epochs + epoch)
+
+
+def ending(plan: Fit, share: float) -> Ending:
+    """The last `share` of a plan's epochs, one at least; its momentum starts at zero."""
+    if not 0 < share <= 1:
+        raise UserError(f"a share of {share} of the epochs: give more than 0 and at most 1")
+    epochs = max(1, round(share * plan.epochs))
+    kept = {f.name: getattr(plan, f.name) for f in fields(Fit)} | {"epochs": epochs}
+    return Ending(**kept | {"every": epochs}, of=plan)
+
+
+@dataclass(frozen=True)
+class Grouped(Fit):
+    """The same with batches of examples alike in `length`, which are less padded.
+
+    The random order is cut in pools of so many batches, each is sorted by the column `length`, and
+    its batches come in random order.
+    """
+
+    pool: int = 40
+
+    def batches(self, train: Mapping[str, Tensor], draw: np.random.Generator) -> list[Tensor]:
+        """Which examples each step of an epoch takes."""
+        length = train["length"].cpu()
+        order = torch.from_numpy(draw.permutation(len(length)))
+        pools = [
+            pool[length[pool].argsort(stable=True)]
+            for pool in order.split(self.batch_size * self.pool)
+        ]
+        made = [batch for pool in pools for batch in pool.split(self.batch_size)]
+        return [made[i] for i in draw.permutation(len(made))]
+
+
+@dataclass(frozen=True)
+class Decayed(Grouped):
+    """The same with a learning rate that falls linearly to zero, as fine-tuning has it."""
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
+        return self.lr * (1 - epoch / self.epochs)
+
+
+@dataclass(frozen=True)
+class SharpnessAware(Fit):
+    """SAM (Foret et al., 2021, arXiv:2010.01412): the gradient of a step is that at the worst point
+    within `rho` of the parameters, to first order, of the batch's own mean loss.
+
+    The learning rate rises linearly for a share `warmup` of the epochs, then falls to zero along a
+    half cosine, as in Chen et al. (2021, arXiv:2106.01548), who train vision Transformers by it.
+    """
+
+    rho: float = 0.05
+    warmup: float = 0.0
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
+        rise = self.warmup * self.epochs
+        if epoch < rise:
+            return self.lr * (epoch + 1 / self.epochs) / (rise + 1 / self.epochs)
+        return self.lr * (1 + math.cos(math.pi * (epoch - rise) / (self.epochs - rise))) / 2
+
+
+@dataclass(frozen=True)
+class Warmed(Grouped):
+    """The same with a rate that rises linearly for `warmup` epochs and falls as their root.
+
+    `lr` is the highest rate, that after the warm-up (Vaswani et al., 2017, Sec. 5.3).
+    """
+
+    warmup: float = 1.0
+
+    def rate(self, epoch: float) -> float:
+        """The learning rate in force after so many epochs."""
+        if epoch < self.warmup:
+            return self.lr * epoch / self.warmup
+        return self.lr * (self.warmup / epoch) ** 0.5
+
+
+# What is random in training, as a network trained alone draws it.
+
+
+class Draws(Protocol):
+    """Which examples each step takes, and the noise of it."""
+
+    @property
+    def count(self) -> int:
+        """Examples of an epoch, of one network."""
+
+    @property
+    def name(self) -> str:
+        """All that the numbers depend on."""
+
+    def batches(self, plan: Fit, train: dict[str, Tensor], epoch: int) -> list[Tensor]:
+        """Rows of the training set for each step, (b,), or (K, b) of a stack of K networks."""
+
+    def noise(self, epoch: int, n_steps: int) -> list[int]:
+        """A seed of torch's generators for each step."""
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """All `count` examples, in another order every epoch."""
+
+    seed: int
+    count: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.seed}"
+
+    def batches(self, plan: Fit, train: dict[str, Tensor], epoch: int) -> list[Tensor]:
+        return plan.batches(train, generator(self.seed, Purpose.ORDER, epoch))
+
+    def noise(self, epoch: int, n_steps: int) -> list[int]:
+        return torch_seeds(self.seed, Purpose.NOISE, epoch, n_steps)
+
+
+@dataclass(frozen=True)
+class Cycled:
+    """Budgets in steps: an "epoch" is `count` examples, from one random order of `n` after another.
+
+    Training sets of different sizes thus get the same number of steps.
+    """
+
+    seed: int
+    n: int
+    count: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.seed}, {self.count} of {self.n} after {self.n}"
+
+    def batches(self, plan: Fit, train: dict[str, Tensor], epoch: int) -> list[Tensor]:
+        start, end = epoch * self.count, (epoch + 1) * self.count
+        pieces = []
+        for turn in range(start // self.n, -(-end // self.n)):
+            order = generator(self.seed, Purpose.ORDER, turn).permutation(self.n)
+            pieces.append(order[max(0, start - turn * self.n) : end - turn * self.n])
+        rows = torch.from_numpy(np.concatenate(pieces))
+        some = {"length": train["length"].cpu()[rows]}
+        chosen = plan.batches(some, generator(self.seed, Purpose.BATCHES, epoch))
+        return [rows[batch] for batch in chosen]
+
+    def noise(self, epoch: int, n_steps: int) -> list[int]:
+        return torch_seeds(self.seed, Purpose.NOISE, epoch, n_steps)

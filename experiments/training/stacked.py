@@ -1,0 +1,160 @@
+"""Many networks trained at once: a stack under vmap, each member as if it were trained alone.
+
+Every member has its own initial parameters, its own order of examples and its own subset of the
+training set. Steps are those of `experiments.training`, so a kill changes no bit of them either.
+The stack lives where its members' parameters and the examples are, CPU or GPU. Whether stacking
+is faster than one after another depends on network and device: `experiments.speed_ensembles`.
+"""
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.seeds import Purpose, generator, torch_seeds
+from experiments.training.loop import Loss, check, descend
+from experiments.training.plans import Fit
+from methods.task import Examples, Objective, floating_buffers
+
+
+class Stack(nn.Module):
+    """K networks of one architecture: each parameter and buffer gains a leading axis (K, ...)."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        states = [member.state_dict() for member in members]
+        shapes = [{name: value.shape for name, value in state.items()} for state in states]
+        if not members or any(shape != shapes[0] for shape in shapes):
+            raise UserError(
+                f"a stack of {len(members)} networks: give one or more, of one architecture"
+            )
+        self.size = len(members)
+        self._lone = [copy.deepcopy(members[0])]  # in a list: no part of the stack's state
+        self._names = {name: name.replace(".", "__") for name in states[0]}
+        trained = {name for name, _ in members[0].named_parameters()}
+        for name, own in self._names.items():
+            value = torch.stack([state[name].detach() for state in states])
+            if name in trained:
+                self.register_parameter(own, nn.Parameter(value))
+            else:
+                self.register_buffer(own, value)
+
+    def train(self, mode: bool = True) -> "Stack":
+        self._lone[0].train(mode)
+        return super().train(mode)
+
+    def at(self, member: int) -> nn.Module:
+        """A member as a network of its own, with a copy of its numbers."""
+        network = copy.deepcopy(self._lone[0])
+        network.load_state_dict({name: value[member] for name, value in self._state().items()})
+        return network
+
+    def own(self, function: Loss, batch: Examples) -> Tensor:
+        """`function(network, its batch)` of every member; columns are (K, b, ...)."""
+        return self._mapped(function, 0)(self._state(), batch)
+
+    def shared(self, function: Loss, batch: Examples) -> Tensor:
+        """`function(network, batch)` of every member on the same batch, (K, b)."""
+        return self._mapped(function, None)(self._state(), batch)
+
+    def _mapped(self, function: Loss, over: int | None) -> Callable[..., Tensor]:
+        return vmap(Objective(self._lone[0], function), in_dims=(0, over), randomness="different")
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: getattr(self, own) for name, own in self._names.items()}
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """Each member's own rows in an order of its own; that of a network trained on them alone."""
+
+    seeds: tuple[int, ...]
+    rows: np.ndarray
+
+    @property
+    def count(self) -> int:
+        return self.rows.shape[1]
+
+    @property
+    def name(self) -> str:
+        return f"{self.seeds} {hashlib.sha256(self.rows.tobytes()).hexdigest()}"
+
+    def batches(self, plan: Fit, train: Examples, epoch: int) -> list[Tensor]:
+        flat = {name: column.cpu() for name, column in train.items() if column.ndim == 1}
+        own = []
+        for seed, rows in zip(self.seeds, self.rows, strict=True):
+            where = torch.from_numpy(rows)
+            # What plans look at is a number an example: images are not copied to be counted.
+            subset = {"row": where} | {name: column[where] for name, column in flat.items()}
+            draw = generator(seed, Purpose.ORDER, epoch)
+            own.append([where[batch] for batch in plan.batches(subset, draw)])
+        if any([len(batch) for batch in one] != [len(batch) for batch in own[0]] for one in own):
+            raise UserError(
+                f"{type(plan).__name__} draws batches of other sizes for each network, and a stack "
+                "steps together: give a batch_size that divides the examples of a mask"
+            )
+        return [torch.stack(step) for step in zip(*own, strict=True)]
+
+    def noise(self, epoch: int, n_steps: int) -> list[int]:
+        """The first member's: noise, unlike all else, is not that of a network trained alone."""
+        return torch_seeds(self.seeds[0], Purpose.NOISE, epoch, n_steps)
+
+
+def fit_stack(
+    stack: Stack,
+    loss: Loss,
+    train: Examples,
+    masks: np.ndarray,
+    plan: Fit,
+    seeds: Sequence[int],
+    scratch: Path,
+) -> dict[str, np.ndarray]:
+    """Train every member in place, on the examples of its mask, in the order of its seed.
+
+    `masks` (K, n_train) bool have as many examples each; `loss(network, batch)` gives (b,). A
+    member ends as `fit` would leave it on those examples alone, to rounding, unless it draws noise.
+    Returns what `fit` does with a member's axis: `params` (n_checkpoints, K, p), `train_loss`
+    (epochs, K), and `buffers` (n_checkpoints, K, q) if the networks have any.
+    """
+    check(plan, train)
+    draws = Subsets(tuple(seeds), rows_of(masks))
+    if not stack.size == len(draws.seeds) == len(draws.rows):
+        raise UserError(
+            f"a stack of {stack.size} networks has {len(draws.rows)} masks and {len(seeds)} seeds: "
+            "give one of each for a network"
+        )
+    outcome = descend(stack, lambda _, batch: stack.own(loss, batch), train, plan, draws, scratch)
+    shapes = {
+        "params": [value.shape for _, value in stack.named_parameters()],
+        "buffers": [value.shape for value in floating_buffers(stack).values()],
+    }
+    by_member = {n: _by_member(outcome[n], shapes[n]) for n in shapes if n in outcome}
+    return {**outcome, **by_member}
+
+
+def rows_of(masks: np.ndarray) -> np.ndarray:
+    """The rows of the training set in each mask, (K, size)."""
+    sizes = {int(size) for size in masks.sum(1)}
+    if len(sizes) != 1 or 0 in sizes:
+        raise UserError(
+            f"masks of {min(sizes)} to {max(sizes)} examples: a stack steps together, so give "
+            "masks of one size above 0"
+        )
+    return np.nonzero(masks)[1].reshape(len(masks), sizes.pop())
+
+
+def _by_member(flat: np.ndarray, shapes: Sequence[torch.Size]) -> np.ndarray:
+    """(n, sum of K * size) of stacked values one after another, as (n, K, sum of size)."""
+    ends = np.cumsum([shape.numel() for shape in shapes])[:-1]
+    parts = np.split(flat, ends, axis=1)
+    pieces = [
+        part.reshape(len(flat), shape[0], -1) for part, shape in zip(parts, shapes, strict=True)
+    ]
+    return np.concatenate(pieces, axis=2)

@@ -1,0 +1,191 @@
+"""What is kept of a pool of sentence pairs: by rules, by chance, or the least self-influential."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from experiments.data.noise import passes
+from experiments.data.parallel import Corpus
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.seeds import Purpose, generator
+from experiments.training.loop import Warmed
+from experiments.translation import models
+from experiments.translation.models import ADAM, Language, Model, Subwords, examples, in_blocks
+from experiments.translation.pools import BLOCK, Crawl, Polluted, Pool, scores
+from experiments.translation.scores import Loss, Method, arnoldi, family, randproj
+from methods.ihvp.arnoldi import Krylov
+from methods.progress import track
+from methods.task import Examples
+
+
+@dataclass(frozen=True)
+class Everything:
+    """The whole pool."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Pairs that pass the rules of a common pre-filter (experiments/data/noise)."""
+
+
+@dataclass(frozen=True)
+class Chance:
+    """A random share."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class Lowest:
+    """The share that scores lowest by the method of that name: the cleanest, by assumption."""
+
+    method: str
+    share: float
+
+
+Arm = Everything | Rules | Chance | Lowest
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One tier: the model that scores, the pools, what is kept of them, and how it is tried.
+
+    model       the bootstrap, trained on clean pairs that are in no pool
+    noisy_pool  its seed is that of the cell
+    clean       a clean pool, of which parts are left out
+    shares      kept of the noisy pool; `removed` are left out of the clean one
+    retrain     sizes and plan of the networks that are trained on what is kept: one epoch is the
+                early budget, all are the late one
+    early       steps of the early budget
+    """
+
+    model: Model
+    methods: tuple[Method, ...]
+    noisy_pool: Pool
+    clean: Pool
+    retrain: Model
+    early: int
+    test: Corpus
+    shares: tuple[float, ...]
+    removed: tuple[float, ...] = (0.25, 0.5)
+    by_chance: tuple[float, ...] = ()
+    seeds: int = 3
+
+    def noisy(self, seed: int) -> Pool:
+        """The noisy pool of one seed: other pairs are spoilt, unless the noise is real."""
+        pool = self.noisy_pool
+        return replace(pool, seed=seed) if isinstance(pool, Polluted) else pool
+
+    def arms(self) -> list[Arm]:
+        """What is kept of the noisy pool."""
+        made: list[Arm] = [Everything(), Rules(), *map(Chance, self.by_chance)]
+        for share in self.shares:
+            made += [Lowest(family(method), share) for method in self.methods]
+        return made
+
+    def of_clean(self) -> list[Arm]:
+        """What is kept of the clean pool."""
+        kept: list[Arm] = [Lowest("Arnoldi", 1 - share) for share in self.removed]
+        return [Everything(), *kept, *(Chance(1 - share) for share in self.removed[-1:])]
+
+
+def keep(
+    arm: Arm, setting_model: Model, pool: Pool, methods: tuple[Method, ...], seed: int
+) -> np.ndarray:
+    """Positions in the pool of what an arm keeps, increasing."""
+    n = pool.size()
+    if isinstance(arm, Everything):
+        return np.arange(n)
+    if isinstance(arm, Rules):
+        return _by_rules(pool, n)
+    size = round(arm.share * n)
+    if not 0 < size <= n:
+        raise UserError(f"a share of {arm.share} of {n:,} pairs: give a number above 0, at most 1")
+    if isinstance(arm, Chance):
+        return np.sort(generator(seed, Purpose.SPLIT).permutation(n)[:size])
+    if arm.method not in (known := [family(method) for method in methods]):
+        raise UserError(f"no scores by {arm.method!r}: there are {', '.join(known)}")
+    values = scores(setting_model, pool, methods, arm.method)
+    return np.sort(np.argsort(values, kind="stable")[:size])
+
+
+def _by_rules(pool: Pool, n: int) -> np.ndarray:
+    found = []
+    for start in track(range(0, n, BLOCK), "rules"):
+        rows = np.arange(start, min(start + BLOCK, n))
+        found.append([passes(*pair) for pair in pool.chosen(rows)])
+    return np.flatnonzero(np.concatenate(found))
+
+
+KRYLOV = Krylov(60, 128, 0, 20)
+BOOT = replace(
+    models.SMALL,
+    network=replace(models.SMALL.network, width=96, inner=256),
+    language=Language(Subwords(Corpus("multi30k", 0, 8_000), 2_000), 48),
+    train=Corpus("multi30k", 0, 8_000),
+    fit=Warmed(epochs=12, batch_size=64, lr=3e-3, every=12, adam=ADAM, warmup=1.5),
+)
+SMOKE_BOOT = replace(
+    models.SMOKE,
+    language=replace(models.SMOKE.language, length=20),
+    fit=replace(models.SMOKE.fit, every=12),
+)
+SMOKE = Setting(
+    SMOKE_BOOT,
+    (arnoldi(5, Krylov(12, 48, 0, 5)), randproj(5, 0), Loss()),
+    Polluted(Corpus("generated", 600, 700), Corpus("generated test"), shards=2),
+    Polluted(Corpus("generated", 1_300, 400), Corpus("generated test"), share=0.0),
+    replace(SMOKE_BOOT, fit=replace(SMOKE_BOOT.fit, epochs=3, every=1, warmup=0.7)),
+    early=10,
+    test=Corpus("generated test", 0, 60),
+    shares=(0.3,),
+    removed=(0.5,),
+    seeds=2,
+)
+SMALL = Setting(
+    BOOT,
+    (arnoldi(10, KRYLOV), randproj(10, 0), Loss()),
+    Polluted(Corpus("multi30k", 8_000, 16_000), Corpus("wmt sample"), shards=2),
+    Polluted(Corpus("multi30k", 24_000, 5_000), Corpus("wmt sample"), share=0.0),
+    replace(BOOT, fit=replace(BOOT.fit, epochs=4, every=1, warmup=0.7)),
+    early=120,
+    test=Corpus("multi30k test", 0, 500),
+    shares=(0.1, 0.3),
+    by_chance=(0.3,),
+)
+PAPER = Setting(
+    models.PAPER,
+    (arnoldi(10, Krylov(200, 512, 0, 20)), randproj(10, 0), Loss()),
+    Crawl(),
+    Polluted(Corpus("wmt17"), Corpus("newstest2016"), share=0.0, shards=10),
+    replace(
+        models.PAPER,
+        language=replace(models.PAPER.language, length=64),
+        fit=replace(models.PAPER.fit, epochs=20, every=1, warmup=0.4),
+    ),
+    early=10_000,
+    test=Corpus("newstest2016"),
+    shares=(0.01, 0.05, 0.10),
+    by_chance=(0.10,),
+)
+
+
+def held(model: Model, pool: Pool, index: np.ndarray) -> Examples:
+    """Chosen pairs as a model takes them, encoded block by block: text is never held whole.
+
+    In 16-bit numbers, 100 million pairs of 64 subwords a side take 26 GB.
+    """
+    made: dict[str, np.ndarray] = {}
+    at = 0
+    for pairs in in_blocks(pool.chosen(index), BLOCK):
+        for name, column in examples(model, pairs).items():
+            values = column.numpy()
+            width = (model.language.length,) if values.ndim == 2 else ()
+            place = made.setdefault(name, np.zeros((len(index), *width), values.dtype))
+            rows = place[at : at + len(pairs)]
+            if width:
+                rows = rows[:, : values.shape[1]]
+            rows[...] = values
+        at += len(pairs)
+    return {name: torch.from_numpy(values) for name, values in made.items()}

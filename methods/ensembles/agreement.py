@@ -1,0 +1,50 @@
+"""How often classifiers agree, and would by chance (Doubov et al., 2022, Sec. 2.2)."""
+
+import numpy as np
+
+from methods.errors import MethodError
+
+
+def agreement(predicted: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """The share of examples on which two classifiers predict the same class, for every two.
+
+    `predicted` (n_models, n_query) are classes; (n_models, n_models), or (n_models, n_others) with
+    `others` (n_others, n_query).
+    """
+    left = _classes(predicted)
+    right = left if others is None else _classes(others)
+    if left.shape[1] != right.shape[1]:
+        raise MethodError(
+            f"predictions of {left.shape[1]} and {right.shape[1]} examples: ask both about the same"
+        )
+    return np.stack([(row == right).mean(1) for row in left])
+
+
+def chance_agreement(predicted: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+    """Agreement of classifiers that are independent but predict each class as often, for every two.
+
+    The sum over classes of q_c q'_c, (n_models, n_models); sum_c q_c^2 on the diagonal. With
+    `labels` (n_query,) they are independent within the examples of each label, as often right and
+    wrong in the same ways: what accuracy and confusions alone account for.
+    """
+    classes = _classes(predicted)
+    width = int(classes.max()) + 1
+    within = np.zeros(classes.shape[1], dtype=np.int64) if labels is None else np.asarray(labels)
+    if within.shape != (classes.shape[1],):
+        raise MethodError(f"{len(within)} labels for {classes.shape[1]} examples: give one of each")
+    total = np.zeros((len(classes), len(classes)))
+    for label in np.unique(within):
+        some = classes[:, within == label]
+        shares = np.stack([np.bincount(row, minlength=width) for row in some]) / some.shape[1]
+        total += some.shape[1] / classes.shape[1] * (shares @ shares.T)
+    return total
+
+
+def _classes(predicted: np.ndarray) -> np.ndarray:
+    classes = np.asarray(predicted)
+    if classes.ndim != 2 or classes.size == 0 or classes.dtype.kind not in "iu":
+        raise MethodError(
+            f"predictions are {classes.dtype} of shape {classes.shape}: give whole numbers, "
+            "(n_models, n_query)"
+        )
+    return classes

@@ -1,0 +1,98 @@
+"""The linear datamodeling score: do scores predict what training on a subset leads to?
+
+Ilyas et al. (2022, arXiv:2202.00622) and Park et al. (2023, TRAK, arXiv:2303.14186). An attribution
+predicts that training on some of the examples changes a query's outcome by the sum of their
+scores. Of networks trained on random masks that the attribution has not seen, the score is
+Spearman's correlation, over masks, of that sum with the outcome.
+
+masks     (n_models, n_train), which examples each model was trained on
+outcomes  (n_models, n_query), higher is better; any rising function of them gives the same score
+scores    (n_query, n_train), positive = proponent
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from methods.errors import MethodError
+
+BLOCK = 1 << 24  # numbers ranked at once
+
+
+def predicted(masks: ArrayLike, scores: ArrayLike) -> np.ndarray:
+    """The summed scores of each mask's examples, (n_models, n_query), without a constant.
+
+    A score that is nan, which a small ensemble leaves of examples in all of its masks, adds 0.
+    """
+    inside, given = np.asarray(masks, dtype=np.float32), np.asarray(scores, dtype=np.float32)
+    if inside.shape[1] != given.shape[1]:
+        raise MethodError(
+            f"masks over {inside.shape[1]} examples, scores of {given.shape[1]}: give a score of "
+            "every training example"
+        )
+    return inside @ np.where(np.isnan(given), np.float32(0), given).T
+
+
+def lds(masks: ArrayLike, outcomes: ArrayLike, scores: ArrayLike) -> np.ndarray:
+    """The linear datamodeling score of each query, (n_query,); nan where nothing varies."""
+    return spearman(np.asarray(outcomes).T, predicted(masks, scores).T)
+
+
+def spearman(one: ArrayLike, other: ArrayLike) -> np.ndarray:
+    """Spearman's correlation of each row of (n, m) with that of the other, (n,).
+
+    Equal values share their mean rank. nan where a row is constant, and where a value is nan.
+    """
+    left, right = np.asarray(one), np.asarray(other)
+    if left.shape != right.shape:
+        raise MethodError(f"rows {left.shape} and {right.shape}: correlate the same examples")
+    found, step = np.empty(len(left)), max(1, BLOCK // max(1, left.shape[1]))
+    for start in range(0, len(left), step):
+        some = slice(start, start + step)
+        found[some] = _correlated(*(stats.rankdata(x[some], axis=1) for x in (left, right)))
+    return found
+
+
+def _correlated(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    left, right = (x - x.mean(1, keepdims=True) for x in (left, right))
+    scale = np.sqrt((left**2).sum(1) * (right**2).sum(1))
+    return np.divide((left * right).sum(1), scale, out=np.full(len(left), np.nan), where=scale > 0)
+
+
+def reliability(one: ArrayLike, other: ArrayLike) -> np.ndarray:
+    """How far two trainings on the same masks agree on each query, (n_query,), by Spearman.
+
+    Of outcomes that are a function of the mask plus independent noise it is the share of their
+    variance that the mask explains.
+    """
+    return spearman(np.asarray(one).T, np.asarray(other).T)
+
+
+def averaged(reliability: ArrayLike, trainings: int) -> np.ndarray:
+    """The reliability of the mean of several trainings a mask (Spearman and Brown, 1910)."""
+    rho = np.asarray(reliability, dtype=float)
+    return trainings * rho / (1 + (trainings - 1) * rho)
+
+
+def ceiling(reliability: ArrayLike, trainings: int = 1) -> np.ndarray:
+    """The correlation that even the true function of the mask has with outcomes: the root.
+
+    Of outcomes averaged over so many trainings a mask. Exact for Pearson's correlation, near it for
+    Spearman's; an estimated reliability below 0 counts as 0.
+    """
+    return np.sqrt(averaged(np.maximum(np.asarray(reliability, dtype=float), 0), trainings))
+
+
+def area(scores: ArrayLike, wanted: ArrayLike) -> np.ndarray:
+    """Area under the ROC curve of each row of scores (n, m), for what is wanted in it, (n,).
+
+    nan where a row has nothing that is wanted, or nothing else.
+    """
+    ranks, truth = stats.rankdata(scores, axis=1), np.asarray(wanted, dtype=bool)
+    hits = truth.sum(1)
+    misses = truth.shape[1] - hits
+    above = (ranks * truth).sum(1) - hits * (hits + 1) / 2
+    pairs = (hits * misses).astype(float)
+    return np.divide(above, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)

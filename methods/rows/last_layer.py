@@ -1,0 +1,116 @@
+"""The linear last layer of a model: what it sees, and the model with other weights of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from methods.errors import MethodError
+from methods.rows.gradients import Gradients
+from methods.rows.layers import recorded
+from methods.rows.parts import Outer
+from methods.rows.rows import Rows
+from methods.task import Examples, Objective, Task, chunks, count, explained, take
+
+
+class Head:
+    """The last layer of a model, found on a probe: the Linear whose output is the model's.
+
+    task     narrowed to its parameters
+    weights  (classes, features), float64; a bias is the last column, of the feature that is 1
+    """
+
+    def __init__(self, task: Task, examples: Examples) -> None:
+        if count(examples) == 0:
+            raise MethodError("train has no examples: give one at least")
+        task.check()
+        names = _last_linear(task, examples)
+        self.weight, self.bias = names["weight"], names.get("bias")
+        outside = [name for name in names.values() if name not in task.params]
+        if outside:
+            raise MethodError(
+                f"{outside[0]} is not among the parameters of the task: representer points are of "
+                "the last layer, so keep it in `only`"
+            )
+        self.task = replace(
+            task,
+            params={name: task.params[name] for name in names.values()},
+            frozen={n: v for n, v in task.all_params.items() if n not in names.values()},
+        )
+        values = [v.flatten(1) if v.ndim > 1 else v[:, None] for v in self.task.params.values()]
+        self.weights = torch.cat(values, dim=1).double()
+        self.gradients = Gradients(self.task, self.task.loss)
+        self.gradients.probe(examples)
+        for some in chunks(examples, self.gradients.chunk):
+            if not self.gradients.unproven:
+                break  # the factors are needed: look on for a gradient that is not zero
+            self.gradients.rows(task.move(some))
+        self.chunk = self.gradients.chunk
+
+    def features(self, examples: Examples) -> Tensor:
+        """What the last layer sees of each example, (b, features), float64."""
+        part = self.outer(self.gradients.rows(self.task.move(examples)))
+        return self.extended(part).double()
+
+    def extended(self, part: Outer) -> Tensor:
+        """The layer's inputs, with the feature that is 1 where there is a bias."""
+        inputs = part.right[:, 0]
+        ones = inputs.new_ones(len(inputs), 1)
+        return inputs if self.bias is None else torch.cat([inputs, ones], dim=1)
+
+    def outer(self, rows: Rows) -> Outer:
+        """The rows of the layer's weight as output gradients and inputs, one of each."""
+        parts = rows.parts[self.weight]
+        if len(parts) != 1 or not isinstance(parts[0], Outer) or parts[0].terms != 1:
+            raise MethodError(
+                f"{self.weight} acts on more than one vector an example, or outside of its layer: "
+                "representer points need logits that are one product of it with features"
+            )
+        return parts[0]
+
+    def refitted(self, weights: Tensor) -> Task:
+        """The narrowed task with other weights of the last layer."""
+        if weights.shape != self.weights.shape:
+            raise MethodError(
+                f"a refitted head {tuple(weights.shape)} for one of {tuple(self.weights.shape)}: "
+                "it is of another model"
+            )
+        weights = weights.to(self.task.device, self.task.dtype)
+        params = {self.weight: weights if self.bias is None else weights[:, :-1].contiguous()}
+        if self.bias is not None:
+            params[self.bias] = weights[:, -1].contiguous()
+        return replace(self.task, params=params)
+
+
+def _last_linear(task: Task, examples: Examples) -> dict[str, str]:
+    """Names of the parameters, by attribute, of the layer that makes the model's output."""
+    if not isinstance(task.loss, Objective):
+        raise MethodError("Representer needs a task made by Task.of(module, loss)")
+    model = task.loss.model
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    known = dict(model.named_parameters())
+    params = {n: v.detach().requires_grad_(n in known) for n, v in task.all_params.items()}
+    probe = task.move(take(examples, slice(0, 2)))
+    record = recorded(list(dict.fromkeys([model, *linear])))
+    with explained(task, task.loss, probe, examples), torch.enable_grad(), record as calls:
+        task.loss(params, probe)
+    whole = [call for call in calls if call.layer is model]
+    if len(whole) != 1:
+        raise MethodError(
+            f"the loss called its model {len(whole)} times on one tensor: Representer needs one "
+            "call that takes a tensor and returns the logits"
+        )
+    node, place = whole[0].output[:2]
+    for call in calls:
+        if isinstance(call.layer, nn.Linear) and call.output[:2] == (node, place):
+            if sum(other.layer is call.layer for other in calls) > 1:
+                raise MethodError("the last layer is used more than once in a forward pass")
+            names = {id(value): name for name, value in model.named_parameters()}
+            own = call.layer.named_parameters(recurse=False)
+            return {attribute: names[id(value)] for attribute, value in own}
+    raise MethodError(
+        f"the output of {type(model).__name__} is not that of an nn.Linear layer: representer "
+        "points are defined for a last layer that is linear in its features"
+    )

@@ -1,0 +1,154 @@
+"""One vector per example, kept in the cheapest exact form until somebody must have it dense.
+
+A row is a per-example gradient, in parts (parts.py): one or more for each parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from methods.rows.inner_products import inner
+from methods.rows.parts import Dense, Outer, Part, paired
+
+
+class Rows:
+    """Rows of n examples: for each key (a parameter, or one at a checkpoint) the parts they sum.
+
+    Two Rows can be multiplied if they have the same keys.
+    """
+
+    def __init__(self, parts: Mapping[str, Iterable[Part]], count: int) -> None:
+        self.parts = {key: tuple(value) for key, value in parts.items()}
+        self.count = count
+        self._squared_norms: Tensor | None = None
+
+    @classmethod
+    def dense_of(cls, matrix: Tensor, sizes: Mapping[str, int] | None = None) -> Rows:
+        """Rows that are already a matrix (n, p); `sizes` splits it into parameters."""
+        sizes = {"": matrix.shape[1]} if sizes is None else sizes
+        pieces = matrix.split(list(sizes.values()), dim=1)
+        return cls({k: (Dense(v),) for k, v in zip(sizes, pieces, strict=True)}, len(matrix))
+
+    @classmethod
+    def joined(cls, rows: Iterable[Rows]) -> Rows:
+        """Concatenate rows of the same examples end to end, as over checkpoints."""
+        rows = tuple(rows)
+        parts = {f"{i}:{k}": v for i, r in enumerate(rows) for k, v in r.parts.items()}
+        return cls(parts, rows[0].count)
+
+    @classmethod
+    def stacked(cls, rows: Iterable[Rows]) -> Rows:
+        """Rows of more examples, one block after another."""
+        rows = tuple(rows)
+        if len(rows) == 1:
+            return rows[0]
+        parts = {
+            key: [_stack(pieces) for pieces in zip(*(r.parts[key] for r in rows), strict=True)]
+            for key in rows[0].parts
+        }
+        return cls(parts, sum(r.count for r in rows))
+
+    @property
+    def elements(self) -> int:
+        """Numbers kept, over all parts: what these rows cost in memory."""
+        return sum(part.elements for parts in self.parts.values() for part in parts)
+
+    def finite(self) -> bool:
+        """Whether no number kept is NaN or infinite; products are not formed to find out."""
+        return all(part.finite() for parts in self.parts.values() for part in parts)
+
+    def compact(self) -> Rows:
+        """The same rows, each part in its smaller form: for rows that are held and met often."""
+        parts = {
+            key: [p.dense if isinstance(p, Outer) and p.smaller_dense else p for p in value]
+            for key, value in self.parts.items()
+        }
+        return Rows(parts, self.count)
+
+    def scaled(self, factor: float) -> Rows:
+        """Multiply every row by one number."""
+        if factor == 1.0:
+            return self
+        parts = {k: [part.rescaled(factor) for part in v] for k, v in self.parts.items()}
+        rows = Rows(parts, self.count)
+        if self._squared_norms is not None:
+            rows._squared_norms = self._squared_norms * factor**2
+        return rows
+
+    def inner(self, other: Rows) -> Tensor:
+        """Inner products of every row with every row of `other`, (n, n')."""
+        total: Tensor | None = None
+        for key, mine in self.parts.items():
+            for a in mine:
+                for b in other.parts[key]:
+                    term = inner(a, b)
+                    total = term if total is None else total.add_(term)
+        if total is None:
+            raise ValueError("rows without parts")
+        return total
+
+    def paired(self, other: Rows) -> Tensor:
+        """Inner product of each row with the same row of `other`, (n,)."""
+        terms = [
+            paired(a, b) for key, mine in self.parts.items() for a in mine for b in other.parts[key]
+        ]
+        return torch.stack(terms).sum(0)
+
+    def squared_norms(self) -> Tensor:
+        """|row|^2, (n,); computed once."""
+        total = self._squared_norms
+        if total is not None:
+            return total
+        for parts in self.parts.values():
+            value = parts[0].squared_norms() if len(parts) == 1 else _norm_of_sum(parts)
+            total = value if total is None else total + value
+        if total is None:
+            raise ValueError("rows without parts")
+        self._squared_norms = total
+        return total
+
+    def flat(self) -> dict[str, Tensor]:
+        """Each key's rows materialised, {key: (n, size)}."""
+        return {key: _sum(part.flat() for part in parts) for key, parts in self.parts.items()}
+
+    def dense(self) -> Tensor:
+        """All rows materialised and joined, (n, p)."""
+        return torch.cat(list(self.flat().values()), dim=1)
+
+
+def _stack(pieces: tuple[Part, ...]) -> Part:
+    """Parts of more examples: materialised if one is, padded where terms differ in number."""
+    outers = [p for p in pieces if isinstance(p, Outer)]
+    done = len(outers) < len(pieces) or all(p.smaller_dense and "dense" in vars(p) for p in outers)
+    if done:
+        dense = [p.dense if isinstance(p, Outer) else p for p in pieces]
+        return replace(dense[0], values=torch.cat([p.values for p in dense]))
+    terms = max(p.terms for p in outers)
+    left = torch.cat([_lengthened(p.left, terms) for p in outers])
+    right = torch.cat([_lengthened(p.right, terms) for p in outers])
+    return replace(outers[0], left=left, right=right)
+
+
+def _lengthened(factor: Tensor, terms: int) -> Tensor:
+    """A factor (b, T, ...) with terms of zeros behind, which add nothing."""
+    more = terms - factor.shape[1]
+    return (
+        factor
+        if not more
+        else torch.cat([factor, factor.new_zeros(len(factor), more, *factor.shape[2:])], 1)
+    )
+
+
+def _sum(tensors: Iterable[Tensor]) -> Tensor:
+    first, *rest = tensors
+    for tensor in rest:
+        first = first + tensor
+    return first
+
+
+def _norm_of_sum(parts: tuple[Part, ...]) -> Tensor:
+    return _sum(paired(a, b) for a in parts for b in parts)

@@ -1,0 +1,76 @@
+"""Any fitted method with its rows projected, term by term, onto few dimensions (TracIn, Sec. E)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from methods.attributor import Fitted
+from methods.errors import MethodError
+from methods.randomness import stream
+from methods.rows.projections import LIMIT, Map, Projection, Select, TwoSided
+from methods.rows.rows import Rows
+from methods.task import Examples
+
+
+class Projected(Fitted):
+    """Rows of `projection.dim` numbers a term, as one a checkpoint; unbiased for the scores.
+
+    Every term has a map of its own, so that their errors average out; Sec. E has one map for all.
+    """
+
+    def __init__(self, fitted: Fitted, projection: Projection) -> None:
+        self.fitted, self.task, self.projection = fitted, fitted.task, projection
+        self.addends = list(fitted.terms())
+        elements = len(self.addends) * projection.dim * self.task.size
+        small = isinstance(projection, TwoSided | Select)
+        self._hold = small or elements * self.task.dtype.itemsize <= LIMIT
+        self._maps: dict[int, Map] = {}
+
+    def query_rows(self, examples: Examples) -> Rows:
+        return Rows.joined(term.query_rows(examples) for term in self.terms())
+
+    def train_rows(self, examples: Examples) -> Rows:
+        return Rows.joined(term.train_rows(examples) for term in self.terms())
+
+    def terms(self) -> Iterable[Fitted]:
+        """A term for every slice of every map: directions are drawn once a pass over examples."""
+        return self._slices()
+
+    def _slices(self) -> Iterator[Fitted]:
+        for index, term in enumerate(self.addends):
+            for part in self._map(index, term).slices():
+                yield ProjectedTerm(term, part)
+
+    def _map(self, index: int, term: Fitted) -> Map:
+        if index in self._maps:
+            return self._maps[index]
+        state = stream(self.projection.seed, "projected", index).generate_state(1)
+        drawn = replace(self.projection, seed=int(state[0])).draw(term.task)
+        if self._hold:
+            self._maps[index] = drawn
+        return drawn
+
+
+class ProjectedTerm(Fitted):
+    """One addend of a score, projected by one map."""
+
+    def __init__(self, term: Fitted, projection: Map) -> None:
+        self.term, self.task, self.projection = term, term.task, projection
+
+    def query_rows(self, examples: Examples) -> Rows:
+        return self._apply(self.term.query_rows(examples))
+
+    def train_rows(self, examples: Examples) -> Rows:
+        return self._apply(self.term.train_rows(examples))
+
+    def _apply(self, rows: Rows) -> Rows:
+        if rows.parts.keys() != self.task.params.keys():
+            raise MethodError("only rows over parameters can be projected: these already are")
+        return Rows.dense_of(self.projection.apply(rows))
+
+    def chunk(self, examples: Examples) -> int:
+        return self.term.chunk(examples)
+
+    def query_chunk(self, examples: Examples) -> int:
+        return self.term.query_chunk(examples)

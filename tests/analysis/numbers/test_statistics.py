@@ -1,0 +1,87 @@
+"""Intervals and correlations equal closed forms and scipy's, and cover as often as they say."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.numbers import statistics
+from analysis.numbers.statistics import NONE
+
+
+def test_the_interval_over_seeds_is_students():
+    values = np.array([1.0, 2.0, 4.0])
+    low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
+    ours = statistics.over_seeds(values)
+    assert (ours.mean, ours.low, ours.high, ours.n) == (
+        pytest.approx(7 / 3), pytest.approx(low), pytest.approx(high), 3,
+    )  # fmt: skip
+    assert statistics.over_seeds([]) == NONE
+    assert math.isnan(statistics.over_seeds([5.0]).low)
+
+
+def test_draws_of_one_seed_do_not_narrow_the_interval():
+    seeds = [0, 0, 1, 1, 2, 2]
+    clustered = statistics.over_draws([1, 3, 2, 4, 5, 7], seeds)
+    assert clustered == statistics.over_seeds([2, 3, 6])
+    assert statistics.over_draws([2, 2, 2, 3, 6], [0, 0, 0, 1, 2]) == clustered
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    hits = [
+        interval.low < 0 < interval.high
+        for interval in (statistics.over_seeds(generator.normal(size=5)) for _ in range(2000))
+    ]
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
+
+
+def test_paired_differences_use_shared_seeds_alone():
+    one, other = pd.Series({0: 5.0, 1: 6.0}), pd.Series({1: 4.0, 2: 9.0})
+    assert statistics.difference(one, other).to_dict() == {1: 2.0}
+    assert statistics.ratio(one, other).to_dict() == {1: 1.5}
+
+
+def test_the_geometric_mean_and_its_interval_are_those_of_logarithms():
+    ours = statistics.geometric([1.0, 10.0, 100.0])
+    assert ours.mean == pytest.approx(10)
+    assert ours.low * ours.high == pytest.approx(100)
+
+
+def test_the_bootstrap_agrees_with_students_interval_on_many_values():
+    values = np.random.default_rng(1).normal(3, 1, size=400)
+    boot, student = statistics.bootstrap(values), statistics.over_seeds(values)
+    assert boot.mean == pytest.approx(student.mean)
+    assert (boot.low, boot.high) == (
+        pytest.approx(student.low, abs=0.02), pytest.approx(student.high, abs=0.02),
+    )  # fmt: skip
+    assert statistics.bootstrap(values) == boot, "seeded"
+
+
+def test_closed_forms_of_distances_and_correlations():
+    assert statistics.wasserstein([0, 1, 2], [5, 6, 7]) == pytest.approx(5)
+    assert statistics.wasserstein([0, 4], [1, 2]) == pytest.approx(1.5)
+    ranks = statistics.rank_correlations([1, 2, 3, 4], [1, 10, 100, 1000])
+    assert (ranks["spearman"], ranks["kendall"]) == (pytest.approx(1), pytest.approx(1))
+    assert ranks["pearson"] < 0.9
+    assert statistics.overlap([1, 1, 0], [0, 1, 1]) == pytest.approx(1 / 3)
+    assert math.isnan(statistics.overlap([0], [0]))
+
+
+def test_homogeneity_is_the_exact_test_on_two_classes():
+    exact = stats.fisher_exact([[8, 2], [1, 9]]).pvalue
+    assert statistics.homogeneity([8, 2], [1, 9]) == pytest.approx(exact, abs=0.002)
+    assert statistics.homogeneity([5, 5, 0], [5, 5, 0]) == 1.0
+    assert statistics.homogeneity([0, 0], [3, 4]) == 1.0
+
+
+def test_p_values_are_uniform_where_nothing_differs():
+    generator = np.random.default_rng(2)
+    noise = [generator.normal(size=(5, 3, 4)) for _ in range(100)]
+    p_values = [statistics.exchangeable(one, num_samples=199) for one in noise]
+    assert stats.kstest(p_values, "uniform").pvalue > 0.01
+    shifted = generator.normal(size=(5, 3, 4)) + 5 * np.eye(3, 4)
+    assert statistics.exchangeable(shifted, num_samples=999) < 0.01
+    assert statistics.combine([0.04, 0.04, 0.04]) < 0.04

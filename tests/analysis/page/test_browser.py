@@ -1,0 +1,93 @@
+"""The report page in a real browser: no error on its console, no broken picture, nothing too wide.
+
+Needs Chromium on the path; without one its tests are skipped, which .ci/run does not allow.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from analysis import __main__ as everything
+from analysis.page import report
+
+ROOT = Path(__file__).resolve().parents[3]
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+
+PROBE = """<script>
+window.onload = () => {
+  const all = [...document.images];
+  const broken = all.filter((one) => !one.complete || one.naturalWidth === 0).length;
+  const page = document.documentElement;
+  const wide = page.scrollWidth - page.clientWidth;
+  const dark = getComputedStyle(document.body).backgroundColor;
+  document.title = JSON.stringify({ pictures: all.length, broken, wide, ground: dark });
+};
+</script></body>"""
+
+
+def looked_at(page: Path, width: int, *options: str) -> dict:
+    """What a browser `width` pixels wide finds on a page; below 500 Chromium takes 500."""
+    probed = page.with_name(f"probed{width}.html")
+    probed.write_text(page.read_text().replace("</body>", PROBE))
+    done = subprocess.run(
+        [
+            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+            "--enable-logging=stderr", f"--user-data-dir={page.parent / 'profile'}",
+            f"--window-size={width},900", "--virtual-time-budget=20000", "--dump-dom", *options,
+            probed.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
+    assert title, done.stderr[-2000:]
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return {**json.loads(unescape(title[1])), "console": console}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The report of every committed artifact."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("report")
+        shutil.copytree(ROOT / "results" / "artifacts", home / "artifacts")
+        patch.setenv("RETRACE_RESULTS", str(home))
+        return report.build(everything.artifacts()[0])
+
+
+@pytest.mark.parametrize("width", [500, 760, 1100, 1280])
+def test_the_report_is_whole_at_every_width(page, width):
+    found = looked_at(page, width)
+    assert found["pictures"] == page.read_text().count("<img ") > 0
+    assert found["broken"] == 0
+    assert found["wide"] == 0, "the page scrolls sideways"
+    assert found["console"] == []
+
+
+def test_the_report_follows_a_dark_screen(page):
+    light, dark = (
+        looked_at(page, 1280, f"--blink-settings=preferredColorScheme={scheme}")["ground"]
+        for scheme in (1, 0)
+    )
+    assert light == "rgb(251, 250, 247)"
+    assert dark == "rgb(20, 24, 27)"
+
+
+def test_a_broken_page_is_seen(tmp_path):
+    broken = tmp_path / "broken.html"
+    broken.write_text(
+        "<!doctype html><html><head><title>broken</title></head><body>"
+        '<img src="data:image/png;base64,AAAA" alt="no picture">'
+        '<div style="width: 3000px">wide</div><script>console.error("something")</script>'
+        "</body></html>"
+    )
+    found = looked_at(broken, 500)
+    assert found["broken"] == 1
+    assert found["wide"] > 2000
+    assert any("something" in line for line in found["console"])

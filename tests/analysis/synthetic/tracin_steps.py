@@ -1,0 +1,138 @@
+"""Made-up runs of mnist_first_order and mnist_checkpoints, for the artifacts of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.laboratory import runs
+
+FACTORS = np.array([0.25, 0.5, 1.0])
+N_STEPS, N_QUERY, N_CHECKPOINTS = 40, 30, 20
+SETTLED, CONVERGED = 5, 15
+
+
+@dataclass(frozen=True)
+class Steps:
+    batch_size: int
+    lr: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Data:
+    n_train: int = 100
+
+
+@dataclass(frozen=True)
+class Fit:
+    batch_size: int = 10
+
+
+@dataclass(frozen=True)
+class Model:
+    seed: int
+    data: Data = Data()
+    fit: Fit = Fit()
+
+
+@dataclass(frozen=True)
+class Dense:
+    model: Model
+
+
+@dataclass(frozen=True)
+class Choice:
+    name: str
+    draw: int = 0
+
+
+@dataclass(frozen=True)
+class Traced:
+    dense: Dense
+    choice: Choice
+
+
+AP = {  # what Sec. D says, with the positions each choice takes
+    "all": (0.95, range(N_CHECKPOINTS)),
+    "last": (0.85, [N_CHECKPOINTS - 1]),
+    "early": (0.5, range(SETTLED)),
+    "steady decrease": (0.955, range(SETTLED, CONVERGED)),
+    "after convergence": (0.88, range(CONVERGED, N_CHECKPOINTS)),
+    "all before convergence": (0.948, range(CONVERGED)),
+    "proposed 3": (0.95, (6, 8, 11)),
+    "even 3": (0.93, (6, 12, 19)),
+    "random 3": (0.9, (2, 9, 17)),
+}
+
+
+def write(preset: str, seeds: int) -> None:
+    """Write a preset of both experiments with results as the paper claims them."""
+    write_steps(preset, seeds)
+    write_checkpoints(preset, seeds)
+
+
+def write_steps(preset: str, seeds: int, power: float = 2.0) -> None:
+    """Steps whose remainder grows with `power` of the learning rate."""
+    cells = [
+        Steps(size, lr, seed)
+        for size, rates in {1: (0.001, 0.03), 10: (0.01, 0.1)}.items()
+        for lr in rates
+        for seed in range(seeds)
+    ]
+    runs.plan("mnist_first_order", preset, cells)
+    for cell in cells:
+        runs.once("mnist_first_order", cell, lambda _, c=cell: steps_outcome(c, power))
+
+
+def steps_outcome(cell: Steps, power: float) -> dict:
+    draw = np.random.default_rng([cell.seed, cell.batch_size, int(1e4 * cell.lr)])
+    influence = cell.lr * draw.standard_t(3, size=(N_STEPS, N_QUERY))
+    left = 2 * cell.lr**power * draw.normal(size=influence.shape) / 0.03
+    size = 0.1 * (FACTORS * cell.lr) ** power
+    return {
+        "change": influence + left,
+        "influence": influence,
+        "label": np.arange(N_QUERY) % 10,
+        "factors": FACTORS,
+        "remainder": size * np.exp(0.1 * draw.normal(size=(4, 1))),
+        "accuracy": 0.9 + 0.01 * draw.random(),
+    }
+
+
+def write_checkpoints(preset: str, seeds: int, ap: dict[str, float] | None = None) -> None:
+    """Every choice on every seed; `ap` changes what some of them find."""
+    cells = [
+        Traced(Dense(Model(seed)), Choice(name, number))
+        for seed in range(seeds)
+        for name in AP
+        for number in range(2 if name.startswith("random") else 1)
+    ]
+    runs.plan("mnist_checkpoints", preset, cells)
+    for cell in cells:
+        outcome = checkpoints_outcome(cell, ap or {})
+        runs.once("mnist_checkpoints", cell, lambda _, outcome=outcome: outcome)
+
+
+def checkpoints_outcome(cell: Traced, ap: dict[str, float]) -> dict:
+    name, seed = cell.choice.name, cell.dense.model.seed
+    value, positions = AP[name]
+    draw = np.random.default_rng([seed, cell.choice.draw, *name.encode()])
+    found = min(1.0, ap.get(name, value) + 0.0005 * draw.normal())
+    steps = np.arange(1, N_CHECKPOINTS + 1) * 5
+    return {
+        "method": name,
+        "auc": 0.5 + 0.5 * found,
+        "ap": found,
+        "loss_auc": 0.9,
+        "loss_ap": found - 0.1,
+        "n_checkpoints": len(positions),
+        "settled": SETTLED,
+        "converged": CONVERGED,
+        "chance_ap": 0.2,
+        "accuracy_true": 0.9,
+        "positions": np.array(positions),
+        "train_loss": 2 * np.exp(-steps / 30),
+        "steps": steps,
+        "self_influence_mean": np.where(np.arange(N_CHECKPOINTS) < CONVERGED, 1.0, 0.01),
+        "ap_each": np.linspace(0.3, 0.9, N_CHECKPOINTS),
+    }

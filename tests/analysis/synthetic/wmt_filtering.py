@@ -1,0 +1,99 @@
+"""Made-up runs of filtering, in the paper's order."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from experiments.laboratory import runs
+
+BLEU = {  # early, late
+    "None 100%": (9.9, 17.8), "Pre-filtering": (11.7, 22.6),
+    "RandProj 1%": (7.7, 8.7), "Arnoldi 1%": (17.8, 19.6), "Loss 1%": (16.0, 19.0),
+    "RandProj 10%": (21.3, 28.6), "Arnoldi 10%": (25.0, 30.8), "Loss 10%": (24.0, 30.0),
+    "Random 10%": (9.5, 17.0),
+}  # fmt: skip
+CLEAN = {"None 100%": (30.0, 36.3), "Arnoldi 75%": (31.0, 37.4), "Arnoldi 50%": (31.0, 37.2)}
+KINDS = ("clean", "foreign", "near copy")
+ROLES = ("lowest 1", "lowest 2", "highest 1", "highest 2")
+
+
+@dataclass(frozen=True)
+class Crawl:
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Polluted:
+    share: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    name: str
+    method: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Config:
+    arm: Arm
+    pool: Crawl | Polluted
+    seed: int
+
+
+def cells(preset: str, seeds: int) -> list[Config]:
+    noisy = Crawl() if preset == "paper" else Polluted(0.6)
+    return [
+        Config(Arm(name, name.split()[0], float(name.split()[-1].rstrip("%")) / 100), pool, seed)
+        for seed in range(seeds)
+        for pool, of in ((noisy, BLEU), (Polluted(0.0), CLEAN))
+        for name in (one if "%" in one else f"{one} 14%" for one in of)
+    ]
+
+
+def write(preset: str, seeds: int, *, arnoldi: float = 0.0) -> None:
+    """Write a preset, the BLEU of Arnoldi's arms moved by a number."""
+    runs.plan("wmt_filtering", preset, cells(preset, seeds))
+    for cell in cells(preset, seeds):
+        runs.once("wmt_filtering", cell, lambda _, cell=cell: outcome(cell, arnoldi))
+
+
+def outcome(cell: Config, arnoldi: float) -> dict[str, Any]:
+    name = cell.arm.name.removesuffix(" 14%") if "Pre" in cell.arm.name else cell.arm.name
+    clean = isinstance(cell.pool, Polluted) and cell.pool.share == 0
+    early, late = (CLEAN if clean else BLEU)[name]
+    draw = np.random.default_rng([cell.seed, *name.encode()])
+    moved = 0.05 * draw.normal() + (arnoldi if name.startswith("Arnoldi") else 0.0)
+    found = {
+        "arm": name,
+        "pool": "clean" if clean else "noisy",
+        "bleu_early": early + moved,
+        "bleu_late": late + moved,
+        "signature": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0",
+        "steps_early": 10_000,
+        "steps_late": 200_000,
+        "n_pool": 1_000,
+        "n_kept": round(1_000 * cell.arm.share),
+        "selected": cell.arm.share,
+    }
+    if isinstance(cell.pool, Polluted):
+        kept = 0.0 if clean else 0.6 - 0.3 * (late / 30)
+        found |= {
+            "noise": cell.pool.share,
+            "noise_kept": kept,
+            "kinds": np.array(KINDS),
+            "of_kind": np.array([400, 300, 300 if not clean else 0]),
+            "kept_of_kind": np.array([50, 20, 10 if not clean else 0]),
+        }
+    if name.startswith("Arnoldi"):
+        unknown = isinstance(cell.pool, Crawl)
+        kinds = ["not known"] * 4 if unknown else ["clean", "clean", "foreign", "near copy"]
+        found |= {
+            "shown_role": np.array(ROLES),
+            "shown_source": np.array(["Ein Hund mit $5, und Kommas."] * 4),
+            "shown_target": np.array(["A dog with $5 and commas."] * 4),
+            "shown_kind": np.array(kinds),
+            "shown_score": np.array([0.001, 0.002, 40.0, 30.0]),
+        }
+    return found

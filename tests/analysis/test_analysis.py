@@ -1,0 +1,435 @@
+"""Artifacts from made-up runs: the same ink from the CSV alone, honest words, a page on its own.
+
+One file: its tests draw every artifact once, and share that.
+"""
+
+import html
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from analysis import __main__ as everything
+from analysis.ink import style
+from analysis.numbers import table, verdict
+from analysis.numbers.statistics import NONE, Interval
+from analysis.page import artifact as disk
+from analysis.page import report
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import UserError
+from tests.analysis.synthetic import store
+
+ARTIFACTS, BROKEN = everything.artifacts()
+each_artifact = pytest.mark.parametrize("artifact", ARTIFACTS, ids=lambda one: one.id)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A results folder with the runs of two tiers and every artifact of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("finished")
+        patch.setenv("RETRACE_RESULTS", str(home))
+        for preset in ("smoke", "paper"):
+            store.write_mislabel(preset)
+            store.write_sketch(preset)
+            store.write_rest(preset)
+        assert everything.main([]) == 0
+    return home
+
+
+@pytest.fixture(scope="module")
+def lone(tmp_path_factory):
+    """A results folder with the runs of one seed."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("lone")
+        patch.setenv("RETRACE_RESULTS", str(home))
+        cells = [cell for cell in store.mislabel_cells("paper") if cell.model.seed == 0]
+        store.write_mislabel("paper", cells)
+        store.write_sketch("paper", seeds=1)
+        store.write_rest("paper", seeds=1)
+    return home
+
+
+@pytest.fixture
+def results(finished, tmp_path, monkeypatch):
+    """A copy of the finished artifacts, without their runs."""
+    for name in ("artifacts", "report"):
+        shutil.copytree(finished / name, tmp_path / name)
+    monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path))
+    return tmp_path
+
+
+def drawn(artifact: Artifact, home: Path) -> Artifact:
+    """The artifact, whose runs were made up in `home`."""
+    name = artifact.experiment
+    assert (home / "runs" / name).is_dir(), (
+        f"{artifact.id} cannot be drawn in tests: write made-up runs of {name} in"
+        f" tests/analysis/synthetic/{name}.py, as `write(preset, seeds)`"
+    )
+    return artifact
+
+
+def named(name: str) -> Artifact:
+    return next(one for one in ARTIFACTS if one.id == name)
+
+
+# --- the contract of every artifact --------------------------------------------------------------
+
+
+def test_every_file_that_defines_an_artifact_is_found():
+    defining = {
+        path.stem
+        for path in (ROOT / "analysis").glob("*.py")
+        if re.search(r"^ARTIFACT\b", path.read_text(), re.MULTILINE)
+    }
+    assert not BROKEN
+    assert {one.id for one in ARTIFACTS} == defining
+
+
+@each_artifact
+def test_an_artifact_says_what_it_claims_and_ends_in_a_command_line(artifact):
+    source = (ROOT / "analysis" / f"{artifact.id}.py").read_text()
+    assert artifact.title
+    assert artifact.claim.endswith(".")
+    assert artifact.paper
+    assert "sys.exit(ARTIFACT.main())" in source
+    assert all(note.endswith(".") for note in (*artifact.deviations, *artifact.remarks))
+    assert set(artifact.tier_notes) <= set(verdict.TIERS)
+
+
+@each_artifact
+def test_an_artifact_leaves_four_files_and_its_provenance(artifact, finished):
+    drawn(artifact, finished)
+    folder = finished / "artifacts" / "paper"
+    about = json.loads((folder / f"{artifact.id}.json").read_text())
+    assert {path.suffix for path in folder.glob(f"{artifact.id}.*")} == {
+        ".csv", ".png", ".pdf", ".json",
+    }  # fmt: skip
+    assert about["verdict"]["word"] in verdict.WORDS
+    assert about["verdict"]["rule"]
+    assert about["verdict"]["evidence"]
+    assert about["tier"] == "paper"
+    assert about["command"].endswith(f"python -m analysis.{artifact.id} --preset paper")
+    assert len(about["numbers"]["runs"]) == len(set(about["numbers"]["runs"])) > 0
+    assert about["numbers"]["commits"]
+    assert about["numbers"]["versions"]["numpy"]
+    assert not list(folder.glob(".*")), "a draft was left behind"
+
+
+@each_artifact
+def test_a_redraw_from_the_csv_alone_gives_the_same_bytes(artifact, finished, results):
+    drawn(artifact, finished)
+    paths = [artifact.path("paper", suffix) for suffix in ("png", "pdf", "json", "csv")]
+    before = [path.read_bytes() for path in paths]
+    for path in paths[:2]:
+        path.unlink()
+    assert artifact.main(["--preset", "paper", "--redraw"]) == 0
+    assert [path.read_bytes() for path in paths] == before
+
+
+@each_artifact
+def test_nothing_is_reproduced_below_the_tier_of_the_paper(artifact, finished):
+    drawn(artifact, finished)
+    folder = finished / "artifacts" / "smoke"
+    rows = table.from_csv((folder / f"{artifact.id}.csv").read_text())
+    about = json.loads((folder / f"{artifact.id}.json").read_text())
+    assert about["verdict"]["word"] in ("direction", "not reproduced", "not run")
+    assert "reproduced" not in set(rows["verdict"])
+
+
+@each_artifact
+def test_missing_runs_are_one_line_with_the_command(artifact, empty, capsys):
+    for options in ([], ["--partial"], ["--preset", "paper"]):
+        assert artifact.main(options) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert f"python -m experiments.{artifact.experiment} --preset" in error
+    assert not (empty / "artifacts").exists()
+
+
+@each_artifact
+def test_one_seed_gives_a_figure_and_no_interval(artifact, lone, monkeypatch):
+    drawn(artifact, lone)
+    monkeypatch.setenv("RETRACE_RESULTS", str(lone))
+    built = artifact.build("paper")
+    rows = table.from_csv(artifact.path("paper", "csv").read_text())
+    assert built.verdict.word in ("direction", "not reproduced", "not run")
+    calculated = rows["low"] == rows["high"]
+    measured = rows[~rows["quantity"].str.startswith("p,") & ~calculated]
+    assert measured["low"].isna().all()
+    assert measured["n"].max() == 1
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def test_partial_says_so_on_the_figure_and_is_never_reproduced(empty):
+    artifact = named("arnoldi_fig2")
+    cells = store.table_cells(store.SmallCNN, range(3), store.grid_methods())
+    store.write_mislabel("paper", cells, leave_out=2)
+    assert artifact.main(["--preset", "paper"]) == 2
+    built = artifact.build("paper", partial=True)
+    rows = table.from_csv(artifact.path("paper", "csv").read_text())
+    figure = artifact.draw(rows)
+    style.stamp(figure, "paper", int(rows["missing"].iat[0]))
+    assert "PARTIAL: 2 runs missing" in {text.get_text() for text in figure.texts}
+    assert built.verdict.word != "reproduced"
+    assert "2 runs are missing" in built.verdict.evidence
+    assert "partial: 2 runs missing" in report.build(ARTIFACTS).read_text()
+
+
+def test_an_artifact_does_not_wait_for_runs_it_does_not_show(empty):
+    store.write_mislabel("paper", leave_out=len(store.grid_methods()) * 3)
+    assert named("arnoldi_table1").build("paper").verdict.word == "reproduced"
+    assert named("arnoldi_fig2").main(["--preset", "paper"]) == 2
+
+
+def test_an_unknown_preset_names_the_nearest(empty, capsys):
+    assert named("arnoldi_fig1").main(["--preset", "papers"]) == 2
+    assert "--preset paper?" in capsys.readouterr().err
+
+
+def test_a_csv_edited_by_hand_is_not_drawn(results, capsys):
+    artifact = named("arnoldi_table1")
+    path = artifact.path("paper", "csv")
+    path.write_text(path.read_text().replace("TracIn[10],", "TracIn[11],", 1))
+    assert artifact.main(["--preset", "paper", "--redraw"]) == 2
+    assert "was changed after its provenance was written" in capsys.readouterr().err
+
+
+def test_a_corrupt_run_is_named_and_the_others_are_drawn(empty, capsys):
+    store.write_mislabel("smoke")
+    store.write_sketch("smoke")
+    run = next((empty / "runs" / "mnist_sketch").glob("*/metrics.json")).parent
+    (run / "metrics.json").write_text("{")
+    assert everything.main(["--preset", "smoke"]) == 2
+    printed = capsys.readouterr()
+    assert f"rm -r {run}" in printed.err
+    assert "arnoldi_fig1 smoke: direction" in printed.out
+
+
+def test_all_artifacts_without_runs_say_how_to_make_them(empty, capsys):
+    assert everything.main([]) == 2
+    assert "python -m experiments.mnist_mislabel --preset smoke" in capsys.readouterr().err
+
+
+def test_only_what_is_made_of_the_runs_of_one_experiment_is_built_if_asked(empty, capsys):
+    store.write_sketch("smoke")
+    assert everything.main(["--preset", "smoke", "--experiment", "mnist_sketch"]) == 0
+    assert {path.stem for path in (empty / "artifacts" / "smoke").iterdir()} == {
+        "tracin_sketched_inverse"
+    }
+    assert everything.main(["--preset", "smoke", "--experiment", "speed"]) == 2
+    assert "speed_passes smoke: not run" in capsys.readouterr().out
+    (empty / "runs" / "unheard_of").mkdir()
+    assert everything.main(["--experiment", "unheard_of"]) == 0
+    assert "no artifact is made of runs of unheard_of" in capsys.readouterr().out
+
+
+COMMANDS = {"all": everything.main, "one": named("arnoldi_fig1").main}
+MISTAKES = {
+    "all --experiment mnist_mislable": "of 'mnist_mislable', and there are none: did you mean "
+    "'mnist_mislabel'?",
+    "all --presets small": "unrecognized arguments: --presets small: see --help",
+    "all --preset": "argument --preset: expected one argument: see --help",
+    "one --presets small": "unrecognized arguments: --presets small: see --help",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mistake_is_one_line_and_nothing_is_written(words, empty, capsys):
+    command, *rest = words.split()
+    assert COMMANDS[command](rest) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert MISTAKES[words] in err
+    assert not list(empty.iterdir())
+
+
+def test_committed_artifacts_stay_on_the_page_when_the_runs_are_gone(results, capsys):
+    before = (results / "report" / "index.html").read_bytes()
+    assert everything.main([]) == 0
+    assert "as built before" in capsys.readouterr().out
+    assert (results / "report" / "index.html").read_bytes() == before
+
+
+def test_the_module_runs_as_a_program(results):
+    command = [sys.executable, "-m", "analysis.tracin_sketched_inverse", "--preset", "smoke"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: mnist_sketch has no runs of preset smoke")
+    done = subprocess.run([*command, "--redraw"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("tracin_sketched_inverse smoke: direction")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot write .*RETRACE_RESULTS"):
+        disk.write(tmp_path / "file" / "below" / "x.csv", b"")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# --- what the artifacts say ----------------------------------------------------------------------
+
+
+def test_table1_judges_what_was_printed_and_lists_what_was_not_run(empty):
+    few = [name for name in store.TABLE if not name.startswith("LiSSA")]
+    store.write_mislabel("paper", store.table_cells(store.LargeCNN, range(3), few))
+    artifact = named("arnoldi_table1")
+    built = artifact.build("paper")
+    rows = table.from_csv(artifact.path("paper", "csv").read_text()).set_index(
+        ["method", "quantity"]
+    )
+    absent = rows.loc[("LiSSA r=10", "AUC")]
+    assert (absent["n"], absent["verdict"], absent["paper"]) == (0, "not run", 98.9)
+    best = rows.loc[("TracIn[10]", "AUC")]
+    assert best["verdict"] == "reproduced"
+    assert best["difference"] == pytest.approx(best["ours"] - 99.7, abs=1e-3)
+    assert rows.loc[("RandProj 10", "AP"), "n"] == 3, "draws of one seed are no seeds"
+    assert rows.loc[("TracIn[10]", "T"), "ours"] == pytest.approx(9, rel=0.2)
+    assert rows.loc[("RandProj 10 − RandSelect 10", "AP"), "verdict"] == "reproduced"
+    assert rows.loc[("Loss", "AUC"), "verdict"] == "", "the paper has no such row"
+    assert built.verdict.word == "direction", "a table with rows not run is not reproduced"
+
+
+def test_times_are_ratios_within_a_run_whatever_the_machine_did(finished):
+    text = (finished / "artifacts" / "paper" / "arnoldi_table1.csv").read_text()
+    rows = table.from_csv(text).set_index(["method", "quantity"])
+    slower = rows.loc[("LiSSA r=10 ÷ Arnoldi 10", "T")]
+    assert slower["ours"] == pytest.approx(700 / 0.05, rel=0.15)
+    assert slower["high"] / slower["low"] < 1.5
+    assert rows.loc[("Arnoldi 10", "T of the basis"), "ours"] == pytest.approx(70, rel=1e-3)
+
+
+def test_a_wrong_order_is_not_reproduced(empty):
+    cells = store.table_cells(store.SmallCNN, range(4), store.grid_methods())
+    worse = {f"Arnoldi {p}": f"RandProj {p}" for p in store.GRID}
+    swap = worse | {other: one for one, other in worse.items()}
+    store.write_mislabel("paper", cells, rename=swap)
+    built = named("arnoldi_fig2").build("paper")
+    assert built.verdict.word == "not reproduced"
+    assert "Arnoldi 5 − RandProj 5 AUC" in built.verdict.evidence
+
+
+def test_a_sketch_that_stalls_is_not_reproduced(empty):
+    store.write_sketch("paper", final_error=0.4)
+    built = named("tracin_sketched_inverse").build("paper")
+    assert built.verdict.word == "not reproduced"
+    assert "error, last step 0.4" in built.verdict.evidence
+
+
+def test_checkpoints_that_find_the_same_are_not_told_apart(empty):
+    names = ["TracIn@1", "TracIn@4", "TracIn@10"]
+    cells = store.table_cells(store.LargeCNN, range(4), names)
+    store.write_mislabel("paper", cells, rename=dict.fromkeys(names, "TracIn[10]"))
+    assert named("tracin_fig8").build("paper").verdict.word == "not reproduced"
+
+
+def test_the_picture_keeps_its_pixels_in_the_csv(finished):
+    text = (finished / "artifacts" / "paper" / "digits_suspicious.csv").read_text()
+    images = table.from_csv(text).query("kind == 'image'")
+    assert len(images) == 30
+    assert images["pixels"].str.fullmatch(r"hex:[0-9a-f]{288}").all()
+    assert set(images["method"]) == {"TracIn[10]"}
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+class Reader(HTMLParser):
+    """Collects what a page would fetch, and its pictures."""
+
+    def __init__(self):
+        super().__init__()
+        self.fetched, self.pictures, self.tags, self.targets, self.ids = [], [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        facts = dict(attributes)
+        self.tags.append(tag)
+        self.ids.append(facts.get("id"))
+        self.fetched += [facts[name] for name in ("src", "srcset", "poster") if name in facts]
+        if tag == "link":
+            self.fetched.append(facts["href"])
+        if tag == "a":
+            self.targets.append(facts["href"])
+        if tag == "img":
+            self.pictures.append(facts)
+
+
+def test_the_page_needs_nothing_but_itself_and_describes_its_pictures(finished):
+    text = (finished / "report" / "index.html").read_text()
+    page = Reader()
+    page.feed(text)
+    assert all(one.startswith("data:") for one in page.fetched)
+    assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", text)
+    assert "script" not in page.tags
+    assert len(page.pictures) == 2 * 2 * len(ARTIFACTS), "a thumbnail and a figure per tier"
+    assert all(len(picture["alt"]) > 20 for picture in page.pictures)
+    assert {target.removeprefix("#") for target in page.targets} <= set(page.ids)
+    for wanted in ("prefers-color-scheme: dark", "max-width", "@media print", "<html lang"):
+        assert wanted in text
+
+
+def test_the_page_lists_what_was_not_run(empty):
+    store.write_sketch("smoke")
+    assert everything.main(["--preset", "smoke"]) == 0
+    text = (empty / "report" / "index.html").read_text()
+    for artifact in ARTIFACTS:
+        assert artifact.title in html.unescape(text)
+    assert text.count('class="badge not-run"') >= len(ARTIFACTS) - 1
+
+
+# --- tables and ink ------------------------------------------------------------------------------
+
+
+def test_a_table_survives_its_csv():
+    rows = table.tabulated(
+        [
+            table.curve("None", "NA", "", Interval(1 / 3, math.nan, math.nan, 1), pixels="hex:00"),
+            table.number("RandProj 10", "AUC", "x100", NONE, 97.2, 1.0),
+            table.claim("a − b", "AP", "points", Interval(1e-9, -1e9, 2.0, 7), at_least=0.0),
+        ]
+    ).assign(tier="small", missing=0)
+    text = table.to_csv(rows)
+    back = table.from_csv(text)
+    assert table.to_csv(back) == text
+    assert "0.333333" in text
+    assert list(back["method"]) == ["None", "RandProj 10", "a − b"]
+    assert back["proj_dim"].tolist()[1] == 10
+    assert list(back["verdict"]) == ["", "not run", "direction"]
+    assert list(back["pixels"]) == ["hex:00", "", ""]
+
+
+def test_each_method_has_a_look_of_its_own():
+    looks = [(one.colour, one.marker) for one in style.LOOKS.values()]
+    assert len(set(looks)) == len(looks)
+    assert style.look("TracIn[10]") == style.look("TracIn@3") == style.LOOKS["TracIn"]
+    assert style.look("GHG^T 100") == style.LOOKS["GHG^T"]
+    assert style.look("Something new").name == "Something new"
+
+
+@pytest.mark.parametrize("values", [[], [math.nan, math.inf]])
+def test_an_axis_without_values_stays_as_it_is(values):
+    _, axes = style.new_axes("x", "y")
+    before = axes.get_ylim()
+    style.fit_values(axes, values)
+    assert axes.get_ylim() == before
+    style.fit_values(axes, [1.0, 2.0, math.nan])
+    assert axes.get_ylim() == (pytest.approx(0.8), pytest.approx(2.2))

@@ -1,0 +1,34 @@
+"""The levels of tests.tiny's walks, as an artifact."""
+
+import sys
+from functools import partial
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.ink.style import new_axes
+from analysis.numbers.statistics import over_seeds
+from analysis.numbers.table import claim, tabulated
+from analysis.numbers.verdict import conclude
+from analysis.page.artifact import Artifact
+from experiments.laboratory.runs import Run
+
+
+def tabulate(found: list[Run]) -> pd.DataFrame:
+    levels = [run.metrics["level"] for run in found if run.metrics["method"] == "Power"]
+    return tabulated([claim("Power", "level", "", over_seeds(levels), at_least=-1.0)])
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    figure, axes = new_axes("Row", "Level")
+    axes.plot(table["ours"], "o")
+    return figure
+
+
+ARTIFACT = Artifact(
+    "walk_figure", "tiny", tabulate, draw, partial(conclude, rule="Levels are above -1."),
+    title="Levels", claim="Levels are above -1.", paper="none",
+)  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(ARTIFACT.main())

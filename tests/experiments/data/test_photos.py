@@ -1,0 +1,148 @@
+"""Textures and flowers in torchvision's layout: read, labelled, and refused where they are not."""
+
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+
+from experiments.data import dtd, flowers, photos
+from experiments.laboratory import runs
+from experiments.laboratory.errors import UserError
+from tests.experiments.data.photo_files import CLASSES, write_dtd, write_flowers
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("RETRACE_DATA", str(tmp_path))
+    monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path / "results"))
+    return tmp_path
+
+
+@pytest.fixture
+def textures(folder, monkeypatch):
+    return write_dtd(folder, 6, monkeypatch)
+
+
+@pytest.fixture
+def plants(folder, monkeypatch):
+    return write_flowers(folder, 4, monkeypatch)
+
+
+def test_torchvision_reads_the_same_textures(textures, folder):
+    from torchvision.datasets import DTD
+
+    theirs = DTD(folder, split="test", download=False)
+    ours, labels = dtd.load("test", np.array([4, 0]))
+    for at, position in enumerate((4, 0)):
+        image, label = theirs[position]
+        np.testing.assert_array_equal(ours[at].permute(1, 2, 0).numpy(), np.asarray(image))
+        assert labels[at] == label
+    assert ours[0].dtype == torch.uint8
+    assert labels.dtype == torch.int64
+
+
+def test_torchvision_reads_the_same_flowers(plants, folder, monkeypatch):
+    from torchvision.datasets import Flowers102
+
+    monkeypatch.setattr(Flowers102, "_check_integrity", lambda self: True)
+    for split in ("train", "val", "test"):
+        theirs = Flowers102(folder, split=split, download=False)
+        ours, labels = flowers.load(split, np.arange(4))
+        assert [theirs[i][1] for i in range(4)] == labels.tolist()
+        np.testing.assert_array_equal(ours[3].permute(1, 2, 0).numpy(), np.asarray(theirs[3][0]))
+
+
+def test_splits_share_no_photograph_and_a_run_names_what_it_read(textures):
+    def compute(_):
+        parts = [dtd.load(split, np.arange(6))[0] for split in ("train", "val", "test")]
+        assert len({path for part in parts for path in part.paths}) == 18
+        return {}
+
+    noted = runs.once("t", photos_config(), compute).meta["data"]
+    assert sorted(noted) == ["dtd test", "dtd train", "dtd val"]
+    assert all(text.startswith("6 photographs, md5 ") for text in noted.values())
+
+
+def photos_config():
+    from experiments.training.augmentation import Photographed
+
+    return Photographed()
+
+
+def test_decoded_photographs_are_kept_where_asked(textures):
+    kept, _ = dtd.load("train", np.arange(2), keep=True)
+    assert kept[1] is kept[1]
+    fresh, _ = dtd.load("train", np.arange(2))
+    assert fresh[1] is not fresh[1]
+    assert len(fresh) == 2
+
+
+@pytest.mark.parametrize("module", [dtd, flowers])
+def test_missing_photographs_without_a_network_are_one_line(module, folder, monkeypatch):
+    def refuse(*_, **__):
+        raise urllib.request.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    with pytest.raises(UserError) as caught:
+        module.load("train", np.arange(2))
+    said = str(caught.value)
+    assert f"{module.FOLDER} is not in {folder}" in said
+    assert "the publisher's server does not answer" in said
+    assert "--data DIR" in said
+    assert "\n" not in said
+    assert list(folder.iterdir()) == []
+
+
+def test_a_download_that_fails_or_works_leaves_nothing_half_written(folder, monkeypatch):
+    monkeypatch.setattr(photos, "reachable", lambda _: True)
+
+    def broken(draft):
+        (Path(draft) / "dtd").mkdir()
+        raise RuntimeError("File not found or corrupted.")
+
+    with pytest.raises(UserError, match="its download failed: File not found or corrupted"):
+        photos.fetch("dtd", "there", broken, "the archive")
+    assert list(folder.iterdir()) == []
+    home = photos.fetch("dtd", "there", lambda draft: (Path(draft) / "dtd").mkdir(), "the archive")
+    assert home == folder / "dtd"
+    assert [path.name for path in folder.iterdir()] == ["dtd"]
+
+
+def test_what_is_broken_is_named(textures, plants, folder):
+    image = folder / "dtd" / "dtd" / "images" / CLASSES[0] / f"{CLASSES[0]}_0000.jpg"
+    whole = image.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], b"no photograph"):
+        image.write_bytes(content)
+        found, _ = dtd.load("train", np.arange(6))
+        with pytest.raises(UserError, match=rf"{image} is no whole JPEG"):
+            [found[i] for i in range(6)]
+    image.unlink()
+    with pytest.raises(UserError, match=rf"cannot read {image}: no such file"):
+        dtd.load("train", np.arange(6))
+    listing = folder / "dtd" / "dtd" / "labels" / "train1.txt"
+    listing.write_text("one/one.jpg\n")
+    with pytest.raises(UserError, match=r"train1.txt lists 1 photographs of 1 classes, not 6"):
+        dtd.load("train", np.arange(1))
+    listing.unlink()
+    with pytest.raises(UserError, match=r"cannot read .*train1.txt"):
+        dtd.load("train", np.arange(1))
+    numbers = folder / "flowers-102" / "setid.mat"
+    savemat(numbers, {"trnid": np.array([[99, 1, 2, 3]]), "valid": [[1]], "tstid": [[1]]})
+    with pytest.raises(UserError, match=r"setid.mat lists 4 photographs for train, not 4 of 12"):
+        flowers.load("train", np.arange(2))
+    numbers.write_bytes(b"no matrix")
+    with pytest.raises(UserError, match=r"cannot read .*setid.mat"):
+        flowers.load("train", np.arange(2))
+    with pytest.raises(UserError, match="position 7 of 4"):
+        photos.chosen(4, np.array([7]), "it")
+
+
+def test_grey_photographs_have_three_channels(textures, folder):
+    image = folder / "dtd" / "dtd" / "images" / CLASSES[0] / f"{CLASSES[0]}_0000.jpg"
+    Image.fromarray(np.full((9, 7), 100, np.uint8)).save(image)
+    found, _ = dtd.load("train", np.arange(6))
+    assert found[0].shape == (3, 9, 7)

@@ -1,0 +1,171 @@
+"""Sweeps, tables, bars and the list of experiments."""
+
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+import experiments
+from experiments import __main__ as listing
+from experiments.laboratory import progress, runs
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.experiment import sweep
+from experiments.laboratory.table import aligned, interval, summarise, told
+from tests.experiments.laboratory.tiny import EXPERIMENT, Config, Mean, Power
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+MAIN = EXPERIMENT.main
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("RETRACE_DATA", "unused")
+    return tmp_path / "runs"
+
+
+def test_a_sweep_is_every_combination_the_last_axis_fastest():
+    cells = sweep(Config(), model__seed=range(2), method=[Mean(), Power()])
+    assert [(c.model.seed, c.method) for c in cells] == [
+        (0, Mean()),
+        (0, Power()),
+        (1, Mean()),
+        (1, Power()),
+    ]
+    assert sweep(Config()) == [Config()]
+    assert sweep(Config(method=Power()), method__exponent=[3.0])[0].method == Power(3.0)
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ({"model__sed": [1]}, "Model has no field 'sed': did you mean 'seed'?"),
+        ({"modle": [1]}, "Config has no field 'modle': did you mean 'model'?"),
+        ({"model__seed__x": [1]}, "int has no field 'x'"),
+        ({"size": 3}, "give the list of its values"),
+        ({"method": "Mean"}, "give the list of its values"),
+    ],
+)
+def test_a_sweep_over_an_unknown_field_names_the_nearest(axes, said):
+    with pytest.raises(UserError) as caught:
+        sweep(Config(), **axes)
+    assert said in str(caught.value)
+
+
+def test_an_experiment_may_print_its_own_table(capsys):
+    def table(found):
+        return ["what", "n"], [["tiny", str(len(found))]]
+
+    replace(EXPERIMENT, table=table).main([])
+    assert capsys.readouterr().out.splitlines()[:3] == ["what  n", "----  -", "tiny  6"]
+
+
+def test_runs_that_differ_in_seeds_alone_share_a_row_with_its_interval():
+    EXPERIMENT.main([])
+    header, rows = summarise(runs.load("tiny", "smoke"), ["level"])
+    assert header == ["method", "level", "seeds", "runs"]
+    levels = [run.metrics["level"] for run in runs.load("tiny", "smoke")][::2]
+    assert rows[0] == ["Mean", told(*interval(levels)), "3", "3"]
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.4841377), rel=1e-6)
+    assert told(0.99041, 0.0031) == "0.9904 ± 0.0031"
+    assert told(10.09, 13.4) == "10 ± 13"
+    assert told(0.12345678, float("nan")) == "0.1235"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Projected:
+    model: Drawn = Drawn()
+    method: Drawn = Drawn()
+
+
+def test_draws_on_one_model_are_no_seeds_of_their_own():
+    cells = [Projected(Drawn(s), Drawn(d)) for s, draws in ((0, 20), (1, 2)) for d in range(draws)]
+    found = [
+        runs.once("drawn", c, lambda _, c=c: {"level": 10.0 * c.model.seed + c.method.seed % 2})
+        for c in cells
+    ]
+    header, rows = summarise(found)
+    assert header == ["level", "seeds", "runs"]
+    assert rows == [[told(*interval([0.5, 10.5])), "2", "22"]]
+
+
+def test_rows_that_words_do_not_tell_apart_show_what_varies(capsys):
+    EXPERIMENT.main(["--preset", "big"])
+    header, rows = summarise(runs.load("tiny", "big"))
+    assert header == ["method", "size", "level", "seeds", "runs"]
+    assert [row[1] for row in rows] == ["100", "200", "500000"]
+
+
+def test_columns_are_aligned_numbers_to_the_right():
+    assert (
+        aligned(["a", "n"], [["x", "1"], ["long", "10"]])
+        == "a      n\n----  --\nx      1\nlong  10"
+    )
+
+
+def test_a_bar_appears_only_for_what_is_slow(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "DELAY", 0.05)
+    with progress.show() as display:
+        assert list(display.track(range(1000), "quick")) == list(range(1000))
+    assert capsys.readouterr().err == ""
+    import time
+
+    with progress.show() as display:
+        for _ in display.track([1, 2], "slow"):
+            time.sleep(0.15)
+    assert "slow" in capsys.readouterr().err
+
+
+def test_in_a_log_file_what_follows_a_bar_begins_a_line(capsys, monkeypatch):
+    import time
+
+    monkeypatch.setattr(progress, "DELAY", 0.05)
+    with progress.show() as display:
+        for _ in display.track([1], "outer"):
+            for _ in display.track([1, 2], "inner"):
+                time.sleep(0.15)
+            break  # as an error does
+    err = capsys.readouterr().err
+    assert "outer" in err
+    assert err.endswith("\n")
+
+
+def test_every_experiment_is_listed_and_a_broken_one_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "fine.py").write_text(
+        "from dataclasses import replace\nfrom tests.tiny import EXPERIMENT as e\n"
+        "EXPERIMENT = replace(e, name='fine')\n"
+    )
+    (tmp_path / "torn.py").write_text("import nowhere_to_be_found\nEXPERIMENT = 1\n")
+    (tmp_path / "garbled.py").write_text("def (\n")
+    (tmp_path / "shared.py").write_text("raise SystemError('must not be imported')\n")
+    monkeypatch.setattr("experiments.laboratory.experiment.FOLDER", tmp_path)
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
+    assert listing.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[0] == "fine"
+    assert "smoke 6, slow 6, big 3" in lines[2]
+    assert lines[2].endswith("a walk and its levels")
+    assert lines[3].startswith("garbled     broken")
+    assert "nowhere_to_be_found" in lines[4]
+    assert "shared" not in "".join(lines)
+    assert listing.main(["fnie"]) == 2
+    assert "did you mean 'fine'?" in capsys.readouterr().err
+    assert listing.main(["fine", "--count"]) == 0
+    assert capsys.readouterr().out == "6\n"
+
+
+def test_python_m_experiments_lists_the_real_ones():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "mnist_mislabel" in done.stdout
+    assert "broken" not in done.stdout

@@ -1,0 +1,332 @@
+"""FastIF's own analysis: head, original, recall, paths, agreement and run time.
+
+One file: its tests share one trained model.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.fastif_table1 import Costs
+from experiments import mnli_speed
+from experiments.laboratory import runs
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.scratch import kept
+from experiments.mnli_speed import Agreement, Config, Recall, recalls
+from experiments.pairs import influence, models
+from experiments.pairs.influence import Plan, along
+from experiments.pairs.inverse import Everything, HeadAlone, Inverse
+from experiments.pairs.models import PAPER, SMOKE, Sample, load, trained
+from experiments.pairs.runtime import Plain, Product, RunTime, from_column, through_trunk
+from methods import fastif, workers
+from methods.curvature.operators import Hessian
+from methods.errors import MethodError
+from methods.ihvp.cg import CG
+from methods.task import take
+from methods.workers import ALONE
+
+N = 90
+TINY = replace(
+    SMOKE,
+    train=Sample("mnli train", "generated", N),
+    fit=replace(SMOKE.fit, epochs=6, every=6),
+)
+FEW = Sample("mnli dev", "generated", 90)
+STEEP = Plan(depth=30, damping=2.0, scale=60.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Results that the tests share, so that one model is trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("results")
+        patch.setenv("RETRACE_RESULTS", str(home))
+        yield home
+
+
+@pytest.fixture
+def there(folder, monkeypatch):
+    monkeypatch.setenv("RETRACE_RESULTS", str(folder))
+    return trained(TINY)
+
+
+# --- the head, and the original ------------------------------------------------------------------
+
+
+def test_the_head_is_the_end_of_the_model(there):
+    task, train = HeadAlone().task(TINY), HeadAlone().examples(TINY, TINY.train)
+    torch.testing.assert_close(
+        task.loss(task.params, train), there.task.loss(there.task.params, there.train)
+    )
+    ours = fastif.query_gradients(task, take(train, slice(0, 5)))
+    whole = fastif.query_gradients(there.task, take(there.train, slice(0, 5)))
+    assert task.size == sum(v.numel() for v in task.params.values()) < there.task.size
+    torch.testing.assert_close(ours, whole[:, -task.size :])
+    vector = torch.randn(2, task.size, generator=torch.Generator().manual_seed(0))
+    padded = torch.cat([torch.zeros(2, there.task.size - task.size), vector], dim=1)
+    torch.testing.assert_close(
+        Hessian(task, train).apply(vector),
+        Hessian(there.task, there.train).apply(padded)[:, -task.size :],
+        rtol=1e-3,
+        atol=1e-5,
+    )
+
+
+def test_the_curvature_of_a_part_is_asked_once_and_settles_a_plan(there):
+    found = HeadAlone().curvature(TINY, 2).metrics
+    assert found["damping"] == -2 * found["lowest"] > 0
+    settings = Plan(k=3, sample=2).settled(found)
+    assert settings.damping == found["damping"]
+    assert settings.lissa.depth == np.ceil(3 * settings.lissa.scale / settings.damping)
+    assert Everything().curvature(TINY, 2).metrics["largest"] > found["largest"]
+
+
+def test_the_original_finds_what_the_fast_way_does(there):
+    _, pairs = load(TINY, TINY.train)
+    label = there.train["label"]
+    whole = Plain(there.module, through_trunk(TINY.network.open(), pairs), label)
+    cached = Plain(there.module, from_column(there.train), label)
+    vector = torch.randn(1, there.task.size, generator=torch.Generator().manual_seed(0))
+    index = torch.tensor([4, 0, 17])
+    wanted = fastif.scores(there.task, vector, there.train, index[None])[0]
+    product = Hessian(there.task, take(there.train, index)).apply(vector)
+    product = product - there.task.weight_decay * vector
+    for plain in (whole, cached):
+        torch.testing.assert_close(plain.scores(vector[0], index), wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            plain.product(vector[0], index)[None], product, rtol=1e-3, atol=1e-5
+        )
+    step = cached.recursion(vector[0], 5e-3, 1e4, [index])
+    wanted = (vector + 0.995 * vector - product / 1e4)[0] / 1e4
+    torch.testing.assert_close(step, wanted, rtol=1e-4, atol=1e-9)
+    assert not any(p.requires_grad for p in there.module.parameters()), "a copy was trained"
+
+
+# --- recall --------------------------------------------------------------------------------------
+
+
+def test_recall_counts_the_most_influential_among_the_first_candidates():
+    scores = torch.tensor([[5.0, -9.0, 1.0, -2.0, 3.0, 0.5]])
+    order = torch.tensor([[1, 0, 4, 2, 3, 5]])
+    found = recalls(scores, order, ks=(1, 2, 6), ms=(1, 2))[..., 0]
+    harmful, helpful, unsigned = found
+    assert harmful.tolist() == [[1, 1, 1], [0.5, 0.5, 1]]
+    assert helpful.tolist() == [[0, 1, 1], [0, 0.5, 1]]
+    assert unsigned.tolist() == [[1, 1, 1], [0.5, 1, 1]]
+
+
+def test_a_pass_over_all_pairs_gives_the_scores_of_candidates(there):
+    directions = torch.randn(3, there.task.size, generator=torch.Generator().manual_seed(1))
+    index = torch.arange(N).expand(3, N)
+    wanted = fastif.scores(there.task, directions, there.train, index)
+    torch.testing.assert_close(
+        along(there.task, there.train, directions), wanted, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_recall_is_complete_when_all_are_candidates(there, tmp_path):
+    work = Recall(FEW, 6, ks=(5, N), ms=(3, 10), plan=STEEP)
+    found = work.run(TINY, tmp_path)
+    assert found["recall"].shape == (2, 3, 2, 2, 6)
+    assert (found["recall"][..., 1, :] == 1).all()
+    assert found["scores"].shape == found["similarity"].shape == (6, N)
+    assert found["scores"].dtype == np.float32
+    assert found["right"].tolist() == [True] * 3 + [False] * 3
+    assert [path.name for path in tmp_path.iterdir()] == ["block-0.npz"]
+    again = work.run(TINY, tmp_path)
+    np.testing.assert_array_equal(again["recall"], found["recall"])
+
+
+def test_a_piece_that_is_there_is_not_computed_again(tmp_path):
+    def fail():
+        raise AssertionError("computed twice")
+
+    first = kept(tmp_path, "a", lambda: {"x": np.arange(3)})
+    np.testing.assert_array_equal(kept(tmp_path, "a", fail)["x"], first["x"])
+
+
+# --- paths, agreement, run time ------------------------------------------------------------------
+
+SHORT = Inverse(
+    sample=FEW,
+    n_points=4,
+    depths=(30, 60),
+    samples=(4, 30),
+    repeats=2,
+    whole_samples=(1,),
+    whole_steps=2,
+)
+
+
+def test_paths_near_the_solution_with_more_examples(there, tmp_path):
+    found = SHORT.run(TINY, tmp_path)
+    assert found["error"].shape == found["distance"].shape == (2, 2, 2, 4)
+    assert found["distance"][-1, -1, -1].max() == 0, "the most expensive is what it is taken from"
+    small, large = found["error"].mean((1, 2, 3))
+    assert large < small
+    assert found["residual"] < 1e-3
+    assert (found["seconds"][:, 1] > found["seconds"][:, 0]).all(), "more steps take longer"
+    assert found["whole_seconds"].shape == (1, 2)
+    assert found["diverged"] == 0
+
+
+def test_the_solution_is_that_of_the_whole_training_set(there, tmp_path):
+    found = replace(SHORT, samples=(N,), repeats=1, depths=(400,)).run(TINY, tmp_path)
+    assert found["error"].max() < 0.02
+
+
+def test_a_minibatch_size_that_diverges_is_told_and_the_largest_is_an_error(there, tmp_path):
+    task = HeadAlone().task(TINY)
+    largest = HeadAlone().curvature(TINY, 4).metrics["largest"]
+    loose = replace(SHORT, samples=(1, N), depths=(300,), repeats=1, damping=0.5)
+    found = replace(loose, scale=0.6 * (largest + 0.5)).run(TINY, tmp_path)
+    assert task.size == found["num_params"]
+    assert np.isfinite(found["error"][1]).all()
+    if found["diverged"]:
+        assert np.isnan(found["error"][0]).all()
+    again = tmp_path / "again"
+    again.mkdir()
+    with pytest.raises(MethodError, match="diverged at the largest minibatch, 90: raise scale"):
+        replace(loose, scale=0.1 * largest).run(TINY, again)
+
+
+def test_systems_agree_where_all_that_differs_is_noise(there, tmp_path):
+    plan = Plan(depth=30, damping=4.0, scale=40.0, sample=30)
+    work = Agreement(FEW, 4, (10, 40), full=plan, fast=plan, few=STEEP)
+    found = work.run(TINY, tmp_path)
+    full, fast = found["scores_full"], found["scores_fast_10"]
+    assert found["neighbours"].shape == (4, 40)
+    assert (fast != found["scores_fast_40"]).any(), "each k has minibatches of its own"
+    assert np.corrcoef(full.ravel(), fast.ravel())[0, 1] > 0.98
+    assert found["few_scale"] == 60.0
+    index = influence.balanced(TINY, FEW, 4)
+    query = influence.examples(TINY, FEW, index)
+    features = [influence.features(TINY, one) for one in (FEW, TINY.train)]
+    features[0] = features[0][index]
+    settings = work.plans()["fast_10"].settle(TINY)
+    whole = fastif.influential(there.task, there.train, query, tuple(features), settings)
+    np.testing.assert_array_equal(whole.candidates, found["neighbours"][:, :10])
+    np.testing.assert_allclose(
+        whole.scores, np.take_along_axis(fast, found["neighbours"][:, :10], 1), rtol=1e-3, atol=1e-5
+    )
+
+
+def agreed(group, scratch):
+    plan = Plan(depth=12, damping=4.0, scale=40.0, sample=10, repeats=3)
+    own = scratch / str(group.rank)
+    own.mkdir()
+    if group.rank == 1:  # left by an attempt that was killed: process 0 has no such piece
+        kept(own, "full", lambda: {"mean": np.zeros(1)})
+    return Agreement(FEW, 2, (10,), full=plan, fast=plan).run(TINY, own)
+
+
+def test_processes_divide_repeats_and_agree_on_what_a_killed_attempt_left(there, tmp_path):
+    shared = workers.run(agreed, 2, tmp_path)
+    (tmp_path / "alone").mkdir()
+    alone = agreed(ALONE, tmp_path / "alone")
+    for name in ("scores_full", "scores_fast_10", "error_full"):
+        np.testing.assert_allclose(shared[name], alone[name], rtol=1e-3, atol=1e-6)
+
+
+TIMED = RunTime(FEW, 2, ks=(40, 10), batch=8, workers=1, candidates=2, batched=20, steps=2, takes=1)
+
+
+def test_run_time_measures_every_part_at_every_point(there, tmp_path):
+    before = torch.get_num_threads()
+    runs.plan("mnli_speed", "custom", [Config(TINY, TIMED)])
+    run = mnli_speed.EXPERIMENT.once(Config(TINY, TIMED))
+    assert torch.get_num_threads() == before
+    costs = Costs.of(run)
+    assert all(len(values) == 2 and (values > 0).all() for values in costs.seconds.values())
+    assert costs.total(N, None, "original").shape == (2,)
+    assert run.metrics["hidden_seconds"] > 0
+
+
+def test_a_hessian_product_is_timed_beside_a_pass_and_leaves_the_model_as_it_was(there, tmp_path):
+    before = torch.get_num_threads()
+    found = Product(batch=8, batches=3, takes=1).run(TINY, tmp_path)
+    assert found["product"].shape == found["product_pass"].shape == (3,)
+    assert (found["product"] > 0).all()
+    assert found["num_params"] == there.task.size
+    assert not any(p.requires_grad for p in there.module.parameters())
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        (Product(batch=N + 1), "batch asks for 91 of 90 training pairs: give numbers from 1 to 90"),
+        (Product(takes=0), "takes is 0: give 1 or more"),
+        (Recall(FEW, 6, ks=(N + 1,), ms=(3,)), "ks asks for 91 of 90 training pairs: give numbers"),
+        (Recall(FEW, 6, ks=(3,), ms=()), "ms asks for nothing of 90 training pairs"),
+        (Recall(FEW, 180, ks=(3,), ms=(3,)), "points at most"),
+        (replace(SHORT, depths=()), "depths and samples are empty"),
+        (Agreement(FEW, 4, (1_000,)), "ks asks for 1,000 of 90 training pairs"),
+        (replace(TIMED, batched=200), "batched asks for 200 of 90 training pairs"),
+        (replace(TIMED, ks=(0,)), "ks asks for 0 of 90 training pairs"),
+        (replace(TIMED, workers=0), "workers is 0: give 1 or more"),
+        (replace(TIMED, steps=0), "steps is 0: give 1 or more"),
+        (replace(SHORT, solver=CG(max_products=1)), "raise `damping`, `tolerance` or"),
+    ],
+)
+def test_what_cannot_be_is_one_line_with_the_remedy(work, said, there, tmp_path):
+    with pytest.raises((UserError, MethodError)) as caught:
+        work.run(TINY, tmp_path)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_slice_is_one_line(there, tmp_path):
+    nothing = Sample("mnli dev", "generated", 0)
+    with pytest.raises(UserError, match="0 pairs of mnli dev: give n = 1 or more"):
+        Recall(nothing, 2, ks=(3,), ms=(3,)).run(TINY, tmp_path)
+
+
+# --- presets -------------------------------------------------------------------------------------
+
+
+def shrunk(work):
+    """A cell of the paper with as many kinds of numbers, each of them small."""
+    if isinstance(work, Product):
+        return replace(work, batch=4, batches=4, takes=1)
+    few = replace(work, sample=FEW, n_points=4)
+    if isinstance(work, Recall):
+        return replace(few, ks=(3, 9), ms=(2, 5), plan=replace(STEEP, repeats=2))
+    if isinstance(work, Inverse):
+        grid = replace(few, depths=(3, 6), samples=(2, 20), repeats=2, whole_samples=(1, 4))
+        return replace(grid, whole_steps=2, solver=CG(1e-2))
+    if isinstance(work, Agreement):
+        full, fast = (replace(one, depth=3, sample=2, repeats=2) for one in (work.full, work.fast))
+        return replace(few, ks=(5, 20), full=full, fast=fast, few=work.few and STEEP)
+    return replace(few, ks=(20, 5), batch=4, workers=1, candidates=2, batched=10, steps=1)
+
+
+@pytest.mark.parametrize("cell", mnli_speed.PRESETS["paper"], ids=lambda c: type(c.work).__name__)
+def test_a_cell_of_the_paper_tier_runs(cell, there, tmp_path):
+    assert cell.model == PAPER
+    found = shrunk(cell.work).run(TINY, tmp_path)
+    assert found["work"] in ("recall", "inverse", "agreement", "run time", "product")
+    assert len(found["product" if found["work"] == "product" else "right"]) == 4
+
+
+def test_the_paper_tier_has_the_papers_settings():
+    works = [cell.work for cell in mnli_speed.PRESETS["paper"]]
+    recall, inverse, released, agreement, again, run_time, product = works
+    assert PAPER.fit.lr == 2e-5
+    assert (PAPER.network.frozen, PAPER.network.length, PAPER.train.n) == (10, 128, None)
+    assert {10, 100, 1_000, 10_000, 50_000, 100_000} <= set(recall.ks)
+    assert (recall.n_points, inverse.n_points, agreement.n_points, run_time.n_points) == (
+        100, 8, 6, 10,
+    )  # fmt: skip
+    assert (product.batch, product.batches) == (32, 10)
+    assert inverse.samples == tuple(2**i for i in range(8))
+    assert inverse.depths == tuple(range(700, 1_301, 100))
+    assert (released.damping, released.scale) == (50.0, 1e4)
+    assert again.fast == Plan(depth=1_000, damping=50.0, scale=1e4, repeats=3)
+    assert (again.full.depth, again.full.sample, again.few.damping) == (1_000, 32, 50.0)
+
+
+def test_hidden_states_of_a_sample_are_looked_up_for_what_they_cost(there):
+    assert runs.find("nli_hidden", models.Hidden(TINY.network, TINY.train)) is not None

@@ -1,0 +1,61 @@
+"""The speed experiment: what it measures runs, and the operations it counts are those there are."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from experiments import speed
+from experiments.models.mnist_cnn import LargeCNN
+from experiments.speed import peak_memory
+from experiments.timing import work as speed_work
+
+
+@pytest.mark.parametrize("cell", speed.PRESETS["smoke"], ids=lambda c: type(c.work).__name__)
+def test_a_tiny_cell_reports_its_ratio_and_its_operations(cell, tmp_path):
+    before = torch.get_num_threads()
+    found = speed.run(cell, tmp_path)
+    assert torch.get_num_threads() == before
+    assert 0 < found["ratio_low"] <= found["ratio"] <= found["ratio_high"]
+    assert found["over_limit"] == pytest.approx(
+        found["seconds"] * found["gemm_gflops"] * 1e9 / found["flops"]
+    )
+    assert found["flops"] > found["bytes"] / 4  # each number read is used at least once
+
+
+def test_forward_operations_are_two_a_weight_and_position():
+    module = LargeCNN().build(0)
+    shapes = []
+
+    def note(layer, args, output):
+        if hasattr(layer, "weight"):
+            positions = output[0].numel() // len(layer.bias)
+            shapes.append(2 * layer.weight.numel() * positions)
+
+    handles = [layer.register_forward_hook(note) for layer in module.modules()]
+    module(speed_work.examples(1)["image"])
+    for handle in handles:
+        handle.remove()
+    assert speed_work.forward_flops(module, 3) == 3 * sum(shapes)
+
+
+def test_a_bound_is_judged_in_its_own_direction(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "peak_memory", lambda work, threads: {})
+    slow = speed_work.Timed("slow", lambda: sum(range(200_000)), lambda: None, bound=1.0)
+    for speedup, met in ((False, False), (True, True)):
+        timed = replace(slow, speedup=speedup, bound=1.0 if not speedup else 1e-9)
+
+        class Work(speed_work.Piece):
+            n = 1
+
+            def build(self, timed=timed):
+                return timed
+
+        assert speed.run(speed.Config(Work(), 3), tmp_path)["within"] is met
+
+
+def test_peak_memory_is_that_of_the_work_alone():
+    held = torch.ones(1 << 26)  # 256 MB in the parent, which is no part of it
+    found = peak_memory(speed_work.SelfInfluence(n=64), 1)
+    assert 1e6 < found["peak_bytes"] < 4 * held.numel()
+    assert found["peak_bytes_x4"] < 4 * held.numel()

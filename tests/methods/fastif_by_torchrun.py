@@ -1,0 +1,14 @@
+"""FastIF in the processes of `torchrun --nproc-per-node=2 -m tests.methods.fastif_by_torchrun PATH`."""
+
+import sys
+
+import torch
+
+from methods.workers import joined
+from tests.methods.test_fastif import in_a_group
+
+if __name__ == "__main__":
+    with joined() as group:
+        found = in_a_group(group)
+        if group.rank == 0:
+            torch.save((group.size, found), sys.argv[1])

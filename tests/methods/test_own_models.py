@@ -1,0 +1,188 @@
+"""Mistakes with one's own model, loss and examples: one MethodError that says what to give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from experiments.laboratory.errors import UserError
+from methods.curvature.exact_hessian import exact_hessian
+from methods.curvature.operators import GaussNewton, Hessian
+from methods.errors import MethodError
+from methods.ihvp.arnoldi import Arnoldi, Krylov
+from methods.ihvp.cg import CG
+from methods.ihvp.exact import Exact
+from methods.ihvp.lissa import LiSSA
+from methods.influence import Influence
+from methods.random_projection import RandomProjection
+from methods.representer import Representer
+from methods.rows.projections import Gaussian
+from methods.task import Examples, Task, take
+from methods.tracin import TracIn, descent, measure, watch
+from tests.methods import networks
+
+TRAIN = networks.examples(80, 6)  # more than one probe, and than one chunk
+X, Y = TRAIN["x"], TRAIN["y"]
+METHODS = [
+    TracIn(False),
+    RandomProjection(Gaussian(3)),
+    Influence(CG(), 4.0),
+    Influence(LiSSA(2, sample=80, scale=20.0), 4.0),
+    Influence(Arnoldi(2, Krylov(4, None)), 4.0),
+    Influence(Exact(sample=None), 4.0),
+    Representer(),
+]
+
+
+def the_task(loss: Any = networks.nll, **settings: Any) -> Task:
+    return Task.of(networks.built(networks.Mlp), loss, **settings)
+
+
+@pytest.fixture(params=METHODS, ids=lambda m: type(getattr(m, "inverse", m)).__name__)
+def method(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((X, Y), 'found a tuple of 2; give {"image": ..., "label": ...}'),
+        (TensorDataset(X, Y), "found a TensorDataset; give"),
+        ({"x": X, "y": Y.tolist()}, "found y: a list of 80; give"),
+        ({"x": X, "y": torch.tensor(1)}, "found y: a tensor of shape (); give"),
+        ({}, "found a dict of 0; give"),
+        ({"x": X, "y": Y[:7]}, "columns of different lengths: {'x': 80, 'y': 7}; give one row"),
+    ],
+)
+def test_examples_are_a_dict_of_tensors(method: Any, given: Any, said: str) -> None:
+    fitted = method.fit(the_task(), TRAIN)
+    for act in (
+        lambda: method.self_influence(the_task(), given),
+        lambda: fitted.scores(given, TRAIN),
+        lambda: fitted.scores(TRAIN, given),
+        lambda: fitted.self_influence(given),
+        lambda: measure(the_task(), given),
+    ):
+        with pytest.raises(MethodError, match=re.escape(said)):
+            act()
+
+
+LAST_WRONG = Y.index_fill(0, torch.tensor(79), 5)
+FAILING = {
+    "shape": ({"x": X[:, :4], "y": Y}, "x (N, 4) float64, y (N,) int64: mat1 and mat2"),
+    "column": ({"image": X, "y": Y}, "image (N, 6) float64, y (N,) int64: KeyError: 'x'"),
+    "label": ({"x": X, "y": LAST_WRONG}, "x (N, 6) float64, y (N,) int64: Target 5 is out of"),
+    "dtype": ({"x": X.to(torch.uint8), "y": Y}, "x (N, 6) uint8, y (N,) int64: mat1 and mat2"),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_loss_that_fails_is_told_with_what_it_was_given(method: Any, name: str) -> None:
+    given, said = FAILING[name]
+    pattern = re.escape(f"the loss fails on examples with {said}").replace("N", r"(80|64|32|16)")
+    fitted = method.fit(the_task(), TRAIN)
+    for act in (
+        lambda: method.self_influence(the_task(), given),
+        lambda: fitted.scores(TRAIN, given),
+        lambda: fitted.self_influence(given),
+    ):
+        with pytest.raises(MethodError, match=f"^{pattern}[^\n]*$") as caught:
+            act()
+        assert isinstance(caught.value.__cause__, RuntimeError | LookupError)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        exact_hessian,
+        lambda task, given: Hessian(task, given).apply(torch.ones(1, task.size)),
+        lambda task, given: GaussNewton(task, given).apply(torch.ones(1, task.size)),
+        lambda task, given: Hessian(task, given).linearized(),
+        lambda task, given: descent(task, given, 0.1),
+        measure,
+        lambda task, given: watch(task, given, task.params),
+    ],
+)
+def test_other_ways_to_a_loss_tell_the_same(act: Callable[[Task, Examples], Any]) -> None:
+    given = take(FAILING["shape"][0], slice(0, 5)) | {"y": Y[:5]}
+    with pytest.raises(MethodError, match=r"fails on examples with x \(5, 4\) float64, y \(5,\)"):
+        act(the_task(), given)
+
+
+def test_a_measurement_is_called_one() -> None:
+    task = the_task(measurement=lambda model, batch: networks.nll(model, {"x": batch["q"]}))
+    with pytest.raises(MethodError, match=r"the measurement fails on examples with x .*: KeyError"):
+        TracIn(False).scores(task, TRAIN, TRAIN)
+
+
+def raising(error: BaseException) -> Any:
+    def loss(_model: nn.Module, _batch: Examples) -> Tensor:
+        raise error
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("full"), UserError("mine"), KeyboardInterrupt(), MethodError()]
+)
+def test_what_is_no_mistake_with_examples_passes_unchanged(method: Any, error: Any) -> None:
+    with pytest.raises(type(error)) as caught:
+        method.self_influence(the_task(raising(error)), TRAIN)
+    assert caught.value is error
+
+
+def test_what_fails_only_under_vmap_is_not_blamed_on_the_examples() -> None:
+    def loss(model: nn.Module, batch: Examples) -> Tensor:
+        scale = 1.0 if batch["x"].sum().item() > 0 else 2.0
+        logits = batch["x"] @ model.inner.weight.T  # not by its layer
+        return scale * logits.square().sum(1)
+
+    with pytest.raises(RuntimeError, match="vmap"):
+        TracIn(False, layers=("inner.weight",)).self_influence(the_task(loss), TRAIN)
+
+
+def test_a_loss_is_called_no_more_often_than_before() -> None:
+    """Once for all examples of a batch and once for each of the probe of three, all together."""
+    seen: list[int] = []
+
+    def loss(model: nn.Module, batch: Examples) -> Tensor:
+        seen.append(len(batch["x"]))
+        return networks.nll(model, batch)
+
+    TracIn(False).self_influence(the_task(loss), take(TRAIN, slice(0, 20)))
+    assert seen == [3, 1, 1, 1, 20]
+
+
+def test_a_reduced_loss_is_told_in_words_that_are_true() -> None:
+    for value, said in [(0, r"a tensor of shape \(\)"), (None, "None")]:
+        task = the_task(lambda m, b, v=value: v if v is None else networks.nll(m, b).mean())
+        with pytest.raises(MethodError, match=f"returned {said} for a batch of 3 of the examples"):
+            TracIn(False).self_influence(task, TRAIN)
+
+
+def test_swapped_arguments_of_a_task_are_named() -> None:
+    said = "first argument is the module, the second its loss.* found a function and a Mlp"
+    with pytest.raises(MethodError, match=said):
+        Task.of(networks.nll, networks.built(networks.Mlp))  # type: ignore[arg-type]
+    with pytest.raises(MethodError, match="found a Mlp and a str"):
+        the_task("nll")
+
+
+def test_training_mode_is_found_later_too(method: Any) -> None:
+    model = nn.Sequential(nn.Dropout(), nn.Linear(6, 3)).double().eval()
+    task = Task.of(model, networks.nll)
+    fitted = method.fit(task, TRAIN)
+    model.train()
+    for act in (
+        lambda: method.self_influence(task, TRAIN),
+        lambda: fitted.self_influence(TRAIN),
+        lambda: fitted.scores(TRAIN, TRAIN),
+    ):
+        with pytest.raises(MethodError, match=r"the model is in training mode: call \.eval\(\)"):
+            act()
