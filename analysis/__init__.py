@@ -1,1 +1,5 @@
-"""Tables and figures: numbers from finished runs, then ink from the numbers alone."""
+"""Tables and figures: numbers from finished runs, then ink from the numbers alone.
+
+A file on this level defines ARTIFACT, one table or figure, named paper_artifact. What artifacts
+share belongs in the rooms numbers, ink and page. Nothing here trains, imports torch or reads W&B.
+"""

@@ -1,7 +1,9 @@
 """Attribution methods: pure functions of a trained model and examples.
 
 `from methods import Task, TracIn` gives what a user of the library needs; each name is loaded from
-its own file when it is first asked for.
+its own file when it is first used. A file on this level is a method or the seam between methods and
+models (task, attributor); what methods share belongs in a room. Nothing here reads data, trains or
+knows an experiment.
 """
 
 from importlib import import_module

@@ -230,8 +230,8 @@ def _unavailable(folder: Path, name: str, reason: str) -> UserError:
     return UserError(
         f"{name} is neither in {files} under {data_folder.root()} nor in {folder}, "
         f"and {reason}: put the line-aligned files there, or run the same command where "
-        "there is a network and copy the folder, or name another place with --data DIR or RETRACE_DATA=DIR; --preset small needs "
-        "wmt/multi30k.* and wmt/wmt_mix_train10k.* alone"
+        "there is a network and copy the folder, or name another place with --data DIR or "
+        "RETRACE_DATA=DIR; --preset small needs wmt/multi30k.* and wmt/wmt_mix_train10k.* alone"
     )
 
 

@@ -1,0 +1,5 @@
+"""What the experiments that train many models share: subsets, classifiers, attributions of members.
+
+Training a whole ensemble and keeping what its members predict belongs here. Estimates made from
+those predictions do not: they are in methods.ensembles.
+"""

@@ -1,0 +1,5 @@
+"""What the experiments on photographs share: CIFAR networks, vision Transformers, proponents.
+
+Trained models and queries of at least two image experiments belong here. The reading of images does
+not (data), nor do architectures (models).
+"""

@@ -1,0 +1,5 @@
+"""What the experiments on German-English translation share.
+
+Trained translators, pools of sentence pairs, their scores and the filtering by them belong here.
+The Transformer itself does not (models), nor do corpora (data).
+"""

@@ -1,4 +1,4 @@
-"""FastIF in the processes of `torchrun --nproc-per-node=2 -m tests.methods.fastif_by_torchrun PATH`."""
+"""FastIF by `torchrun --nproc-per-node=2 -m tests.methods.fastif_by_torchrun PATH`."""
 
 import sys
 

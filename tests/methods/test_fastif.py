@@ -150,7 +150,8 @@ def test_two_processes_find_what_one_does():
 
 def test_processes_of_torchrun_find_what_one_does(tmp_path):
     path = tmp_path / "found.pt"
-    command = "-m torch.distributed.run --standalone --nproc-per-node=2 -m tests.methods.fastif_by_torchrun"
+    torchrun = "-m torch.distributed.run --standalone --nproc-per-node=2"
+    command = f"{torchrun} -m tests.methods.fastif_by_torchrun"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(
         [sys.executable, *command.split(), path], env=environment, check=True, timeout=300

@@ -1,0 +1,1 @@
+"""Tests of statistics and verdicts against closed forms, simulation and other libraries."""

@@ -1,0 +1,1 @@
+"""Tests of arrays and submission, on a Slurm of one node where one is installed."""

@@ -1,0 +1,1 @@
+"""Tests of architectures: shapes, numbers of parameters, equality with a reference."""

@@ -1,0 +1,1 @@
+"""Tests of what the experiments on pairs of sentences share."""

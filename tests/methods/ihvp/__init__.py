@@ -1,0 +1,1 @@
+"""Tests of inverses against dense solves, and of what they say when they fail."""

@@ -1,0 +1,1 @@
+"""Tests that searches and indexes find what sorting all inner products finds."""
