@@ -1,7 +1,6 @@
 """Figure 1 of 003: error of the top eigenvalues, Arnoldi against a random subspace."""
 
 import sys
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ from analysis.numbers import mislabel
 from analysis.numbers.mislabel import Observation
 from analysis.numbers.statistics import difference, over_seeds, per_seed, wasserstein
 from analysis.numbers.table import Row, claim, curve, records, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -90,7 +88,7 @@ ARTIFACT = Artifact(
     experiment="mnist_mislabel",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Estimation error of the top eigenvalues of the Hessian, small CNN",
     claim=(
         "Arnoldi finds the top eigenvalues; a random subspace, which H does not leave invariant,"

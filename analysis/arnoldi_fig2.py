@@ -2,7 +2,6 @@
 
 import re
 import sys
-from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -13,7 +12,7 @@ from analysis.numbers import mislabel
 from analysis.numbers.mislabel import ACCURACY, RETRIEVAL, Observation, by_seed, compared, measured
 from analysis.numbers.statistics import over_seeds
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated
-from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -99,7 +98,7 @@ ARTIFACT = Artifact(
     experiment="mnist_mislabel",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Retrieval of mislabelled MNIST digits against the projected dimension, small CNN",
     claim=(
         "Arnoldi outperforms RandProj and steadily improves with p, outperforming even the exact"
@@ -122,7 +121,7 @@ ARTIFACT = Artifact(
         " and below on others, and the spread between models is wider than the gap that the paper"
         " shows on its one model.",
     ),
-    found=mislabel.beside_the_loss,
+    findings=mislabel.beside_the_loss,
     tier_notes=mislabel.TIER_NOTES,
     needs=mislabel.on("SmallCNN", lambda method: mislabel.inverse(method) != "Compressed"),
 )

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from scipy import stats
 from analysis.ink.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, VERMILLION, new_panels
 from analysis.numbers.statistics import LEVEL, NONE, Interval, exact, geometric, over_seeds
 from analysis.numbers.table import Row, aside, claim, curve, records, tabulated, written
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -230,7 +228,7 @@ def page(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([*wide.values(), *rest]).fillna("")
 
 
-def _found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """What the time does follow, if not p."""
     rows = {(r["method"], r["quantity"]): r for r in records(table)}
     own = rows.get(("all architectures", SLOPE))
@@ -257,7 +255,7 @@ ARTIFACT = Artifact(
     experiment="hessian_scaling",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Run time of Arnoldi against the number of parameters",
     claim="The run time of Arnoldi with 200 iterations is linear in the number of parameters.",
     paper="Scaling Up Influence Functions (arXiv:2112.03052), Figure 3",
@@ -269,7 +267,7 @@ ARTIFACT = Artifact(
         "ResNet50 uses each weight at many positions: it needs as many operations as ViT-B/32 with"
         " a third of its parameters. A line in p is expected within a family, not across them.",
     ),
-    found=_found,
+    findings=findings,
     page=page,
     tier_notes={
         "smoke": (

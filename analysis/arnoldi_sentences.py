@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,7 +9,6 @@ from matplotlib.figure import Figure
 from analysis.ink import text_table
 from analysis.numbers.statistics import Interval, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -83,7 +81,7 @@ ARTIFACT = Artifact(
     experiment="wmt_filtering",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Sentence pairs with the lowest and the highest self-influence",
     claim="Pairs of high self-influence are noise; those of low self-influence are clean.",
     paper="Scaling Up Influence Functions (arXiv:2112.03052), Sec. 5.2 and C.3",

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from analysis.numbers import mislabel
 from analysis.numbers.mislabel import ACCURACY, RETRIEVAL, Observation, compared, relative_cost
 from analysis.numbers.statistics import Interval, over_seeds
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
-from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -145,7 +144,7 @@ def _claims(seen: list[Observation]) -> list[Row]:
     return rows
 
 
-def _found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     rows = {(r["method"], r["quantity"]): r for r in records(table)}
     said = mislabel.beside_the_loss(table)
     for p in (10, 100):
@@ -165,7 +164,7 @@ ARTIFACT = Artifact(
     experiment="mnist_mislabel",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Retrieval of mislabelled MNIST digits, larger CNN",
     claim=(
         "TracIn on 10 checkpoints retrieves best; LiSSA does not beat the last checkpoint's"
@@ -198,7 +197,7 @@ ARTIFACT = Artifact(
         "Few steps of LiSSA do little more than scale gradients, as its rank correlation with"
         f" {UNIT} says: eigenvalues below scale ÷ r are not inverted.",
     ),
-    found=_found,
+    findings=findings,
     tier_notes=mislabel.TIER_NOTES,
     needs=mislabel.on("LargeCNN"),
 )

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from analysis.ink.retrieval import draw_row
 from analysis.ink.style import BLACK, GREY, new_panels
 from analysis.numbers.statistics import Interval, difference, over_seeds, per_seed
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
-from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -232,7 +231,7 @@ def _bleu(found: list[Run]) -> list[Row]:
     return rows
 
 
-def _found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     rows = {(r["method"], r["quantity"]): r for r in records(table)}
     said = []
     for (method, quantity), row in rows.items():
@@ -260,7 +259,7 @@ ARTIFACT = Artifact(
     experiment="wmt_retrieval",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Retrieval of shuffled translations, Transformer",
     claim=(
         "Arnoldi retrieves shuffled sentence pairs better than RandProj, and both better than"
@@ -284,7 +283,7 @@ ARTIFACT = Artifact(
         " RandSelect 100 have 79.3 on all layers and 80.2 on the last. The claim is tested for"
         " Arnoldi and RandProj.",
     ),
-    found=_found,
+    findings=findings,
     tier_notes={
         "smoke": (
             "Smoke tier: generated sentences of a small grammar and a network of 50 thousand"

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from analysis.ink.retrieval import draw_row
 from analysis.ink.style import BLACK, GREY, new_panels
 from analysis.numbers.statistics import difference, over_seeds, per_seed
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated, written
-from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -197,7 +196,7 @@ def _signature(found: list[Run]) -> list[Row]:
     ]
 
 
-def _found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     rows = records(table)
     said = []
     for row in rows:
@@ -248,7 +247,7 @@ ARTIFACT = Artifact(
     experiment="wmt_filtering",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Training on the least self-influential pairs of a noisy corpus",
     claim=(
         "Training on the pairs with the lowest self-influence is better than on all of a noisy"
@@ -267,7 +266,7 @@ ARTIFACT = Artifact(
         " WMT17, which the model that scores was trained on, or at the small tier captions that it"
         " was not.",
     ),
-    found=_found,
+    findings=findings,
     tier_notes={
         "smoke": (
             "Smoke tier: generated sentences, a few dozen steps: BLEU is near zero everywhere. It"

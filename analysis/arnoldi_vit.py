@@ -2,7 +2,6 @@
 
 import re
 import sys
-from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -23,7 +22,7 @@ from analysis.numbers import mislabel, vit_retrieval
 from analysis.numbers.mislabel import RETRIEVAL, Observation
 from analysis.numbers.statistics import NONE, Interval
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
-from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -171,7 +170,7 @@ def page(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([*wide.values(), *rest]).fillna("")
 
 
-def _found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """The mass of negative eigenvalues by part, and the controls beside the methods."""
     rows = [r for r in records(table) if r["kind"] == "curve" and r["n"] > 0]
     mass = [
@@ -190,7 +189,7 @@ ARTIFACT = Artifact(
     experiment="vit_mislabel",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Retrieval of mislabelled images in a fine-tuned vision Transformer",
     claim=(
         "On 10% mislabelled test images Arnoldi on positive eigenvalues retrieves better than"
@@ -207,7 +206,7 @@ ARTIFACT = Artifact(
         " fine-tuning itself.",
         "The negative mass is that of as many leading eigenvalues as the basis keeps, at most 100.",
     ),
-    found=_found,
+    findings=findings,
     page=page,
     tier_notes=vit_retrieval.TIER_NOTES,
 )

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from analysis.ink.style import BLACK, FOOT, GREY, PAGE, VERMILLION
 from analysis.numbers import mislabel, vit_retrieval
 from analysis.numbers.statistics import Interval, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -189,7 +187,7 @@ ARTIFACT = Artifact(
     experiment="vit_mislabel",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Most self-influential images of a fine-tuned ViT, and opponents of its predictions",
     claim="Training images of negative influence on a prediction are mislabelled or hard.",
     paper="Scaling Up Influence Functions (arXiv:2112.03052), Sec. 5.3 and D.3",

@@ -3,7 +3,6 @@
 import math
 import re
 import sys
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,6 @@ from analysis.numbers import mislabel
 from analysis.numbers.mislabel import RETRIEVAL, Observation
 from analysis.numbers.statistics import Interval, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -113,7 +111,7 @@ ARTIFACT = Artifact(
     experiment="mnist_mislabel",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     needs=mislabel.on(NETWORK),
     title="The most suspicious digits",
     claim="Digits of the highest self-influence are mostly those whose label was changed.",

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -22,7 +21,6 @@ from analysis.numbers.fastif_points import (
     told,
 )
 from analysis.numbers.table import Row, aside, claim, curve, records, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -132,7 +130,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """Say how kNN does beside gradients at the largest k that is judged, from the rows."""
     gaps = records(table[table["method"].str.startswith("kNN − H = I")])
     either = table[(table["predicted"] == "either") & (table["influence"] == "unsigned")]
@@ -155,7 +153,7 @@ ARTIFACT = Artifact(
     experiment="mnli_speed",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Recall of the most influential training pairs among nearest neighbours",
     claim=(
         "Nearest neighbours hold far more of the most influential pairs than a random choice;"
@@ -176,7 +174,7 @@ ARTIFACT = Artifact(
         "Candidates by the size of the inner product of gradients, the influence with the identity"
         " for the Hessian, are ours, as a control. They cost a pass over all pairs, kNN does not.",
     ),
-    found=found,
+    findings=findings,
     tier_notes=TIER_NOTES,
     needs=on("Recall"),
 )

@@ -1,7 +1,6 @@
 """Figure 4 of 002: what s_test costs and how wrong it is, over J, B and T."""
 
 import sys
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -32,7 +31,6 @@ from analysis.numbers.fastif_points import (
 )
 from analysis.numbers.statistics import Interval
 from analysis.numbers.table import Row, claim, curve, records, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -204,7 +202,7 @@ def _claims(run: Run, name: str, seconds: np.ndarray, middle: int) -> list[Row]:
     return rows
 
 
-def found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """Say what the errors are made of, from the rows."""
     said = []
     for name, rows in table.groupby("method", sort=False):
@@ -236,7 +234,7 @@ ARTIFACT = Artifact(
     experiment="mnli_speed",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Cost and error of inverse-Hessian-vector products over J, B and T",
     claim=(
         "Time grows with the batch size B and the number of iterations J, the error falls with"
@@ -254,7 +252,7 @@ ARTIFACT = Artifact(
         "One path of the recursion gives every J, and the first T of its repeats every T; seconds"
         " are of one repeat for all points at once, since they share the minibatches.",
     ),
-    found=found,
+    findings=findings,
     tier_notes={
         **TIER_NOTES,
         "small": (

@@ -5,9 +5,8 @@ from functools import partial
 
 from analysis.ink.simulator import draw
 from analysis.ink.style import COLUMN
-from analysis.numbers.simulator import CLAIM, CONTROLS, DEVIATIONS, RULE, TIER_NOTES, found
+from analysis.numbers.simulator import CLAIM, CONTROLS, DEVIATIONS, RULE, TIER_NOTES, findings
 from analysis.numbers.simulator import tabulate as tabulate_points
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 
 SHOWN = 2  # points of either kind
@@ -17,7 +16,7 @@ ARTIFACT = Artifact(
     experiment="mnli_simulator",
     tabulate=partial(tabulate_points, shown=SHOWN),
     draw=partial(draw, columns=2, width=COLUMN, controls=CONTROLS),
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Simulator loss after a step on influential pairs, four points",
     claim=CLAIM,
     paper="FastIF (arXiv:2012.15781), Figure 5, Sec. 6.1 and B.1",
@@ -26,7 +25,7 @@ ARTIFACT = Artifact(
         "The paper does not say how it chose its four points; ours are the first two of either"
         " kind in the order of the development set. Claims are over all points, as in Figure 9.",
     ),
-    found=found,
+    findings=findings,
     tier_notes=TIER_NOTES,
 )
 

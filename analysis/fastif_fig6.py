@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,6 @@ from analysis.numbers.influence_graph import (
 )
 from analysis.numbers.statistics import NONE, Interval, geometric, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -342,7 +340,7 @@ def _edges(model: str, part: str, edges: Edges, train_part: np.ndarray) -> list[
     return rows
 
 
-def found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """Sentences on slices with few wrong predictions, and on how much few edges hold."""
     said = []
     for row in records(table):
@@ -361,7 +359,7 @@ ARTIFACT = Artifact(
     experiment="mnli_effects",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Influence of training pairs on wrong predictions, as circular graphs",
     claim=(
         "A few training pairs are strongly helpful to wrong predictions and many weakly harmful;"
@@ -377,7 +375,7 @@ ARTIFACT = Artifact(
         "Wrong predictions of a slice are so ordered that edges cross little, the same in both"
         " graphs of a model.",
     ),
-    found=found,
+    findings=findings,
     tier_notes=influence_graph.TIER_NOTES,
 )
 

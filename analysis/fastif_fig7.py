@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.ink.style import BLACK, BLUE, FOOT, GREEN, GREY, ORANGE, PAGE, VERMILLION, Look
 from analysis.numbers.statistics import NONE, Interval, over_seeds
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated, written
-from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -336,7 +335,7 @@ def _losses(last: pd.DataFrame, other: str) -> Row:
     return curve(f"helpful − {other}", f"loss, {source}", "nats", ours, source=source)
 
 
-def found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """Sentences on the controls, on the pairs that were chosen, and on the second rate."""
     rows = records(table)
     said = []
@@ -394,7 +393,7 @@ ARTIFACT = Artifact(
     experiment="mnli_hans",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Error correction on HANS by steps on influential pairs",
     claim=(
         "Steps on helpful pairs improve accuracy on HANS by more than 5 points, beyond random pairs"
@@ -420,7 +419,7 @@ ARTIFACT = Artifact(
         " the paper's alone. Two controls are"
         " ours: the pairs whose gradients are most similar (H = I), and the nearest pairs.",
     ),
-    found=found,
+    findings=findings,
     tier_notes={
         "smoke": (
             "Smoke tier: generated pairs with traps like those of HANS and a network of random"

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,6 @@ from analysis.ink.style import (
 )
 from analysis.numbers.statistics import over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -203,7 +201,7 @@ def _claims(found: Sequence[Run], names: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     rows = {(r["method"], r["quantity"]): r for r in records(table[table["kind"] == "curve"])}
 
     def told(name: str, quantity: str) -> str:
@@ -233,7 +231,7 @@ ARTIFACT = Artifact(
     experiment="mnli_retraining",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Change of the loss when influential pairs are left out of training",
     claim=(
         "Without helpful pairs the loss rises, without harmful ones it falls; fast influence"
@@ -258,7 +256,7 @@ ARTIFACT = Artifact(
         " type, and puts it down to one of its points (footnote 17). A new order alone can do that;"
         " here both sides have one order.",
     ),
-    found=_found,
+    findings=findings,
     tier_notes={
         "smoke": (
             "Smoke tier: a random three-layer network on 200 generated pairs, 2 points, k = 60 and"

@@ -5,9 +5,8 @@ from functools import partial
 
 from analysis.ink.simulator import draw
 from analysis.ink.style import PAGE
-from analysis.numbers.simulator import CLAIM, DEVIATIONS, RULE, TIER_NOTES, found
+from analysis.numbers.simulator import CLAIM, DEVIATIONS, RULE, TIER_NOTES, findings
 from analysis.numbers.simulator import tabulate as tabulate_points
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 
 ARTIFACT = Artifact(
@@ -15,12 +14,12 @@ ARTIFACT = Artifact(
     experiment="mnli_simulator",
     tabulate=partial(tabulate_points, shown=None),
     draw=partial(draw, columns=5, width=PAGE, controls=()),
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Simulator loss after a step on influential pairs, every point",
     claim=CLAIM,
     paper="FastIF (arXiv:2012.15781), Figure 9, Sec. 6.1 and B.1",
     deviations=DEVIATIONS,
-    found=found,
+    findings=findings,
     tier_notes=TIER_NOTES,
 )
 

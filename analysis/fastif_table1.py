@@ -3,7 +3,6 @@
 import math
 import sys
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -24,7 +23,7 @@ from analysis.numbers.fastif_points import (
 )
 from analysis.numbers.statistics import geometric
 from analysis.numbers.table import Row, aside, claim, curve, records, tabulated
-from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -294,7 +293,7 @@ def _parts(run: Run, costs: Costs) -> list[Row]:
     return rows
 
 
-def found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """Say which change saves how much, and where a Hessian product's cost comes from."""
     rows = records(table)
     factors = [row for row in rows if row["quantity"] == "factor" and row["n"] > 0]
@@ -334,7 +333,7 @@ ARTIFACT = Artifact(
     experiment="mnli_speed",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Run time of influence functions, original and fast",
     claim=(
         "kNN, fast s_test and parallel workers together make influence functions about 80 times"
@@ -361,7 +360,7 @@ ARTIFACT = Artifact(
         " spent once a model, the hidden states and features of all pairs, and the start of the"
         " processes have rows of their own and are in no total, as the paper's have not.",
     ),
-    found=found,
+    findings=findings,
     tier_notes={
         **TIER_NOTES,
         "small": (

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from analysis.ink.style import BLACK, BLUE, GREY, ORANGE, PAGE, new_panels
 from analysis.numbers.fastif_points import POINTS_RULE, TIER_NOTES, counted, on, plain, told
 from analysis.numbers.statistics import NONE, Interval, over_seeds
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated
-from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -170,7 +169,7 @@ def _settings(run: Run, name: str) -> list[Row]:
     return rows
 
 
-def found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """Say whether the Hessian does anything, at each damping, from the rows."""
     rows = {(r["method"], r["quantity"]): r for r in records(table) if r["kind"] == "curve"}
     said = []
@@ -213,7 +212,7 @@ ARTIFACT = Artifact(
     experiment="mnli_speed",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Correlation of fast with full influence functions, and with plain gradients",
     claim="Influence by kNN and a fast s_test correlates highly with full influence functions.",
     paper="FastIF (arXiv:2012.15781), Table 3 and Sec. 5.3",
@@ -230,7 +229,7 @@ ARTIFACT = Artifact(
         "The paper's ± is the standard deviation over points, which has rows of its own; intervals"
         " are of the mean.",
     ),
-    found=found,
+    findings=findings,
     tier_notes=TIER_NOTES,
     needs=on("Agreement"),
 )

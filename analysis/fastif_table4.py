@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from analysis.numbers.influence_graph import (
 )
 from analysis.numbers.statistics import geometric, over_seeds
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
-from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -155,7 +154,7 @@ def page(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """Sentences on how many were wrong, and on what H = I says."""
     rows = records(table)
     said = [
@@ -183,7 +182,7 @@ ARTIFACT = Artifact(
     experiment="mnli_effects",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Helpful and harmful training pairs of wrong predictions, by slice",
     claim=(
         "More training pairs are harmful to wrong predictions than helpful, and their influence is"
@@ -191,7 +190,7 @@ ARTIFACT = Artifact(
     ),
     paper="FastIF (arXiv:2012.15781), Table 4 and Sec. 6.2",
     deviations=influence_graph.DEVIATIONS,
-    found=found,
+    findings=findings,
     tier_notes=influence_graph.TIER_NOTES,
     needs=lambda config: config["model"]["train"]["which"] == "mnli train",
     page=page,

@@ -1,7 +1,6 @@
 """Table 5 of FastIF: whether training pairs influence two slices alike."""
 
 import sys
-from functools import partial
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -24,7 +23,7 @@ from analysis.numbers.influence_graph import (
 )
 from analysis.numbers.statistics import Interval, over_seeds
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated
-from analysis.numbers.verdict import TOLERANCE_RULE, conclude
+from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -159,7 +158,7 @@ def _grid(axes: Axes, title: str, rows: pd.DataFrame, counts: pd.DataFrame, colu
         axes.spines[side].set_color(GREY)
 
 
-def found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """A sentence on what gradients alone say of the same pairs."""
     rows = records(table)
     ours = {row["method"]: row for row in rows if row["quantity"] == "correlation"}
@@ -180,7 +179,7 @@ ARTIFACT = Artifact(
     experiment="mnli_effects",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Correlations between slices of the influences of training pairs",
     claim=(
         "Training pairs that influence two slices influence them alike: slices of HANS correlate"
@@ -193,7 +192,7 @@ ARTIFACT = Artifact(
         " in each; its influence on a slice is the mean over those, as B.2 has it. Correlations are"
         " Pearson's; Spearman's are in the table as well.",
     ),
-    found=found,
+    findings=findings,
     tier_notes=influence_graph.TIER_NOTES,
     needs=lambda config: config["model"]["train"]["which"] == "mnli train",
 )

@@ -3,7 +3,6 @@
 import math
 import sys
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from analysis.ink.overlap import titled
 from analysis.ink.style import BLACK, FOOT, GREY, PAGE, look
 from analysis.numbers.statistics import NONE, Interval, bootstrap, exact, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -255,7 +253,7 @@ def _shown(row: Row) -> str:
     return f"{row['ours']:.2f}" if row["low"] == row["high"] else written(row, ".2f")
 
 
-def _told(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """Say how near the best attribution comes to the ceiling, in each set."""
     said = []
     for name, rows in table.groupby("data", sort=False):
@@ -277,7 +275,7 @@ ARTIFACT = Artifact(
     experiment="ground_truth",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Attributions against what training on subsets does",
     claim=(
         "Influence functions predict networks trained on subsets better than gradients alone,"
@@ -315,7 +313,7 @@ ARTIFACT = Artifact(
             " JPEG-recompressed CIFAR-10; 200 and 160 of them held out."
         ),
     },
-    found=_told,
+    findings=findings,
     needs=lambda config: config["type"] != "Train",
     page=page,
 )

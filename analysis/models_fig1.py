@@ -1,7 +1,6 @@
 """Figure 1 of 004: agreement of influence estimates by the number of models, and over restarts."""
 
 import sys
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +12,6 @@ from analysis.ink import overlap as panels
 from analysis.ink.style import BLACK, GREY, PAGE, UNNAMED, new_panels
 from analysis.numbers.statistics import NONE, Interval
 from analysis.numbers.table import Row, claim, curve, records, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -145,7 +143,7 @@ def _draw_restarts(axes: Axes, table: pd.DataFrame) -> None:
     axes.legend()
 
 
-def found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """Say how many pairs there are to agree on, and what the fewest models do beside chance."""
     said = []
     rows = records(table)
@@ -173,7 +171,7 @@ ARTIFACT = Artifact(
     experiment="subset_ensembles",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="How many models until influence estimates agree",
     claim=(
         "The IOU of two sets of models is above 0.7 for a wide range of thresholds only with 200 to"
@@ -189,7 +187,7 @@ ARTIFACT = Artifact(
     tier_notes=panels.TIER_NOTES,
     needs=panels.wants("Halves", "Restarts"),
     page=panels.page,
-    found=found,
+    findings=findings,
 )
 
 if __name__ == "__main__":

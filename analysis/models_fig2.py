@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +13,6 @@ from analysis.ink import agreement as panels
 from analysis.ink.style import BLACK, GREY, PAGE, UNNAMED, new_panels
 from analysis.numbers.statistics import NONE, Interval, apart, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -172,7 +170,7 @@ ARTIFACT = Artifact(
     experiment="nondeterminism",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Agreement of networks trained on the same data",
     claim=(
         "Networks trained on the same data agree less the harder the data set, and on 40 to 70% of"

@@ -3,7 +3,6 @@
 import math
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from analysis.ink import probabilities as shares
 from analysis.ink.style import BLACK, GREY, PAGE, UNNAMED, VERMILLION, new_panels
 from analysis.numbers.statistics import exact, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact, Beside
 from experiments.laboratory.runs import Run
 
@@ -210,7 +208,7 @@ ARTIFACT = Artifact(
     experiment="model_count",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="How many models tell an influence from none",
     claim=(
         "The more similar p and q, the more models are needed: above 100 for p = 0.6 and q = 0.4,"

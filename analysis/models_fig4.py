@@ -1,7 +1,6 @@
 """Figure 4 of 004: the distribution of p over examples, with and without test-time augmentation."""
 
 import sys
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ from analysis.ink import probabilities as shares
 from analysis.ink.style import BLUE, COLUMN, ORANGE, PAGE, new_panels
 from analysis.numbers.statistics import NONE, resampled, wasserstein
 from analysis.numbers.table import Row, claim, curve, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -71,7 +69,7 @@ ARTIFACT = Artifact(
     experiment="nondeterminism",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="How often each example is classified right, with test-time augmentation",
     claim="Test-time augmentation changes the distribution of p over examples only marginally.",
     paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 4, App. B",

@@ -1,13 +1,11 @@
 """Figure 5 of 004: self-consistency of estimates from probabilities and from right answers."""
 
 import sys
-from functools import partial
 
 import pandas as pd
 
 from analysis.ink import overlap as panels
 from analysis.numbers.table import Row, claim, curve, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -41,7 +39,7 @@ ARTIFACT = Artifact(
     experiment="subset_ensembles",
     tabulate=tabulate,
     draw=panels.side_by_side,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Estimates from probabilities and from right answers, against themselves",
     claim="Softmax outputs give more consistent influence scores than 0-1 outputs.",
     paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 5, App. D",

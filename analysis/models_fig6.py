@@ -1,14 +1,12 @@
 """Figure 6 of 004: estimates from probabilities and from right answers, against all models."""
 
 import sys
-from functools import partial
 
 import pandas as pd
 
 from analysis.ink import overlap as panels
 from analysis.numbers.statistics import NONE
 from analysis.numbers.table import Row, claim, curve, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -65,7 +63,7 @@ ARTIFACT = Artifact(
     experiment="subset_ensembles",
     tabulate=tabulate,
     draw=panels.side_by_side,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Estimates from probabilities and from right answers, against all models' right answers",
     claim=(
         "With 100 to 200 models or more, 0-1 outputs are nearer to the 0-1 estimate of all models"

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ from matplotlib.figure import Figure
 from analysis.ink.style import BLACK, PAGE, SHADES, UNNAMED, new_panels, tick_values
 from analysis.numbers.statistics import Interval, exact, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -197,7 +195,7 @@ ARTIFACT = Artifact(
     experiment="model_count",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="What a subset ensemble resolves for a budget of models, and when to stop",
     claim=(
         "Standard errors, agreement by chance and the share of false pairs of a subset ensemble can"

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ from analysis.ink import agreement as panels
 from analysis.ink.style import BLUE, GREEN, GREY, ORANGE, PURPLE
 from analysis.numbers.statistics import over_seeds, pair_values
 from analysis.numbers.table import Row, claim, curve, number, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -105,7 +103,7 @@ ARTIFACT = Artifact(
     experiment="finetune_vs_retrain",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Fine-tuning without an example against training again without it",
     claim=(
         "A network fine-tuned without an example agrees with one trained again without it no more"

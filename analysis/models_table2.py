@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,7 +9,6 @@ from matplotlib.figure import Figure
 from analysis.ink import agreement as panels
 from analysis.numbers.statistics import over_seeds
 from analysis.numbers.table import Row, claim, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -60,7 +58,7 @@ ARTIFACT = Artifact(
     experiment="nondeterminism",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Test-time augmentation: agreement and accuracy",
     claim="Averaging logits over views of the image slightly raises agreement and accuracy.",
     paper="How many trained neural networks are needed (Doubov et al., 2022), Table 2, App. B",

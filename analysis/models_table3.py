@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,7 +9,6 @@ from matplotlib.figure import Figure
 from analysis.ink import agreement as panels
 from analysis.numbers.statistics import NONE, Interval, apart
 from analysis.numbers.table import Row, claim, records, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -72,7 +70,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return panels.draw(table, {name: (name, looks) for name in ("agreement", "accuracy")})
 
 
-def _found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """Say where the paper's own numbers are further apart than its claim says."""
     rows = records(table[(table["kind"] == "claim") & (table["paper"].abs() > ALIKE)])
     return [
@@ -87,7 +85,7 @@ ARTIFACT = Artifact(
     experiment="nondeterminism",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Agreement by what is random: initial parameters, order, or both",
     claim="Whatever the source of nondeterminism, networks agree about as much.",
     paper="How many trained neural networks are needed (Doubov et al., 2022), Table 3, App. C",
@@ -97,7 +95,7 @@ ARTIFACT = Artifact(
         " images moved the same way. The paper does not say with which of the two its goes.",
     ),
     tier_notes=panels.TIER_NOTES,
-    found=_found,
+    findings=findings,
     needs=panels.compared(panels.BOTH, panels.INIT, panels.ORDER),
     page=panels.page,
 )

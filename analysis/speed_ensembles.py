@@ -1,7 +1,6 @@
 """How fast ensembles are trained, by the number of networks in a stack, and estimated."""
 
 import sys
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from matplotlib.figure import Figure
 from analysis.ink.style import BLACK, GREY, UNNAMED, new_panels, tick_values
 from analysis.numbers.statistics import NONE, Interval, geometric
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -119,7 +117,7 @@ def page(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _told(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """Say which way is the fastest on the CPU, and how many models that is."""
     rows = table[(table["quantity"] == RATE) & (table["device"] == "cpu")]
     best = [max(records(of), key=lambda row: row["ours"]) for _, of in rows.groupby("method")]
@@ -135,7 +133,7 @@ ARTIFACT = Artifact(
     experiment="speed_ensembles",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Training many networks and estimating from them",
     claim="Small networks are trained faster in a stack than one after another.",
     paper="no paper: bounds of our own",
@@ -155,7 +153,7 @@ ARTIFACT = Artifact(
         " three colours and twice the channels, a stack of 16 trained 1.1 times as many an hour."
         " bfloat16 brings nothing to networks this small.",
     ),
-    found=_told,
+    findings=findings,
     page=page,
 )
 

@@ -3,7 +3,6 @@
 import math
 import sys
 from collections.abc import Iterable
-from functools import partial
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,7 +11,6 @@ from matplotlib.figure import Figure
 from analysis.ink.style import BLACK, BLUE, GREEN, new_panels
 from analysis.numbers.statistics import Interval, geometric, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -131,7 +129,7 @@ ARTIFACT = Artifact(
     experiment="speed",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Cost of the methods in passes over the data",
     claim=(
         "Exact per-example gradient algebra costs little more than the forward and backward pass"

@@ -1,7 +1,6 @@
 """Throughput of self-influence in translation: passes over the data, pairs an hour, a corpus."""
 
 import sys
-from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -9,7 +8,6 @@ from matplotlib.figure import Figure
 from analysis.ink.style import BLACK, GREEN, GREY, new_axes
 from analysis.numbers.statistics import geometric
 from analysis.numbers.table import aside, claim, curve, records, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -72,7 +70,7 @@ ARTIFACT = Artifact(
     experiment="speed_translation",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Cost of self-influence of sentence pairs through ten directions",
     claim="Scoring through a fixed basis costs little more than a forward and backward pass.",
     paper="Scaling Up Influence Functions (arXiv:2112.03052), Sec. 5.2: 2.2 million pairs an hour",

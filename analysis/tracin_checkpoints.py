@@ -4,7 +4,6 @@ import math
 import re
 import sys
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -25,7 +24,6 @@ from analysis.ink.style import (
 )
 from analysis.numbers.statistics import Interval, difference, geometric, over_seeds, per_seed, ratio
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -288,7 +286,7 @@ ARTIFACT = Artifact(
     experiment="mnist_checkpoints",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Which checkpoints to trace: mislabelled digits found by parts of a training",
     claim=(
         "Checkpoints of the steady decrease of the loss do as well as all; those at the beginning"

@@ -3,7 +3,6 @@
 import math
 import sys
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,6 @@ from analysis.ink.pixels import packed, unpacked
 from analysis.ink.style import BLACK, BLUE, FOOT, GREY, PAGE, VERMILLION
 from analysis.numbers.statistics import Interval, geometric, over_seeds
 from analysis.numbers.table import Row, claim, curve, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -259,7 +257,7 @@ ARTIFACT = Artifact(
     experiment="housing",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Influential houses on the map of California",
     claim=(
         "Influential training examples are near the query; self-influence is high in dense areas,"

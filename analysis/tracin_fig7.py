@@ -2,7 +2,6 @@
 
 import math
 import sys
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from analysis.ink.style import (
 )
 from analysis.numbers.statistics import Interval, difference, geometric, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -287,7 +285,7 @@ def _bins(setting: Setting, members: dict[int, Run]) -> list[Row]:
     return rows
 
 
-def _found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """How the power of the remainder changes from the shortest steps to the longest."""
     of = table[(table["kind"] == "remainder")]
     said = []
@@ -311,8 +309,8 @@ ARTIFACT = Artifact(
     experiment="mnist_first_order",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
-    found=_found,
+    rule=RULE,
+    findings=findings,
     title="Change in loss at training steps against TracIn influence",
     claim=(
         "The first-order term, which TracIn adds up, follows the change in loss that a training"

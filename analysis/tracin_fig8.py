@@ -2,7 +2,6 @@
 
 import re
 import sys
-from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -13,7 +12,6 @@ from analysis.ink.style import SHADES, new_axes
 from analysis.numbers import mislabel, statistics
 from analysis.numbers.statistics import NONE, Interval, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -139,7 +137,7 @@ ARTIFACT = Artifact(
     experiment="mnist_mislabel",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Mislabelled digits found per class within the top 10% by self-influence",
     claim="Different checkpoints highlight different labels.",
     paper="TracIn (arXiv:2002.08484), appendix, Figure 8",

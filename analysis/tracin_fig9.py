@@ -5,7 +5,6 @@ from functools import partial
 
 from analysis.ink import proponents as proponents_picture
 from analysis.numbers import proponents
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 
 DIGITS = tuple("0123456789")
@@ -15,7 +14,7 @@ ARTIFACT = Artifact(
     experiment="mnist_proponents",
     tabulate=proponents.tabulate,
     draw=partial(proponents_picture.draw, classes=DIGITS),
-    judge=partial(conclude, rule=proponents.RULE),
+    rule=proponents.RULE,
     title="Proponents and opponents of MNIST digits",
     claim=(
         "Proponents share the query's class and opponents are of a class it may be taken for,"

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from analysis.ink.style import (
 )
 from analysis.numbers.statistics import NONE, Interval, geometric, over_seeds
 from analysis.numbers.table import Row, claim, curve, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -204,7 +202,7 @@ ARTIFACT = Artifact(
     experiment="tracin_nearest",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="TracIn's proponents by nearest-neighbour search",
     claim=(
         "Nearest-neighbour search over concatenated checkpoint gradients performs the computation"

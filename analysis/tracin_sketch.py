@@ -3,7 +3,6 @@
 import math
 import sys
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from scipy import stats
 from analysis.ink.style import BLUE, GREEN, ORANGE, PAGE, Look, fit_values, new_panels
 from analysis.numbers.statistics import LEVEL, Interval, geometric, over_seeds
 from analysis.numbers.table import Row, claim, curve, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -253,7 +251,7 @@ ARTIFACT = Artifact(
     experiment="tracin_sketch",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Random projections of gradients: bias, variance and cost",
     claim=(
         "Projected inner products are unbiased, less noisy with larger d; for fully-connected"

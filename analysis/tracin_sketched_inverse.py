@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from matplotlib.figure import Figure
 from analysis.ink.style import GREY, UNNAMED, Look, draw_curve, fit_values, new_axes
 from analysis.numbers.statistics import geometric, ratio
 from analysis.numbers.table import claim, curve, tabulated
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -99,7 +97,7 @@ ARTIFACT = Artifact(
     experiment="mnist_sketch",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Sketch of the inverse Hessian by two independent minibatches",
     claim=(
         "Stochastic gradient steps on two independent minibatches converge to the sketch"

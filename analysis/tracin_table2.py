@@ -3,7 +3,6 @@
 import math
 import sys
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ from matplotlib.figure import Figure
 from analysis.ink import text_table
 from analysis.numbers.statistics import Interval, difference, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -196,7 +194,7 @@ ARTIFACT = Artifact(
     experiment="dbpedia",
     tabulate=tabulate,
     draw=draw,
-    judge=partial(conclude, rule=RULE),
+    rule=RULE,
     title="Proponents and opponents of an article in text classification",
     claim="Proponents have the label and the prediction of the example.",
     paper="TracIn (arXiv:2002.08484), appendix, Table 2",

@@ -14,7 +14,6 @@ from analysis.numbers import proponents
 from analysis.numbers.proponents import CONTROL, CORRECT, QUANTITY, ROLES
 from analysis.numbers.statistics import over_seeds
 from analysis.numbers.table import Row, curve, records, tabulated, written
-from analysis.numbers.verdict import conclude
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -217,7 +216,7 @@ def figure(number: int, stratum: str, display: int, title: str, claim: str) -> A
         experiment="cifar_proponents",
         tabulate=partial(tabulate, stratum=stratum, display=display),
         draw=partial(draw_cifar, stratum=stratum),
-        judge=partial(conclude, rule=proponents.RULE),
+        rule=proponents.RULE,
         title=title,
         claim=claim,
         paper=f"TracIn (arXiv:2002.08484), appendix, Figure {number} and Sec. B",

@@ -170,7 +170,7 @@ def _packed(values: np.ndarray) -> str:
     return " ".join(f"{value:.5g}" for value in values)
 
 
-def found(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """Whether the Hessian, the gradients, or anything beside the label was needed: in sentences."""
     rows = {(r["method"], r["group"]): r for r in records(table[table["kind"] == "curve"])}
     said = []

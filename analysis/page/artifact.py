@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from analysis.ink import style
 from analysis.numbers.table import Row, from_csv, records, to_csv
-from analysis.numbers.verdict import TIERS, Verdict, cap
+from analysis.numbers.verdict import TIERS, Verdict, cap, conclude
 from analysis.page.tables import latex, tables_of
 from experiments.laboratory import runs
 from experiments.laboratory.runs import MissingRuns, Parser, Run, UserError
@@ -187,17 +187,18 @@ class Built:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A table or figure: `tabulate` makes numbers of runs, `draw` ink and `judge` a word of them.
+    """A table or figure: `tabulate` makes numbers from runs, `draw` makes ink from the numbers.
 
-    `tabulate` gets the finished runs it needs and returns rows of analysis.table; `draw` and
-    `judge` get what was read back from the CSV, with the columns `tier` and `missing` (runs).
+    `tabulate` gets the finished runs it needs and returns rows of analysis.numbers.table. `draw`,
+    `findings` and `judge` get what was read back from the CSV, with columns `tier` and `missing`.
     """
 
     id: str
     experiment: str
     tabulate: Callable[[list[Run]], pd.DataFrame] = field(repr=False)
     draw: Callable[[pd.DataFrame], Figure] = field(repr=False)
-    judge: Callable[[pd.DataFrame], Verdict] = field(repr=False)
+    rule: str = field(repr=False)
+    """What the claims are and which tolerances apply, for `conclude`."""
     title: str
     claim: str
     paper: str
@@ -211,7 +212,7 @@ class Artifact:
     """
     remarks: tuple[str, ...] = ()
     """Where we disagree with the paper: the likely cause, and what speaks for it."""
-    found: Callable[[pd.DataFrame], list[str]] = lambda table: []
+    findings: Callable[[pd.DataFrame], list[str]] = lambda table: []
     """The same in sentences made from the rows, so that they hold at every tier."""
     needs: Callable[[dict[str, Any]], bool] = lambda config: True
     """Which of a preset's runs it is made of, by their configs."""
@@ -222,6 +223,10 @@ class Artifact:
 
     They have its tier in the column `of_tier`, and are judged as of that.
     """
+
+    def judge(self, table: pd.DataFrame) -> Verdict:
+        """The verdict on the rows by the declared rule."""
+        return conclude(table, self.rule)
 
     def path(self, tier: str, suffix: str) -> Path:
         """Where a file of this artifact lies: `path("small", "csv")`."""
@@ -331,7 +336,7 @@ class Artifact:
                 "evidence": verdict.evidence,
             },
             "deviations": [*self.deviations, *_noted(self.tier_notes, tier)],
-            "remarks": [*self.remarks, *self.found(table)],
+            "remarks": [*self.remarks, *self.findings(table)],
             "command": self.command(tier),
             "redraw": f"{self.remake(tier)} --redraw",
             "csv_sha256": _sha256(text),

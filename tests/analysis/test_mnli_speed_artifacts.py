@@ -43,19 +43,19 @@ def test_factors_of_the_causes_multiply_to_the_speed_up(empty):
     claims = rows[rows["kind"] == "claim"].set_index("at_least")
     assert claims.loc[80.0, "verdict"] == "reproduced"
     assert sorted(rows["bound"].dropna()) == [2.0, 2.6]
-    said = fastif_table1.found(rows)[1]
+    said = fastif_table1.findings(rows)[1]
     assert "within our bound of 2;" in said
     assert "5,472,387 parameters" in said
     assert "within our bound of 2.6." in said
     slow = rows.assign(ours=rows["ours"].where(rows["bound"] != 2.6, 2.7))
-    assert "OVER our bound of 2.6." in fastif_table1.found(slow)[1]
+    assert "OVER our bound of 2.6." in fastif_table1.findings(slow)[1]
 
 
 def test_the_table_says_whether_the_hessian_does_anything(empty):
     mnli_speed.write("paper", 4)
     fastif_table3.ARTIFACT.build("paper")
     rows = rows_of(fastif_table3.ARTIFACT)
-    said = fastif_table3.found(rows)
+    said = fastif_table3.findings(rows)
     assert "by our rule" in said[0]
     assert said[0].endswith("it changes the ranking.")
     assert "damping 50, released" in said[1]
@@ -80,6 +80,6 @@ def test_recall_is_compared_at_the_shares_that_the_text_speaks_of(empty):
 def test_the_error_knows_what_the_distance_does_not(empty):
     mnli_speed.write("paper", 4)
     fastif_fig4.ARTIFACT.build("paper")
-    said = fastif_fig4.found(rows_of(fastif_fig4.ARTIFACT))
+    said = fastif_fig4.findings(rows_of(fastif_fig4.ARTIFACT))
     assert len(said) == 2
     assert "3% of its length still to come after J = 700" in said[1]

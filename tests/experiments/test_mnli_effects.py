@@ -234,4 +234,6 @@ def test_a_slice_that_a_model_makes_no_mistake_on_is_said_and_not_drawn(tmp_path
     claims = rows[rows["kind"] == "claim"].set_index("quantity")
     assert claims.loc["|I| on H (C)", "verdict"] == "not run"
     assert verdict.word != "reproduced"
-    assert any("0 wrong predictions of H (C)" in said for said in fastif_fig6.ARTIFACT.found(rows))
+    assert any(
+        "0 wrong predictions of H (C)" in said for said in fastif_fig6.ARTIFACT.findings(rows)
+    )

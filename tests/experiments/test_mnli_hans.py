@@ -199,7 +199,7 @@ def test_the_figure_has_a_row_a_source_and_rate_and_a_column_a_slice(built):
     np.testing.assert_allclose(lines[0].get_xdata(), np.arange(11))
     wide = ARTIFACT.page(rows)
     assert len(wide) == 2 * 2 * 6
-    said = " ".join(ARTIFACT.found(rows))
+    said = " ".join(ARTIFACT.findings(rows))
     assert "control `nearest`" in said
     assert "H = I" in said
     assert not math.isnan(rows["ours"].iloc[0])

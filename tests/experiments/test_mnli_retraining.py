@@ -195,6 +195,6 @@ def test_changes_are_against_the_same_seed(empty):
 def test_sentences_compare_with_what_needs_no_hessian(empty):
     synthetic.write("paper", 6)
     rows = fastif_fig8.ARTIFACT.tabulate(runs.load("mnli_retraining", "paper"))
-    said = " ".join(fastif_fig8.ARTIFACT.found(rows))
+    said = " ".join(fastif_fig8.ARTIFACT.findings(rows))
     for name in ("H = I", "features", "random, matched label", "Another seed alone"):
         assert name in said

@@ -250,7 +250,7 @@ def test_the_figure_of_four_has_four_and_claims_over_all(empty):
 def test_sentences_say_what_the_label_alone_does(empty):
     synthetic.write("paper", 4)
     rows = fastif_fig9.ARTIFACT.tabulate(runs.load("mnli_simulator", "paper"))
-    said = fastif_fig9.ARTIFACT.found(rows)
+    said = fastif_fig9.ARTIFACT.findings(rows)
     assert [one.split(",")[0] for one in said] == [
         "Where the prediction is right", "Where the prediction is wrong",
     ]  # fmt: skip

@@ -174,7 +174,7 @@ def test_curves_that_rise_reproduce_the_figure_and_low_ones_do_not():
     assert claims.loc["mean IOU, 25 models", "ours"] == pytest.approx(0.05, abs=0.01)
     assert set(claims["verdict"]) == {"reproduced", "direction"}
     assert overlap.names(rows) == ["MNIST, MLP"]
-    (said,) = models_fig1.found(rows)
+    (said,) = models_fig1.findings(rows)
     assert "135 above 0.1, 27 above 0.3, 5 above 0.5" in said  # 300 exp(-8 t)
     assert "With 25 models the mean IOU is 0.05" in said
 
