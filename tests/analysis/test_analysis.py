@@ -1,7 +1,4 @@
-"""Artifacts from made-up runs: the same ink from the CSV alone, honest words, a page on its own.
-
-One file: its tests draw every artifact once, and share that.
-"""
+"""Artifacts from made-up runs: the same ink from the CSV alone, honest words, a page on its own."""
 
 import html
 import json
@@ -100,12 +97,10 @@ def test_every_file_that_defines_an_artifact_is_found():
 
 
 @each_artifact
-def test_an_artifact_says_what_it_claims_and_ends_in_a_command_line(artifact):
-    source = (ROOT / "analysis" / f"{artifact.id}.py").read_text()
+def test_an_artifact_says_what_it_claims(artifact):
     assert artifact.title
     assert artifact.claim.endswith(".")
     assert artifact.paper
-    assert "sys.exit(ARTIFACT.main())" in source
     assert all(note.endswith(".") for note in (*artifact.deviations, *artifact.remarks))
     assert set(artifact.tier_notes) <= set(verdict.TIERS)
 

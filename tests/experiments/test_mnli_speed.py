@@ -1,7 +1,4 @@
-"""FastIF's own analysis: head, original, recall, paths, agreement and run time.
-
-One file: its tests share one trained model.
-"""
+"""FastIF's own analysis: head, original, recall, paths, agreement and run time."""
 
 from dataclasses import replace
 

@@ -1,7 +1,4 @@
-"""Closed forms of projected inner products of rank-1 gradients, and simulations that meet them.
-
-One file: closed forms, and the simulations and the table that are held against them.
-"""
+"""Closed forms of projected inner products of rank-1 gradients, and simulations that meet them."""
 
 import math
 from dataclasses import dataclass, replace

@@ -1,7 +1,4 @@
-"""What every attribution method promises: a new one without an entry here fails.
-
-One file: one contract, which each method is held to.
-"""
+"""What every attribution method promises: a new one without an entry here fails."""
 
 import copy
 from dataclasses import replace

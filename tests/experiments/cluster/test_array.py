@@ -1,7 +1,4 @@
-"""Tasks of an array without a Slurm: how cells are divided, and what the batch script does when.
-
-One file: its tests share one copy of the code.
-"""
+"""Tasks of an array without a Slurm: how cells are divided, and what the batch script does when."""
 
 import os
 import re

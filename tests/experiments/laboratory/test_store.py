@@ -1,7 +1,4 @@
-"""A store is checked, packed, merged with another and cleaned, and no run is ever lost by it.
-
-One file: its tests fill stores with the same made-up runs.
-"""
+"""A store is checked, packed, merged with another and cleaned, and no run is ever lost by it."""
 
 import os
 import signal

@@ -1,7 +1,4 @@
-"""W&B is a mirror: everything is sent once, nothing depends on it.
-
-One file: its tests share one made-up W&B.
-"""
+"""W&B is a mirror: everything is sent once, nothing depends on it."""
 
 import json
 import os

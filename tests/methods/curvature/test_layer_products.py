@@ -1,7 +1,4 @@
-"""Hessian products at layers equal `jvp(grad)`, whatever the model does with its parameters.
-
-One file: the networks that its tests go through are the most of it.
-"""
+"""Hessian products at layers equal `jvp(grad)`, whatever the model does with its parameters."""
 
 import logging
 from collections.abc import Callable

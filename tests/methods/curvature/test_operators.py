@@ -1,7 +1,4 @@
-"""Every operator is the matrix it says, on every network of the project.
-
-One file: the networks that its tests go through are made once.
-"""
+"""Every operator is the matrix it says, on every network of the project."""
 
 import importlib
 import inspect

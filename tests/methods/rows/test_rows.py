@@ -1,7 +1,4 @@
-"""Factored rows are per-example gradients, whatever the model does with its parameters.
-
-One file: one claim, of all the networks that it lists.
-"""
+"""Factored rows are per-example gradients, whatever the model does with its parameters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
