@@ -1,41 +1,55 @@
-"""`python -m experiments`: every experiment in one line; `status`: how far each has come."""
+"""`python -m experiments`: list every experiment, run one, or carry out a verb such as `status`."""
 
+import importlib
 import sys
 from collections.abc import Sequence
 
-from experiments.laboratory import experiment as listing
+from experiments.laboratory import registry
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.table import aligned
 
-
-def line(name: str) -> list[str]:
-    """Name, cells a preset and summary; of a broken experiment, why it cannot be imported."""
-    try:
-        experiment = listing.named(name)
-        presets = [f"{preset} {len(cells)}" for preset, cells in experiment.presets.items()]
-        return [name, ", ".join(presets), experiment.summary]
-    except Exception as error:  # whatever is wrong with one, the others are listed
-        return [name, "broken", f"{type(error).__name__}: {' '.join(str(error).split())}"]
+VERBS = {
+    "runs": "experiments.laboratory.store",
+    "status": "experiments.laboratory.status",
+    "track": "experiments.laboratory.tracking",
+    "submit": "experiments.cluster.submit",
+    "array": "experiments.cluster.array",
+}
+VERBS_HELP = """
+run one:            python -m experiments.NAME [--preset small]; its options: --help
+how far they are:   python -m experiments status [NAME [PRESET]]
+the store of runs:  python -m experiments runs verify|pack|merge|attempts|clean
+send runs to W&B:   python -m experiments track replay [NAME]
+submit to Slurm:    python -m experiments submit NAME PRESET, or slurm/submit NAME PRESET"""
 
 
 def main(argv: Sequence[str]) -> int:
-    """List the experiments, tell their status, or run the one that is named."""
+    """List the experiments, carry out a verb, or run the experiment that is named."""
     if not argv or argv[0] in ("-h", "--help"):
-        rows = [line(name) for name in listing.names()]
+        rows = [_line(name) for name in registry.names()]
         print(aligned(["experiment", "cells", "about"], rows) if rows else "no experiments yet")
-        print("\nrun one: python -m experiments.NAME [--preset small]; its options: --help")
-        print("how far they are: python -m experiments status [NAME [PRESET]]")
+        print(VERBS_HELP)
         return 0
-    if argv[0] == "status":
-        from experiments.laboratory import status
-
-        return status.main(argv[1:])
+    word, *rest = argv
+    if word in VERBS:
+        code: int = importlib.import_module(VERBS[word]).main(rest)
+        return code
     try:
-        experiment = listing.named(argv[0])
+        experiment = registry.named(word)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return experiment.main(argv[1:])
+    return experiment.main(rest)
+
+
+def _line(name: str) -> list[str]:
+    """Name, number of cells per preset and summary; or why the experiment cannot be imported."""
+    try:
+        experiment = registry.named(name)
+        presets = [f"{preset} {len(cells)}" for preset, cells in experiment.presets.items()]
+        return [name, ", ".join(presets), experiment.summary]
+    except Exception as error:  # the others are listed all the same
+        return [name, "broken", f"{type(error).__name__}: {' '.join(str(error).split())}"]
 
 
 if __name__ == "__main__":

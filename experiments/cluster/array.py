@@ -6,26 +6,20 @@ stopped one (the others were still computed), 130 if the task was asked to stop.
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 
 from experiments.cluster import jobs
-from experiments.laboratory import experiment as listing
-from experiments.laboratory import process, runs
-from experiments.laboratory.command import INTERRUPTED, USER_MISTAKE
-from experiments.laboratory.errors import Parser, UserError
+from experiments.laboratory import process, registry, runs
+from experiments.laboratory.errors import USER_MISTAKE, Parser, UserError
 from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.process import INTERRUPTED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line that array.sbatch uses."""
     try:
-        given = _parser().parse_args(argv)
         with process.heed():
-            return _main(given)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_MISTAKE
+            return _parser().run(argv, _main)
     except process.Stopped:
         return INTERRUPTED
 
@@ -40,7 +34,7 @@ def _main(given: argparse.Namespace) -> int:
     print(f"task {given.task}: {len(cells)} of {len(mine)} cells to compute", flush=True)
     if not cells:
         return 0  # before anything large is imported
-    experiment = listing.named(given.experiment)
+    experiment = registry.named(given.experiment)
     presets = experiment.presets.get(given.preset, [])
     if [entry["key"] for entry in runs.entries(presets)] != [entry["key"] for entry in listed]:
         raise _changed(given)
@@ -109,7 +103,7 @@ def _changed(given: argparse.Namespace) -> UserError:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="python -m experiments.array", description=__doc__)
+    parser = Parser(prog="python -m experiments array", description=__doc__)
     parser.add_argument("experiment")
     parser.add_argument("preset")
     parser.add_argument("--shared", default="")
@@ -120,7 +114,3 @@ def _parser() -> Parser:
         "--task", type=int, default=os.environ.get("SLURM_ARRAY_TASK_ID"), help="its number"
     )
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

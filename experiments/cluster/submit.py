@@ -2,21 +2,19 @@
 
     slurm/submit EXPERIMENT PRESET [--tasks N] [--gpus N | --processes N] [--time T] [--dry-run]
 What is queued already is read from Slurm, what is finished from the disk: the same command again
-submits what is neither. What a task runs is in experiments/array.py.
+submits what is neither. What a task runs is in experiments/cluster/array.py.
 """
 
 import argparse
 import collections
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cluster import slurm
 from experiments.cluster.jobs import Array, Resources, divided
-from experiments.laboratory import cost, runs
-from experiments.laboratory import experiment as listing
+from experiments.laboratory import registry, runs
 from experiments.laboratory.errors import Parser, UserError, nearest
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.table import counted
@@ -26,13 +24,7 @@ SHORTEST = 10  # minutes of a task
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line of slurm/submit: 2 for what a user can mend."""
-    try:
-        return _main(_parser().parse_args(argv))
-    except SystemExit as end:  # --help
-        return int(end.code or 0)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return _parser().run(argv, _main)
 
 
 def _main(given: argparse.Namespace) -> int:
@@ -41,13 +33,13 @@ def _main(given: argparse.Namespace) -> int:
     for name in ("RETRACE_RESULTS", "RETRACE_DATA"):  # a job starts in the repository
         if os.environ.get(name):
             os.environ[name] = str(Path(os.environ[name]).absolute())
-    experiment = listing.named(given.experiment)
+    experiment = registry.named(given.experiment)
     _check(experiment, given)
     gpus, processes = _devices(experiment, given)
     queued = _queue(given.dry_run)
     array = divided(experiment, given.preset, given.tasks, queued)
     each, unit = (gpus, "GPU") if gpus else (processes, "core")
-    print(cost.card(experiment, given.preset, experiment.presets[given.preset], each, unit))
+    print(experiment.cost_card(given.preset, experiment.presets[given.preset], each, unit))
     resources = Resources(gpus, processes, given.time, given.partition, given.throttle)
     mine = [task for task in queued if task.comment == array.comment]
     if mine:
@@ -149,7 +141,7 @@ def _print_commands(
 def _submit(array: Array, todo: Sequence[int], before: Sequence[str], resources: Resources) -> None:
     after = list(before)
     if todo:
-        runs.plan(array.name, array.preset, listing.named(array.name).presets[array.preset])
+        runs.plan(array.name, array.preset, registry.named(array.name).presets[array.preset])
         array.logs.mkdir(parents=True, exist_ok=True)
         after.insert(0, slurm.submit(array.words(todo, resources)))
         print(f"submitted array {after[0]}; logs in {array.logs}")
@@ -201,7 +193,3 @@ def _positive(word: str) -> int:
     if not word.isdigit() or not int(word):
         raise argparse.ArgumentTypeError(f"{word!r} is not a number from 1 on")
     return int(word)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

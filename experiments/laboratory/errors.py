@@ -1,22 +1,25 @@
-"""What a user can mend: one line on stderr and a non-zero exit, never a traceback."""
+"""Mistakes a user can correct: one line on stderr and exit code 2, never a traceback."""
 
 import argparse
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+USER_MISTAKE = 2  # exit code
+
 
 class UserError(Exception):
-    """What was found, then the command or the number that mends it, in one line."""
+    """One line: what was found, then the command or the number that corrects it."""
 
 
 class Diverged(UserError):
-    """A training whose loss or parameters are no longer numbers."""
+    """A training whose loss or parameters are not finite any more."""
 
 
 class MissingRuns(UserError):
-    """Runs that nobody has made yet; the message prints the command that makes them."""
+    """Runs that do not exist yet; the message has the command that makes them."""
 
     def __init__(self, name: str, preset: str, present: int, total: int | None) -> None:
         found = "no runs" if not present else f"{present} of {total} runs"
@@ -27,7 +30,7 @@ class MissingRuns(UserError):
 
 
 class CorruptRun(UserError):
-    """A run whose files are not as they were written."""
+    """A run whose files have changed since they were written."""
 
     def __init__(self, path: Path, error: Exception) -> None:
         if isinstance(error, OSError):
@@ -43,14 +46,22 @@ class CorruptRun(UserError):
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line of which a mistake raises a UserError; its caller prints that, and ends."""
+    """A command line whose mistakes are UserErrors."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}: see --help")
 
+    def run(self, argv: Sequence[str] | None, command: Callable[[argparse.Namespace], int]) -> int:
+        """Call `command` with the parsed words; return its exit code, 2 after a UserError."""
+        try:
+            return command(self.parse_args(argv))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return USER_MISTAKE
+
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the likely one, else all there are."""
+    """The end of a message about an unknown word: the nearest known one, else all of them."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
     if close:

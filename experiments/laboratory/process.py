@@ -31,6 +31,7 @@ def keep_freed() -> None:
 
 
 GRACE = 10.0  # seconds; Slurm's own default between asking and killing is 30
+INTERRUPTED = 130  # exit code
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 _flag = threading.Event()

@@ -9,7 +9,6 @@ import errno
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -251,9 +250,3 @@ def _unwritable(error: OSError, path: Path) -> UserError | None:
         f"cannot write {path}: {reason} ({free:,} bytes free there): make room, or set "
         f"RETRACE_RESULTS to a folder on another disk, and {again}"
     )
-
-
-if __name__ == "__main__":
-    from experiments.laboratory.store import main
-
-    sys.exit(main())

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.laboratory import experiment as listing
-from experiments.laboratory import runs, scratch
+from experiments.laboratory import registry, runs, scratch
 from experiments.laboratory.errors import Parser, UserError, nearest
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.table import aligned, flatten, varying
@@ -48,16 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m experiments status", description=__doc__, allow_abbrev=False)
     parser.add_argument("experiment", nargs="?", help="one experiment (default: all)")
     parser.add_argument("preset", nargs="?", help="name its cells without a run; 1 if there are")
-    try:
-        given = parser.parse_args(argv)
-        return _main(given.experiment, given.preset)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return parser.run(argv, lambda given: _main(given.experiment, given.preset))
 
 
 def _main(name: str | None, preset: str | None) -> int:
-    experiments = [listing.named(name)] if name else _importable()
+    experiments = [registry.named(name)] if name else _importable()
     rows, named = [], []
     for experiment in experiments:
         if preset is not None and preset not in experiment.presets:
@@ -84,9 +78,9 @@ def _main(name: str | None, preset: str | None) -> int:
 
 def _importable() -> list[Experiment]:
     found = []
-    for name in listing.names():
+    for name in registry.names():
         try:
-            found.append(listing.named(name))
+            found.append(registry.named(name))
         except Exception as error:  # whatever is wrong with one, the others have a status
             reason = " ".join(str(error).split())
             print(f"{name} cannot be imported: {type(error).__name__}: {reason}", file=sys.stderr)
@@ -127,7 +121,3 @@ def _ago(slot: Path) -> str:
         return f"{scratch.silence(slot):.0f} s ago"
     except FileNotFoundError:
         return "now"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

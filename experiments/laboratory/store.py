@@ -1,10 +1,10 @@
 """The store as a whole: checked, packed, merged with another, and rid of what dead jobs left.
 
-python -m experiments.runs verify [NAME ...]        read every byte of every run
-python -m experiments.runs pack FILE.tar [NAME ...] finished runs, and lists of presets
-python -m experiments.runs merge FILE.tar|FOLDER    take what is not here; what is here stays
-python -m experiments.runs drafts [NAME ...]        what attempts left, living and dead
-python -m experiments.runs clean [ATTEMPT ...]      remove the dead ones, or those named
+python -m experiments runs verify [NAME ...]        read every byte of every run
+python -m experiments runs pack FILE.tar [NAME ...] finished runs, and lists of presets
+python -m experiments runs merge FILE.tar|FOLDER    take what is not here; what is here stays
+python -m experiments runs attempts [NAME ...]      what attempts left, living and dead
+python -m experiments runs clean [ATTEMPT ...]      remove the dead ones, or those named
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import IO
 
 from experiments.cluster import slurm
 from experiments.laboratory import run_files, runs, scratch
-from experiments.laboratory.errors import Parser, UserError, nearest
+from experiments.laboratory.errors import USER_MISTAKE, Parser, UserError, nearest
 from experiments.laboratory.runs import Run
 from experiments.laboratory.table import aligned, counted
 
@@ -239,7 +239,9 @@ def clean(drafts: Sequence[Draft], addresses: Sequence[str]) -> list[Draft]:
     known = {each.address: each for each in drafts}
     for address in addresses:
         if address not in known:
-            raise UserError(f"no attempt {address}: `python -m experiments.runs drafts` lists them")
+            raise UserError(
+                f"no attempt {address}: `python -m experiments runs attempts` lists them"
+            )
         if known[address].state == scratch.LIVING:
             raise UserError(f"{address} is being worked on: end that process first, then clean")
     dead = [each for each in drafts if each.state == scratch.DEAD]
@@ -275,35 +277,30 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-MISTAKE = 2
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of `python -m experiments.runs`: 2 for what a user can mend."""
+    """The command line of `python -m experiments runs`."""
     parser = Parser(
-        prog="python -m experiments.runs",
+        prog="python -m experiments runs",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands: dict[str, Callable[[list[str]], int]] = {
-        "verify": _verify, "pack": _pack, "merge": _merge, "drafts": _drafts, "clean": _clean,
-    }  # fmt: skip
-    parser.add_argument("command", choices=commands)
+    parser.add_argument("command", choices=[*COMMANDS, "drafts"], metavar="command")
     parser.add_argument("words", nargs="*", help="as above")
+    return parser.run(argv, _main)
+
+
+def _main(given: argparse.Namespace) -> int:
+    if given.command == "drafts":
+        words = " ".join(["python -m experiments runs attempts", *given.words])
+        raise UserError(f"`drafts` is now `attempts`: `{words}`")
     try:
-        given = parser.parse_args(argv)
-        return commands[given.command](given.words)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        return COMMANDS[given.command](given.words)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        print(
-            f"error: cannot write or read{where} ({error.strerror}): mend that and run the same "
-            "command again; what was done is kept",
-            file=sys.stderr,
-        )
-        return MISTAKE
+        raise UserError(
+            f"cannot write or read{where} ({error.strerror}): correct that and run the same "
+            "command again; what was done is kept"
+        ) from error
 
 
 def _verify(names: list[str]) -> int:
@@ -317,12 +314,12 @@ def _verify(names: list[str]) -> int:
     print(f"{count - len(problems)} of {count} runs are as they were written")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
-    return MISTAKE if problems else 0
+    return USER_MISTAKE if problems else 0
 
 
 def _pack(words: list[str]) -> int:
     if not words:
-        raise UserError("no file to pack into: `python -m experiments.runs pack runs.tar`")
+        raise UserError("no file to pack into: `python -m experiments runs pack runs.tar`")
     file = Path(words[0])
     if words[0] in _stored() or file.suffix != ".tar":
         raise UserError(f"{words[0]} is not named like a tar file: name the file first, FILE.tar")
@@ -333,7 +330,7 @@ def _pack(words: list[str]) -> int:
 
 def _merge(words: list[str]) -> int:
     if len(words) != 1:
-        raise UserError("name one source: `python -m experiments.runs merge FILE.tar`, or a folder")
+        raise UserError("name one source: `python -m experiments runs merge FILE.tar`, or a folder")
     merged = merge(Path(words[0]))
     print(
         f"{counted(len(merged.taken), 'run')} taken, {len(merged.same)} were here, "
@@ -344,16 +341,16 @@ def _merge(words: list[str]) -> int:
     if merged.damaged:
         raise UserError(
             f"damaged there and not taken: {counted(len(merged.damaged), 'run')} "
-            f"({', '.join(merged.damaged[:3])}): `python -m experiments.runs verify` there says how"
+            f"({', '.join(merged.damaged[:3])}): `python -m experiments runs verify` there says how"
         )
     return 0
 
 
-def _drafts(names: list[str]) -> int:
+def _attempts(names: list[str]) -> int:
     some = found(_known(names))
     print(table(some) if some else "no attempts: every run that was begun is finished")
     if some:
-        print("\nremove the dead ones, checkpoints included: `python -m experiments.runs clean`")
+        print("\nremove the dead ones, checkpoints included: `python -m experiments runs clean`")
     return 0
 
 
@@ -376,3 +373,12 @@ def _known(names: list[str]) -> list[str]:
         if name not in stored:
             raise UserError(f"no runs of {name!r} in {runs.results()}: {nearest(name, stored)}")
     return names or stored
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "verify": _verify,
+    "pack": _pack,
+    "merge": _merge,
+    "attempts": _attempts,
+    "clean": _clean,
+}

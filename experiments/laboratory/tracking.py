@@ -1,6 +1,6 @@
 """W&B as a mirror of the runs: what is on disk is sent there, nothing is ever read back.
 
-    python -m experiments.tracking replay [NAME]     send what is not there yet
+    python -m experiments track replay [NAME]     send what is not there yet
 Online if there are credentials; WANDB_MODE (online, offline, disabled), WANDB_PROJECT and
 WANDB_ENTITY are honoured. A mirror that breaks says so once; no experiment fails for it.
 """
@@ -285,7 +285,7 @@ class Mirror:
         except Exception as error:  # wandb raises many kinds; none may end an experiment
             self._page = None
             self.off = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            again = f"python -m experiments.tracking replay {self.name}"
+            again = f"python -m experiments track replay {self.name}"
             print(f"W&B: off from here, {self.off}; later: `{again}`", file=sys.stderr)
 
     def _open(self, identity: str, job: str, config: dict[str, Any], seen: bool = False) -> Any:
@@ -343,16 +343,11 @@ def replay(name: str | None = None) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line of the mirror."""
     parser = Parser(
-        prog="python -m experiments.tracking", description="Send finished runs to W&B, each once."
+        prog="python -m experiments track", description="Send finished runs to W&B, each once."
     )
     parser.add_argument("command", choices=["replay"])
     parser.add_argument("name", nargs="?", help="one experiment (default: all)")
-    try:
-        given = parser.parse_args(argv)
-        return replay(given.name)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return parser.run(argv, lambda given: replay(given.name))
 
 
 @contextlib.contextmanager
@@ -367,7 +362,3 @@ def _finishing(page: Any) -> Iterator[None]:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

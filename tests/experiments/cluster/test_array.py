@@ -125,7 +125,7 @@ def test_an_experiment_says_which_field_its_cells_share(fresh):
 def submit(fresh, monkeypatch):
     """slurm/submit in this process, where the queue is a list and nothing is ever taken."""
     known = {"tiny": tiny.EXPERIMENT, "pair": pair.EXPERIMENT}
-    monkeypatch.setattr("experiments.laboratory.experiment.named", known.__getitem__)
+    monkeypatch.setattr("experiments.laboratory.registry.named", known.__getitem__)
     monkeypatch.setattr(slurm, "present", lambda: True)
     monkeypatch.setattr(slurm, "queue", list)
     taken = []
@@ -164,7 +164,7 @@ def test_a_gathering_job_that_was_refused_is_submitted_by_the_next_try(submit, m
 def test_devices_are_asked_for_where_a_cell_can_use_them(submit, monkeypatch, capsys):
     def asked(*words: str, **declared: Any) -> list[str]:
         chosen = replace(tiny.EXPERIMENT, **declared)
-        monkeypatch.setattr("experiments.laboratory.experiment.named", lambda name: chosen)
+        monkeypatch.setattr("experiments.laboratory.registry.named", lambda name: chosen)
         job = submit(*words)[0]
         return [w for w in job if re.match("--(gres|cpus-per-task|processes)", w)]
 
@@ -206,7 +206,7 @@ def test_the_cost_card_says_what_its_hours_come_from(submit, capsys):
     tiny.EXPERIMENT.once(SMALL[0])
     submit("--dry-run")
     out = capsys.readouterr().out
-    assert "core hours: at least 0.00 with 1 a task, by 1 run measured on cpu" in out
+    assert "core hours: at least 0.00 with 1 per task, from 1 run measured on cpu" in out
     for cell in SMALL:
         tiny.EXPERIMENT.once(cell)
     assert submit() == []
@@ -285,7 +285,7 @@ def task_words(number: int, plan: str | None = None) -> list[str]:
 
 def test_a_task_whose_cells_are_there_ends_at_once(fresh, monkeypatch, capsys):
     monkeypatch.setattr(
-        "experiments.laboratory.experiment.named", lambda name: pytest.fail("imported")
+        "experiments.laboratory.registry.named", lambda name: pytest.fail("imported")
     )
     for cell in SMALL[2:4]:
         tiny.EXPERIMENT.once(cell)
@@ -305,7 +305,7 @@ def test_a_mistake_in_one_cell_leaves_the_others_of_its_task(fresh, monkeypatch)
         return {"size": config.size}
 
     broken = Experiment("tiny", run, {"small": SMALL})
-    monkeypatch.setattr("experiments.laboratory.experiment.named", lambda name: broken)
+    monkeypatch.setattr("experiments.laboratory.registry.named", lambda name: broken)
     assert array.main(task_words(0)) == 2
     assert len(runs.load("tiny", "small", partial=True)) == 1
 
@@ -378,7 +378,7 @@ def test_several_processes_compute_a_cell_together_and_write_it_once(fresh):
     plan = division.fingerprint(listed, division.divide(listed, "", 1))
     runs.plan("pair", "smoke", pair.EXPERIMENT.presets["smoke"])
     options = ["--tasks=1", f"--plan={plan}", "--task=0", "--processes=2"]
-    done = fresh.python("experiments.cluster.array", "pair", "smoke", *options)
+    done = fresh.python("experiments", "array", "pair", "smoke", *options)
     assert done.returncode == 0, done.stderr
     found = runs.load("pair", "smoke")
     assert [run.metrics for run in found] == [

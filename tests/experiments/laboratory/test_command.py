@@ -199,7 +199,7 @@ def test_a_programming_mistake_keeps_its_traceback():
 
 def test_the_commands_run_as_modules_without_waiting_for_torch():
     script = (
-        "import sys; from tests.tiny import EXPERIMENT\n"
+        "import sys; from tests.experiments.laboratory.tiny import EXPERIMENT\n"
         "for words in (['--help'], ['--list'], ['--plan'], []): EXPERIMENT.main(words)\n"
         "assert 'torch' not in sys.modules and 'wandb' not in sys.modules"
     )

@@ -1,5 +1,6 @@
 """Sweeps, tables, bars and the list of experiments."""
 
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -140,13 +141,14 @@ def test_in_a_log_file_what_follows_a_bar_begins_a_line(capsys, monkeypatch):
 
 def test_every_experiment_is_listed_and_a_broken_one_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "fine.py").write_text(
-        "from dataclasses import replace\nfrom tests.tiny import EXPERIMENT as e\n"
+        "from dataclasses import replace\n"
+        "from tests.experiments.laboratory.tiny import EXPERIMENT as e\n"
         "EXPERIMENT = replace(e, name='fine')\n"
     )
     (tmp_path / "torn.py").write_text("import nowhere_to_be_found\nEXPERIMENT = 1\n")
     (tmp_path / "garbled.py").write_text("def (\n")
     (tmp_path / "shared.py").write_text("raise SystemError('must not be imported')\n")
-    monkeypatch.setattr("experiments.laboratory.experiment.FOLDER", tmp_path)
+    monkeypatch.setattr("experiments.laboratory.registry.FOLDER", tmp_path)
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
     assert listing.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -162,10 +164,36 @@ def test_every_experiment_is_listed_and_a_broken_one_named(tmp_path, monkeypatch
     assert capsys.readouterr().out == "6\n"
 
 
+def python(*words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+
+
+def test_a_verb_is_carried_out():
+    done = python("experiments", "runs", "verify")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "0 of 0 runs are as they were written\n"
+    assert "run one" in python("experiments").stdout
+
+
+OLD = {
+    "experiments.runs verify 'a b'": "python -m experiments runs verify 'a b'",
+    "experiments.status": "python -m experiments status",
+    "experiments.tracking replay tiny": "python -m experiments track replay tiny",
+    "experiments.cluster tiny smoke --dry-run": "python -m experiments submit tiny smoke --dry-run",
+    "experiments.array tiny smoke": "python -m experiments array tiny smoke",
+}
+
+
+@pytest.mark.parametrize("words", OLD)
+def test_an_old_spelling_answers_with_the_new_command(words):
+    done = python(*shlex.split(words))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"`{OLD[words]}`" in done.stderr
+
+
 def test_python_m_experiments_lists_the_real_ones():
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments"], cwd=REPOSITORY, capture_output=True, text=True
-    )
+    done = python("experiments")
     assert done.returncode == 0
     assert "mnist_mislabel" in done.stdout
     assert "broken" not in done.stdout

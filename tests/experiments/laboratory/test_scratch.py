@@ -45,7 +45,8 @@ def test_two_living_processes_never_share_a_scratch(tmp_path):
 
 def test_the_scratch_of_a_dead_process_is_taken_over_by_exactly_one(tmp_path):
     script = (
-        "import os, signal, sys; from pathlib import Path; from experiments import scratch\n"
+        "import os, signal, sys; from pathlib import Path\n"
+        "from experiments.laboratory import scratch\n"
         "with scratch.claim(Path(sys.argv[1]), 'k') as slot:\n"
         "    (slot.work / 'checkpoint').write_text('x'); slot.draft.mkdir()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"
@@ -86,8 +87,8 @@ def test_a_requeued_slurm_job_takes_over_its_own_scratch_from_another_machine(
 
 def test_eight_processes_racing_for_one_run_leave_one_directory_and_no_draft(store, tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; from experiments import runs\n"
-        "from tests.tiny import Config; import numpy as np\n"
+        "import sys, time; from pathlib import Path; from experiments.laboratory import runs\n"
+        "from tests.experiments.laboratory.tiny import Config; import numpy as np\n"
         "def compute(folder):\n"
         "    assert not list(folder.iterdir()), 'a shared scratch'\n"
         "    (folder / 'mine').write_text('x'); time.sleep(0.1)\n"

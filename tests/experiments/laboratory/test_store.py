@@ -158,6 +158,7 @@ MISTAKES = {
     "verify walk": "did you mean 'walks'?",
     "verify --al": "unrecognized arguments: --al: see --help",
     "verfy": "invalid choice: 'verfy'",
+    "drafts walks": "`drafts` is now `attempts`: `python -m experiments runs attempts walks`",
     "clean walks/x/y": "no attempt walks/x/y",
 }
 
@@ -191,7 +192,8 @@ FAR = "0123456789.1.aaaaaaaaaa.{job}.0.bbbbbbbb"
 def killed() -> Path:
     """What a process of this machine left that was killed."""
     script = (
-        "import os, signal, sys; from pathlib import Path; from experiments import scratch\n"
+        "import os, signal, sys; from pathlib import Path\n"
+        "from experiments.laboratory import scratch\n"
         "with scratch.claim(Path(sys.argv[1]), '1' * 16) as slot:\n"
         "    print(slot.path, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -216,7 +218,7 @@ def test_only_what_is_known_to_be_dead_is_cleaned(capsys, monkeypatch):
         attempt(FAR.format(job="75")),  # gives signs of life
     ]
     with scratch.claim(there.path.parent, "2" * 16) as mine:
-        assert main(["drafts"]) == 0
+        assert main(["attempts"]) == 0
         lines = capsys.readouterr().out.splitlines()
         states = {line.split("/")[-1]: line.split()[0] for line in lines if "walks/" in line}
         assert {states[path.name] for path in dead} == {"dead"}
@@ -244,13 +246,13 @@ def test_a_silent_attempt_is_removed_by_name_and_a_living_one_never(capsys):
 
 def test_a_store_without_attempts_says_so(capsys):
     compute(1)
-    assert main(["drafts"]) == 0
+    assert main(["attempts"]) == 0
     assert capsys.readouterr().out == "no attempts: every run that was begun is finished\n"
 
 
 def test_the_status_tells_done_running_dead_and_missing_apart(monkeypatch, capsys):
-    monkeypatch.setattr("experiments.laboratory.experiment.names", lambda: ["tiny"])
-    monkeypatch.setattr("experiments.laboratory.experiment.named", lambda name: EXPERIMENT)
+    monkeypatch.setattr("experiments.laboratory.registry.names", lambda: ["tiny"])
+    monkeypatch.setattr("experiments.laboratory.registry.named", lambda name: EXPERIMENT)
     keys = [entry["key"] for entry in runs.entries(EXPERIMENT.presets["smoke"])]
     home = runs.results() / "runs" / "tiny"
     for cell in ("0", "3"):
@@ -276,14 +278,3 @@ def test_the_status_tells_done_running_dead_and_missing_apart(monkeypatch, capsy
     assert capsys.readouterr().out.splitlines()[-1].split()[3:] == ["6", "0", "0", "0"]
     assert status.main(["tiny", "smok"]) == 2
     assert "did you mean 'smoke'?" in capsys.readouterr().err
-
-
-def test_the_commands_are_those_of_the_module_that_holds_runs():
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.laboratory.runs", "verify"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "0 of 0 runs are as they were written\n"

@@ -232,7 +232,7 @@ def test_a_mirror_that_breaks_ends_no_experiment_and_is_caught_up_later(wandb, o
     assert "6 computed now" in out
     assert err.count("\n") == 1
     assert "ConnectionError: no route" in err
-    assert "python -m experiments.tracking replay tiny" in err
+    assert "python -m experiments track replay tiny" in err
     wandb.broken = None
     assert tracking.main(["replay"]) == 0
     assert len(wandb.pages) == 6 + 3 + 1
@@ -397,4 +397,4 @@ def test_the_real_wandb_without_its_server_ends_no_experiment(real, monkeypatch,
     out, err = capsys.readouterr()
     assert "6 computed now" in out
     assert err.count("W&B: off from here") == 1
-    assert "python -m experiments.tracking replay tiny" in err
+    assert "python -m experiments track replay tiny" in err
