@@ -41,7 +41,7 @@ class Config:
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     there, method = trained(config.model), config.method
     train = pool(there.module, there.train)
-    basis = proponents.prepared(config.model, method, there.task, train)
+    basis = proponents.basis_of(config.model, method, there.task, train)
     evaluation = pool(there.module, there.evaluation)
     drawn = draw(evaluation, config.queries, config.model.seed)
 

@@ -17,24 +17,163 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.digits import retrieval
-from experiments.digits.models import LARGE, SMALL, SMOKE, Model, Trained, trained
-from experiments.digits.retrieval import Loss, Part, arnoldi, prepare, randproj, randselect
+from experiments.digits.models import (
+    LARGE,
+    SMALL,
+    SMOKE,
+    Blocks,
+    Model,
+    Trained,
+    load_data,
+    mean_hessian,
+    trained,
+)
+from experiments.laboratory import attribution
+from experiments.laboratory.attribution import (
+    Loss,
+    arnoldi,
+    negative_share,
+    prepared,
+    randproj,
+    randselect,
+)
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment, sweep
 from experiments.laboratory.seeds import Purpose, generator
 from experiments.training.plans import cross_entropy
-from methods.ihvp.arnoldi import Krylov
+from methods.attributor import Attributor, Prepared
+from methods.curvature.exact_hessian import KnownHessian
+from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.ihvp.compressed import Compressed
 from methods.ihvp.exact import Exact
 from methods.ihvp.lissa import LiSSA
 from methods.influence import Influence
 from methods.random_projection import RandomProjection
 from methods.rows.projections import Gaussian
-from methods.task import Task, take
+from methods.task import Examples, Task, take
 from methods.tracin import TracIn
 
-# The same network with its widest layer in two, so that some units have their own names.
+SHOWN = 30  # images kept of the most suspicious
+PASS = 1_000  # examples on which the unit of time, a pass of TracIn[1], is measured
+
+Method = TracIn | RandomProjection | Influence | Loss
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which parameters influence is computed on: `units` of the widest layer, and the last."""
+
+    units: int = 25
+
+
+@dataclass(frozen=True)
+class Config:
+    model: Model = LARGE
+    method: Method = TracIn()
+    part: Part | None = None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a method computes once per model: a run of its own, shared by the cells."""
+
+    model: Model
+    part: Part | None
+    preparation: Any
+
+
+def run(config: Config, scratch: Path) -> dict[str, Any]:
+    there, method = trained(config.model), config.method
+    task, train = narrowed(there, config), there.train.examples
+    unit = _pass_seconds(there)
+    facts: dict[str, Any] = {"fit_seconds": 0.0}
+    if isinstance(method, Loss):
+        started = time.perf_counter()
+        scores = attribution.losses(task, train)
+    else:
+        ready, facts = _prepare(config.model, config.part, method, task, train)
+        fitted = method.fit(task, train, ready)
+        started = time.perf_counter()
+        scores = fitted.self_influence(train)
+    seconds = time.perf_counter() - started
+    unit = (unit + _pass_seconds(there)) / 2
+    return {
+        "method": display(config, there),
+        **attribution.settings(method),
+        "part": config.part.units if config.part else 0,
+        **_retrieval(scores.numpy(), there),
+        "seconds": seconds,
+        "pass_seconds": unit,
+        "ratio": seconds / unit,
+        **there.metrics,
+        "num_params": task.size,
+        "proj_dim": attribution.dimension(method),
+        **facts,
+    }
+
+
+def _prepare(
+    model: Model, part: Part | None, method: Attributor, task: Task, train: Examples
+) -> tuple[Prepared, dict[str, Any]]:
+    """What a method's `fit` is given, and `fit_seconds` with what it says of the spectrum.
+
+    The exact Hessian is a run of its own: with it, a draw of G costs one product G H G^T.
+    """
+    inverse = method.inverse if isinstance(method, Influence) else None
+    if method.preparation is None:
+        return {}, {"fit_seconds": 0.0}
+    if isinstance(method, Influence) and isinstance(inverse, Compressed):
+        matrix, _ = mean_hessian(Blocks(model))
+        started = time.perf_counter()
+        ready = inverse.prepare(KnownHessian(task, train, matrix, method.damping))
+        seconds = time.perf_counter() - started
+    elif inverse == Exact():
+        matrix, seconds = mean_hessian(Blocks(model))
+        ready = {"hessian": matrix}
+    else:
+
+        def load() -> tuple[Task, Examples]:
+            load_data(model.data, model.seed)  # noted as this run's data
+            return task, train
+
+        wanted = Preparation(model, part, method.preparation)
+        ready, seconds = prepared("digit_preparation", wanted, method, load)
+    return ready, {"fit_seconds": seconds, **_spectrum(inverse, ready, task)}
+
+
+def _spectrum(inverse: Any, ready: Prepared, task: Task) -> dict[str, Any]:
+    """What the inverse knows of the Hessian's eigenvalues, weight decay included."""
+    if isinstance(inverse, LiSSA):
+        return {name: float(ready[name]) for name in ("scale", "effective_damping")}
+    if isinstance(inverse, Exact):
+        values = torch.linalg.eigvalsh(ready["hessian"].double()) + task.weight_decay
+    elif isinstance(inverse, Arnoldi):
+        values = ready["eigenvalues"].double()[: inverse.num_eigen]
+    elif isinstance(inverse, Compressed):
+        values = _ritz(ready["projected"].double(), ready["gram"].double())
+    else:
+        return {}
+    values = values[values.abs().argsort(descending=True)]
+    return {"eigenvalues": values.numpy(), "negative_share": negative_share(values)}
+
+
+def _ritz(projected: Tensor, gram: Tensor) -> Tensor:
+    """Eigenvalues of H restricted to the image of G: of G H G^T in an orthonormal basis of it.
+
+    Those of G H G^T itself grow with p/dim, since the rows of G are not orthonormal.
+    """
+    root = torch.linalg.cholesky(gram)
+    half = torch.linalg.solve_triangular(root, projected, upper=False)
+    return torch.linalg.eigvalsh(torch.linalg.solve_triangular(root, half.T, upper=False))
+
+
+def narrowed(there: Trained, config: Config) -> Task:
+    """The task on the part of the parameters a cell asks for."""
+    if config.part is None:
+        return there.task
+    module, patterns = keep_units(there.module, config.part.units, config.model.seed)
+    decay = config.model.fit.weight_decay
+    return Task.of(module, cross_entropy, weight_decay=decay).only(patterns)
 
 
 class SplitLinear(nn.Module):
@@ -85,65 +224,12 @@ def keep_units(module: nn.Module, units: int, seed: int) -> tuple[nn.Module, tup
     return module.eval(), tuple(f"{layer}.*" for layer in layers)
 
 
-SHOWN = 30  # images kept of the most suspicious
-PASS = 1_000  # examples on which the unit of time, a pass of TracIn[1], is measured
-
-
-Method = TracIn | RandomProjection | Influence | Loss
-
-
-@dataclass(frozen=True)
-class Config:
-    model: Model = LARGE
-    method: Method = TracIn()
-    part: Part | None = None
-
-
-def run(config: Config, scratch: Path) -> dict[str, Any]:
-    there = trained(config.model)
-    task = narrowed(there, config)
-    unit = _pass_seconds(there)
-    found: dict[str, Any] = {"fit_seconds": 0.0}
-    if isinstance(config.method, Loss):
-        started = time.perf_counter()
-        scores = retrieval.losses(task, there.train.examples)
-    else:
-        prepared, found = prepare(
-            config.model, config.part, config.method, task, there.train.examples
-        )
-        fitted = config.method.fit(task, there.train.examples, prepared)
-        started = time.perf_counter()
-        scores = fitted.self_influence(there.train.examples)
-    seconds = time.perf_counter() - started
-    unit = (unit + _pass_seconds(there)) / 2
-    return {
-        "method": display(config, there),
-        **_retrieval(scores.numpy(), there),
-        "seconds": seconds,
-        "pass_seconds": unit,
-        "ratio": seconds / unit,
-        **{k: v for k, v in there.metrics.items() if not isinstance(v, np.ndarray)},
-        "num_params": task.size,
-        "proj_dim": retrieval.dimension(config.method),
-        **found,
-    }
-
-
-def narrowed(there: Trained, config: Config) -> Task:
-    """The task on the part of the parameters a cell asks for."""
-    if config.part is None:
-        return there.task
-    module, patterns = keep_units(there.module, config.part.units, config.model.seed)
-    decay = config.model.fit.weight_decay
-    return Task.of(module, cross_entropy, weight_decay=decay).only(patterns)
-
-
 def _retrieval(scores: np.ndarray, there: Trained) -> dict[str, Any]:
     corrupted = there.train.corrupted
     order = np.argsort(-scores, kind="stable")[:SHOWN]
     images = there.train.examples["image"][torch.from_numpy(order)][:, 0]
     return {
-        **retrieval.quality(corrupted, scores),
+        **attribution.quality(corrupted, scores),
         "self_influence": scores,
         "corrupted": corrupted,
         "given": there.train.examples["label"].numpy(),
@@ -175,7 +261,7 @@ def display(config: Config, there: Trained) -> str:
         if method.checkpoints == (-1,):
             return "TracIn[1]"
         return "TracIn@" + "+".join(str(there.checkpoint_epochs[i]) for i in method.checkpoints)
-    return retrieval.display(method)
+    return attribution.display(method)
 
 
 def compressed(dim: int, seed: int) -> Influence:

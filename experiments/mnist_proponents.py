@@ -35,7 +35,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     train = pool(there.module, there.train.examples)
     evaluation = pool(there.module, there.evaluation.examples)
     drawn = draw(evaluation, config.queries, config.model.seed)
-    basis = proponents.prepared(config.model, config.method, there.task, train)
+    basis = proponents.basis_of(config.model, config.method, there.task, train)
     found = proponents.measure(config.method, there.task, train, drawn, config.queries.top, basis)
     scalars = {k: v for k, v in there.metrics.items() if not isinstance(v, np.ndarray)}
     return {**scalars, **found}

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from experiments.data.parallel import Corpus
+from experiments.laboratory.attribution import randproj
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.translation import models
 from experiments.translation.models import Model, examples, moved
-from experiments.translation.scores import by_length, contributions, losses, projected, randproj
+from experiments.translation.scores import by_length, contributions, losses, projected
 from methods.task import Task, chunks, take
 from methods.tracin import TracIn
 

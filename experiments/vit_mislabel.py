@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.digits import retrieval
-from experiments.digits.retrieval import Loss, arnoldi, randproj, randselect
 from experiments.images.vit_models import PAPER, SMALL, SMOKE, Model, Split, Tuned, load_data, tuned
-from experiments.laboratory import runs
+from experiments.laboratory import attribution, runs
+from experiments.laboratory.attribution import Loss, arnoldi, randproj, randselect
 from experiments.laboratory.experiment import Experiment
 from experiments.models.vit import from_the_top
 from methods.attributor import Attributor, Fitted, Prepared
@@ -68,7 +67,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     pool, started = there.pool.examples, time.process_time()
     found: dict[str, Any] = {}
     if isinstance(method, Loss):
-        scores = retrieval.losses(task, pool)
+        scores = attribution.losses(task, pool)
     else:
         prepared, found = _prepare(config, method, task, there.train.examples)
         started = time.process_time()
@@ -78,13 +77,14 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
             found |= _opponents(fitted, there, config.queries)
     single = isinstance(method, TracIn)
     return {
-        "method": "TracIn[1]" if single else retrieval.display(method),
+        "method": "TracIn[1]" if single else attribution.display(method),
+        **attribution.settings(method),
         **_ranked(scores.numpy(), there.pool),
         "seconds": time.process_time() - started,
         **{k: v for k, v in there.metrics.items() if not isinstance(v, np.ndarray)},
         "share": share,
         "num_params": task.size,
-        "proj_dim": retrieval.dimension(method),
+        "proj_dim": attribution.dimension(method),
         **found,
     }
 
@@ -95,21 +95,18 @@ def _prepare(
     if not isinstance(method, Influence) or not isinstance(method.inverse, Arnoldi):
         return {}, {}
 
-    def compute(_scratch: Path) -> dict[str, Any]:
+    def load() -> tuple[Task, Examples]:
         load_data(config.model)  # noted as this run's data
-        started = time.process_time()
-        arrays = method.prepare(task, train)
-        seconds = time.process_time() - started
-        return {"seconds": seconds, **{k: v.cpu().numpy() for k, v in arrays.items()}}
+        return task, train
 
-    kept = runs.once("vit_basis", Basis(config.model, config.share, method.preparation), compute)
-    prepared = {name: torch.from_numpy(np.array(a)) for name, a in kept.arrays().items()}
-    values = prepared["eigenvalues"].double()
-    known = prepared.get("spectrum", prepared["eigenvalues"]).double()[:100]
-    return prepared, {
-        "fit_seconds": kept.metrics["seconds"],
+    wanted = Basis(config.model, config.share, method.preparation)
+    ready, seconds = attribution.prepared("vit_basis", wanted, method, load, time.process_time)
+    values = ready["eigenvalues"].double()
+    known = ready.get("spectrum", ready["eigenvalues"]).double()[:100]
+    return ready, {
+        "fit_seconds": seconds,
         "eigenvalues": values[: method.inverse.num_eigen].numpy(),
-        "negative_share": retrieval.negative_share(known),
+        "negative_share": attribution.negative_share(known),
         "n_known": len(known),
         "used": int((values[: method.inverse.num_eigen] > 0).sum())
         if method.inverse.positive_only
@@ -120,7 +117,7 @@ def _prepare(
 def _ranked(scores: np.ndarray, pool: Split) -> dict[str, Any]:
     order = np.argsort(-scores, kind="stable")[:TOP]
     return {
-        **retrieval.quality(pool.corrupted, scores),
+        **attribution.quality(pool.corrupted, scores),
         "self_influence": scores,
         "corrupted": pool.corrupted,
         "given": pool.examples["label"].numpy(),
@@ -146,7 +143,7 @@ def _opponents(fitted: Fitted, there: Tuned, n_queries: int) -> dict[str, Any]:
     queries = take(there.test.examples, slice(0, n))
     queries = {**queries, "label": torch.from_numpy(there.test.true[:n])}
     scores = fitted.scores(queries, train.examples)
-    given = torch.exp(-retrieval.losses(there.task, train.examples)).numpy()
+    given = torch.exp(-attribution.losses(there.task, train.examples)).numpy()
     hard = ~train.corrupted & (given < UNSURE)
     found: dict[str, Any] = {
         "n_queries": n,

@@ -16,24 +16,22 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from experiments.data.parallel import Corpus, Pairs
+from experiments.laboratory.attribution import (
+    Loss,
+    arnoldi,
+    dimension,
+    family,
+    randproj,
+    randselect,
+    settings,
+)
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from experiments.laboratory.seeds import Purpose, generator
 from experiments.translation import models
 from experiments.translation.models import Beam, Model, Translated, examples, quality, trained
-from experiments.translation.scores import (
-    Loss,
-    arnoldi,
-    contributions,
-    dimension,
-    family,
-    fitted,
-    losses,
-    nested,
-    randproj,
-    randselect,
-)
+from experiments.translation.scores import contributions, fitted, losses, nested
 from methods.ihvp.arnoldi import Krylov
 from methods.influence import Influence
 from methods.random_projection import RandomProjection
@@ -106,6 +104,8 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     length = some["length"].numpy()
     return {
         "method": family(config.method),
+        **settings(config.method),
+        "part": config.part or 0,
         "layers": "all" if config.part is None else "last",
         "auc": np.array(auc),
         "ap": np.array(ap),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from experiments.ensembles import subsets
 from experiments.ensembles.subsets import Ensemble
-from experiments.laboratory import runs
+from experiments.laboratory import attribution, runs
 from experiments.laboratory import scratch as disk
 from experiments.training.loop import load_buffers, load_params
 from experiments.training.plans import cross_entropy, negative_log_odds
@@ -152,42 +152,34 @@ def scored(method: Method, whole: Whole, member: int, n_query: int, own: bool) -
         of_query = replace(task, loss=task.measurement)
         own_lengths = GRADIENT.self_influence(of_query, query).sqrt().clamp_min(1e-30)
         return Scores(GRADIENT.scores(task, train, query) / lengths / own_lengths[:, None], None)
-    ready = prepared(method, whole, member)
+    ready = basis_of(method, whole, member)
     pairs = method.fit(task, train, ready).scores(query, train)
     fitted = method.fit(_of_loss(task), train, ready) if own else None
     return Scores(pairs, None if fitted is None else fitted.self_influence(train))
 
 
-def prepared(method: Method, whole: Whole, member: int) -> Prepared | None:
-    """The eigenvectors that a method needs, made once whichever needs them first."""
+def basis_of(method: Method, whole: Whole, member: int) -> Prepared | None:
+    """The eigenvectors that a method needs, computed once for all methods."""
     inverse = method.inverse if isinstance(method, Influence) else None
     if not isinstance(inverse, Arnoldi | Deflated):
         return None
+    wanted, undamped = Basis(whole, member, inverse.basis), Influence(Arnoldi(1, inverse.basis))
 
-    def compute(_: object) -> dict[str, np.ndarray]:
-        train, _query = subsets.load(whole.ensemble.data)
-        undamped = Influence(Arnoldi(1, inverse.basis))
-        found = undamped.prepare(member_task(whole, member), train)
-        return {name: value.cpu().numpy() for name, value in found.items()}
+    def load() -> tuple[Task, Examples]:
+        return member_task(whole, member), subsets.load(whole.ensemble.data)[0]
 
-    made = runs.once("attribution_basis", Basis(whole, member, inverse.basis), compute)
-    return {name: torch.from_numpy(np.array(value)) for name, value in made.arrays().items()}
+    return attribution.prepared("attribution_basis", wanted, undamped, load)[0]
 
 
 def display(method: Method) -> str:
     """The method's name for people."""
     if isinstance(method, TracIn):
         return "Gradients" if method == GRADIENT else "TracIn"
-    if isinstance(method, RandomProjection):
-        return f"RandProj {method.projection.dim}"
-    if isinstance(method, Influence):
-        inverse = method.inverse
-        name = f"Arnoldi {inverse.num_eigen}" if isinstance(inverse, Arnoldi) else ""
-        return name or {"Deflated": "Influence"}.get(
-            type(inverse).__name__, f"Influence, {type(inverse).__name__}"
-        )
-    names = {"Similarity": "Features", "Chance": "Random"}
-    return names.get(type(method).__name__, type(method).__name__)
+    if isinstance(method, Influence) and not isinstance(method.inverse, Arnoldi):
+        kind = attribution.family(method)
+        return "Influence" if kind == "Deflated" else f"Influence, {kind}"
+    name = attribution.display(method)
+    return {"Similarity": "Features", "Chance": "Random"}.get(name, name)
 
 
 def _of_loss(task: Task) -> Task:

@@ -6,14 +6,13 @@ One picture proves nothing, so the retrieval behind it is done for the many of e
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.laboratory import runs
+from experiments.laboratory.attribution import prepared
 from experiments.laboratory.errors import UserError
 from methods.attributor import Prepared
 from methods.errors import MethodError
@@ -178,18 +177,12 @@ class Preparation:
     preparation: Any
 
 
-def prepared(model: Any, method: Method, task: Task, train: Pool) -> runs.Run | None:
-    """The run with a method's once-per-model work on a trained model, and its `seconds`."""
+def basis_of(model: Any, method: Method, task: Task, train: Pool) -> tuple[Prepared | None, float]:
+    """What a method computes once per trained model, and the seconds that took."""
     if not isinstance(method, Influence):
-        return None
-
-    def compute(_scratch: Path) -> dict[str, Any]:
-        started = time.perf_counter()
-        arrays = method.prepare(task, train.examples)
-        seconds = time.perf_counter() - started
-        return {"seconds": seconds, **{k: v.cpu().numpy() for k, v in arrays.items()}}
-
-    return runs.once("proponents_basis", Preparation(model, method.preparation), compute)
+        return None, 0.0
+    wanted = Preparation(model, method.preparation)
+    return prepared("proponents_basis", wanted, method, lambda: (task, train.examples))
 
 
 def measure(
@@ -198,7 +191,7 @@ def measure(
     train: Pool,
     drawn: Drawn,
     top: int,
-    basis: runs.Run | None = None,
+    basis: tuple[Prepared | None, float] = (None, 0.0),
 ) -> dict[str, Any]:
     """Score every training example for every query and return all that the artifacts need.
 
@@ -206,14 +199,13 @@ def measure(
     the class its refitted model predicts: `asked` is that class.
     """
     query = drawn.pool.take(drawn.index)
-    arrays = {} if basis is None else basis.arrays()
-    ready: Prepared = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
+    ready, basis_seconds = basis
     started = time.perf_counter()
     if isinstance(method, Representer):
         if not isinstance(task.loss, Objective):
             raise MethodError("Representer needs a task made by Task.of(module, loss)")
         task = replace(task, measurement=Objective(task.loss.model, predicted_logit))
-    fitted = method.fit(task, train.examples, ready or None)
+    fitted = method.fit(task, train.examples, ready)
     fit_seconds = time.perf_counter() - started
     scores = fitted.scores(query.examples, train.examples)
     seconds = time.perf_counter() - started - fit_seconds
@@ -223,12 +215,11 @@ def measure(
         logits = fitted.logits(query.examples).amax(1).cpu()
         gap = (scores.double().sum(1) - logits).abs().max() / logits.abs().max()
         more["reconstruction_error"] = float(gap)
-    fit_seconds += 0.0 if basis is None else float(basis.metrics["seconds"])
     return {
         "method": display(method),
         **retrieve(scores, train, drawn, asked, top),
         **more,
-        "fit_seconds": fit_seconds,
+        "fit_seconds": fit_seconds + basis_seconds,
         "seconds": seconds,
     }
 

@@ -7,13 +7,14 @@ import torch
 
 from experiments.data.noise import passes
 from experiments.data.parallel import Corpus
+from experiments.laboratory.attribution import Loss, arnoldi, family, randproj
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.seeds import Purpose, generator
 from experiments.training.loop import Warmed
 from experiments.translation import models
 from experiments.translation.models import ADAM, Language, Model, Subwords, examples, in_blocks
 from experiments.translation.pools import BLOCK, Crawl, Polluted, Pool, scores
-from experiments.translation.scores import Loss, Method, arnoldi, family, randproj
+from experiments.translation.scores import Method
 from methods.ihvp.arnoldi import Krylov
 from methods.progress import track
 from methods.task import Examples

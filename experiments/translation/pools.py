@@ -16,16 +16,15 @@ import numpy as np
 from experiments.data import noise
 from experiments.data.parallel import FILES, Corpus, Lines, Name, Pairs, marks, misaligned, side
 from experiments.laboratory import runs
+from experiments.laboratory.attribution import Loss, dimension, family
 from experiments.laboratory.data_folder import root
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.scratch import kept
 from experiments.translation.models import Model, examples, trained
 from experiments.translation.scores import (
-    Loss,
     Method,
     basis,
     contributions,
-    family,
     fitted,
     losses,
     streamed,
@@ -201,6 +200,7 @@ def score(config: Scoring, scratch: Path) -> dict[str, Any]:
     none = [np.empty(0, np.float32)]
     return {
         "n_pairs": len(part),
+        **{f"dim_{family(method)}": dimension(method) for method in config.methods},
         **{f"seconds_{name}": value for name, value in seconds.items()},
         **{f"score_{name}": np.concatenate(of or none) for name, of in found.items()},
     }

@@ -8,25 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.laboratory import runs
+from experiments.laboratory import attribution
+from experiments.laboratory.attribution import Loss
 from experiments.laboratory.errors import UserError
 from experiments.translation.models import Model, Trained, examples, moved, trained
-from methods.attributor import Attributor, Bilinear, Embedded, Fitted
-from methods.ihvp.arnoldi import Arnoldi, Krylov
+from methods.attributor import Bilinear, Embedded, Fitted, Prepared
 from methods.influence import Influence
 from methods.progress import track
 from methods.random_projection import RandomProjection
 from methods.randomness import numpy_generator
-from methods.rows.projections import Directions, Gaussian, Select
-from methods.task import Examples, Task, count, take
+from methods.rows.projections import Directions, Select
+from methods.task import Examples, Task, take
 from methods.tracin import TracIn
 
 LOSSES = 256  # pairs of a forward pass
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The control that every attribution method must beat: the training loss itself."""
 
 
 Method = RandomProjection | Influence | TracIn | Loss
@@ -41,36 +36,6 @@ class Basis:
     preparation: Any
 
 
-def arnoldi(num_eigen: int, basis: Krylov) -> Influence:
-    """Self-influence through the dominant eigenvectors of the Hessian."""
-    return Influence(Arnoldi(num_eigen, basis))
-
-
-def randproj(dim: int, seed: int) -> RandomProjection:
-    """Gradient norms on random directions."""
-    return RandomProjection(Gaussian(dim, seed))
-
-
-def randselect(dim: int, seed: int) -> RandomProjection:
-    """Gradient norms on random parameters."""
-    return RandomProjection(Select(dim, seed))
-
-
-def family(method: Method) -> str:
-    """The method's name in tables and figures, without its dimension."""
-    if isinstance(method, RandomProjection):
-        return "RandSelect" if isinstance(method.projection, Select) else "RandProj"
-    return "Arnoldi" if isinstance(method, Influence) else type(method).__name__
-
-
-def dimension(method: Method) -> int:
-    """The largest projected dimension; 0 where nothing is projected."""
-    if isinstance(method, RandomProjection):
-        return method.projection.dim
-    inverse = getattr(method, "inverse", None)
-    return inverse.num_eigen if isinstance(inverse, Arnoldi) else 0
-
-
 def narrowed(model: Model, task: Task, part: int | None) -> Task:
     """The task on the last `part` decoder layers, or on all parameters."""
     return task if part is None else task.only(model.network.last_layers(part))
@@ -83,13 +48,18 @@ def fitted(
     task = narrowed(model, there.task, part)
     if isinstance(method, RandomProjection):
         return projected(method, task)
-    prepared = {}
-    if asked := basis(model, method, part):
-        kept = runs.once("translation_basis", asked, lambda _: _prepare(asked, method))
-        prepared = {name: torch.from_numpy(np.array(a)) for name, a in kept.arrays().items()}
+    ready: Prepared = {}
+    if wanted := basis(model, method, part):
+
+        def load() -> tuple[Task, Examples]:
+            again = trained(model)  # noted as what this run was made of
+            train = moved(examples(model, model.train.load()))
+            return narrowed(model, again.task, part), train
+
+        ready, _ = attribution.prepared("translation_basis", wanted, method, load)
     # The training pairs were needed for the basis alone: one pair stands for them.
     one = {"source": torch.ones(1, 2).long(), "target": torch.ones(1, 3).long()}
-    return method.fit(task, one, prepared)
+    return method.fit(task, one, ready)
 
 
 def basis(model: Model, method: Method, part: int | None = None) -> Basis | None:
@@ -104,13 +74,6 @@ def projected(method: RandomProjection, task: Task) -> Embedded:
     if not isinstance(method.projection, Select):
         drawn = Directions(drawn.directions(), task)
     return Embedded(task, Bilinear(drawn, drawn))
-
-
-def _prepare(asked: Basis, method: Attributor) -> dict[str, Any]:
-    there = trained(asked.model)
-    train = moved(examples(asked.model, asked.model.train.load()))
-    arrays = method.prepare(narrowed(asked.model, there.task, asked.part), train)
-    return {name: array.cpu().numpy() for name, array in arrays.items()}
 
 
 def by_length(some: Examples) -> Tensor:
@@ -133,18 +96,10 @@ def contributions(method: Fitted, some: Examples) -> Tensor:
     return _restored(of, some)
 
 
-@torch.no_grad()
 def losses(task: Task, some: Examples) -> Tensor:
     """The training loss of each pair in nats a subword, (n, 1)."""
 
-    def of(rows: Examples) -> Tensor:
-        pieces = [
-            task.loss(task.all_params, task.move(take(rows, slice(i, i + LOSSES)))).cpu()
-            for i in range(0, count(rows), LOSSES)
-        ]
-        return torch.cat(pieces)[:, None]
-
-    return _restored(of, some)
+    return _restored(lambda rows: attribution.losses(task, rows, LOSSES)[:, None], some)
 
 
 def _restored(of: Any, some: Examples) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import mnist_mislabel
-from experiments.digits import models, retrieval
+from experiments.digits import models
 from experiments.mnist_mislabel import Config
 from experiments.training.second_order import Finish
 from methods.ihvp.arnoldi import Arnoldi, Krylov
@@ -74,7 +74,7 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETRACE_RESULTS", str(home))
         # The Hessian of 2,616 parameters costs seconds a block: one of all the examples.
-        patch.setattr(retrieval, "Blocks", lambda model: models.Blocks(model, 1))
+        patch.setattr(mnist_mislabel, "Blocks", lambda model: models.Blocks(model, 1))
         write_mnist(home, {"train": N_TRAIN + N_EVAL, "test": 10}, patch)
         models.load_data.cache_clear()
         yield home

@@ -10,6 +10,7 @@ from experiments import wmt_filtering, wmt_retrieval, wmt_scoring
 from experiments.data import noise
 from experiments.data.parallel import Corpus
 from experiments.laboratory import runs
+from experiments.laboratory.attribution import Loss, arnoldi, randproj
 from experiments.laboratory.errors import UserError
 from experiments.training.plans import Cycled, Warmed
 from experiments.translation import filters, pools
@@ -26,7 +27,7 @@ from experiments.translation.filters import (
 )
 from experiments.translation.models import trained
 from experiments.translation.pools import Crawl, Polluted, Scoring, score, scores
-from experiments.translation.scores import Loss, arnoldi, basis, randproj
+from experiments.translation.scores import basis
 from methods.ihvp.arnoldi import Krylov
 
 METHODS = (arnoldi(2, Krylov(4, 16, 0, 2)), randproj(2, 0), Loss())

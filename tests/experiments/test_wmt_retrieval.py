@@ -11,21 +11,18 @@ from analysis.numbers import table
 from experiments import wmt_retrieval
 from experiments.data.parallel import Corpus
 from experiments.laboratory import runs
+from experiments.laboratory.attribution import Loss, arnoldi, randproj, randselect
 from experiments.laboratory.errors import UserError
 from experiments.translation import models
 from experiments.translation.models import PAPER, SMOKE, trained
 from experiments.translation.scores import (
     Basis,
-    Loss,
-    arnoldi,
     by_length,
     contributions,
     fitted,
     losses,
     narrowed,
     nested,
-    randproj,
-    randselect,
 )
 from experiments.wmt_retrieval import Config, Fold, Translation
 from methods.ihvp.arnoldi import Krylov

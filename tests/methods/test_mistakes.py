@@ -9,12 +9,11 @@ from analysis.page import artifact, docs
 from experiments import mnist_mislabel
 from experiments.cluster import array
 from experiments.digits import models
-from experiments.digits.retrieval import Part
 from experiments.laboratory import status, tracking
 from experiments.laboratory import store as store_commands
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.seeds import Purpose, generator
-from experiments.mnist_mislabel import Config
+from experiments.mnist_mislabel import Config, Part
 from experiments.training.loop import Adam, Fit
 from methods.errors import MethodError
 from methods.ihvp.arnoldi import Arnoldi, Krylov

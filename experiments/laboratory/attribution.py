@@ -1,0 +1,134 @@
+"""How an experiment runs an attribution method: work once per model, its settings, a control.
+
+Kept apart from `runs`, which analysis imports and which knows no method.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+
+from experiments.laboratory import runs
+from methods.attributor import Attributor, Prepared
+from methods.ihvp.arnoldi import Arnoldi, Krylov
+from methods.ihvp.compressed import Compressed
+from methods.ihvp.lissa import LiSSA
+from methods.influence import Influence
+from methods.random_projection import RandomProjection
+from methods.rows.projections import Gaussian, Select
+from methods.task import Examples, Task, chunks
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The control that every attribution method must beat: the training loss itself."""
+
+
+@torch.no_grad()
+def losses(task: Task, examples: Examples, chunk: int = 500) -> Tensor:
+    """The loss of every example, (n,), on the CPU; `chunk` examples in a forward pass."""
+    some = [task.loss(task.all_params, task.move(part)).cpu() for part in chunks(examples, chunk)]
+    return torch.cat(some)
+
+
+def prepared(
+    name: str,
+    config: Any,
+    method: Attributor,
+    load: Callable[[], tuple[Task, Examples]],
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[Prepared, float]:
+    """What `method` computes once per model, and the seconds that took: the run `name` of `config`.
+
+    `load` gives the task and the training examples; it is called only if no run has the arrays.
+    """
+
+    def compute(_scratch: Path) -> dict[str, Any]:
+        task, train = load()
+        started = clock()
+        arrays = method.prepare(task, train)
+        seconds = clock() - started
+        return {"seconds": seconds, **{name: array.cpu().numpy() for name, array in arrays.items()}}
+
+    run = runs.once(name, config, compute)
+    arrays = {name: torch.from_numpy(np.array(array)) for name, array in run.arrays().items()}
+    return arrays, float(run.metrics.get("seconds", np.nan))
+
+
+def randproj(dim: int, seed: int) -> RandomProjection:
+    """Gradients on random directions."""
+    return RandomProjection(Gaussian(dim, seed))
+
+
+def randselect(dim: int, seed: int) -> RandomProjection:
+    """Gradients at randomly chosen parameters."""
+    return RandomProjection(Select(dim, seed))
+
+
+def arnoldi(num_eigen: int, basis: Krylov, positive_only: bool = False) -> Influence:
+    """Influence on the dominant eigenvectors of the Hessian."""
+    return Influence(Arnoldi(num_eigen, basis, positive_only))
+
+
+def family(method: Any) -> str:
+    """The method's name without its dimension, such as RandProj, Arnoldi or TracIn."""
+    if isinstance(method, RandomProjection):
+        kind = type(method.projection).__name__
+        return {"Gaussian": "RandProj", "Select": "RandSelect"}.get(kind, kind)
+    if isinstance(method, Influence):
+        kind = type(method.inverse).__name__
+        return {"Compressed": "GHG^T"}.get(kind, kind)
+    return type(method).__name__
+
+
+def dimension(method: Any) -> int:
+    """How many numbers a gradient is projected to; 0 where it is not."""
+    inverse = getattr(method, "inverse", None)
+    if isinstance(inverse, Arnoldi):
+        return inverse.num_eigen
+    projection = _projection(method)
+    return 0 if projection is None else int(projection.dim)
+
+
+def settings(method: Any) -> dict[str, Any]:
+    """`family`, `dim` and, of a random projection, `draw` (its seed): metrics of a run."""
+    projection = _projection(method)
+    draw = {} if projection is None else {"draw": projection.seed}
+    return {"family": family(method), "dim": dimension(method), **draw}
+
+
+def display(method: Any) -> str:
+    """The method's name in tables and figures, such as `Arnoldi 10 positive`."""
+    name, dim = family(method), dimension(method)
+    inverse = getattr(method, "inverse", None)
+    if isinstance(inverse, LiSSA):
+        return f"{name} r={inverse.depth}"
+    positive = " positive" if isinstance(inverse, Arnoldi) and inverse.positive_only else ""
+    return f"{name} {dim}{positive}" if dim else name
+
+
+def _projection(method: Any) -> Any:
+    if isinstance(method, RandomProjection):
+        return method.projection
+    inverse = getattr(method, "inverse", None)
+    return inverse.projection if isinstance(inverse, Compressed) else None
+
+
+def quality(corrupted: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """AUC and AP of scores (n,) for what is corrupted (n,), and the AP of random scores."""
+    return {
+        "auc": float(roc_auc_score(corrupted, scores)),
+        "ap": float(average_precision_score(corrupted, scores)),
+        "chance_ap": float(corrupted.mean()),
+    }
+
+
+def negative_share(values: Tensor) -> float:
+    """The share of negative eigenvalues in the sum of |eigenvalue|."""
+    return float(values.clamp_max(0).abs().sum() / values.abs().sum())
