@@ -9,10 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.ink.pixels import packed, show
-from analysis.ink.proponents import CLASSES, DIGITS
+from analysis.ink.pixels import show
 from analysis.ink.style import BLACK, FOOT, GREY, PAGE, VERMILLION
 from analysis.numbers import mislabel, vit_retrieval
+from analysis.numbers.cells import packed
+from analysis.numbers.cifar_proponents import CLASSES, DIGITS
 from analysis.numbers.statistics import Interval, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact

@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.ink.pixels import packed, show
+from analysis.ink.pixels import show
 from analysis.ink.style import BLACK, GREY, PAGE, VERMILLION, new_grid
 from analysis.numbers import mislabel
+from analysis.numbers.cells import packed
 from analysis.numbers.mislabel import RETRIEVAL, Observation
 from analysis.numbers.statistics import Interval, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.ink.overlap import titled
 from analysis.ink.style import BLACK, FOOT, GREY, PAGE, look
+from analysis.numbers.overlap import ensemble_name
 from analysis.numbers.statistics import NONE, Interval, bootstrap, exact, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
@@ -115,7 +115,7 @@ RULE = (
 def tabulate(found: list[Run]) -> pd.DataFrame:
     sets: dict[str, list[Run]] = {}
     for run in found:
-        sets.setdefault(titled(run.config["division"]["ensemble"]), []).append(run)
+        sets.setdefault(ensemble_name(run.config["division"]["ensemble"]), []).append(run)
     return tabulated([row for name, runs in sets.items() for row in _set(name, runs)])
 
 

@@ -1,4 +1,4 @@
-"""Figure 1 of 004: agreement of influence estimates by the number of models, and over restarts."""
+"""Figure 1 of Subsets: agreement of influence estimates by the number of models, over restarts."""
 
 import sys
 from itertools import pairwise
@@ -8,16 +8,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.ink import overlap as panels
+from analysis.ink.overlap import draw_ensemble, name_sizes
 from analysis.ink.style import BLACK, GREY, PAGE, UNNAMED, new_panels
+from analysis.numbers import overlap
+from analysis.numbers.overlap import ensemble_of, mean_iou, mean_label, over_splits
 from analysis.numbers.statistics import NONE, Interval
 from analysis.numbers.table import Row, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
-NULL = "null_memorized"
+MEMORIZED, NULL = "hard_memorized", "null_memorized"
 SERIES = {
-    "hard_memorized": "memorized pairs",
+    MEMORIZED: "memorized pairs",
     "hard_all": "all pairs",
     NULL: "by chance",
 }
@@ -36,106 +38,94 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    halves, restarts = (
+        [run for run in runs if run.config["type"] == kind] for kind in ("Halves", "Restarts")
+    )
     rows: list[Row] = []
-    halves = panels.of(found, "Halves")
     for run in halves:
         rows += _claims(run)
-    for run in panels.of(found, "Restarts"):
+    for run in restarts:
         rows += _restarts(run)
-    for run in halves:
-        rows += panels.curves(run, SERIES)
-    return tabulated(rows)
+    return tabulated([*rows, *overlap.curve_rows(halves, SERIES)])
 
 
 def _claims(run: Run) -> list[Row]:
-    name, sizes = panels.named(run), panels.sizes(run)
-    means = {size: panels.mean(run, "hard_memorized", size) for size in sizes}
-    rows = [
-        claim(
-            name, f"mean IOU, {more} − {fewer} models", "",
-            panels.over(means[more] - means[fewer]), at_least=0.0,
-        )
-        for fewer, more in pairwise(sizes)
-    ]  # fmt: skip
-    few = panels.over(means[FEW]) if FEW in means else NONE
+    name, sizes = ensemble_of(run), overlap.sizes(run)
+    means = {size: mean_iou(run, MEMORIZED, size) for size in sizes}
+    rows = []
+    for fewer, more in pairwise(sizes):
+        gain = over_splits(means[more] - means[fewer])
+        rows.append(claim(name, f"mean IOU, {more} − {fewer} models", "", gain, at_least=0.0))
+    few = over_splits(means[FEW]) if FEW in means else NONE
     rows.append(claim(name, f"mean IOU, {FEW} models", "", few, at_most=NEAR_ZERO))
     if SOME in sizes:
-        peak = np.nanmax(_well(run, SOME), axis=1)
+        peak = over_splits(np.nanmax(_within_range(run, SOME), axis=1))
         label = f"peak IOU, {SOME} models"
-        rows.append(claim(name, label, "", panels.over(peak), at_most=ENOUGH, paper=0.6))
+        rows.append(claim(name, label, "", peak, at_most=ENOUGH, paper=0.6))
     enough = [size for size in sizes if MANY[0] <= size <= MANY[1]]
+    share = NONE
+    if enough:
+        share = over_splits(np.mean(_within_range(run, max(enough)) > ENOUGH, axis=1))
     label = f"share of thresholds with an IOU above {ENOUGH:g}, {MANY[1]} models"
-    ours = panels.over(np.mean(_well(run, max(enough)) > ENOUGH, axis=1)) if enough else NONE
-    rows.append(claim(name, label, "", ours, at_least=WIDE))
+    rows.append(claim(name, label, "", share, at_least=WIDE))
     for size in sizes:
-        for series, what in SERIES.items():
-            each = panels.over(panels.mean(run, series, size))
-            rows.append(curve(name, _mean_named(what, size), "", each))
-    return rows + _left(run)
+        rows += overlap.mean_rows(run, SERIES, size)
+    return rows + _pairs_above(run)
 
 
-def _mean_named(what: str, size: int) -> str:
-    return f"mean IOU, {what}, {size} models"
+def _within_range(run: Run, size: int) -> np.ndarray:
+    """IOU (splits, thresholds) where its mean is taken: above, few pairs are left and it jumps."""
+    curves = np.asarray(run.array(MEMORIZED))[overlap.sizes(run).index(size)]
+    return curves[:, overlap.between(run)]
 
 
-def _left(run: Run) -> list[Row]:
+def _pairs_above(run: Run) -> list[Row]:
     """How many memorized pairs pass some thresholds, by all models: few of them make IOU jump."""
-    thresholds = np.asarray(run.array("thresholds"))
-    above = np.asarray(run.array("pairs_above"))[1]
+    thresholds, above = overlap.thresholds(run), np.asarray(run.array("pairs_above"))[1]
     places = [int(np.abs(thresholds - threshold).argmin()) for threshold in SHOWN]
-    return [
-        curve(panels.named(run), f"{PAIRS} {thresholds[k]:g}", "", _measured(float(above[k])))
-        for k in places
-    ]
-
-
-def _well(run: Run, size: int) -> np.ndarray:
-    """IOU (splits, n) at the thresholds of the mean: above, so few pairs are left that it jumps."""
-    thresholds = np.asarray(run.array("thresholds"))
-    some = (thresholds >= panels.LOW - 1e-9) & (thresholds <= panels.HIGH + 1e-9)
-    return np.asarray(run.array("hard_memorized"))[panels.sizes(run).index(size)][:, some]
+    name = ensemble_of(run)
+    return [curve(name, f"{PAIRS} {thresholds[k]:g}", "", _single(above[k])) for k in places]
 
 
 def _restarts(run: Run) -> list[Row]:
-    name = panels.named(run)
-    same, other = (panels.alone(run, f"{k}_memorized") for k in ("same", "different"))
-    n_models = run.config["n_models"]
+    name, n_models = ensemble_of(run), run.config["n_models"]
+    same, other = (overlap.mean_iou_unsplit(run, f"{k}_memorized") for k in ("same", "different"))
     label = f"mean IOU, {n_models} models on the same subsets started anew"
-    rows = [claim(name, label, "", _measured(same), at_most=LOW)]
-    rows.append(curve(name, f"mean IOU, {n_models} on other subsets", "", _measured(other)))
-    thresholds = np.asarray(run.array("thresholds"))
+    rows = [
+        claim(name, label, "", _single(same), at_most=LOW),
+        curve(name, f"mean IOU, {n_models} on other subsets", "", _single(other)),
+    ]
     for key, series in (("same", "same subsets"), ("different", "other subsets")):
         values = np.asarray(run.array(f"{key}_memorized"))
-        for threshold, value in zip(thresholds, values, strict=True):
+        for threshold, value in zip(overlap.thresholds(run), values, strict=True):
             if np.isfinite(value):
                 about = {"series": series, "threshold": float(threshold), "models": n_models}
-                row = curve(name, "IOU", "", _measured(float(value)), **about)
-                rows.append(row | {"kind": RESTARTS})
+                rows.append(curve(name, "IOU", "", _single(value), kind=RESTARTS, **about))
     return rows
 
 
-def _measured(value: float) -> Interval:
-    return panels.over(np.array([value]))
+def _single(value: float) -> Interval:
+    return over_splits(np.array([float(value)]))
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    names = panels.names(table)
+    names = overlap.ensembles(table)
     labels = ["influence threshold"] * (len(names) + 1)
     figure, axes = new_panels(labels, "IOU", width=PAGE, height=2.6, share_y=True)
     for each, name in zip(axes, names, strict=False):
-        panels.draw(each, table, name, LINES)
+        draw_ensemble(each, table, name, LINES)
     axes[0].plot([], [], ":", color=GREY, label="by chance")
-    panels.name_sizes(figure, axes[0], "models:")
+    name_sizes(figure, axes[0], "models:")
     _draw_restarts(axes[-1], table)
     return figure
 
 
 def _draw_restarts(axes: Axes, table: pd.DataFrame) -> None:
     rows = table[table["kind"] == RESTARTS]
-    for (name, of), (colour, _) in zip(rows.groupby("method"), UNNAMED, strict=False):
+    for (name, mine), (colour, _) in zip(rows.groupby("method"), UNNAMED, strict=False):
         for series, line in (("same subsets", "-"), ("other subsets", ":")):
-            part = of[of["series"] == series].sort_values("threshold")
+            part = mine[mine["series"] == series].sort_values("threshold")
             label = str(name) if line == "-" else None
             axes.plot(part["threshold"], part["ours"], line, color=colour, label=label)
     axes.plot([], [], ":", color=GREY, label="other subsets")
@@ -145,25 +135,25 @@ def _draw_restarts(axes: Axes, table: pd.DataFrame) -> None:
 
 def findings(table: pd.DataFrame) -> list[str]:
     """Say how many pairs there are to agree on, and what the fewest models do beside chance."""
-    said = []
+    sentences = []
     rows = records(table)
-    for name in panels.names(table):
-        of = {row["quantity"]: row for row in rows if row["method"] == name}
+    for name in overlap.ensembles(table):
+        mine = {row["quantity"]: row for row in rows if row["method"] == name}
         left = [
-            f"{int(row['ours']):,} above {what.removeprefix(PAIRS).strip()}"
-            for what, row in of.items()
-            if what.startswith(PAIRS)
+            f"{int(row['ours']):,} above {quantity.removeprefix(PAIRS).strip()}"
+            for quantity, row in mine.items()
+            if quantity.startswith(PAIRS)
         ]
-        few, chance = (of.get(_mean_named(SERIES[k], FEW)) for k in ("hard_memorized", NULL))
+        few, chance = (mine.get(mean_label(SERIES[k], FEW)) for k in (MEMORIZED, NULL))
         if not left or few is None or chance is None:
             continue
-        said.append(
+        sentences.append(
             f"{name}: memorized pairs whose influence by all models is {', '.join(left)}. Where few"
             f" are left, IOU jumps between 0 and 1. With {FEW} models the mean IOU is"
             f" {few['ours']:.3f}, by chance {chance['ours']:.3f}: noise passes the lower thresholds"
             " everywhere, so that at these more models can agree on less."
         )
-    return said
+    return sentences
 
 
 ARTIFACT = Artifact(
@@ -180,13 +170,13 @@ ARTIFACT = Artifact(
     headline=("MNIST, MLP", "share of thresholds with an IOU above 0.7, 400 models"),
     paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 1, Sec. 3",
     deviations=(
-        *panels.DEVIATIONS,
+        *overlap.DEVIATIONS,
         "Dotted, and ours: the IOU by chance alone, of outcomes dealt to other models than they are"
         " of; and, on the right, of 50 models on other subsets.",
     ),
-    tier_notes=panels.TIER_NOTES,
-    needs=panels.wants("Halves", "Restarts"),
-    page=panels.page,
+    tier_notes=overlap.TIER_NOTES,
+    needs=overlap.of_kind("Halves", "Restarts"),
+    page=overlap.page,
     findings=findings,
 )
 

@@ -1,4 +1,4 @@
-"""Figure 2 of 004, with Table 2b: agreement of networks seed by seed, and beside accuracy."""
+"""Figure 2 of Subsets, with Table 2b: agreement of networks seed by seed, and beside accuracy."""
 
 import math
 import sys
@@ -9,8 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.ink import agreement as panels
+from analysis.ink.agreement import CHANCE_MARKS
+from analysis.ink.marks import draw_matrix, write_in_cell
 from analysis.ink.style import BLACK, GREY, PAGE, UNNAMED, new_panels
+from analysis.numbers import agreement
+from analysis.numbers.agreement import RESNET, TOLERANCE
 from analysis.numbers.statistics import NONE, Interval, apart, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
@@ -34,17 +37,17 @@ RULE = (
     "Claims: agreement falls with accuracy. For each network, data sets are put in the order of its"
     " accuracy on them, and of every two that follow each other the one it is better at has the"
     " higher agreement. On DTD and Flowers, where they were run, agreement is between"
-    f" {HARD[0]:g} and {HARD[1]:g} ('40-70%'). Printed numbers: to {panels.TOLERANCE:g}."
+    f" {HARD[0]:g} and {HARD[1]:g} ('40-70%'). Printed numbers: to {TOLERANCE:g}."
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    by_name = panels.of(found)
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    by_name = agreement.by_classifier(runs)
     rows: list[Row] = []
     for name, run in by_name.items():
-        rows += panels.rows(run, PAPER.get(name, (math.nan, math.nan)), series="")
+        rows += agreement.agreement_rows(run, PAPER.get(name, (math.nan, math.nan)), series="")
     claims = _claims(by_name) + _hard(by_name)
-    shown = panels.subject(by_name, panels.RESNET)
+    shown = agreement.first_present(by_name, RESNET)
     if shown is not None:
         rows += _matrix(shown, by_name[shown])
     return tabulated(claims + rows)
@@ -56,9 +59,9 @@ def _claims(by_name: dict[str, Run]) -> list[Row]:
     networks = dict.fromkeys(name.rpartition(", ")[2] for name in by_name)
     for network in networks:
         own = [name for name in by_name if name.endswith(f", {network}")]
-        own.sort(key=lambda name: -panels.right(by_name[name]).mean())
+        own.sort(key=lambda name: -agreement.accuracy(by_name[name]).mean())
         for better, worse in pairwise(own):
-            gap = apart(panels.agreed(by_name[better]), panels.agreed(by_name[worse]))
+            gap = apart(agreement.agreement(by_name[better]), agreement.agreement(by_name[worse]))
             printed = [PAPER.get(name, (math.nan,))[0] for name in (better, worse)]
             sets = [name.rpartition(", ")[0] for name in (better, worse)]
             label = f"agreement, {sets[0]} − {sets[1]}"
@@ -73,7 +76,7 @@ def _claims(by_name: dict[str, Run]) -> list[Row]:
 def _hard(by_name: dict[str, Run]) -> list[Row]:
     return [
         claim(
-            name, "agreement, of a hard data set", "", over_seeds(panels.agreed(run)),
+            name, "agreement, of a hard data set", "", over_seeds(agreement.agreement(run)),
             at_least=HARD[0], at_most=HARD[1], paper=PAPER[name][0], series="",
         )
         for name, run in by_name.items()
@@ -105,22 +108,14 @@ def _draw_matrix(axes: Axes, rows: pd.DataFrame) -> None:
     off = matrix[~np.eye(k, dtype=bool)]
     low = float(off.min()) if len(off) else 0.0
     high = float(off.max()) if len(off) else 1.0
-    shades = np.where(np.eye(k, dtype=bool), math.nan, matrix)
-    image = axes.imshow(shades, vmin=low, vmax=high, cmap="viridis")
+    diagonal = np.eye(k, dtype=bool)
+    ticks = {i: str(i + 1) for i in range(0, k, 1 if k <= 6 else 5)}
+    shades = np.where(diagonal, math.nan, matrix)
+    image = draw_matrix(axes, shades, ticks, colours="viridis", vmin=low, vmax=high)
     if k <= 6:
-        for (i, j), value in np.ndenumerate(matrix):
-            axes.text(
-                j,
-                i,
-                f"{value:.3f}",
-                ha="center",
-                va="center",
-                color=BLACK if i == j or value > (low + high) / 2 else "white",
-            )
-    ticks = range(0, k, 1 if k <= 6 else 5)
-    axes.set_xticks(ticks, [str(i + 1) for i in ticks])
-    axes.set_yticks(ticks, [str(i + 1) for i in ticks])
-    axes.grid(False)
+        for cell, value in np.ndenumerate(matrix):
+            dark = not diagonal[cell] and value <= (low + high) / 2
+            write_in_cell(axes, cell, f"{value:.3f}", "white" if dark else BLACK)
     axes.set_title(f"agreement: {rows['method'].iat[0]}")
     assert axes.figure is not None
     axes.figure.colorbar(image, ax=axes, shrink=0.85)
@@ -128,36 +123,32 @@ def _draw_matrix(axes: Axes, rows: pd.DataFrame) -> None:
 
 def _draw_groups(axes: Axes, table: pd.DataFrame) -> None:
     """Agreement against accuracy, a colour a network, joined over data sets."""
-    found: dict[tuple[str, str], Row] = {
+    by_name: dict[tuple[str, str], Row] = {
         (row["method"], row["quantity"]): row for row in records(table) if row["kind"] != "claim"
     }
-    names = list(dict.fromkeys(name for name, _ in found))
+    names = list(dict.fromkeys(name for name, _ in by_name))
     networks = list(dict.fromkeys(name.rpartition(", ")[2] for name in names))
     for network, (colour, marker) in zip(networks, UNNAMED, strict=False):
         own = [name for name in names if name.endswith(f", {network}")]
-        own.sort(key=lambda name: found[name, "accuracy"]["ours"])
-        points = [(found[name, "accuracy"], found[name, "agreement"]) for name in own]
-        axes.plot(
-            [x["ours"] for x, _ in points], [y["ours"] for _, y in points],
-            f"{marker}-", color=colour, label=network,
-        )  # fmt: skip
+        own.sort(key=lambda name: by_name[name, "accuracy"]["ours"])
+        points = [(by_name[name, "accuracy"], by_name[name, "agreement"]) for name in own]
+        ours = [[point[k]["ours"] for point in points] for k in (0, 1)]
+        axes.plot(*ours, f"{marker}-", color=colour, label=network)
         for x, y in points:
             axes.plot([x["low"], x["high"]], [y["ours"]] * 2, color=colour, linewidth=1)
             axes.plot([x["ours"]] * 2, [y["low"], y["high"]], color=colour, linewidth=1)
             axes.plot(x["paper"], y["paper"], marker, color=colour, fillstyle="none")
         for name, (x, _) in zip(own, points, strict=True):
-            for key, (sign, grey) in panels.CHANCE_MARKS.items():
-                axes.plot(x["ours"], found[name, key]["ours"], sign, color=grey)
+            for key, (sign, grey) in CHANCE_MARKS.items():
+                axes.plot(x["ours"], by_name[name, key]["ours"], sign, color=grey)
     for data in dict.fromkeys(name.rpartition(", ")[0] for name in names):
         own = [name for name in names if name.startswith(f"{data}, ")]
-        top = max(own, key=lambda name: found[name, "agreement"]["ours"])
-        at = found[top, "accuracy"]["ours"], found[top, "agreement"]["ours"]
+        top = max(own, key=lambda name: by_name[name, "agreement"]["ours"])
+        at = by_name[top, "accuracy"]["ours"], by_name[top, "agreement"]["ours"]
         axes.annotate(data, at, (-9, 7), textcoords="offset points", ha="right", color=BLACK)
-    for key, (sign, grey) in panels.CHANCE_MARKS.items():
+    for key, (sign, grey) in CHANCE_MARKS.items():
         axes.plot([], [], sign, color=grey, label=key)
-    axes.axline(
-        (0, 0), slope=1, color=GREY, linewidth=0.8, linestyle=":", label="agreement = accuracy"
-    )
+    axes.axline((0, 0), slope=1, color=GREY, linewidth=0.8, ls=":", label="agreement = accuracy")
     axes.set_xlim(0, 1.04)
     axes.set_ylabel("agreement")
     axes.set_ylim(0, 1.08)
@@ -178,13 +169,13 @@ ARTIFACT = Artifact(
     ),
     paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 2, Sec. 4.1",
     deviations=(
-        *panels.DEVIATIONS,
+        *agreement.DEVIATIONS,
         "The figure and its table are a picture in the paper; its numbers are taken from Table 3,"
         " where initial parameters and order both differ.",
     ),
-    tier_notes=panels.TIER_NOTES,
-    needs=panels.compared(panels.BOTH),
-    page=panels.page,
+    tier_notes=agreement.TIER_NOTES,
+    needs=agreement.differing_in(agreement.BOTH),
+    page=agreement.page,
 )
 
 if __name__ == "__main__":

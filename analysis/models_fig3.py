@@ -1,4 +1,4 @@
-"""Figure 3 of 004: models needed to tell an influence, and the p that trained networks have."""
+"""Figure 3 of Subsets: models needed to tell an influence, and the p that trained networks have."""
 
 import math
 import sys
@@ -12,9 +12,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.ink import agreement as panels
-from analysis.ink import probabilities as shares
-from analysis.ink.style import BLACK, GREY, PAGE, UNNAMED, VERMILLION, new_panels
+from analysis.ink.agreement import draw_majority
+from analysis.ink.marks import draw_key, draw_matrix, mark
+from analysis.ink.style import BLACK, PAGE, UNNAMED, VERMILLION, new_panels
+from analysis.numbers import agreement
+from analysis.numbers.agreement import HIGH, INCEPTION, LOW, MOST, TAIL
 from analysis.numbers.statistics import exact, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact, Beside
@@ -25,6 +27,7 @@ MANY, FEW, WIDE = 100, 10, 0.5
 NEAR_ONE = (0.9, 0.95, 1.0)
 SCORES = (0.1, 0.5)
 FACTOR, STEADY, AGREE = 5.0, 0.95, 0.001
+KINDS = ("Pair", "Grid", "Line", "Coins")
 GRID, LINE = "grid", "line"
 
 STAR: dict[str, Any] = {
@@ -40,51 +43,50 @@ RULE = (
     f" every p drawn; (4) the closer q is to p, the more models: so it is in {STEADY:g} of steps"
     " drawn. And, of simulation over seeds: (5) probabilities of error are as calculated, to"
     f" {AGREE:g} on average. A calculated number has no interval but itself. And, of trained"
-    f" networks, {panels.INCEPTION[0]} or what stands in for it: (6) more than {shares.MOST:g} of"
-    f" the examples have p of at least {shares.HIGH:g} ('the majority close to 1'); (7) more than"
-    f" {shares.TAIL:g} have p from {shares.LOW:g} to below {shares.HIGH:g} ('a fairly long tail')."
+    f" networks, {INCEPTION[0]} or what stands in for it: (6) more than {MOST:g} of"
+    f" the examples have p of at least {HIGH:g} ('the majority close to 1'); (7) more than"
+    f" {TAIL:g} have p from {LOW:g} to below {HIGH:g} ('a fairly long tail')."
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    rows: list[Row] = []
-    for run in found:
-        if run.config["type"] == "Pair":
-            rows += _pair(run)
-    lines = {float(run.config["p"]): run for run in found if run.config["type"] == "Line"}
-    grids = [run for run in found if run.config["type"] == "Grid"]
-    for p, run in sorted(lines.items()):
-        rows += _claims(p, run)
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    pairs, grids, lines, coins = (
+        [run for run in runs if run.config["type"] == kind] for kind in KINDS
+    )
+    lines = list({float(run.config["p"]): run for run in lines}.values())
+    rows = [row for run in pairs for row in _pair(run)]
+    for run in sorted(lines, key=lambda run: float(run.config["p"])):
+        rows += _claims(float(run.config["p"]), run)
     for run in grids:
         rows += _whole(run)
-    simulated = [run.metrics["difference"] for run in found if run.config["type"] == "Coins"]
-    name = "simulated − calculated"
-    difference = over_seeds(simulated)
-    rows.append(claim(name, "error rate", "", difference, at_least=-AGREE, at_most=AGREE))
-    rows += shares.majority(found)
-    for kind, run in [(GRID, run) for run in grids] + [(LINE, run) for run in lines.values()]:
+    difference = over_seeds([run.metrics["difference"] for run in coins])
+    bounds = {"at_least": -AGREE, "at_most": AGREE}
+    rows.append(claim("simulated − calculated", "error rate", "", difference, **bounds))
+    rows += agreement.majority_rows(runs)
+    for kind, run in [(GRID, run) for run in grids] + [(LINE, run) for run in lines]:
         rows += _counts(kind, run)
     return tabulated(rows)
 
 
 def _pair(run: Run) -> list[Row]:
     """What the text's pair needs under each reading of the question."""
-    one, m = run.config, run.metrics
-    if (one["p"], one["q"]) != TEXT:
+    config, metrics = run.config, run.metrics
+    if (config["p"], config["q"]) != TEXT:
         return []
-    delta = f"delta {one['delta']:g}"
+    quantity, first = f"models, delta {config['delta']:g}", exact(metrics["one_first"])
+    name = "p and q known, first"
     readings = {
-        "p and q known, sustained": m["one_sustained"],
-        "the paper's code": m["paper"],
-        "neither known, of each arm, first": m["half_first"] / 2,
-        "neither known, of each arm, by the normal law": m["normal_half"] / 2,
+        "p and q known, sustained": metrics["one_sustained"],
+        "the paper's code": metrics["paper"],
+        "neither known, of each arm, first": metrics["half_first"] / 2,
+        "neither known, of each arm, by the normal law": metrics["normal_half"] / 2,
     }
-    first = "p and q known, first"
-    head = curve(first, f"models, {delta}", "", exact(m["one_first"]))
-    if one["delta"] == 0.05:
-        ours = exact(m["one_first"])
-        head = claim(first, f"models, {delta}", "", ours, at_least=MANY, paper=MANY)
-    return [head, *(curve(k, f"models, {delta}", "", exact(v)) for k, v in readings.items())]
+    return [
+        claim(name, quantity, "", first, at_least=MANY, paper=MANY)
+        if config["delta"] == 0.05
+        else curve(name, quantity, "", first),
+        *(curve(reading, quantity, "", exact(n)) for reading, n in readings.items()),
+    ]
 
 
 def _claims(p: float, run: Run) -> list[Row]:
@@ -122,8 +124,7 @@ def _counts(kind: str, run: Run) -> list[Row]:
     names = ("p", "q", "first", "sustained", "paper")
     columns = zip(*(np.asarray(run.array(name)) for name in names), strict=True)
     return [
-        curve(kind, "models", "", exact(first), p=p, q=q, sustained=sustained, code=code)
-        | {"kind": kind}
+        curve(kind, "models", "", exact(first), kind=kind, p=p, q=q, sustained=sustained, code=code)
         for p, q, first, sustained, code in columns
     ]
 
@@ -140,17 +141,19 @@ def _left(axes: Axes, table: pd.DataFrame) -> None:
         if math.isinf(row["code"]):
             for x, y in (at, at[::-1]):
                 axes.plot(x, y, ".", color="white", markersize=1.8)
-    scale = LogNorm(1, 1000)
-    image = axes.imshow(counts, norm=scale, cmap="viridis_r", origin="lower", aspect="equal")
+    ticks = {
+        at: f"{value:g}"
+        for value, at in place.items()
+        if round(10 * value) % 2 == 0 and math.isclose(10 * value, round(10 * value))
+    }
+    image = draw_matrix(
+        axes, counts, ticks, colours="viridis_r", norm=LogNorm(1, 1000), origin="lower"
+    )
     for level, line in ((FEW, "-"), (MANY, "--")):
         axes.contour(counts, [level], colors=BLACK, linewidths=0.8, linestyles=line)
     if set(TEXT) <= set(values):
         x, y = (place[value] for value in TEXT)
         axes.plot(x, y, **STAR)
-    ticks = [v for v in values if round(10 * v) % 2 == 0 and math.isclose(10 * v, round(10 * v))]
-    axes.set_xticks([place[v] for v in ticks], [f"{v:g}" for v in ticks])
-    axes.set_yticks([place[v] for v in ticks], [f"{v:g}" for v in ticks])
-    axes.grid(False)
     axes.set_ylabel("q")
     axes.set_title("models needed")
     assert axes.figure is not None
@@ -176,7 +179,7 @@ def _middle(axes: Axes, table: pd.DataFrame) -> None:
 PANELS: dict[str, Callable[[Axes, pd.DataFrame], None]] = {
     "p": _left,
     "influence score, p − q": _middle,
-    "p, share of seeds that are right": shares.draw_one,
+    "p, share of seeds that are right": draw_majority,
 }
 
 
@@ -185,20 +188,18 @@ def draw(table: pd.DataFrame) -> Figure:
     for axes, panel in zip(places, PANELS.values(), strict=True):
         panel(axes, table)
     marks = {
-        f"{FEW} models": Line2D([], [], color=BLACK, linewidth=0.8),
-        f"{MANY} models": Line2D([], [], color=BLACK, linewidth=0.8, linestyle="--"),
+        f"{FEW} models": mark("", BLACK, "-", linewidth=0.8),
+        f"{MANY} models": mark("", BLACK, "--", linewidth=0.8),
         "the text's pair, said to need over 100": Line2D([], [], **STAR),
-        "no answer from the paper's code": Line2D(
-            [], [], color=GREY, marker=".", linestyle="none", markersize=4
-        ),
+        "no answer from the paper's code": mark("."),
     }
-    figure.legend(list(marks.values()), list(marks), loc="outside upper center", ncols=4)
+    draw_key(figure, marks)
     return figure
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
     """The claims and the readings, without the squares and lines of the figure."""
-    shown = table[~table["kind"].isin([GRID, LINE, shares.BIN])]
+    shown = table[~table["kind"].isin([GRID, LINE, agreement.BIN])]
     columns = ["method", "quantity", "paper", "ours", "low", "high", "at_least", "verdict"]
     return shown[columns]
 
@@ -237,9 +238,9 @@ ARTIFACT = Artifact(
         "Shares of right answers come in steps, so a larger number of models may fail again where"
         " a smaller one did. With p known to be 1, one wrong answer decides.",
     ),
-    needs=lambda config: config["type"] in ("Pair", "Grid", "Line", "Coins"),
+    needs=lambda config: config["type"] in KINDS,
     page=page,
-    beside=Beside(shares.EXPERIMENT, panels.compared(panels.BOTH)),
+    beside=Beside(agreement.EXPERIMENT, agreement.differing_in(agreement.BOTH)),
 )
 
 if __name__ == "__main__":

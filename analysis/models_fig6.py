@@ -1,10 +1,12 @@
-"""Figure 6 of 004: estimates from probabilities and from right answers, against all models."""
+"""Figure 6 of Subsets: estimates from probabilities and right answers, against all models."""
 
 import sys
 
 import pandas as pd
 
-from analysis.ink import overlap as panels
+from analysis.ink.overlap import draw
+from analysis.numbers import overlap
+from analysis.numbers.overlap import mean_iou, mean_label, over_splits
 from analysis.numbers.statistics import NONE
 from analysis.numbers.table import Row, claim, curve, tabulated
 from analysis.page.artifact import Artifact
@@ -17,6 +19,7 @@ SERIES = {
     "hard_rest_memorized": "right or wrong, against the rest",
 }
 FROM = 200
+GAP = "right or wrong − probabilities"
 
 RULE = (
     "Claims, for each ensemble, paired over splits: against right answers of the whole ensemble,"
@@ -24,45 +27,43 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
+def tabulate(runs: list[Run]) -> pd.DataFrame:
     rows: list[Row] = []
-    for run in found:
-        name, sizes = panels.named(run), panels.sizes(run)
+    for run in runs:
+        sizes = overlap.sizes(run)
         for size in sizes:
             rows += _compared(run, size)
         if not any(size >= FROM for size in sizes):
-            label = f"mean IOU, right or wrong − probabilities, {FROM} models"
-            rows.append(claim(name, label, "", NONE, at_least=0.0))
-    for run in found:
-        rows += panels.curves(run, SERIES)
-    return tabulated(rows)
+            name = overlap.ensemble_of(run)
+            rows.append(claim(name, mean_label(GAP, FROM), "", NONE, at_least=0.0))
+    return tabulated([*rows, *overlap.curve_rows(runs, SERIES)])
 
 
 def _compared(run: Run, size: int) -> list[Row]:
-    name = panels.named(run)
-    means = {key: panels.mean(run, key, size) for key in SERIES}
-    gaps = {
-        kind: panels.over(means[f"hard_{kind}_memorized"] - means[f"soft_{kind}_memorized"])
-        for kind in ("full", "rest")
-    }
-    label = f"mean IOU, right or wrong − probabilities, {size} models"
-    head = (
-        claim(name, label, "", gaps["full"], at_least=0.0)
-        if size >= FROM
-        else curve(name, label, "", gaps["full"])
+    """The gap between right answers and probabilities: a claim from FROM models on."""
+    name, label = overlap.ensemble_of(run), mean_label(GAP, size)
+    full, rest = (
+        over_splits(
+            mean_iou(run, f"hard_{against}_memorized", size)
+            - mean_iou(run, f"soft_{against}_memorized", size)
+        )
+        for against in ("full", "rest")
     )
-    rows = [head, curve(name, f"{label}, against the rest", "", gaps["rest"])]
-    for series, what in SERIES.items():
-        each = panels.over(means[series])
-        rows.append(curve(name, f"mean IOU, {what}, {size} models", "", each))
-    return rows
+    first = (
+        claim(name, label, "", full, at_least=0.0) if size >= FROM else curve(name, label, "", full)
+    )
+    return [
+        first,
+        curve(name, f"{label}, against the rest", "", rest),
+        *overlap.mean_rows(run, SERIES, size),
+    ]
 
 
 ARTIFACT = Artifact(
     id="models_fig6",
     experiment="subset_ensembles",
     tabulate=tabulate,
-    draw=panels.side_by_side,
+    draw=draw,
     rule=RULE,
     title="Estimates from probabilities and from right answers, against all models' right answers",
     claim=(
@@ -71,13 +72,13 @@ ARTIFACT = Artifact(
     ),
     paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 6, App. D",
     deviations=(
-        *panels.DEVIATIONS,
+        *overlap.DEVIATIONS,
         "The whole ensemble contains the models that are held against it, with their 0-1 outputs,"
         " which favours these; rows 'against the rest' leave them out, and decide nothing.",
     ),
-    tier_notes=panels.TIER_NOTES,
-    needs=panels.wants("Halves"),
-    page=panels.page,
+    tier_notes=overlap.TIER_NOTES,
+    needs=overlap.of_kind("Halves"),
+    page=overlap.page,
 )
 
 if __name__ == "__main__":

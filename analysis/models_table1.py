@@ -1,4 +1,4 @@
-"""Table 1 of 004: networks fine-tuned without an example against networks trained again."""
+"""Table 1 of Subsets: networks fine-tuned without an example against networks trained again."""
 
 import math
 import sys
@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 
 from analysis.ink import agreement as panels
 from analysis.ink.style import BLUE, GREEN, GREY, ORANGE, PURPLE
+from analysis.numbers import agreement
+from analysis.numbers.agreement import TOLERANCE
 from analysis.numbers.statistics import over_seeds, pair_values
 from analysis.numbers.table import Row, claim, curve, number, tabulated
 from analysis.page.artifact import Artifact
@@ -22,11 +24,8 @@ PAPER = {  # agreement, accuracy of the retrained, of the fine-tuned
 }
 UNPRINTED = (math.nan,) * 3
 BETTER = 0.03
-AGAINST, SEEDS, OTHER = (
-    "fine-tuned and retrained",
-    "retrained, two seeds",
-    "fine-tuned and retrained, two seeds",
-)
+AGAINST, SEEDS = "fine-tuned and retrained", "retrained, two seeds"
+OTHER = "fine-tuned and retrained, two seeds"
 START, AGAIN = "fine-tuned and its start", "retrained and with the example"
 LOOKS = {
     "agreement": {
@@ -43,37 +42,34 @@ RULE = (
     "Claims, for each classifier, paired over seeds: the agreement of a fine-tuned with a retrained"
     " network exceeds that of retrained networks of two seeds by less than"
     f" {BETTER:g} ('no better'; between the paper's tables it does by up to 0.025). Printed"
-    f" numbers: to {panels.TOLERANCE:g}."
+    f" numbers: to {TOLERANCE:g}."
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
+def tabulate(runs: list[Run]) -> pd.DataFrame:
     claims: list[Row] = []
     rows: list[Row] = []
-    for run in found:
-        name = panels.named(run)
-        printed = PAPER.get(name, UNPRINTED)
+    for run in runs:
+        name = agreement.classifier_of(run)
+        printed, *accuracies = PAPER.get(name, UNPRINTED)
         against = _mean(run, "tuned_retrained")
         seeds = pair_values(run.array("between_retrained"))
-        # Two seeds are one pair: the difference of means is all there is.
+        # Two seeds are one pair: only the difference of means is known.
         paired = against if len(seeds) == len(against) else against.mean()
-        gap = over_seeds(paired - seeds)
         label = f"agreement, {AGAINST} − {SEEDS}"
-        claims.append(claim(name, label, "", gap, at_most=BETTER, series=""))
-        rows += _agreement(run, name, printed[0])
-        for series, key, paper in (
-            ("retrained", "accuracy_retrained", printed[1]),
-            ("fine-tuned", "accuracy_tuned", printed[2]),
-        ):
+        claims.append(claim(name, label, "", over_seeds(paired - seeds), at_most=BETTER, series=""))
+        rows += _agreement(run, name, printed)
+        keys = {"retrained": "accuracy_retrained", "fine-tuned": "accuracy_tuned"}
+        for (series, key), paper in zip(keys.items(), accuracies, strict=True):
             ours = over_seeds(_mean(run, key))
-            rows.append(number(name, "accuracy", "", ours, paper, panels.TOLERANCE, series=series))
+            rows.append(number(name, "accuracy", "", ours, paper, TOLERANCE, series=series))
     return tabulated(claims + rows)
 
 
 def _agreement(run: Run, name: str, printed: float) -> list[Row]:
     others = np.asarray(run.array("tuned_others"))
     ours = over_seeds(_mean(run, "tuned_retrained"))
-    found = {
+    controls = {
         OTHER: pair_values((others + others.T) / 2),
         SEEDS: pair_values(run.array("between_retrained")),
         "of the whole set, two seeds": pair_values(run.array("between_full")),
@@ -81,10 +77,10 @@ def _agreement(run: Run, name: str, printed: float) -> list[Row]:
         START: _mean(run, "tuned_full"),
     }
     return [
-        number(name, "agreement", "", ours, printed, panels.TOLERANCE, series=AGAINST),
+        number(name, "agreement", "", ours, printed, TOLERANCE, series=AGAINST),
         *(
             curve(name, "agreement", "", over_seeds(values), series=series)
-            for series, values in found.items()
+            for series, values in controls.items()
         ),
     ]
 
@@ -95,7 +91,7 @@ def _mean(run: Run, key: str) -> np.ndarray:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    return panels.draw(table, {name: (name, looks) for name, looks in LOOKS.items()})
+    return panels.draw(table, LOOKS)
 
 
 ARTIFACT = Artifact(
@@ -129,7 +125,7 @@ ARTIFACT = Artifact(
         ),
     },
     needs=lambda config: config["type"] == "Compared",
-    page=panels.page,
+    page=agreement.page,
 )
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Table 2 of 004: agreement and accuracy of networks with and without test-time augmentation."""
+"""Table 2 of Subsets: agreement and accuracy with and without test-time augmentation."""
 
 import math
 import sys
@@ -6,7 +6,9 @@ import sys
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.ink import agreement as panels
+from analysis.ink.agreement import draw_series
+from analysis.numbers import agreement
+from analysis.numbers.agreement import PLAIN, TOLERANCE, VIEWS
 from analysis.numbers.statistics import over_seeds
 from analysis.numbers.table import Row, claim, tabulated
 from analysis.page.artifact import Artifact
@@ -19,38 +21,36 @@ PAPER = {  # agreement and accuracy, plain and from several views
     "Flowers, ResNet-18": ((0.668, 0.513), (0.669, 0.518)),
 }
 UNPRINTED = ((math.nan, math.nan), (math.nan, math.nan))
-SERIES = {"plain": panels.PLAIN, "several views": panels.VIEWS}
+SERIES = {"plain": PLAIN, "several views": VIEWS}
 SLIGHT = 0.05
 
 RULE = (
     "Claims, for each classifier, paired over seeds: with test-time augmentation agreement is"
     f" higher, and so is accuracy, each by less than {SLIGHT:g} ('slight'; the paper prints at most"
-    f" 0.023). Printed numbers: to {panels.TOLERANCE:g}."
+    f" 0.023). Printed numbers: to {TOLERANCE:g}."
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
+def tabulate(runs: list[Run]) -> pd.DataFrame:
     claims: list[Row] = []
     rows: list[Row] = []
-    for name, run in panels.of(found).items():
+    for name, run in agreement.by_classifier(runs).items():
         printed = PAPER.get(name, UNPRINTED)
-        for place, (quantity, measure) in enumerate(
-            {"agreement": panels.agreed, "accuracy": panels.right}.items()
-        ):
-            gain = over_seeds(measure(run, panels.VIEWS) - measure(run, panels.PLAIN))
-            paper = printed[1][place] - printed[0][place]
-            label = f"{quantity}, several views − plain"
-            claims.append(
-                claim(name, label, "", gain, at_least=0.0, at_most=SLIGHT, paper=paper, series="")
+        measures = {"agreement": agreement.agreement, "accuracy": agreement.accuracy}
+        for (quantity, measure), plain, views in zip(measures.items(), *printed, strict=True):
+            gain = over_seeds(measure(run, VIEWS) - measure(run, PLAIN))
+            label, bounds = (
+                f"{quantity}, several views − plain",
+                {"at_least": 0.0, "at_most": SLIGHT},
             )
+            claims.append(claim(name, label, "", gain, paper=views - plain, series="", **bounds))
         for numbers, (series, suffix) in zip(printed, SERIES.items(), strict=True):
-            rows += panels.rows(run, numbers, suffix, series=series)
+            rows += agreement.agreement_rows(run, numbers, suffix, series=series)
     return tabulated(claims + rows)
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    looks = dict(zip(SERIES, panels.THREE, strict=False))
-    return panels.draw(table, {name: (name, looks) for name in ("agreement", "accuracy")})
+    return draw_series(table, SERIES)
 
 
 ARTIFACT = Artifact(
@@ -63,14 +63,14 @@ ARTIFACT = Artifact(
     claim="Averaging logits over views of the image slightly raises agreement and accuracy.",
     paper="How many trained neural networks are needed (Doubov et al., 2022), Table 2, App. B",
     deviations=(
-        *panels.DEVIATIONS,
+        *agreement.DEVIATIONS,
         "The paper does not say how large its crops are. Ours have the size of the training images:"
         " corners and middle of the image with training's black margin, or of the photograph.",
         "Of CIFAR-10 and DTD the paper prints no number: theirs are judged by the claims alone.",
     ),
-    tier_notes=panels.TIER_NOTES,
-    needs=panels.compared(panels.BOTH),
-    page=panels.page,
+    tier_notes=agreement.TIER_NOTES,
+    needs=agreement.differing_in(agreement.BOTH),
+    page=agreement.page,
 )
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Table 3 of 004: agreement of networks by what is random, initial parameters, order, or both."""
+"""Table 3 of Subsets: agreement by what is random, initial parameters, order, or both."""
 
 import math
 import sys
@@ -6,7 +6,9 @@ import sys
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.ink import agreement as panels
+from analysis.ink.agreement import draw_series
+from analysis.numbers import agreement
+from analysis.numbers.agreement import BOTH, INIT, ORDER, TOLERANCE
 from analysis.numbers.statistics import NONE, Interval, apart
 from analysis.numbers.table import Row, claim, records, tabulated
 from analysis.page.artifact import Artifact
@@ -23,51 +25,43 @@ PAPER = {  # agreement and accuracy where initial parameters, order, or both dif
     "Flowers, ResNet-18": ((0.672, 0.507), (0.671, 0.511), (0.668, 0.513)),
 }
 UNPRINTED = ((math.nan, math.nan),) * 3
-SERIES = {
-    "initial parameters": panels.INIT,
-    "order": panels.ORDER,
-    "both": panels.BOTH,
-}
+SERIES = {"initial parameters": INIT, "order": ORDER, "both": BOTH}
 ALIKE = 0.02
 
 RULE = (
     "Claims, for each classifier: agreement where only initial parameters differ, and where only"
     f" the order does, is within {ALIKE:g} of that where both do ('similar'). Printed numbers: to"
-    f" {panels.TOLERANCE:g}."
+    f" {TOLERANCE:g}."
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    by = {series: panels.of(found, vary) for series, vary in SERIES.items()}
-    names = list(dict.fromkeys(name for of in by.values() for name in of))
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    by_series = {series: agreement.by_classifier(runs, vary) for series, vary in SERIES.items()}
     claims: list[Row] = []
     rows: list[Row] = []
-    for name in names:
+    for name in dict.fromkeys(name for group in by_series.values() for name in group):
         printed = dict(zip(SERIES, PAPER.get(name, UNPRINTED), strict=True))
-        whole = by["both"].get(name)
-        for series, of in by.items():
-            run = of.get(name)
+        for series, group in by_series.items():
+            run = group.get(name)
             if run is not None:
-                rows += panels.rows(run, printed[series], series=series)
-            if series != "both":
-                gap = NONE if run is None or whole is None else _gap(run, whole)
+                rows += agreement.agreement_rows(run, printed[series], series=series)
+            if series != BOTH:
+                gap = _gap(run, by_series[BOTH].get(name))
+                paper = printed[series][0] - printed[BOTH][0]
+                about = {"at_least": -ALIKE, "at_most": ALIKE, "paper": paper}
                 label = f"agreement, {series} − both"
-                paper = printed[series][0] - printed["both"][0]
-                claims.append(
-                    claim(
-                        name, label, "", gap, at_least=-ALIKE, at_most=ALIKE, paper=paper, series=""
-                    )
-                )
+                claims.append(claim(name, label, "", gap, series="", **about))
     return tabulated(claims + rows)
 
 
-def _gap(run: Run, whole: Run) -> Interval:
-    return apart(panels.agreed(run), panels.agreed(whole))
+def _gap(run: Run | None, both: Run | None) -> Interval:
+    if run is None or both is None:
+        return NONE
+    return apart(agreement.agreement(run), agreement.agreement(both))
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    looks = dict(zip(SERIES, panels.THREE, strict=False))
-    return panels.draw(table, {name: (name, looks) for name in ("agreement", "accuracy")})
+    return draw_series(table, SERIES)
 
 
 def findings(table: pd.DataFrame) -> list[str]:
@@ -90,14 +84,14 @@ ARTIFACT = Artifact(
     claim="Whatever the source of nondeterminism, networks agree about as much.",
     paper="How many trained neural networks are needed (Doubov et al., 2022), Table 3, App. C",
     deviations=(
-        *panels.DEVIATIONS,
+        *agreement.DEVIATIONS,
         "What moves images in training goes with the order: networks of one order see the same"
         " images moved the same way. The paper does not say with which of the two its goes.",
     ),
-    tier_notes=panels.TIER_NOTES,
+    tier_notes=agreement.TIER_NOTES,
     findings=findings,
-    needs=panels.compared(panels.BOTH, panels.INIT, panels.ORDER),
-    page=panels.page,
+    needs=agreement.differing_in(agreement.BOTH, agreement.INIT, agreement.ORDER),
+    page=agreement.page,
 )
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
-from analysis.ink.pixels import packed, unpacked
 from analysis.ink.style import BLACK, BLUE, FOOT, GREY, PAGE, VERMILLION
+from analysis.numbers.cells import packed, unpacked
 from analysis.numbers.statistics import Interval, geometric, over_seeds
 from analysis.numbers.table import Row, claim, curve, tabulated
 from analysis.page.artifact import Artifact

@@ -1,21 +1,10 @@
-"""Bytes in a cell of the CSV, and images drawn from them."""
+"""Images drawn from the bytes in a cell of the CSV."""
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from analysis.numbers.cells import unpacked
 from analysis.numbers.table import Row
-
-HEX = "hex:"  # keeps a CSV reader from taking bytes for a number
-
-
-def packed(values: np.ndarray) -> str:
-    """Write an array's bytes as a cell."""
-    return HEX + np.asarray(values).tobytes().hex()
-
-
-def unpacked(cell: str) -> bytes:
-    """The bytes that `packed` wrote."""
-    return bytes.fromhex(cell.removeprefix(HEX))
 
 
 def show(axes: Axes, row: Row, frame: str, linewidth: float) -> None:

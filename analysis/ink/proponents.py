@@ -1,7 +1,6 @@
 """The picture of proponents and opponents: images in rows a method, and the shares beneath."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -10,12 +9,8 @@ from matplotlib.figure import Figure
 
 from analysis.ink.pixels import show
 from analysis.ink.style import BLACK, BLUE, FOOT, GREY, ORANGE, PAGE
-from analysis.numbers import proponents
 from analysis.numbers.proponents import CONTROL, CORRECT, QUANTITY, ROLES
-from analysis.numbers.statistics import over_seeds
-from analysis.numbers.table import Row, curve, records, tabulated, written
-from analysis.page.artifact import Artifact
-from experiments.laboratory.runs import Run
+from analysis.numbers.table import Row, records
 
 SIDE, PITCH = 0.43, 0.52  # inches: an image, and from one to the next
 LEFT = {"query": 0.08, "method": 0.92, "proponent": 1.74, "opponent": 4.42}
@@ -25,7 +20,7 @@ PANEL = 0.17  # a method in the panels of shares
 
 
 def draw(table: pd.DataFrame, classes: Sequence[str], stratum: str = CORRECT) -> Figure:
-    """Draw the displays of a table of analysis.proponents, and the shares of a stratum."""
+    """Draw the displays of a table of analysis.numbers.proponents, and the shares of a stratum."""
     images = records(table[table["kind"] == "image"])
     shares = table[(table["kind"] == "curve") & (table["stratum"] == stratum)]
     displays = list(dict.fromkeys(int(row["display"]) for row in images))
@@ -128,100 +123,3 @@ def _folded(name: str) -> str:
 def _write(figure: Figure, x: float, y: float, text: str, **more: Any) -> None:
     style: dict[str, Any] = {"fontsize": 7.5, "va": "bottom", **more}
     figure.text(x / PAGE, y / figure.get_figheight(), text, **style)
-
-
-# What Figures 5 and 6 of 001 share: retrieval on CIFAR-10, and what the scores of TracIn cost.
-
-
-CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
-DIGITS = tuple("0123456789")  # what the smoke tier shows instead
-COST = "cost of scores"
-DEVIATIONS = (
-    *proponents.DEVIATIONS,
-    "The network, the recipe and the checkpoints of the paper's Sec. 4.1 are outside the text at"
-    " hand. The standard recipe for residual networks on CIFAR-10 (He et al., 2016) is used, with"
-    " batch normalisation, crops and flips, and five checkpoints at the ends of epochs.",
-    "TracIn weighs a checkpoint by the learning rate there, which the recipe lowers tenfold twice:"
-    " of five checkpoints the first two have 94% of the weight. A row without learning rates shows"
-    " what that decides. Classes predicted, and the other methods, are of the final network.",
-    "Influence functions invert the Hessian on its dominant eigenvectors (Arnoldi on fresh random"
-    " minibatches, damping 0.01, negative eigenvalues kept) and leave out the rest, where the paper"
-    " sketches the inverse (Sec. A.1), which is an artifact of its own. A row with half of the"
-    " eigenvectors shows what their number decides.",
-    "Batch normalisation is in evaluation mode, each checkpoint with its own running statistics;"
-    " gradients do not flow into the statistics, and candidates are scored without augmentation.",
-)
-TIER_NOTES = {
-    "smoke": "The bundled digits as grey RGB images: a 3 in place of a cat, a 1 of an automobile.",
-    "small": (
-        "JPEG-recompressed CIFAR-10, not the original pixels: 10,000 random training images and"
-        " 2,000 of the test split; ResNet-8 for 25 epochs, learning rate 0.1 divided by 10 after"
-        " half and three quarters of them, weight decay 5e-4. Influence functions: 30 eigenvectors"
-        " of 60 products with 256 examples each."
-    ),
-    "paper": (
-        "ResNet-56 on all 50,000 images. Influence functions: 50 eigenvectors of 200 products with"
-        " 512 examples each."
-    ),
-}
-CAUSE_NOTE = (
-    "Where TracIn is less consistent than the other methods on CIFAR-10, its weights are a likely"
-    " cause: with the recipe's learning rates it is mostly of the first two checkpoints, whose"
-    " network classifies otherwise than the final one that chose the queries and their confusable"
-    " classes; without learning rates both shares are higher. On the last layer alone a score is a"
-    " product of errors in the logits and of features, which sorts by class nearly by itself."
-)
-SPEED_NOTE = (
-    "The cost of TracIn's scores, finding the top included, is in passes a checkpoint: one batched"
-    " forward and backward over the same queries and candidates, timed before and after in the same"
-    " run, in processor seconds. It must be above one: scoring m queries multiplies rows of p"
-    " numbers, 2 m p operations a candidate, and a pass costs 6 p T, where T is the number of"
-    " positions a weight acts on, averaged over weights: m / (3 T) of a pass (T = 163 in ResNet-8,"
-    " 147 in ResNet-56), beside the pass itself and the weight gradient of each example alone."
-)
-
-
-def tabulate(found: list[Run], stratum: str, display: int) -> pd.DataFrame:
-    """Make the rows of one figure: the shares, its stratum's claims, its images, and the cost."""
-    table = proponents.tabulate(found, (stratum,), (display,))
-    timed = [run for run in found if "ratio" in run.metrics]
-    ratio = over_seeds([run.metrics["ratio"] for run in timed])
-    facts = ("accuracy_train", "accuracy_eval")
-    rows = [curve(proponents.OURS, COST, "passes", ratio)]
-    for name, what in zip(facts, ("train", "test"), strict=True):
-        ours = over_seeds([100 * run.metrics[name] for run in timed if name in run.metrics])
-        rows.append(curve("network", f"{what} accuracy", "%", ours))
-    return pd.concat([table, tabulated(rows)], ignore_index=True)
-
-
-def draw_cifar(table: pd.DataFrame, stratum: str) -> Figure:
-    """Draw the figure's images and the shares of its stratum."""
-    classes = DIGITS if str(table["tier"].iloc[0]) == "smoke" else CLASSES
-    return draw(table, classes, stratum)
-
-
-def page(table: pd.DataFrame) -> pd.DataFrame:
-    """The methods side by side, and what the scores of TracIn cost."""
-    wide = proponents.page(table)
-    cost = {r["method"]: written(r, ".2f") for r in records(table[table["quantity"] == COST])}
-    return wide.assign(**{f"{COST}, passes a checkpoint": wide["method"].map(cost).fillna("")})
-
-
-def figure(number: int, stratum: str, display: int, title: str, claim: str) -> Artifact:
-    """One of the two figures: of a stratum of the queries, and one of it displayed."""
-    return Artifact(
-        id=f"tracin_fig{number}",
-        experiment="cifar_proponents",
-        tabulate=partial(tabulate, stratum=stratum, display=display),
-        draw=partial(draw_cifar, stratum=stratum),
-        rule=proponents.RULE,
-        title=title,
-        claim=claim,
-        paper=f"TracIn (arXiv:2002.08484), appendix, Figure {number} and Sec. B",
-        deviations=DEVIATIONS,
-        tier_notes=TIER_NOTES,
-        remarks=(CAUSE_NOTE, SPEED_NOTE),
-        page=page,
-    )

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.ink.style import BLACK, FOOT, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from analysis.numbers.cells import unlisted
 from analysis.numbers.simulator import CONTROLS
 from analysis.numbers.table import records
 
@@ -30,7 +31,7 @@ def draw(table: pd.DataFrame, columns: int, width: float, controls: Sequence[str
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.set_layout_engine("constrained", rect=(0, FOOT / height, 1, 1 - FOOT / height))
     grid = figure.subplots(sum(deep), columns, squeeze=False)
-    lrs = _unpacked(table.loc[table["kind"] == "grid", "mean"].iat[0])
+    lrs = unlisted(table.loc[table["kind"] == "grid", "mean"].iat[0])
     for axes in grid.flat:
         axes.set_axis_off()
     for points, top in zip(groups, np.cumsum([0, *deep[:-1]]), strict=True):
@@ -50,10 +51,6 @@ def draw(table: pd.DataFrame, columns: int, width: float, controls: Sequence[str
     return figure
 
 
-def _unpacked(text: str) -> np.ndarray:
-    return np.array(text.split(), dtype=float)
-
-
 def _draw_point(axes: Axes, rows: pd.DataFrame, lrs: np.ndarray, controls: Sequence[str]) -> None:
     first = records(rows)[0]
     for row in records(rows):
@@ -61,7 +58,7 @@ def _draw_point(axes: Axes, rows: pd.DataFrame, lrs: np.ndarray, controls: Seque
         if system in CONTROLS and system not in controls:
             continue
         colour = RANDOM.get(kind, ORANGE) if system == "random" else COLOURS[kind]
-        mean, least, most = (_unpacked(row[name]) for name in ("mean", "least", "most"))
+        mean, least, most = (unlisted(row[name]) for name in ("mean", "least", "most"))
         label = kind if system == "FastIF" else f"{kind}, {system}"
         if system not in CONTROLS:
             axes.fill_between(lrs, least, most, color=colour, alpha=0.13, linewidth=0)

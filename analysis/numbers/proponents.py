@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.ink.pixels import packed
+from analysis.numbers.cells import packed
 from analysis.numbers.statistics import Interval, difference, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from experiments.laboratory.runs import Run

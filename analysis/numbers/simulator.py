@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.numbers.cells import listed
 from analysis.numbers.statistics import Interval, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from experiments.laboratory.runs import Run
@@ -142,7 +143,7 @@ def _claims(points: Points) -> list[Row]:
 def _grid(run: Run) -> Row:
     lrs = np.asarray(run.array("lrs"))
     row = curve("learning rates", "", "", Interval(math.nan, math.nan, math.nan, len(lrs)))
-    return row | {"kind": "grid", "verdict": "", "n": 1, "mean": _packed(lrs)}
+    return row | {"kind": "grid", "verdict": "", "n": 1, "mean": listed(lrs)}
 
 
 def _lines(run: Run, shown: int | None) -> list[Row]:
@@ -161,13 +162,9 @@ def _lines(run: Run, shown: int | None) -> list[Row]:
                 start = Interval(float(of.mean() - before[place]), math.nan, math.nan, 1)
                 line = {"mean": of.mean(0), "least": of.min(0), "most": of.max(0)}
                 row = curve(str(name), f"change, {kind} {number}", "nats", start, **about)
-                packed = {key: _packed(values) for key, values in line.items()}
+                packed = {key: listed(values) for key, values in line.items()}
                 rows.append(row | packed | {"kind": "line"})
     return rows
-
-
-def _packed(values: np.ndarray) -> str:
-    return " ".join(f"{value:.5g}" for value in values)
 
 
 def findings(table: pd.DataFrame) -> list[str]:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from analysis import models_fig2, models_fig3, models_fig4, models_table2, models_table3
-from analysis.ink import agreement as agreement_panels
 from analysis.numbers import table
 from experiments import nondeterminism
 from experiments.ensembles.classifiers import load
@@ -111,7 +110,7 @@ def test_what_the_paper_prints_reproduces_its_figure_and_tables():
         assert set(claims["verdict"]) == {"reproduced"}
         numbers = rows[rows["kind"] == "number"]
         assert set(numbers["verdict"]) <= {"reproduced", ""}
-        page = agreement_panels.page(rows)
+        page = numbers.page(rows)
         assert set(page["classifier"]) == set(rows[rows["kind"] != "claim"]["method"])
         assert not page.duplicated().any()
     assert len(claims) == 8, "two sources of nondeterminism for each of four classifiers"

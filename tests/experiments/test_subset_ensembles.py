@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from analysis import models_fig1, models_fig5, models_fig6
-from analysis.ink import overlap
-from analysis.numbers import table
+from analysis.numbers import overlap, table
 from experiments import subset_ensembles
 from experiments.data import cifar100
 from experiments.ensembles import subsets
@@ -173,7 +172,7 @@ def test_curves_that_rise_reproduce_the_figure_and_low_ones_do_not():
     assert word == "direction", "one set of restarts has no interval"
     assert claims.loc["mean IOU, 25 models", "ours"] == pytest.approx(0.05, abs=0.01)
     assert set(claims["verdict"]) == {"reproduced", "direction"}
-    assert overlap.names(rows) == ["MNIST, MLP"]
+    assert overlap.ensembles(rows) == ["MNIST, MLP"]
     (said,) = models_fig1.findings(rows)
     assert "135 above 0.1, 27 above 0.3, 5 above 0.5" in said  # 300 exp(-8 t)
     assert "With 25 models the mean IOU is 0.05" in said

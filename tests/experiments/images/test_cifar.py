@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis.ink import proponents
+from analysis.numbers import cifar_proponents as proponents
 from analysis.numbers import table
 from experiments import cifar_proponents
 from experiments.data import cifar

@@ -1,0 +1,101 @@
+"""Marks that several figures share: values with their intervals, named lines, matrices, keys."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+
+from analysis.ink.style import BLACK, GREY
+from analysis.numbers.table import Row
+
+PRINTED: dict[str, Any] = {"markersize": 9, "markeredgewidth": 1.2}  # a paper's number: "|"
+
+
+def draw_value(
+    axes: Axes,
+    row: Row,
+    place: float,
+    colour: str,
+    marker: str = "o",
+    *,
+    interval: tuple[str, str] = ("low", "high"),
+    size: float = 4,
+    paper_at: float | None = None,
+) -> None:
+    """Draw a row at a height: our value with the interval in two columns, and the printed value.
+
+    `paper_at` is the height of the printed value where it is not that of ours.
+    """
+    low, high = (row[name] for name in interval)
+    axes.plot([low, high], [place] * 2, color=colour, linewidth=2, alpha=0.5)
+    draw_printed(axes, row["paper"], place if paper_at is None else paper_at)
+    axes.plot(row["ours"], place, marker, color=colour, markersize=size)
+
+
+def draw_printed(axes: Axes, value: float, place: float) -> None:
+    """Draw a printed value, or a bound, at a height."""
+    axes.plot(value, place, "|", color=BLACK, **PRINTED)
+
+
+def name_lines(axes: Axes, labels: Sequence[str], margin: float = 0.5) -> None:
+    """Name the lines of a panel from the top, `margin` lines of room beyond the last."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - margin, margin - 1)
+    axes.tick_params(axis="y", length=0)
+
+
+def draw_key(figure: Figure, marks: Mapping[str, Line2D], columns: int | None = None) -> None:
+    """Explain marks above all panels, in as many columns as there are marks or fewer."""
+    figure.legend(
+        list(marks.values()), list(marks), loc="outside upper center", ncols=columns or len(marks)
+    )
+
+
+def mark(marker: str = "o", colour: str = GREY, line: str = "none", **more: Any) -> Line2D:
+    """A mark for `draw_key`; "-" as `line` for a value with its interval."""
+    return Line2D([], [], marker=marker, color=colour, ls=line, **more)
+
+
+def printed_mark() -> Line2D:
+    """The mark of a printed value for `draw_key`."""
+    return mark("|", BLACK, **PRINTED)
+
+
+def draw_matrix(
+    axes: Axes,
+    values: np.ndarray,
+    labels: Mapping[int, str],
+    *,
+    colours: str | Colormap,
+    **more: Any,
+) -> AxesImage:
+    """Draw a square matrix in colours, with labels at some of its lines and columns."""
+    image = axes.imshow(values, cmap=colours, **more)
+    axes.set_xticks(list(labels), list(labels.values()))
+    axes.set_yticks(list(labels), list(labels.values()))
+    axes.grid(False)
+    return image
+
+
+def write_in_cell(
+    axes: Axes, cell: tuple[int, int], text: str, colour: str, down: float = 0.0, size: float = 7.5
+) -> None:
+    """Write in a matrix's cell (line, column), `down` cells below its middle."""
+    y, x = cell
+    axes.text(x, y + down, text, ha="center", va="center", color=colour, fontsize=size)
+
+
+def stretch_percent(axes: Axes, end: float) -> None:
+    """Stretch the upper end of a percentage axis, which is logarithmic in `end` minus the value."""
+    axes.set_xscale(
+        "function",
+        functions=(
+            lambda x: -np.log10(end - np.clip(x, -100, (100 + end) / 2)),
+            lambda y: end - 10.0 ** -np.asarray(y),
+        ),
+    )
