@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from experiments.images import proponents
@@ -49,8 +48,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         return proponents.measure(method, there.task, train, drawn, config.queries.top, basis)
 
     found = measured(there, drawn, work) if method == TracIn() else work()
-    scalars = {k: v for k, v in there.metrics.items() if not isinstance(v, np.ndarray)}
-    return {**scalars, **found}
+    return {**there.metrics, **found}
 
 
 def measured(there: Trained, drawn: Drawn, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -8,24 +8,26 @@ Deviations: the paper describes neither network nor training; ours are in the co
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from experiments.data import dbpedia, gazetteer, labels
 from experiments.data.dbpedia import Articles
 from experiments.data.words import Vocabulary, jaccard
-from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.models.text_classifier import BagOfWords, TextClassifier
-from experiments.training.loop import Fit, checkpoints, fit
+from experiments.training import models as training
+from experiments.training.loop import fit
+from experiments.training.plans import CrossEntropy, Fit
 from methods.randomness import numpy_generator
-from methods.task import Task, take
+from methods.task import take
 from methods.tracin import TracIn
 
 # Text classifiers: what the experiment on DBpedia trains, and what it is trained on.
@@ -72,19 +74,14 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(training.Trained[BagOfWords]):
     """A trained classifier with its data."""
 
-    module: BagOfWords
-    task: Task
     train: Part
     test: Part
-    metrics: dict[str, Any]
 
 
-def cross_entropy(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Negative log-likelihood of the given class in nats, (b,)."""
-    return F.cross_entropy(model(batch["words"]), batch["label"], reduction="none")
+cross_entropy = CrossEntropy(("words",))
 
 
 def load_data(data: Data, seed: int) -> tuple[Part, Part, Vocabulary]:
@@ -129,32 +126,28 @@ def _texts(articles: Articles) -> list[str]:
 
 def trained(model: Model) -> Trained:
     """The trained model, training it if no run has it yet."""
-    run = runs.once("text_model", model, lambda scratch: _train(model, scratch))
     train, test, vocabulary = load_data(model.data, model.seed)
-    module = _built(model, vocabulary, train)
-    module.double()  # in single precision, a probability near one is mostly rounding
-    kept = checkpoints(module, run)
-    module.requires_grad_(False)
-    decay = model.fit.weight_decay
-    task = Task.of(module, cross_entropy, weight_decay=decay, checkpoints=kept)
-    return Trained(module, task, train, test, run.metrics)
-
-
-def _built(model: Model, vocabulary: Vocabulary, train: Part) -> BagOfWords:
     rarity = torch.from_numpy(vocabulary.rarity).float()
-    return model.network.build(rarity, len(train.articles.classes), model.seed)
+    there = training.train_once(
+        "text_model",
+        model,
+        partial(model.network.build, rarity, len(train.articles.classes), model.seed),
+        cross_entropy,
+        partial(_train, model),
+        weight_decay=model.fit.weight_decay,
+        dtype=torch.float64,  # in single precision, a probability near one is mostly rounding
+    )
+    return Trained(**vars(there), train=train, test=test)
 
 
-def _train(model: Model, scratch: Path) -> dict[str, Any]:
-    train, test, vocabulary = load_data(model.data, model.seed)
-    module = _built(model, vocabulary, train)
+def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
+    train, test, vocabulary = load_data(model.data, model.seed)  # noted as this run's data
     outcome = fit(module, cross_entropy, train.examples, model.fit, model.seed, scratch)
     accuracy = {
         f"accuracy_{name}": float((predictions(module, part) == part.articles.label).mean())
         for name, part in (("train", train), ("test", test))
     }
-    size = outcome["params"].shape[1]
-    return {**outcome, **accuracy, "n_words": len(vocabulary), "num_params": size}
+    return {**outcome, **accuracy, "n_words": len(vocabulary)}
 
 
 @torch.no_grad()
@@ -281,7 +274,9 @@ def _scores(method: Method, there: Trained, which: np.ndarray) -> Tensor:
         return method.scores(there.task, train, query)
     with torch.no_grad():
         left, right = (
-            torch.cat([F.normalize(there.module.features(s)) for s in part["words"].split(1_000)])
+            torch.cat(
+                [functional.normalize(there.module.features(s)) for s in part["words"].split(1_000)]
+            )
             for part in (query, train)
         )
     return left @ right.T

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from experiments.ensembles import classifiers, rate_sweep
 from experiments.ensembles.classifiers import Recipe, asked, built, everything, learn, load
@@ -26,7 +25,8 @@ from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from experiments.laboratory.table import interval, told
-from experiments.training.loop import flat_buffers, flat_params, load_buffers, load_params
+from experiments.training.loop import flat_buffers, flat_params
+from experiments.training.models import restore
 from experiments.training.plans import ending
 from experiments.training.stacked import Stack
 from methods.ensembles.agreement import agreement
@@ -102,17 +102,15 @@ def _tuned(part: Tuned, scratch: Path) -> dict[str, Any]:
         found = trained(one)
         for place, seed in enumerate(one.seeds):
             start[seed] = found.array("params")[place], found.array("buffers")[place]
-    stack = Stack([_at(recipe, one.seed, *start[one.seed]) for one in part.networks])
+    networks = [recipe.network.build(one.seed) for one in part.networks]
+    stack = Stack(
+        [restore(net, *start[one.seed]) for net, one in zip(networks, part.networks, strict=True)]
+    )
     stack = stack.to("cuda" if torch.cuda.is_available() else "cpu")
     # An order of its own: the training's would begin again with its first epochs.
     orders = [int(stream(one.seed, "tuning").generate_state(1)[0]) for one in part.networks]
     learn(stack, recipe, plan, orders, _masks(recipe, part.networks), scratch)
     return _answers(stack, recipe) | {"epochs": plan.epochs, "lr": plan.rate(0)}
-
-
-def _at(recipe: Recipe, seed: int, params: np.ndarray, buffers: np.ndarray) -> nn.Module:
-    module = recipe.network.build(seed)
-    return load_buffers(load_params(module, np.array(params)), np.array(buffers))
 
 
 def _masks(recipe: Recipe, networks: Sequence[Without]) -> np.ndarray:

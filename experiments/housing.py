@@ -8,6 +8,7 @@ describes neither network nor training; ours are in the configs.
 
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +20,12 @@ from torch import Tensor, nn
 
 from experiments.data import housing, labels, towns
 from experiments.data.housing import Houses
-from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.models.housing_mlp import HousingMLP
-from experiments.training.loop import Fit, checkpoints, fit
+from experiments.training import models as training
+from experiments.training.loop import fit
+from experiments.training.plans import Fit
 from methods.randomness import numpy_generator
 from methods.task import Task, take
 from methods.tracin import TracIn
@@ -71,13 +73,11 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(training.Trained[nn.Module]):
     """A trained regression with its data."""
 
-    task: Task
     train: Part
     test: Part
-    metrics: dict[str, Any]
 
 
 def squared_error(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -130,26 +130,27 @@ def _standardised(columns: np.ndarray, train: np.ndarray) -> np.ndarray:
 def trained(model: Model) -> Trained:
     """The trained model, training it if no run has it yet."""
     train, test = load_data(model.data, model.seed, model.coordinates)
-    run = runs.once("housing_model", model, lambda scratch: _train(model, scratch))
-    module = model.network.build(train.examples["input"].shape[1], model.seed)
-    module.double()  # in single precision, a residual near zero is mostly rounding
-    kept = checkpoints(module, run)
-    module.requires_grad_(False)
-    decay = model.fit.weight_decay
-    task = Task.of(module, squared_error, weight_decay=decay, checkpoints=kept)
-    return Trained(task, train, test, run.metrics)
+    there = training.train_once(
+        "housing_model",
+        model,
+        partial(model.network.build, train.examples["input"].shape[1], model.seed),
+        squared_error,
+        partial(_train, model),
+        weight_decay=model.fit.weight_decay,
+        dtype=torch.float64,  # in single precision, a residual near zero is mostly rounding
+    )
+    return Trained(**vars(there), train=train, test=test)
 
 
-def _train(model: Model, scratch: Path) -> dict[str, Any]:
-    train, test = load_data(model.data, model.seed, model.coordinates)  # again: the run notes it
-    module = model.network.build(train.examples["input"].shape[1], model.seed)
+def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
+    train, test = load_data(model.data, model.seed, model.coordinates)  # noted as this run's data
     outcome = fit(module, squared_error, train.examples, model.fit, model.seed, scratch)
     explained = {}
     for name, part in (("train", train), ("test", test)):
         with torch.no_grad():
             error = squared_error(module, part.examples).mean()
         explained[f"r2_{name}"] = 1 - float(error / part.examples["target"].var(correction=0))
-    return {**outcome, **explained, "num_params": outcome["params"].shape[1]}
+    return {**outcome, **explained}
 
 
 # Distances on the earth, and how many others live nearby.

@@ -19,20 +19,19 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from experiments.digits.models import LARGE, SMOKE, Data, Model, check_shape, load_data, predictions
 from experiments.laboratory import runs
+from experiments.laboratory.attribution import losses
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.seeds import Purpose, generator
-from experiments.training.loop import Fit, fit, load_params
-from experiments.training.plans import cross_entropy
+from experiments.training.loop import fit
+from experiments.training.models import checkpoints
+from experiments.training.plans import Fit, cross_entropy
 from methods.progress import track
 from methods.randomness import numpy_generator
-from methods.task import Checkpoint, Examples, Task, chunks, count, take
+from methods.task import Examples, Task, count, take
 from methods.tracin import Phases, TracIn, evenly, phases, propose
 
 # A digit classifier with checkpoints from its first steps to past convergence, all traced.
-
-
-CHUNK = 500  # examples whose losses are taken at a time
 
 
 @dataclass(frozen=True)
@@ -61,19 +60,16 @@ def traced(dense: Dense) -> runs.Run:
         train, _ = load_data(model.data, model.seed)
         kept = trained(dense)
         module = model.network.build(model.seed)
-        checkpoints = []
-        for row in kept.array("params"):
-            load_params(module, np.array(row))
-            params = {name: p.detach().clone() for name, p in module.named_parameters()}
-            checkpoints.append(Checkpoint(params, model.fit.lr))
+        params = kept.array("params")
+        moments = checkpoints(module, params, np.full(len(params), model.fit.lr))
         decay = model.fit.weight_decay
-        task = Task.of(module, cross_entropy, weight_decay=decay, checkpoints=checkpoints)
+        task = Task.of(module, cross_entropy, weight_decay=decay, checkpoints=moments)
         terms = list(TracIn().fit(task, train.examples).terms())
         own = [term.self_influence(train.examples).numpy() for term in track(terms, "checkpoints")]
-        losses = [_losses(task.at(one), train.examples) for one in checkpoints]
+        loss = [losses(task.at(one), train.examples).numpy() for one in moments]
         return {
             "self_influence": np.stack(own),
-            "loss": np.stack(losses),
+            "loss": np.stack(loss),
             "train_loss": kept.array("train_loss"),
             "steps": kept.array("steps"),
             "corrupted": train.corrupted,
@@ -129,12 +125,6 @@ def _parts(dense: Dense, train: Examples) -> Iterator[tuple[Examples, Fit]]:
     for rows in torch.from_numpy(order).split(dense.apart * plan.batch_size):
         yield take(train, rows), replace(plan, epochs=1)
     yield train, replace(plan, epochs=plan.epochs - 1)
-
-
-@torch.no_grad()
-def _losses(task: Task, train: Examples) -> np.ndarray:
-    pieces = [task.loss(task.params, some) for some in chunks(train, CHUNK)]
-    return torch.cat(pieces).numpy()
 
 
 COUNT = 5  # checkpoints proposed; as many at random, and evenly spaced, are the controls

@@ -255,12 +255,14 @@ def display(config: Config, there: Trained) -> str:
     """The method's name in tables and figures."""
     method = config.method
     if isinstance(method, TracIn):
+        plan, count = config.model.fit, len(there.task.checkpoints)
         if method.checkpoints is None:
             eta = " lr" if method.learning_rates else ""
-            return f"TracIn[{len(there.checkpoint_epochs)}]{eta}"
+            return f"TracIn[{count}]{eta}"
         if method.checkpoints == (-1,):
             return "TracIn[1]"
-        return "TracIn@" + "+".join(str(there.checkpoint_epochs[i]) for i in method.checkpoints)
+        epochs = [min(plan.every * (place + 1), plan.epochs) for place in range(count)]
+        return "TracIn@" + "+".join(str(epochs[place]) for place in method.checkpoints)
     return attribution.display(method)
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from experiments.digits.models import LARGE, SMOKE, Data, Model, trained
 from experiments.images import proponents
 from experiments.images.proponents import Method, Queries, draw, influence, pool
@@ -37,8 +35,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     drawn = draw(evaluation, config.queries, config.model.seed)
     basis = proponents.basis_of(config.model, config.method, there.task, train)
     found = proponents.measure(config.method, there.task, train, drawn, config.queries.top, basis)
-    scalars = {k: v for k, v in there.metrics.items() if not isinstance(v, np.ndarray)}
-    return {**scalars, **found}
+    return {**there.metrics, **found}
 
 
 def methods(num_eigen: int, basis: Krylov) -> list[Method]:

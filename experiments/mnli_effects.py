@@ -35,7 +35,7 @@ from experiments.pairs.influence import (
     subset,
 )
 from experiments.pairs.models import Model, Sample, Trained, Tuned, load, trained
-from experiments.training.loop import Fit
+from experiments.training.plans import Fit
 from methods import fastif
 from methods.curvature.operators import Operator
 from methods.progress import track

@@ -21,8 +21,8 @@ from experiments.laboratory.experiment import Experiment, sweep
 from experiments.laboratory.runs import Run
 from experiments.models.digits_mlp import DigitsMLP
 from experiments.models.strided_cnn import StridedCNN
-from experiments.training.loop import Fit, Loss, fit
-from experiments.training.plans import cross_entropy
+from experiments.training.loop import fit
+from experiments.training.plans import Fit, Loss, cross_entropy
 from experiments.training.stacked import Stack, fit_stack
 from methods.ensembles.masks import Packed, draw_masks
 from methods.ensembles.subset import Sums

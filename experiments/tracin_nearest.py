@@ -29,7 +29,7 @@ from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.models.mnist_cnn import DigitsCNN, SmallCNN
-from experiments.training.loop import Fit
+from experiments.training.plans import Fit
 from methods.attributor import Fitted
 from methods.randomness import numpy_generator
 from methods.rows.projections import Gaussian, TwoSided

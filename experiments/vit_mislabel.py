@@ -81,7 +81,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         **attribution.settings(method),
         **_ranked(scores.numpy(), there.pool),
         "seconds": time.process_time() - started,
-        **{k: v for k, v in there.metrics.items() if not isinstance(v, np.ndarray)},
+        **there.metrics,
         "share": share,
         "num_params": task.size,
         "proj_dim": attribution.dimension(method),

@@ -69,7 +69,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     if len(chosen) == 0:
         raise UserError("no pair passes the rules: the pool is not German to English")
     model = replace(config.retrain, seed=config.seed)
-    module, _ = model.made()
+    module = model.build()
     train = moved(held(model, config.pool, chosen))
     draws = Cycled(config.seed, len(chosen), config.early * model.fit.batch_size)
     outcome = descend(module, model.loss, train, model.fit, draws, scratch)

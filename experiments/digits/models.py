@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +16,14 @@ from experiments.data import digits as mnist
 from experiments.laboratory import provenance, runs
 from experiments.laboratory.errors import UserError
 from experiments.models.mnist_cnn import DigitsCNN, LargeCNN, SmallCNN
-from experiments.training.loop import Adam, Fit, checkpoints, fit, flat_params, load_params
-from experiments.training.plans import cross_entropy
+from experiments.training import models as training
+from experiments.training.loop import fit, flat_params
+from experiments.training.plans import Adam, Fit, cross_entropy
 from experiments.training.second_order import Finish, converge
 from methods.curvature.exact_hessian import exact_hessian
 from methods.progress import track
 from methods.randomness import numpy_generator
-from methods.task import Task, take
+from methods.task import take
 
 Network = LargeCNN | SmallCNN | DigitsCNN
 
@@ -62,15 +64,11 @@ class Digits:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A trained model with its data, as methods and experiments need it."""
+class Trained(training.Trained[nn.Module]):
+    """A trained network with its data."""
 
-    task: Task
     train: Digits
     evaluation: Digits
-    metrics: dict[str, Any]
-    module: nn.Module
-    checkpoint_epochs: tuple[int, ...]
 
 
 @provenance.remembered
@@ -113,38 +111,34 @@ def trained(model: Model) -> Trained:
     """The trained model, training it if no run has it yet."""
     train, evaluation = load_data(model.data, model.seed)
     check_shape(model, train)
-    run = runs.once("digit_model", model, lambda scratch: _train(model, scratch))
-    module = model.network.build(model.seed)
-    flat = run.array("params")
-    epochs = [model.fit.every * (i + 1) for i in range(len(flat))]
-    epochs[-1] = min(epochs[-1], model.fit.epochs)
-    kept = checkpoints(module, run)
-    load_params(module, np.array(run.array("final")))
-    module.requires_grad_(False)
-    task = Task.of(module, cross_entropy, weight_decay=model.fit.weight_decay, checkpoints=kept)
-    return Trained(task, train, evaluation, run.metrics, module, tuple(epochs))
+    there = training.train_once(
+        "digit_model",
+        model,
+        partial(model.network.build, model.seed),
+        cross_entropy,
+        partial(_train, model),
+        weight_decay=model.fit.weight_decay,
+    )
+    return Trained(**vars(there), train=train, evaluation=evaluation)
 
 
-def _train(model: Model, scratch: Path) -> dict[str, Any]:
+def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
     train, evaluation = load_data(model.data, model.seed)  # noted as this run's data
-    module = model.network.build(model.seed)
     outcome = fit(module, cross_entropy, train.examples, model.fit, model.seed, scratch)
     decay = model.fit.weight_decay
     if model.finish is not None:
         converge(module, cross_entropy, train.examples, decay, model.finish, model.seed, scratch)
-    final = flat_params(module)
     with torch.no_grad():
         predicted = predictions(module, evaluation.examples["image"])
     gradient = _gradient(module, train.examples, decay)
     return {
-        "final": final,
+        "final": flat_params(module),
         "params": outcome["params"],
         "lrs": outcome["lrs"],
         "train_loss": outcome["train_loss"],
         "accuracy_corrupted": float((predicted == evaluation.examples["label"].numpy()).mean()),
         "accuracy_true": float((predicted == evaluation.true).mean()),
         "gradient_norm": float(np.linalg.norm(gradient)),
-        "num_params": len(final),
     }
 
 

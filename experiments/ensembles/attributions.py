@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.ensembles import subsets
 from experiments.ensembles.subsets import Ensemble
 from experiments.laboratory import attribution, runs
 from experiments.laboratory import scratch as disk
-from experiments.training.loop import load_buffers, load_params
+from experiments.training.models import checkpoints
 from experiments.training.plans import cross_entropy, negative_log_odds
 from experiments.training.stacked import Stack, fit_stack
 from methods.attributor import Prepared
@@ -25,7 +25,7 @@ from methods.random_projection import RandomProjection
 from methods.randomness import stream, torch_generator
 from methods.representer import Representer
 from methods.rows.last_layer import Head
-from methods.task import Checkpoint, Examples, Task, chunks, count, floating_buffers, take
+from methods.task import Examples, Task, chunks, count, take
 from methods.tracin import TracIn
 
 # Networks as those of an ensemble, but trained on all of its examples: what attributions explain.
@@ -55,22 +55,17 @@ def member_task(whole: Whole, member: int) -> Task:
     run = trained(whole)
     module = whole.ensemble.network.build(0).to(subsets.device())
     buffers = run.array("buffers") if "buffers" in run.meta["arrays"] else None
-    checkpoints = []
-    for place, lr in enumerate(run.array("lrs")):
-        load_params(module, np.array(run.array("params")[place, member]))
-        if buffers is not None:
-            load_buffers(module, np.array(buffers[place, member]))
-        checkpoints.append(Checkpoint(_copied(module), float(lr)))
+    moments = checkpoints(
+        module,
+        run.array("params")[:, member],
+        run.array("lrs"),
+        None if buffers is None else buffers[:, member],
+    )
     decay = whole.ensemble.fit.weight_decay
     module.requires_grad_(False)
     return Task.of(
-        module, cross_entropy, negative_log_odds, weight_decay=decay, checkpoints=checkpoints
+        module, cross_entropy, negative_log_odds, weight_decay=decay, checkpoints=moments
     )
-
-
-def _copied(module: nn.Module) -> dict[str, torch.Tensor]:
-    state = {**dict(module.named_parameters()), **floating_buffers(module)}
-    return {name: value.detach().clone() for name, value in state.items()}
 
 
 def _train(whole: Whole, scratch: Path) -> dict[str, Any]:

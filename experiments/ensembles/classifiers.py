@@ -23,8 +23,8 @@ from experiments.models.inception_v3 import InceptionV3
 from experiments.models.resnet18 import ResNet18, SmallImageResNet18
 from experiments.models.strided_cnn import StridedCNN
 from experiments.training.augmentation import Photographed, Shifted
-from experiments.training.loop import Cosine, Fit, Stepped, check, descend
-from experiments.training.plans import cross_entropy
+from experiments.training.loop import check, descend
+from experiments.training.plans import Cosine, Fit, Stepped, cross_entropy
 from experiments.training.stacked import Stack, Subsets, rows_of
 from methods.task import Examples, chunks, take
 

@@ -8,7 +8,7 @@ from experiments.ensembles.classifiers import Recipe, Sweep, asked, built, every
 from experiments.laboratory import runs
 from experiments.laboratory.errors import Diverged, UserError
 from experiments.laboratory.runs import Run
-from experiments.training.loop import Fit
+from experiments.training.plans import Fit
 
 SEED = 0  # of the one network of a trial
 

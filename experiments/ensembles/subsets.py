@@ -24,8 +24,7 @@ from experiments.models.inception import SmallInception
 from experiments.models.resnet import ResNet
 from experiments.models.strided_cnn import StridedCNN
 from experiments.training.augmentation import CropAndFlip
-from experiments.training.loop import Fit, Loss, Stepped
-from experiments.training.plans import cross_entropy
+from experiments.training.plans import Fit, Loss, Stepped, cross_entropy
 from experiments.training.stacked import Stack, fit_stack
 from methods.ensembles.masks import Packed, draw_masks
 from methods.randomness import stream

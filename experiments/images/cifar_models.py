@@ -1,7 +1,7 @@
 """Residual networks trained on CIFAR-10: data, training and checkpoints with running statistics."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from experiments.data import cifar, digits, labels
-from experiments.laboratory import runs
 from experiments.models.resnet import ResNet
+from experiments.training import models as training
 from experiments.training.augmentation import CropAndFlip
-from experiments.training.loop import Stepped, fit, load_buffers, load_params
-from experiments.training.plans import cross_entropy
-from methods.task import Checkpoint, Examples, Task, floating_buffers, take
+from experiments.training.loop import fit
+from experiments.training.plans import Stepped, cross_entropy
+from methods.task import Examples, take
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,11 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A trained model with its data, as methods and experiments need it."""
+class Trained(training.Trained[nn.Module]):
+    """A trained network with its data; checkpoints have running statistics too."""
 
-    task: Task
     train: Examples
     evaluation: Examples
-    metrics: dict[str, Any]
-    module: nn.Module
 
 
 def load_data(data: Data, seed: int) -> tuple[Examples, Examples]:
@@ -84,30 +81,25 @@ def _digits() -> Examples:
 def trained(model: Model) -> Trained:
     """The trained model, training it if no run has it yet."""
     train, evaluation = load_data(model.data, model.seed)
-    run = runs.once("cifar_model", model, lambda scratch: _train(model, scratch))
-    module = model.network.build(model.seed)
-    checkpoints = []
-    moments = zip(run.array("params"), run.array("buffers"), run.array("lrs"), strict=True)
-    for params, buffers, lr in moments:
-        load_buffers(load_params(module, params), buffers)
-        state = {**dict(module.named_parameters()), **floating_buffers(module)}
-        checkpoints.append(Checkpoint({n: v.detach().clone() for n, v in state.items()}, float(lr)))
-    module.requires_grad_(False)
-    decay = model.fit.weight_decay
-    task = Task.of(module, cross_entropy, weight_decay=decay, checkpoints=checkpoints)
-    return Trained(task, train, evaluation, run.metrics, module)
+    there = training.train_once(
+        "cifar_model",
+        model,
+        partial(model.network.build, model.seed),
+        cross_entropy,
+        partial(_train, model),
+        weight_decay=model.fit.weight_decay,
+    )
+    return Trained(**vars(there), train=train, evaluation=evaluation)
 
 
-def _train(model: Model, scratch: Path) -> dict[str, Any]:
+def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
     train, evaluation = load_data(model.data, model.seed)
-    module = model.network.build(model.seed)
     loss = cross_entropy if model.augment is None else model.augment.loss(cross_entropy)
     outcome = fit(module, loss, train, model.fit, model.seed, scratch)
     return {
         **outcome,
         "accuracy_train": accuracy(module, train),
         "accuracy_eval": accuracy(module, evaluation),
-        "num_params": outcome["params"].shape[1],
     }
 
 

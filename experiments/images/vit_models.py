@@ -4,25 +4,26 @@ Schioppa et al. (2022), Sec. 5.3. A network starts from a published checkpoint, 
 here, by SAM too, on images of the same data set that fine-tuning never sees.
 """
 
+import copy
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from experiments.data import cifar, digits, labels
 from experiments.images.cifar_models import accuracy
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
-from experiments.models.vit import ViT
+from experiments.models.vit import VisionTransformer, ViT
 from experiments.models.vit_checkpoint import Published
+from experiments.training import models as training
 from experiments.training.augmentation import CropAndFlip
-from experiments.training.loop import AdamW, SharpnessAware, fit, load_params
-from experiments.training.plans import cross_entropy
-from methods.task import Examples, Task, take
+from experiments.training.loop import fit, load_params
+from experiments.training.plans import AdamW, SharpnessAware, cross_entropy
+from methods.task import Examples, take
 
 Source = Literal["original", "jpeg", "digits"]
 N_DIGITS, DIGITS_TEST = 1_797, 400  # the last of the bundled digits, in a fixed random order
@@ -88,15 +89,12 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """A fine-tuned model with its data. `pool` are those images of which some are mislabelled."""
+class Tuned(training.Trained[VisionTransformer]):
+    """A fine-tuned network with its data; some images of the `pool` are mislabelled."""
 
-    task: Task
     train: Split
     test: Split
     pool: Split
-    metrics: dict[str, Any]
-    module: nn.Module
 
 
 def load_data(model: Model) -> tuple[Split, Split]:
@@ -162,34 +160,36 @@ def _n_pretraining(model: Model) -> int:
 def tuned(model: Model) -> Tuned:
     """The fine-tuned model, training what no run has yet."""
     train, test = load_data(model)
-    run = runs.once("vit_model", model, lambda scratch: _tune(model, scratch))
-    module = load_params(model.network.build(model.seed), run.array("params")[-1])
-    module.requires_grad_(False).to(_device())
-    task = Task.of(module, cross_entropy, weight_decay=model.fit.weight_decay)
+    there = training.train_once(
+        "vit_model",
+        model,
+        lambda: model.network.build(model.seed).to(_device()),
+        cross_entropy,
+        partial(_tune, model),
+        weight_decay=model.fit.weight_decay,
+        with_checkpoints=False,
+    )
     pool = test if model.data.where == "test" else train
-    return Tuned(task, train, test, pool, run.metrics, module)
+    return Tuned(**vars(there), train=train, test=test, pool=pool)
 
 
-def _tune(model: Model, scratch: Path) -> dict[str, Any]:
-    start = model.start
+def _tune(model: Model, module: VisionTransformer, scratch: Path) -> dict[str, Any]:
+    start, new_head = model.start, copy.deepcopy(module.head.state_dict())
     if isinstance(start, Pretraining):
         wanted = Pretrained(model.network, model.data.source, start)
         before = runs.once("vit_pretrained", wanted, lambda own: _pretrain(wanted, own))
-        module = model.network.build(start.seed)
         load_params(module, before.array("params")[-1])
     else:
-        module = start.load(model.network.build(model.seed))
-    fresh = model.network.build(model.seed).head
-    module.head.load_state_dict(fresh.state_dict())  # of classes the start did not know
+        start.load(module)
+    module.head.load_state_dict(new_head)  # the start's head knows other classes
     train, test = load_data(model)
-    module, seen = module.to(_device()), _there(train.examples)
+    seen = _there(train.examples)
     outcome = fit(module, cross_entropy, seen, model.fit, model.seed, scratch)
     truly = {**test.examples, "label": torch.from_numpy(test.true)}
     return {
         **outcome,
         "accuracy_train": accuracy(module, seen),
         "accuracy_test": accuracy(module, _there(truly)),
-        "num_params": outcome["params"].shape[1],
     }
 
 

@@ -3,13 +3,13 @@
 import shutil
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from experiments.data import grammar, hans, mnli
 from experiments.data.pairs import Pairs
@@ -18,9 +18,11 @@ from experiments.laboratory.errors import UserError
 from experiments.laboratory.runs import Run
 from experiments.laboratory.seeds import Purpose, generator
 from experiments.models.bert import Bert, Encoder, Labels, Network, TinyBert, Top
-from experiments.training.loop import AdamW, Decayed, Fit, fit, load_params
+from experiments.training import models as training
+from experiments.training.loop import fit
+from experiments.training.plans import AdamW, CrossEntropy, Decayed, Fit
 from methods.progress import track
-from methods.task import Examples, Task
+from methods.task import Examples
 
 # Hidden states under the trained layers, computed once: a run whose array is a column.
 
@@ -228,21 +230,15 @@ def small(labels: Labels = 3, seed: int = 0) -> Model:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(training.Trained[Top]):
     """A trained classifier; `train` has its training examples, as hidden states."""
 
     model: Model | Simulator
-    module: Top
-    task: Task
     train: Examples
     pairs: Pairs
-    metrics: dict[str, Any]
 
 
-def cross_entropy(model: nn.Module, batch: Examples) -> Tensor:
-    """Negative log-likelihood of the given label in nats, (b,)."""
-    logits = model(batch["hidden"], batch["length"])
-    return F.cross_entropy(logits, batch["label"], reduction="none")
+cross_entropy = CrossEntropy(("hidden", "length"))
 
 
 def load(model: Model, sample: Sample) -> tuple[Examples, Pairs]:
@@ -265,14 +261,18 @@ def task_model(model: Model | Simulator) -> Model:
 
 def trained(model: Model | Simulator) -> Trained:
     """The trained model, training it if no run has it yet."""
-    run = runs.once("nli_model", model, lambda scratch: _train(model, scratch))
+    base = task_model(model)
+    there = training.train_once(
+        "nli_model",
+        model,
+        lambda: base.network.open().top(base.labels, base.dropout, model.seed),
+        cross_entropy,
+        partial(_train, model),
+        weight_decay=base.fit.weight_decay,
+        with_checkpoints=False,
+    )
     train, pairs = _training_set(model)
-    module = _built(model)
-    load_params(module, np.asarray(run.array("params")[-1]))
-    module.requires_grad_(False)
-    decay = task_model(model).fit.weight_decay
-    task = Task.of(module, cross_entropy, weight_decay=decay)
-    return Trained(model, module, task, train, pairs, run.metrics)
+    return Trained(**vars(there), model=model, train=train, pairs=pairs)
 
 
 @dataclass(frozen=True)
@@ -333,17 +333,7 @@ def _training_set(model: Model | Simulator) -> tuple[Examples, Pairs]:
     return train, pairs
 
 
-def _built(model: Model | Simulator) -> Top:
-    base = task_model(model)
-    return base.network.open().top(base.labels, base.dropout, model.seed)
-
-
-def _train(model: Model | Simulator, scratch: Path) -> dict[str, Any]:
+def _train(model: Model | Simulator, module: Top, scratch: Path) -> dict[str, Any]:
     train, _ = _training_set(model)
-    module, base = _built(model), task_model(model)
-    outcome = fit(module, cross_entropy, train, base.fit, model.seed, scratch)
-    return {
-        **outcome,
-        "accuracy_train": accuracy(module, train),
-        "num_params": sum(p.numel() for p in module.parameters()),
-    }
+    outcome = fit(module, cross_entropy, train, task_model(model).fit, model.seed, scratch)
+    return {**outcome, "accuracy_train": accuracy(module, train)}

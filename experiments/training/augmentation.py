@@ -1,13 +1,13 @@
 """Images moved and mirrored at random in training."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Loss = Callable[[Callable[[Tensor], Tensor], dict[str, Tensor]], Tensor]
+from experiments.training.plans import Loss
 
 
 @dataclass(frozen=True)

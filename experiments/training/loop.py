@@ -17,22 +17,16 @@ from experiments.laboratory import process, progress
 from experiments.laboratory import scratch as disk
 from experiments.laboratory.errors import Diverged, UserError
 from experiments.laboratory.keys import key
-from experiments.laboratory.runs import Run
 from experiments.training.plans import (
-    Adam,
     AdamW,
-    Cosine,
-    Decayed,
     Draws,
     Fit,
-    Grouped,
+    Loss,
     SharpnessAware,
     Shuffled,
-    Stepped,
-    Warmed,
 )
 from methods.progress import track
-from methods.task import Checkpoint, floating_buffers
+from methods.task import floating_buffers
 
 # Sharpness-aware minimisation (Foret et al., 2021, arXiv:2010.01412): what it does in a step.
 
@@ -170,36 +164,6 @@ def load_params(module: nn.Module, flat: np.ndarray) -> nn.Module:
             at += value.numel()
     return module
 
-
-def checkpoints(module: nn.Module, run: Run) -> list[Checkpoint]:
-    """The checkpoints of a run of `fit`, of which the module is left as the last."""
-    found = []
-    for row, lr in zip(run.array("params"), run.array("lrs"), strict=True):
-        load_params(module, np.array(row))
-        params = {name: p.detach().clone() for name, p in module.named_parameters()}
-        found.append(Checkpoint(params, float(lr)))
-    return found
-
-
-__all__ = [
-    "Adam",
-    "AdamW",
-    "Cosine",
-    "Decayed",
-    "Fit",
-    "Grouped",
-    "SharpnessAware",
-    "Stepped",
-    "Warmed",
-    "descend",
-    "fit",
-    "flat_buffers",
-    "flat_params",
-    "load_buffers",
-    "load_params",
-]
-
-Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
 LOOK_STEPS = 20  # between two looks at the loss, each of which waits for the device
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,12 +13,22 @@ from torch import Tensor
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.seeds import Purpose, generator, torch_seeds
 
-# Training losses, one value an example, as tasks want them.
+Loss = Callable[[Any, dict[str, Tensor]], Tensor]
+"""A loss of (network, batch): one value an example, (b,), as tasks want it."""
 
 
-def cross_entropy(model: Callable[[Tensor], Tensor], batch: dict[str, Tensor]) -> Tensor:
-    """Negative log-likelihood of the given labels in nats, (b,)."""
-    return F.cross_entropy(model(batch["image"]), batch["label"], reduction="none")
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Negative log-likelihood of the column `label` in nats, (b,), given the columns `inputs`."""
+
+    inputs: tuple[str, ...] = ("image",)
+
+    def __call__(self, model: Callable[..., Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+        logits = model(*(batch[name] for name in self.inputs))
+        return F.cross_entropy(logits, batch["label"], reduction="none")
+
+
+cross_entropy = CrossEntropy()
 
 
 def negative_log_odds(model: Callable[[Tensor], Tensor], batch: dict[str, Tensor]) -> Tensor:

@@ -19,7 +19,8 @@ from experiments.laboratory import process
 from experiments.laboratory import scratch as disk
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.seeds import Purpose, generator
-from experiments.training.loop import Loss, flat_params, load_params
+from experiments.training.loop import flat_params, load_params
+from experiments.training.plans import Loss
 from methods.curvature.exact_hessian import exact_hessian
 from methods.progress import track
 from methods.task import Task

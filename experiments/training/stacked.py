@@ -19,8 +19,8 @@ from torch.func import vmap
 
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.seeds import Purpose, generator, torch_seeds
-from experiments.training.loop import Loss, check, descend
-from experiments.training.plans import Fit
+from experiments.training.loop import check, descend
+from experiments.training.plans import Fit, Loss
 from methods.task import Examples, Objective, floating_buffers
 
 

@@ -10,7 +10,7 @@ from experiments.data.parallel import Corpus
 from experiments.laboratory.attribution import Loss, arnoldi, family, randproj
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.seeds import Purpose, generator
-from experiments.training.loop import Warmed
+from experiments.training.plans import Warmed
 from experiments.translation import models
 from experiments.translation.models import ADAM, Language, Model, Subwords, examples, in_blocks
 from experiments.translation.pools import BLOCK, Crawl, Polluted, Pool, scores

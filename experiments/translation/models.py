@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from experiments.data.parallel import Corpus, Pairs, texts
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.models.transformer import Cache, Seq2Seq, Transformer, TranslationLoss, trimmed
-from experiments.training.loop import Adam, Warmed, checkpoints, fit
+from experiments.training import models as training
+from experiments.training.loop import fit
+from experiments.training.plans import Adam, Warmed
 from methods.progress import track
-from methods.task import Examples, Task
+from methods.task import Examples
 
 # Subwords of both languages (byte pair encoding), learnt once, and sentences as their numbers.
 
@@ -179,25 +181,17 @@ class Model:
         """What it is trained on, and what influence is measured on."""
         return TranslationLoss(self.smoothing)
 
-    def made(self) -> tuple[Seq2Seq, Vocabulary]:
-        """The network with its initial parameters, where there is a GPU on it."""
-        words = self.language.open()
+    def build(self) -> Seq2Seq:
+        """The network with its initial parameters, on a GPU where there is one."""
         if self.language.length > self.network.longest:
             raise UserError(
                 f"sentences of {self.language.length} subwords, and {self.network.longest} "
                 "positions in the network: lower language.length or raise network.longest"
             )
-        return self.network.made(len(words), self.seed).to(device()), words
+        return self.network.made(len(self.language.open()), self.seed).to(device())
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A trained model; the task's checkpoints are those of the training."""
-
-    module: Seq2Seq
-    task: Task
-    words: Vocabulary
-    metrics: dict[str, Any]
+Trained = training.Trained[Seq2Seq]
 
 
 SMOKE = Model(
@@ -235,18 +229,14 @@ def examples(model: Model, pairs: Pairs) -> Examples:
 
 def trained(model: Model) -> Trained:
     """The trained model, training it if no run has it yet."""
-    run = runs.once("translation_model", model, lambda scratch: _train(model, scratch))
-    module, words = model.made()
-    kept = checkpoints(module, run)
-    module.requires_grad_(False)
-    return Trained(module, Task.of(module, model.loss, checkpoints=kept), words, run.metrics)
+    train = partial(_train, model)
+    return training.train_once("translation_model", model, model.build, model.loss, train)
 
 
-def _train(model: Model, scratch: Path) -> dict[str, Any]:
-    module, _ = model.made()
+def _train(model: Model, module: Seq2Seq, scratch: Path) -> dict[str, Any]:
     train = moved(examples(model, model.train.load()))
     outcome = fit(module, model.loss, train, model.fit, model.seed, scratch)
-    return {**outcome, "num_params": outcome["params"].shape[1], "n_train": len(train["length"])}
+    return {**outcome, "n_train": len(train["length"])}
 
 
 def moved(train: Examples) -> Examples:

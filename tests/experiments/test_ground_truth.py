@@ -17,8 +17,7 @@ from experiments.ensembles.subsets import PAPER, Data, Ensemble
 from experiments.ground_truth import PRESETS, Attribution, Estimate, Train, cells, run
 from experiments.laboratory.errors import UserError
 from experiments.models.digits_mlp import DigitsMLP
-from experiments.training.loop import Fit
-from experiments.training.plans import cross_entropy, negative_log_odds
+from experiments.training.plans import Fit, cross_entropy, negative_log_odds
 from methods.ensembles.subset import influence
 from methods.ihvp.arnoldi import Krylov
 from methods.ihvp.cg import CG

@@ -15,7 +15,7 @@ from experiments.images import vit_models
 from experiments.laboratory import runs
 from experiments.models.vit import VisionTransformer, ViT
 from experiments.models.wmt_transformer import TranslationNetwork, WmtTransformer, sentence_loss
-from experiments.training.loop import SharpnessAware
+from experiments.training.plans import SharpnessAware
 from methods import memory
 from methods.curvature import krylov_basis
 from methods.curvature.krylov_basis import Basis, BFloat16, Disk, Native, check_room

@@ -16,7 +16,7 @@ from experiments.laboratory.errors import UserError
 from experiments.models.digits_mlp import DigitsMLP
 from experiments.models.inception import SmallInception
 from experiments.subset_ensembles import Halves, Restarts, Train, run
-from experiments.training.loop import Fit
+from experiments.training.plans import Fit
 from methods import workers
 from methods.ensembles.masks import draw_masks
 from methods.ensembles.subset import influence

@@ -14,7 +14,7 @@ from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.models.vit import VisionTransformer, ViT, from_the_top
 from experiments.models.vit_checkpoint import Published
-from experiments.training.loop import Fit, SharpnessAware
+from experiments.training.plans import Fit, SharpnessAware
 from methods.curvature.krylov_basis import BFloat16
 from methods.curvature.operators import Hessian
 from methods.ihvp.arnoldi import Arnoldi, Krylov, StoredKrylov

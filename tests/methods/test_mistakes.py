@@ -14,7 +14,7 @@ from experiments.laboratory import store as store_commands
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.seeds import Purpose, generator
 from experiments.mnist_mislabel import Config, Part
-from experiments.training.loop import Adam, Fit
+from experiments.training.plans import Adam, Fit
 from methods.errors import MethodError
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.ihvp.cg import CG

@@ -15,7 +15,7 @@ from experiments.images import cifar_models
 from experiments.images.cifar_models import Data, Model, trained
 from experiments.images.proponents import Queries
 from experiments.models.resnet import ResNet
-from experiments.training.loop import Stepped
+from experiments.training.plans import Stepped
 from tests.analysis.synthetic import cifar as synthetic_cifar
 
 

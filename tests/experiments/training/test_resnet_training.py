@@ -11,7 +11,8 @@ from experiments.laboratory.errors import UserError
 from experiments.models.resnet import ResNet
 from experiments.training import loop
 from experiments.training.augmentation import CropAndFlip
-from experiments.training.loop import Fit, Stepped, fit, flat_buffers, load_buffers, load_params
+from experiments.training.loop import fit, flat_buffers, load_buffers, load_params
+from experiments.training.plans import Fit, Stepped
 
 DRAW = np.random.default_rng(0)
 TRAIN = {

@@ -11,8 +11,8 @@ from experiments.laboratory.errors import UserError
 from experiments.models.vit import ViT
 from experiments.training import loop
 from experiments.training.augmentation import CropAndFlip
-from experiments.training.loop import SharpnessAware, fit, sharpen
-from experiments.training.plans import cross_entropy
+from experiments.training.loop import fit, sharpen
+from experiments.training.plans import SharpnessAware, cross_entropy
 
 SMALL = ViT(2, 8, 2, 4, 8, channels=1)
 

@@ -9,8 +9,8 @@ from experiments.laboratory.errors import UserError
 from experiments.models.digits_mlp import DigitsMLP
 from experiments.models.mnist_cnn import DigitsCNN
 from experiments.training import loop
-from experiments.training.loop import Adam, Fit, Grouped, fit, flat_buffers, flat_params
-from experiments.training.plans import cross_entropy
+from experiments.training.loop import fit, flat_buffers, flat_params
+from experiments.training.plans import Adam, Fit, Grouped, cross_entropy
 from experiments.training.stacked import Stack, fit_stack, rows_of
 from methods.ensembles.masks import draw_masks
 from methods.task import take

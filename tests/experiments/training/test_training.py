@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from experiments.laboratory.errors import UserError
 from experiments.models.mnist_cnn import DigitsCNN, SmallCNN
 from experiments.training import loop
-from experiments.training.loop import Adam, Fit, fit, flat_params, load_params
+from experiments.training.loop import fit, flat_params, load_params
+from experiments.training.plans import Adam, Fit
 
 DRAW = np.random.default_rng(0)
 TRAIN = {

@@ -74,7 +74,7 @@ def test_a_length_or_network_that_cannot_be_is_one_line():
         examples(replace(SMOKE, language=replace(SMOKE.language, length=2)), Pairs(["a"], ["b"]))
     longer = replace(SMOKE, language=Language(SMOKE.language.subwords, 90))
     with pytest.raises(UserError, match="sentences of 90 subwords, and 64 positions"):
-        longer.made()
+        longer.build()
     with pytest.raises(UserError, match="width 10 with 4 heads"):
         Transformer(10, 4).made(9, 0)
     with pytest.raises(UserError, match="3 of 2 decoder layers: give 1 to 2"):

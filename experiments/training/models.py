@@ -1,0 +1,93 @@
+"""Trained networks: each is trained once, as a run, and restored as methods need it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from experiments.laboratory import runs
+from experiments.laboratory.runs import Outcome, Run
+from experiments.training.loop import Loss, load_buffers, load_params
+from methods.task import Checkpoint, Task, floating_buffers
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Trained(Generic[Module]):
+    """A trained network without gradients; `task` has its checkpoints; `run` is its training's."""
+
+    module: Module
+    task: Task
+    run: Run
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The numbers of the training, such as accuracies."""
+        return self.run.metrics
+
+
+def train_once(
+    name: str,
+    model: Any,
+    build: Callable[[], Module],
+    loss: Loss,
+    train: Callable[[Module, Path], Outcome],
+    *,
+    weight_decay: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+    with_checkpoints: bool = True,
+) -> Trained[Module]:
+    """The network of `model`, trained as the run `name` if no run has it yet.
+
+    `train(network, scratch)` trains a network of `build()` in place and returns what `fit` does,
+    with metrics. The parameters are those of its last checkpoint, or of its array `final`.
+    """
+
+    def compute(scratch: Path) -> Outcome:
+        module = build()
+        size = sum(value.numel() for value in module.parameters())
+        return {**train(module, scratch), "num_params": size}
+
+    run = runs.once(name, model, compute)
+    module = build().to(dtype)
+    params, has = run.array("params"), run.meta["arrays"]
+    buffers = run.array("buffers") if "buffers" in has else None
+    moments = []
+    if with_checkpoints:
+        moments = checkpoints(module, params, run.array("lrs"), buffers)
+    final = run.array("final") if "final" in has else params[-1]
+    restore(module, final, None if buffers is None else buffers[-1])
+    module.requires_grad_(False)
+    task = Task.of(module, loss, weight_decay=weight_decay, checkpoints=moments)
+    return Trained(module, task, run)
+
+
+def restore(module: Module, params: np.ndarray, buffers: np.ndarray | None = None) -> Module:
+    """Put one checkpoint back into a module of the same architecture."""
+    load_params(module, params)
+    if buffers is not None:
+        load_buffers(module, buffers)
+    return module
+
+
+def checkpoints(
+    module: nn.Module, params: np.ndarray, lrs: np.ndarray, buffers: np.ndarray | None = None
+) -> list[Checkpoint]:
+    """Checkpoints of rows of `params` (n, p) and `buffers` (n, q); the module is left as the last.
+
+    A checkpoint has the buffers too if they are given.
+    """
+    made = []
+    for place, lr in enumerate(lrs):
+        restore(module, params[place], None if buffers is None else buffers[place])
+        state = dict(module.named_parameters())
+        if buffers is not None:
+            state |= floating_buffers(module)
+        copied = {name: value.detach().clone() for name, value in state.items()}
+        made.append(Checkpoint(copied, float(lr)))
+    return made
