@@ -35,8 +35,7 @@ from experiments.translation.filters import (
     keep,
 )
 from experiments.translation.models import Beam, Model, moved, scored
-from experiments.translation.pools import Crawl, Polluted, Pool, scores
-from experiments.translation.scores import Method
+from experiments.translation.scores import Crawl, Method, Polluted, Pool, scores
 
 SHOWN = 4  # pairs with the lowest and with the highest scores that are kept to be read
 FARTHEST = 400  # letters of a sentence that is shown

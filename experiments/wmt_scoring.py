@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from experiments.translation.filters import PAPER, SMALL, SMOKE, Setting
-from experiments.translation.pools import SCORING, Scoring, score
+from experiments.translation.scores import SCORING, Scoring, score
 
 CORPUS = 100_000_000  # pairs of ParaCrawl
 

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.seeds import Purpose, torch_seeds
-from experiments.models.bert import longest
 
 PADDING = 0
 Cache = dict[str, Tensor]
@@ -215,8 +214,11 @@ def padding_bias(words: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def trimmed(words: Tensor) -> Tensor:
-    """Without columns that are padding in every row: what is behind need not be computed."""
-    return words[:, : longest((words != PADDING).sum(1), words.shape[1])]
+    """Without the columns that are padding in every row, which need not be computed."""
+    try:
+        return words[:, : int((words != PADDING).sum(1).max())]
+    except RuntimeError:  # under vmap no shape can depend on an example
+        return words
 
 
 @dataclass(frozen=True)

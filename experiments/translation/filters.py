@@ -13,8 +13,7 @@ from experiments.laboratory.seeds import Purpose, generator
 from experiments.training.plans import Warmed
 from experiments.translation import models
 from experiments.translation.models import ADAM, Language, Model, Subwords, examples, in_blocks
-from experiments.translation.pools import BLOCK, Crawl, Polluted, Pool, scores
-from experiments.translation.scores import Method
+from experiments.translation.scores import BLOCK, Crawl, Method, Polluted, Pool, scores
 from methods.ihvp.arnoldi import Krylov
 from methods.progress import track
 from methods.task import Examples

@@ -13,7 +13,8 @@ from experiments.laboratory import runs
 from experiments.laboratory.attribution import Loss, arnoldi, randproj
 from experiments.laboratory.errors import UserError
 from experiments.training.plans import Cycled, Warmed
-from experiments.translation import filters, pools
+from experiments.translation import filters
+from experiments.translation import scores as scoring
 from experiments.translation.filters import (
     PAPER,
     SMALL,
@@ -26,8 +27,7 @@ from experiments.translation.filters import (
     keep,
 )
 from experiments.translation.models import trained
-from experiments.translation.pools import Crawl, Polluted, Scoring, score, scores
-from experiments.translation.scores import basis
+from experiments.translation.scores import Crawl, Polluted, Scoring, basis, score, scores
 from methods.ihvp.arnoldi import Krylov
 
 METHODS = (arnoldi(2, Krylov(4, 16, 0, 2)), randproj(2, 0), Loss())
@@ -62,11 +62,11 @@ def test_shards_together_are_the_pool_and_do_not_change_scores(tmp_path):
 
 
 def test_a_shard_that_is_killed_half_way_is_redone_alone(monkeypatch):
-    monkeypatch.setattr(pools, "BLOCK", 8)
+    monkeypatch.setattr(scoring, "BLOCK", 8)
     pool = replace(POOL, seed=5)
     first, second = (Scoring(MODEL, pool, (Loss(),), shard) for shard in (0, 1))
     done = runs.once("wmt_scoring", first, lambda scratch: score(first, scratch))
-    real, seen = pools.losses, []
+    real, seen = scoring.losses, []
 
     def killed(task, some):
         seen.append(len(some["length"]))
@@ -74,7 +74,7 @@ def test_a_shard_that_is_killed_half_way_is_redone_alone(monkeypatch):
             raise KeyboardInterrupt
         return real(task, some)
 
-    monkeypatch.setattr(pools, "losses", killed)
+    monkeypatch.setattr(scoring, "losses", killed)
     with pytest.raises(KeyboardInterrupt):
         runs.once("wmt_scoring", second, lambda scratch: score(second, scratch))
     assert runs.find("wmt_scoring", second) is None  # nothing of a shard, or all of it
@@ -83,8 +83,8 @@ def test_a_shard_that_is_killed_half_way_is_redone_alone(monkeypatch):
     found = scores(MODEL, pool, (Loss(),), "Loss")
     assert len(seen) - before == 3  # of five blocks two were kept, and the first shard is read
     assert max(seen) == 8  # no more than a block is held
-    monkeypatch.setattr(pools, "losses", real)
-    monkeypatch.setattr(pools, "BLOCK", 100)
+    monkeypatch.setattr(scoring, "losses", real)
+    monkeypatch.setattr(scoring, "BLOCK", 100)
     fresh = score(second, runs.results())
     np.testing.assert_allclose(found[35:], fresh["score_Loss"], rtol=1e-4)
 
