@@ -41,7 +41,7 @@ class Config:
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     if config.rounds < 1 or config.n < 1 or config.batch < 1:
         raise UserError(f"{config.rounds} rounds over {config.n} pairs: give 1 or more")
-    module, _ = config.model.made()
+    module = config.model.build()
     corpus = replace(config.model.train, n=config.n)
     pairs = corpus.load()
     some = examples(config.model, pairs)

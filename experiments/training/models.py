@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from experiments.laboratory import runs
 from experiments.laboratory.runs import Outcome, Run
@@ -85,7 +85,7 @@ def checkpoints(
     made = []
     for place, lr in enumerate(lrs):
         restore(module, params[place], None if buffers is None else buffers[place])
-        state = dict(module.named_parameters())
+        state: dict[str, Tensor] = dict(module.named_parameters())
         if buffers is not None:
             state |= floating_buffers(module)
         copied = {name: value.detach().clone() for name, value in state.items()}
