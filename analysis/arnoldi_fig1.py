@@ -1,6 +1,7 @@
-"""Figure 1 of 003: error of the top eigenvalues, Arnoldi against a random subspace."""
+"""Arnoldi, Figure 1: error of the top eigenvalues, Arnoldi against a random subspace."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,15 +9,24 @@ from matplotlib.figure import Figure
 
 from analysis.ink.style import GREY, draw_curve, fit_values, look, new_axes, tick_values
 from analysis.numbers import mislabel
-from analysis.numbers.mislabel import Observation
-from analysis.numbers.statistics import difference, over_seeds, per_seed, wasserstein
-from analysis.numbers.table import Row, claim, curve, records, tabulated
+from analysis.numbers.frame import (
+    Method,
+    Observation,
+    by_seed,
+    dims,
+    estimate,
+    methods,
+    read_name,
+    tidy,
+)
+from analysis.numbers.statistics import difference, over_seeds, wasserstein
+from analysis.numbers.table import claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
+EXACT = Method("Exact")
 FAMILIES = ("Arnoldi", "GHG^T")
-INVERSES = ("Exact", "Arnoldi", "Compressed")
-EXACT, SPREAD = "Exact", "std of exact eigenvalues"
+SPREAD = "std of exact eigenvalues"
 
 RULE = (
     "Claims, paired over seeds, at every p on the grid: the error of GHG^T is above Arnoldi's; the"
@@ -24,54 +34,47 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    seen = mislabel.observe(found, "SmallCNN")
-    exact = {one.seed: _top(one.run) for one in seen if one.method == EXACT}
-    grid = {one: mislabel.by_dimension(seen, one) for one in FAMILIES}
-    if not exact or not any(grid.values()):
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    observations = mislabel.observe(runs, "SmallCNN")
+    exact = {one.seed: _top(one.run) for one in observations if one.method == EXACT}
+    shown = [one for one in observations if one.method.family in FAMILIES and one.seed in exact]
+    if not shown:
         return tabulated([])
-    errors = {
-        name: _errors([one for one in seen if one.method == name and one.seed in exact], exact)
-        for methods in grid.values()
-        for name in methods.values()
-    }
+    errors = tidy(replace(one, values={"error": _error(one, exact[one.seed])}) for one in shown)
     spread = pd.Series({seed: float(np.std(values)) for seed, values in exact.items()})
-    rows = [curve(n, "error", "eigenvalue", over_seeds(error)) for n, error in errors.items()]
+    rows = [
+        curve(method, "error", "eigenvalue", estimate(errors, "error", method))
+        for method in sorted(methods(errors))
+    ]
     rows.append(curve(EXACT, SPREAD, "eigenvalue", over_seeds(spread)))
-    norm = mislabel.of_models(seen, "gradient_norm")
+    norm = estimate(tidy(observations), "gradient_norm")
     rows.append(curve("small CNN", "gradient norm of the objective", "", norm))
-    for p, name in grid["Arnoldi"].items():
-        rival = f"GHG^T {p}"
-        rivals = {rival: errors.get(rival, pd.Series(dtype=float)), SPREAD: spread}
-        rows += _claims(name, errors[name], rivals)
+    for p in dims(errors, "Arnoldi"):
+        ours, rival = Method("Arnoldi", p), Method("GHG^T", p)
+        error = by_seed(errors, "error", ours)
+        for name, above in ((rival, by_seed(errors, "error", rival)), (SPREAD, spread)):
+            gap = over_seeds(difference(above, error))
+            rows.append(claim(f"{name} − {ours}", "error", "eigenvalue", gap, at_least=0.0))
     return tabulated(rows)
 
 
+def _error(one: Observation, exact: np.ndarray) -> float:
+    """The distance of a method's top p eigenvalues to the exact top p."""
+    top = _top(one.run)
+    return wasserstein(top, exact[: len(top)])
+
+
 def _top(run: Run) -> np.ndarray:
+    """The eigenvalues, largest absolute value first."""
     values = np.asarray(run.array("eigenvalues"), dtype=float)
     return values[np.argsort(-np.abs(values), kind="stable")]
-
-
-def _errors(seen: list[Observation], exact: dict[int, np.ndarray]) -> pd.Series:
-    """By seed, draws averaged, the distance of a method's top p to the exact top p."""
-    tops = [(one.seed, _top(one.run)) for one in seen]
-    errors = [wasserstein(top, exact[seed][: len(top)]) for seed, top in tops]
-    return per_seed(errors, [seed for seed, _ in tops])
-
-
-def _claims(name: str, error: pd.Series, rivals: dict[str, pd.Series]) -> list[Row]:
-    gaps = {other: over_seeds(difference(values, error)) for other, values in rivals.items()}
-    return [
-        claim(f"{other} − {name}", "error", "eigenvalue", gap, at_least=0.0)
-        for other, gap in gaps.items()
-    ]
 
 
 def draw(table: pd.DataFrame) -> Figure:
     figure, axes = new_axes(r"Number of eigenvalues $\tilde{p}$", "Wasserstein error")
     errors = table[(table["kind"] == "curve") & (table["quantity"] == "error")]
     for one in FAMILIES:
-        rows = errors[errors["method"].str.startswith(f"{one} ")]
+        rows = errors[[read_name(method).family == one for method in errors["method"]]]
         draw_curve(axes, rows, "proj_dim", look(one))
     spread = [r["ours"] for r in records(table) if r["quantity"] == SPREAD and r["kind"] == "curve"]
     axes.axhline(spread[0], color=GREY, linestyle=":", label=SPREAD)
@@ -105,7 +108,7 @@ ARTIFACT = Artifact(
         " near they are to a minimum is the gradient norm in the table.",
     ),
     tier_notes=mislabel.TIER_NOTES,
-    needs=mislabel.on("SmallCNN", lambda method: mislabel.inverse(method) in INVERSES),
+    needs=mislabel.needs("SmallCNN", lambda method: method.family in (*FAMILIES, EXACT.family)),
 )
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
-"""Figure 2 of 003: retrieval of mislabelled digits against the projected dimension, small CNN."""
+"""Arnoldi, Figure 2: retrieval of mislabelled digits against the projected dimension, small CNN."""
 
-import re
 import sys
 
 import pandas as pd
@@ -9,15 +8,26 @@ from scipy import stats
 
 from analysis.ink.style import draw_curve, fit_values, look, new_panels, tick_values
 from analysis.numbers import mislabel
-from analysis.numbers.mislabel import ACCURACY, RETRIEVAL, Observation, by_seed, compared, measured
+from analysis.numbers.frame import (
+    Method,
+    by_seed,
+    dims,
+    estimate,
+    methods,
+    paired,
+    read_name,
+    tidy,
+)
+from analysis.numbers.mislabel import ACCURACY, RETRIEVAL
 from analysis.numbers.statistics import over_seeds
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated
 from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
+EXACT = Method("Exact")
 CURVES = ("Arnoldi", "RandProj")
-LINES = r"Exact|LiSSA r=\d+|TracIn\[\d\d+\]|Loss"
+LINES = ("Exact", "LiSSA", "TracIn", "Loss")  # drawn at every p; of TracIn, all checkpoints
 PAPER_ACCURACY = {"corrupted labels": 73.8, "true labels": 92.3}
 TOLERANCE = 2.0  # points of accuracy
 STEADY = 0.9
@@ -30,42 +40,46 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    seen = mislabel.observe(found, "SmallCNN")
-    grid = {one: mislabel.by_dimension(seen, one) for one in CURVES}
-    if not any(grid.values()):
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    frame = tidy(mislabel.observe(runs, "SmallCNN"))
+    shown = [Method(one, p) for one in CURVES for p in dims(frame, one)]
+    if not shown:
         return tabulated([])
-    methods = [name for one in CURVES for name in grid[one].values()]
-    methods += sorted(name for name in mislabel.names(seen) if re.fullmatch(LINES, name))
+    shown += sorted(one for one in methods(frame) if one.family in LINES and _is_line(one))
     rows = [
-        curve(method, name, "x100", measured(seen, method, metric))
+        curve(method, name, "x100", estimate(frame, metric, method))
         for name, metric in RETRIEVAL.items()
-        for method in methods
+        for method in shown
     ]
     for labels, metric in ACCURACY.items():
-        ours, paper = mislabel.of_models(seen, metric), PAPER_ACCURACY[labels]
+        ours, paper = estimate(frame, metric), PAPER_ACCURACY[labels]
         rows.append(number("small CNN", f"accuracy, {labels}", "%", ours, paper, TOLERANCE))
-    norm = mislabel.of_models(seen, "gradient_norm")
+    norm = estimate(frame, "gradient_norm")
     rows.append(curve("small CNN", "gradient norm of the objective", "", norm))
-    share = measured(seen, "Exact", "negative_share")
-    rows.append(curve("Exact", "negative share of eigenvalues", "", share))
-    return tabulated(rows + _claims(seen, grid["Arnoldi"]))
+    share = estimate(frame, "negative_share", EXACT)
+    rows.append(curve(EXACT, "negative share of eigenvalues", "", share))
+    return tabulated(rows + _claims(frame))
 
 
-def _claims(seen: list[Observation], arnoldi: dict[int, str]) -> list[Row]:
-    if not arnoldi:
+def _is_line(method: Method) -> bool:
+    return method.family != "TracIn" or method.dim >= 10
+
+
+def _claims(frame: pd.DataFrame) -> list[Row]:
+    grid = dims(frame, "Arnoldi")
+    if not grid:
         return []
-    names = list(arnoldi.values())
-    pairs = [(name, f"RandProj {p}") for p, name in arnoldi.items()]
-    pairs += [(names[-1], names[0])] if len(names) > 1 else []
+    arnoldi = [Method("Arnoldi", p) for p in grid]
+    pairs = [(one, Method("RandProj", one.dim)) for one in arnoldi]
+    pairs += [(arnoldi[-1], arnoldi[0])] if len(grid) > 1 else []
     rows = []
     for name, metric in RETRIEVAL.items():
-        for one, other in [*pairs, (names[-1], "Exact")]:
-            ours = compared(seen, one, other, metric)
+        for one, other in [*pairs, (arnoldi[-1], EXACT)]:
+            ours = paired(frame, metric, one, other)
             rows.append(claim(f"{one} − {other}", name, "points", ours, at_least=0.0))
-        if len(names) > 2:
-            values = pd.DataFrame({n: by_seed(seen, n, metric) for n in names}).dropna()
-            steady = [stats.spearmanr(list(arnoldi), row).statistic for row in values.to_numpy()]
+        if len(grid) > 2:
+            values = pd.DataFrame({one: by_seed(frame, metric, one) for one in arnoldi}).dropna()
+            steady = [stats.spearmanr(grid, row).statistic for row in values.to_numpy()]
             label = "Arnoldi, rank correlation with p"
             rows.append(claim(label, name, "", over_seeds(steady), at_least=STEADY))
     return rows
@@ -77,7 +91,7 @@ def draw(table: pd.DataFrame) -> Figure:
     for axes, name in zip(panels, RETRIEVAL, strict=True):
         rows = shown[shown["quantity"] == name]
         for one in CURVES:
-            points = rows[rows["method"].str.startswith(f"{one} ")]
+            points = rows[[read_name(method).family == one for method in rows["method"]]]
             draw_curve(axes, points, "proj_dim", look(one))
         for row in records(rows[rows["proj_dim"].isna()]):
             style = look(row["method"])
@@ -121,9 +135,9 @@ ARTIFACT = Artifact(
         " and below on others, and the spread between models is wider than the gap that the paper"
         " shows on its one model.",
     ),
-    findings=mislabel.beside_the_loss,
+    findings=mislabel.comparison_with_loss,
     tier_notes=mislabel.TIER_NOTES,
-    needs=mislabel.on("SmallCNN", lambda method: mislabel.inverse(method) != "Compressed"),
+    needs=mislabel.needs("SmallCNN", lambda method: method.family != "GHG^T"),
 )
 
 if __name__ == "__main__":

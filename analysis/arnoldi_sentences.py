@@ -3,12 +3,13 @@
 import math
 import sys
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.ink import text_table
 from analysis.numbers.statistics import Interval, over_seeds
-from analysis.numbers.table import Row, claim, curve, records, tabulated, written
+from analysis.numbers.table import claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -19,38 +20,33 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    mine = [run for run in found if run.metrics["pool"] == "noisy" and _share(run) == _most(found)]
-    if not mine:
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    noisy = [run for run in runs if run.metrics["pool"] == "noisy"]
+    largest = max((_share(run) for run in noisy), default=0.0)
+    chosen = [run for run in noisy if _share(run) == largest]
+    if not chosen:
         return tabulated([])
-    rows: list[Row] = []
-    gaps = []
-    for role in ("lowest", "highest"):
-        spoilt = [100 * _spoilt(run, role) for run in mine if _known(run)]
-        what = f"spoilt, of the {role}"
-        rows.append(curve("Arnoldi", what, "%", over_seeds(spoilt)))
-        gaps.append(spoilt)
-    gap = over_seeds([high - low for low, high in zip(*gaps, strict=True)])
+    spoilt = {
+        role: [100 * _spoilt(run, role) for run in chosen if _known(run)]
+        for role in ("lowest", "highest")
+    }
+    rows = [
+        curve("Arnoldi", f"spoilt, of the {role}", "%", over_seeds(values))
+        for role, values in spoilt.items()
+    ]
+    gap = over_seeds(np.subtract(spoilt["highest"], spoilt["lowest"]))
     rows.append(claim("highest − lowest", "spoilt", "points", gap, at_least=0.0))
-    first = min(mine, key=lambda run: int(run.config["seed"]))
-    columns = {name: first.array(f"shown_{name}") for name in ("source", "target", "kind")}
-    for place, role in enumerate(first.array("shown_role")):
-        score = Interval(float(first.array("shown_score")[place]), math.nan, math.nan, 1)
-        more = {
-            "label": str(columns["kind"][place]),
-            "title": str(columns["source"][place]),
-            "content": str(columns["target"][place]),
-        }
-        rows.append(curve(str(role), "self-influence", "", score, **more) | {"kind": "text"})
+    first = min(chosen, key=lambda run: int(run.config["seed"]))
+    shown = [first.array(f"shown_{name}") for name in ("role", "score", "kind", "source", "target")]
+    for role, score, kind, source, target in zip(*shown, strict=True):
+        ours = Interval(float(score), math.nan, math.nan, 1)
+        text = {"label": str(kind), "title": str(source), "content": str(target)}
+        rows.append(curve(str(role), "self-influence", "", ours, **text) | {"kind": "text"})
     return tabulated(rows)
 
 
 def _share(run: Run) -> float:
     return float(run.config["arm"]["share"])
-
-
-def _most(found: list[Run]) -> float:
-    return max((_share(run) for run in found if run.metrics["pool"] == "noisy"), default=0.0)
 
 
 def _known(run: Run) -> bool:
@@ -65,12 +61,12 @@ def _spoilt(run: Run, role: str) -> float:
 
 def draw(table: pd.DataFrame) -> Figure:
     rows = {r["quantity"]: r for r in records(table)}
-    told = [
-        f"{written(rows[name], '.0f')}% of the {name.split()[-1]}"
-        for name in ("spoilt, of the lowest", "spoilt, of the highest")
-        if rows[name]["n"]
+    shares = [
+        f"{written(rows[f'spoilt, of the {role}'], '.0f')}% of the {role}"
+        for role in ("lowest", "highest")
+        if rows[f"spoilt, of the {role}"]["n"]
     ]
-    over = f" Over seeds, {' and '.join(told)} are spoilt." if told else ""
+    over = f" Over seeds, {' and '.join(shares)} are spoilt." if shares else ""
     notes = f"Numbers are self-influence by Arnoldi; bold is the source, below it the target.{over}"
     heads = (("What is", "wrong"), ("Source and target",))
     return text_table.draw(table, notes, heads)

@@ -1,4 +1,4 @@
-"""Table 1 of 003: retrieval of mislabelled MNIST digits by self-influence, and its cost."""
+"""Arnoldi, Table 1: retrieval of mislabelled MNIST digits by self-influence, and its cost."""
 
 import math
 import sys
@@ -9,25 +9,29 @@ from scipy import stats
 
 from analysis.ink.retrieval import draw
 from analysis.numbers import mislabel
-from analysis.numbers.mislabel import ACCURACY, RETRIEVAL, Observation, compared, relative_cost
+from analysis.numbers.frame import Method, Observation, estimate, methods, paired, tidy
+from analysis.numbers.mislabel import ACCURACY, RETRIEVAL
 from analysis.numbers.statistics import Interval, over_seeds
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
 from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
-UNIT = "TracIn[1]"  # scoring times are given in this method's
+UNIT = Method("TracIn", 1)  # scoring times are given in this method's
+TEN = Method("TracIn", 10)
+LISSA, ARNOLDI = Method("LiSSA", 10), Method("Arnoldi", 10)
+SIZES = (10, 100)  # of a projection
 PAPER = {  # seconds, AUC, AP as printed
-    "LiSSA r=10": (4900.0, 98.9, 95.0),
-    "LiSSA r=100": (32300.0, 98.8, 94.8),
-    "TracIn[1]": (5.0, 98.7, 94.0),
-    "TracIn[10]": (42.0, 99.7, 98.7),
-    "RandProj 10": (0.2, 97.2, 87.7),
-    "RandProj 100": (1.9, 98.6, 93.9),
-    "RandSelect 10": (0.1, 54.9, 31.2),
-    "RandSelect 100": (1.8, 91.8, 72.6),
-    "Arnoldi 10": (0.2, 95.0, 84.0),
-    "Arnoldi 100": (1.9, 98.2, 92.9),
+    LISSA: (4900.0, 98.9, 95.0),
+    Method("LiSSA", 100): (32300.0, 98.8, 94.8),
+    UNIT: (5.0, 98.7, 94.0),
+    TEN: (42.0, 99.7, 98.7),
+    Method("RandProj", 10): (0.2, 97.2, 87.7),
+    Method("RandProj", 100): (1.9, 98.6, 93.9),
+    Method("RandSelect", 10): (0.1, 54.9, 31.2),
+    Method("RandSelect", 100): (1.8, 91.8, 72.6),
+    ARNOLDI: (0.2, 95.0, 84.0),
+    Method("Arnoldi", 100): (1.9, 98.2, 92.9),
 }
 BASIS_SECONDS = 353.0  # Sec. 5.1: to estimate H for p~ = 10, n = 200, b = 512
 PAPER_SPREAD = {"AUC": 0.1, "AP": 0.7}  # std over 20 draws of RandProj, in the caption
@@ -51,112 +55,112 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    seen = mislabel.observe(found, "LargeCNN")
-    if not seen:
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    observations = mislabel.observe(runs, "LargeCNN")
+    if not observations:
         return tabulated([])
-    # Single checkpoints (TracIn@3) belong to another figure; what else was run is shown as well.
-    others = [name for name in mislabel.names(seen) if name not in PAPER and "@" not in name]
-    rows = [row for method in [*PAPER, *others] for row in _method(seen, method)]
-    basis = mislabel.cost(seen, "Arnoldi 10", "fit_ratio")
-    paper = BASIS_SECONDS / PAPER[UNIT][0]
-    rows.append(aside("Arnoldi 10", "T of the basis", f"T of {UNIT}", basis, paper, FACTOR))
+    frame = tidy(observations)
+    # Single checkpoints belong to another figure; every other method that was run is shown.
+    others = [one for one in methods(frame) if one not in PAPER and one.family != "TracIn@"]
+    rows: list[Row] = []
+    for method in [*PAPER, *others]:
+        rows += _retrieval(frame, method)
+        if method.family == "LiSSA":
+            rows += _recursion(frame, observations, method)
+        time, paper = mislabel.cost(frame, method), _printed_time(method)
+        rows.append(aside(method, "T", f"T of {UNIT}", time, paper, FACTOR))
+    basis, paper = mislabel.cost(frame, ARNOLDI, "fit_ratio"), BASIS_SECONDS / PAPER[UNIT][0]
+    rows.append(aside(ARNOLDI, "T of the basis", f"T of {UNIT}", basis, paper, FACTOR))
     for labels, metric in ACCURACY.items():
-        ours, paper = mislabel.of_models(seen, metric), PAPER_ACCURACY[labels]
+        ours, paper = estimate(frame, metric), PAPER_ACCURACY[labels]
         quantity = f"accuracy, {labels}"
         rows.append(number("larger CNN", quantity, "%", ours, paper, TOLERANCE["accuracy"]))
-    return tabulated(rows + _claims(seen))
+    return tabulated(rows + _claims(frame))
 
 
-def _method(seen: list[Observation], method: str) -> list[Row]:
-    seconds, *printed = PAPER.get(method, (math.nan,) * 3)
+def _printed_time(method: Method) -> float:
+    return PAPER[method][0] / PAPER[UNIT][0] if method in PAPER else math.nan
+
+
+def _retrieval(frame: pd.DataFrame, method: Method) -> list[Row]:
     rows = []
+    printed = PAPER.get(method, (math.nan,) * 3)[1:]
     for (name, metric), paper in zip(RETRIEVAL.items(), printed, strict=True):
-        ours = mislabel.measured(seen, method, metric)
+        ours = estimate(frame, metric, method)
         rows.append(number(method, name, "x100", ours, paper, TOLERANCE[name]))
-        spread, quantity = over_seeds(_spread(seen, method, metric)), f"{name}, std over draws"
-        if method.startswith("RandProj") and spread.n:
+        spread, quantity = over_seeds(_spread(frame, method, metric)), f"{name}, std over draws"
+        if spread.n and method.family == "RandProj":
             rows.append(aside(method, quantity, "x100", spread, PAPER_SPREAD[name], FACTOR))
         elif spread.n:
             rows.append(curve(method, quantity, "x100", spread))
-    if method.startswith("LiSSA"):
-        rows += _recursion(seen, method)
-    cost, paper = mislabel.cost(seen, method), seconds / PAPER[UNIT][0]
-    return [*rows, aside(method, "T", f"T of {UNIT}", cost, paper, FACTOR)]
-
-
-def _spread(seen: list[Observation], method: str, metric: str) -> list[float]:
-    """The standard deviation over draws for each seed that has as many as any."""
-    draws: dict[int, list[float]] = {}
-    for one in seen:
-        if one.method == method:
-            draws.setdefault(one.seed, []).append(one.metric(metric))
-    most = max(map(len, draws.values()), default=0)
-    full = [values for values in draws.values() if len(values) == most > 1]
-    return [float(np.std(values, ddof=1)) for values in full]
-
-
-def _recursion(seen: list[Observation], method: str) -> list[Row]:
-    """What LiSSA does after so few steps: eigenvalues below scale / r are not inverted."""
-    depth = int(method.rpartition("=")[2])
-    scale = mislabel.measured(seen, method, "scale")
-    share = Interval(scale.mean / depth, scale.low / depth, scale.high / depth, scale.n)
-    plain = {one.seed: one.run for one in seen if one.method == UNIT}
-    alike = [
-        stats.spearmanr(*(run.array("self_influence") for run in pair)).statistic
-        for pair in ((o.run, plain[o.seed]) for o in seen if o.method == method and o.seed in plain)
-    ]
-    what = f"rank correlation with {UNIT}"
-    return [
-        curve(method, "scale", "eigenvalue", scale),
-        curve(method, "scale ÷ r", "eigenvalue", share),
-        curve(method, what, "", over_seeds([float(value) for value in alike])),
-    ]
-
-
-def _claims(seen: list[Observation]) -> list[Row]:
-    pairs = [("TracIn[10]", other) for other in PAPER if other != "TracIn[10]"]
-    for p in (10, 100):
-        pairs += [(f"{one} {p}", f"RandSelect {p}") for one in ("RandProj", "Arnoldi")]
-        pairs += [(f"RandProj {p}", f"Arnoldi {p}")]
-    rows = []
-    for column, (name, metric) in enumerate(RETRIEVAL.items(), start=1):
-        for one, other in [("LiSSA r=10", UNIT), *pairs]:
-            same = other == UNIT and one != "TracIn[10]"
-            ours = compared(seen, one, other, metric)
-            if 0 < ours.n < FEWEST <= mislabel.of_models(seen, "auc").n:
-                rows.append(curve(f"{one} − {other}", name, "points", ours))
-                continue
-            rows.append(
-                claim(
-                    f"{one} − {other}",
-                    name,
-                    "points",
-                    ours,
-                    paper=PAPER[one][column] - PAPER[other][column],
-                    at_least=-ALIKE[name] if same else 0.0,
-                    at_most=ALIKE[name] if same else math.nan,
-                )
-            )
-    slower = relative_cost(seen, "LiSSA r=10", "Arnoldi 10")
-    paper = PAPER["LiSSA r=10"][0] / PAPER["Arnoldi 10"][0]
-    rows.append(claim("LiSSA r=10 ÷ Arnoldi 10", "T", "x", slower, paper=paper, at_least=SLOWER))
     return rows
 
 
-def findings(table: pd.DataFrame) -> list[str]:
+def _spread(frame: pd.DataFrame, method: Method, metric: str) -> list[float]:
+    """The standard deviation over draws, of each of the seeds that have the most draws."""
+    chosen = (frame["family"] == method.family) & (frame["dim"] == method.dim)
+    rows = frame[chosen & (frame["metric"] == metric)]
+    draws = [group["value"].to_numpy() for _, group in rows.groupby("seed", sort=False)]
+    most = max(map(len, draws), default=0)
+    return [float(np.std(values, ddof=1)) for values in draws if len(values) == most > 1]
+
+
+def _recursion(frame: pd.DataFrame, observations: list[Observation], method: Method) -> list[Row]:
+    """What LiSSA does after so few steps: eigenvalues below scale / r are not inverted."""
+    scale, depth = estimate(frame, "scale", method), method.dim
+    share = Interval(scale.mean / depth, scale.low / depth, scale.high / depth, scale.n)
+    plain = {one.seed: one.run for one in observations if one.method == UNIT}
+    correlations = [
+        stats.spearmanr(*(run.array("self_influence") for run in (one.run, plain[one.seed])))
+        for one in observations
+        if one.method == method and one.seed in plain
+    ]
+    alike = over_seeds([float(one.statistic) for one in correlations])
+    return [
+        curve(method, "scale", "eigenvalue", scale),
+        curve(method, "scale ÷ r", "eigenvalue", share),
+        curve(method, f"rank correlation with {UNIT}", "", alike),
+    ]
+
+
+def _claims(frame: pd.DataFrame) -> list[Row]:
+    pairs = [(TEN, other) for other in PAPER if other != TEN]
+    for p in SIZES:
+        select = Method("RandSelect", p)
+        pairs += [(Method("RandProj", p), select), (Method("Arnoldi", p), select)]
+        pairs += [(Method("RandProj", p), Method("Arnoldi", p))]
+    seeds = estimate(frame, "auc").n
+    rows = []
+    for place, (name, metric) in enumerate(RETRIEVAL.items(), start=1):
+        for one, other in [(LISSA, UNIT), *pairs]:
+            ours, label = paired(frame, metric, one, other), f"{one} − {other}"
+            if 0 < ours.n < FEWEST <= seeds:
+                rows.append(curve(label, name, "points", ours))
+                continue
+            bounds = {"at_least": 0.0}
+            if (one, other) == (LISSA, UNIT):
+                bounds = {"at_least": -ALIKE[name], "at_most": ALIKE[name]}
+            paper = PAPER[one][place] - PAPER[other][place]
+            rows.append(claim(label, name, "points", ours, paper=paper, **bounds))
+    slower = mislabel.relative_cost(frame, LISSA, ARNOLDI)
+    paper = PAPER[LISSA][0] / PAPER[ARNOLDI][0]
+    rows.append(claim(f"{LISSA} ÷ {ARNOLDI}", "T", "x", slower, paper=paper, at_least=SLOWER))
+    return rows
+
+
+def _findings(table: pd.DataFrame) -> list[str]:
     rows = {(r["method"], r["quantity"]): r for r in records(table)}
-    said = mislabel.beside_the_loss(table)
-    for p in (10, 100):
-        spread = rows.get((f"RandSelect {p}", "AUC, std over draws"))
-        ours = rows.get((f"RandSelect {p}", "AUC"))
+    sentences = mislabel.comparison_with_loss(table)
+    for p in SIZES:
+        name = str(Method("RandSelect", p))
+        spread, ours = rows.get((name, "AUC, std over draws")), rows.get((name, "AUC"))
         if spread and ours and ours["n"]:
-            said.append(
-                f"RandSelect {p} depends on which parameters are drawn: over draws on one model its"
+            sentences.append(
+                f"{name} depends on which parameters are drawn: over draws on one model its"
                 f" AUC has a standard deviation of {spread['ours']:.1f}. The paper does not say of"
                 f" how many its {ours['paper']:.1f} is; ours is {written(ours, '.1f')}."
             )
-    return said
+    return sentences
 
 
 ARTIFACT = Artifact(
@@ -197,9 +201,9 @@ ARTIFACT = Artifact(
         "Few steps of LiSSA do little more than scale gradients, as its rank correlation with"
         f" {UNIT} says: eigenvalues below scale ÷ r are not inverted.",
     ),
-    findings=findings,
+    findings=_findings,
     tier_notes=mislabel.TIER_NOTES,
-    needs=mislabel.on("LargeCNN"),
+    needs=mislabel.needs("LargeCNN"),
 )
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Table 2 of 003: retrieval of shuffled translations by self-influence in a Transformer."""
+"""Arnoldi, Table 2: retrieval of shuffled translations by self-influence in a Transformer."""
 
 import math
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -9,40 +11,237 @@ from matplotlib.figure import Figure
 
 from analysis.ink.retrieval import draw_row
 from analysis.ink.style import BLACK, GREY, new_panels
-from analysis.numbers.statistics import Interval, difference, over_seeds, per_seed
+from analysis.numbers.frame import (
+    Method,
+    Observation,
+    by_seed,
+    dims,
+    draw_of,
+    estimate,
+    method_of,
+    numbers,
+    tidy,
+)
+from analysis.numbers.statistics import Interval, difference, over_seeds
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
 from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
-# The panels of Table 2 of 003: each method's AUC and AP on shuffled translations.
+LAST = ", last"  # ends the name of a ranking by the last decoder layers
 
 
-LABELS = {"AUC": "AUC ×100", "AP": "AP ×100"}
+@dataclass(frozen=True)
+class Ranking:
+    """A method on all parameters, or on those of the last decoder layers."""
+
+    method: Method
+    last: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.method}{LAST if self.last else ''}"
+
+
+METRICS = {"AUC": "auc", "AP": "ap"}
+PERCENT = {*METRICS.values(), "chance_ap", "auc_length", "negative_share"}
+PRINTED = {  # AUC, AP as printed, by whether the last layers alone are used
+    False: {
+        ("RandSelect", 10): (67.0, 12.2),
+        ("RandSelect", 100): (79.3, 19.7),
+        ("RandProj", 10): (85.6, 31.3),
+        ("RandProj", 20): (85.2, 28.0),
+        ("Arnoldi", 10): (92.0, 47.8),
+        ("Arnoldi", 20): (93.8, 54.4),
+    },
+    True: {
+        ("RandSelect", 100): (80.2, 20.1),
+        ("RandSelect", 1000): (81.3, 22.2),
+        ("RandProj", 10): (80.6, 23.5),
+        ("RandProj", 20): (83.0, 25.8),
+        ("Arnoldi", 10): (82.0, 28.1),
+        ("Arnoldi", 20): (83.7, 28.5),
+    },
+}
+PAPER = {
+    Ranking(Method(*size), last): values
+    for last, rows in PRINTED.items()
+    for size, values in rows.items()
+}
+SPREAD = {"AUC": 0.9, "AP": 1.0}  # printed bounds of the std over draws of a projection
+PAPER_BLEU, PAPER_TEST = 36.0, "newstest2016"
+TOLERANCE = {"AUC": 2.0, "AP": 5.0}
+BLEU_FACTOR = 1.05
+FACTOR = 2.0
+
+RULE = (
+    "Claims, on AUC and AP, paired over folds of one model: Arnoldi is above RandProj at the same"
+    " p, on all layers and on the last; RandSelect is the worst: RandProj is above it at the"
+    " smallest p of both, and Arnoldi, at its largest, above it at its largest; all layers are"
+    " above the last ones for Arnoldi and RandProj at the largest p. Tolerances:"
+    f" {TOLERANCE['AUC']:g} points of AUC, {TOLERANCE['AP']:g} of AP."
+    f" The spread over draws is compared to a factor of {FACTOR:g} and decides nothing; neither do"
+    f" the loss and TracIn, which are ours. {TOLERANCE_RULE}"
+)
+
+
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    translations = [run for run in runs if run.config["method"]["type"] == "Translation"]
+    frame = tidy(one for run in runs if run not in translations for one in _observations(run))
+    if frame.empty:
+        return tabulated([])
+    rankings = [
+        Ranking(Method(family, dim), share < 1)
+        for family, dim, share in dict.fromkeys(
+            frame[["family", "dim", "share"]].itertuples(index=False, name=None)
+        )
+    ]
+    others = [one for one in rankings if one not in PAPER]
+    shown = [*PAPER, *others] if set(PAPER) & set(rankings) else others
+    chance = {"AUC": 50.0, "AP": frame.loc[frame["metric"] == "chance_ap", "value"].iat[0]}
+    rows: list[Row] = []
+    for one in shown:
+        for place, name in enumerate(METRICS):
+            ours = over_seeds(_by_fold(frame, name, one))
+            printed, about = _printed(one)[place], {"chance": chance[name]}
+            rows.append(number(_named(one), name, "x100", ours, printed, TOLERANCE[name], **about))
+    rows += [row for one in rankings for row in _spreads(frame, one)]
+    rows += _claims(frame) + _controls(frame, rankings)
+    return tabulated(rows + [_bleu(run) for run in translations])
+
+
+def _observations(run: Run) -> Iterator[Observation]:
+    """One for each number of directions that a run evaluates; its "seed" is the fold.
+
+    Axes of auc and ap: (directions,), their numbers in `dims`.
+    """
+    config, part = run.config, run.config["part"]
+    share = 1.0 if part is None else part / config["model"]["network"]["layers"]
+    about = numbers(run.metrics, PERCENT)
+    for place, dim in enumerate(run.array("dims")):
+        values = {metric: 100 * float(run.array(metric)[place]) for metric in METRICS.values()}
+        method = Method(method_of(config["method"]).family, int(dim))
+        draw, fold = draw_of(config["method"]), int(config["fold"]["index"])
+        yield Observation(fold, method, run, about | values, draw, share)
+
+
+def _part(frame: pd.DataFrame, last: bool) -> pd.DataFrame:
+    return frame[(frame["share"] < 1) == last]
+
+
+def _by_fold(frame: pd.DataFrame, name: str, one: Ranking) -> pd.Series:
+    return by_seed(_part(frame, one.last), METRICS[name], one.method)
+
+
+def _named(one: Ranking) -> str | Method:
+    return str(one) if one.last else one.method
+
+
+def _printed(one: Ranking) -> tuple[float, float]:
+    return PAPER.get(one, (math.nan, math.nan))
+
+
+def _spreads(frame: pd.DataFrame, one: Ranking) -> list[Row]:
+    """Standard deviations: over folds, and over draws within the folds that have several."""
+    part = _part(frame, one.last)
+    part = part[(part["family"] == one.method.family) & (part["dim"] == one.method.dim)]
+    rows = []
+    for name, metric in METRICS.items():
+        folds = _by_fold(frame, name, one)
+        if len(folds) > 1:
+            spread = Interval(float(folds.std(ddof=1)), math.nan, math.nan, 1)
+            rows.append(curve(_named(one), f"{name}, std over folds", "x100", spread))
+        draws = [values for _, values in part[part["metric"] == metric].groupby("seed")["value"]]
+        several = [float(np.std(values, ddof=1)) for values in draws if len(values) > 1]
+        if several:
+            ours, what = over_seeds(several), f"{name}, std over draws"
+            rows.append(aside(_named(one), what, "x100", ours, SPREAD[name], FACTOR))
+    return rows
+
+
+def _claims(frame: pd.DataFrame) -> list[Row]:
+    pairs: list[tuple[Ranking, Ranking]] = []
+    for last in (False, True):
+        part = _part(frame, last)
+        arnoldi, randproj, select = (
+            [Ranking(Method(family, dim), last) for dim in dims(part, family)]
+            for family in ("Arnoldi", "RandProj", "RandSelect")
+        )
+        by_dim = {one.method.dim: one for one in randproj}
+        pairs += [(one, by_dim[one.method.dim]) for one in arnoldi if one.method.dim in by_dim]
+        pairs += zip(randproj[:1], select[:1], strict=False)
+        pairs += zip(arnoldi[-1:], select[-1:], strict=False)
+    for family in ("Arnoldi", "RandProj"):
+        whole, last_layers = (dims(_part(frame, last), family) for last in (False, True))
+        both = [Method(family, dim) for dim in whole if dim in last_layers]
+        pairs += [(Ranking(method), Ranking(method, last=True)) for method in both[-1:]]
+    rows = []
+    for one, other in pairs:
+        for place, (name, ours) in enumerate(_gaps(frame, one, other)):
+            paper = _printed(one)[place] - _printed(other)[place]
+            label = f"{one} − {other}"
+            rows.append(claim(label, name, "points", ours, paper=paper, at_least=0.0))
+    return rows
+
+
+def _gaps(frame: pd.DataFrame, one: Ranking, other: Ranking) -> list[tuple[str, Interval]]:
+    """AUC and AP of one ranking minus another's, paired by fold."""
+    return [
+        (name, over_seeds(difference(*(_by_fold(frame, name, each) for each in (one, other)))))
+        for name in METRICS
+    ]
+
+
+def _controls(frame: pd.DataFrame, rankings: list[Ranking]) -> list[Row]:
+    """Beyond the paper: the best of each family beside the loss, and what depends on length."""
+    loss, traced = Ranking(Method("Loss")), Ranking(Method("TracIn"))
+    pairs = [
+        (Ranking(Method(family, dim)), control)
+        for family in ("Arnoldi", "RandProj")
+        for dim in dims(_part(frame, False), family)[-1:]
+        for control in (loss, traced)
+    ]
+    pairs.append((traced, Ranking(traced.method, True)))
+    rows = [
+        curve(f"{one} − {other}", name, "points", ours)
+        for one, other in pairs
+        if {one, other} <= set(rankings)
+        for name, ours in _gaps(frame, one, other)
+    ]
+    rows.append(curve("Length", "AUC of length", "x100", estimate(frame, "auc_length")))
+    whole = _part(frame, False)
+    negative = estimate(whole[whole["family"] == "Arnoldi"], "negative_share")
+    if negative.n:
+        rows.append(curve("Arnoldi", "self-influence below 0", "% of pairs", negative))
+    return rows
+
+
+def _bleu(run: Run) -> Row:
+    test = str(run.metrics["test"])
+    printed = PAPER_BLEU if test == PAPER_TEST else math.nan
+    ours = Interval(float(run.metrics["bleu"]), math.nan, math.nan, 1)
+    more = {"signature": str(run.metrics["signature"])}
+    return aside("Model", f"BLEU, {test}", "", ours, printed, BLEU_FACTOR, **more)
 
 
 def draw(table: pd.DataFrame) -> Figure:
     """Rows of all layers above, of the last ones below, with the printed values."""
     shown = table[(table["kind"] != "claim") & ~table["method"].str.contains(" − ")]
-    rows = [row for row in records(shown) if row["quantity"] in LABELS]
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    whole = [name for name in methods if not name.endswith(", last")]
-    places = {name: place for place, name in enumerate(whole)}
-    places |= {
-        name: place + len(whole) + 0.7
-        for place, name in enumerate(name for name in methods if name.endswith(", last"))
-    }
-    figure, panels = new_panels(
-        list(LABELS.values()), height=1.0 + 0.17 * len(methods), share_y=True
-    )
-    for axes, quantity in zip(panels, LABELS, strict=True):
+    rows = [row for row in records(shown) if row["quantity"] in METRICS]
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    whole = [name for name in names if not name.endswith(LAST)]
+    last = [name for name in names if name.endswith(LAST)]
+    places = {name: float(place) for place, name in enumerate(whole)}
+    places |= {name: place + len(whole) + 0.7 for place, name in enumerate(last)}
+    labels = [f"{name} ×100" for name in METRICS]
+    figure, panels = new_panels(labels, height=1.0 + 0.17 * len(names), share_y=True)
+    for axes, quantity in zip(panels, METRICS, strict=True):
         chance = [row["chance"] for row in rows if row["quantity"] == quantity]
         axes.axvline(max(chance), color=GREY, linewidth=0.7, linestyle=":")
         for row in (row for row in rows if row["quantity"] == quantity):
             draw_row(axes, row, places[row["method"]])
         means = [row["ours"] for row in rows if row["quantity"] == quantity]
         axes.set_xlim(min(0.9 * max(chance), *(m - 5 for m in means if m == m), 100), 101)
-    panels[0].set_yticks(list(places.values()), [name.removesuffix(", last") for name in places])
+    panels[0].set_yticks(list(places.values()), [name.removesuffix(LAST) for name in places])
     panels[0].set_ylim(max(places.values()) + 0.6, -0.6)
     for place, text in ((0, "all layers"), (len(whole) + 0.7, "last layers")):
         panels[1].annotate(
@@ -61,197 +260,27 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-METRICS = {"AUC": "auc", "AP": "ap"}
-PAPER = {  # AUC, AP as printed
-    "RandSelect 10": (67.0, 12.2),
-    "RandSelect 100": (79.3, 19.7),
-    "RandProj 10": (85.6, 31.3),
-    "RandProj 20": (85.2, 28.0),
-    "Arnoldi 10": (92.0, 47.8),
-    "Arnoldi 20": (93.8, 54.4),
-    "RandSelect 100, last": (80.2, 20.1),
-    "RandSelect 1000, last": (81.3, 22.2),
-    "RandProj 10, last": (80.6, 23.5),
-    "RandProj 20, last": (83.0, 25.8),
-    "Arnoldi 10, last": (82.0, 28.1),
-    "Arnoldi 20, last": (83.7, 28.5),
-}
-SPREAD = {"AUC": 0.9, "AP": 1.0}  # printed bounds of the std over draws of a projection
-PAPER_BLEU, PAPER_TEST = 36.0, "newstest2016"
-TOLERANCE = {"AUC": 2.0, "AP": 5.0}
-BLEU_FACTOR = 1.05
-FACTOR = 2.0
-Values = dict[str, dict[str, pd.Series]]  # by method, then metric: a value a fold, draws averaged
-
-RULE = (
-    "Claims, on AUC and AP, paired over folds of one model: Arnoldi is above RandProj at the same"
-    " p, on all layers and on the last; RandSelect is the worst: RandProj is above it at the"
-    " smallest p of both, and Arnoldi, at its largest, above it at its largest; all layers are"
-    " above the last ones for Arnoldi and RandProj at the largest p. Tolerances:"
-    f" {TOLERANCE['AUC']:g} points of AUC, {TOLERANCE['AP']:g} of AP."
-    f" The spread over draws is compared to a factor of {FACTOR:g} and decides nothing; neither do"
-    f" the loss and TracIn, which are ours. {TOLERANCE_RULE}"
-)
-
-
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    ranked = [run for run in found if run.metrics["method"] != "BLEU"]
-    if not ranked:
-        return tabulated([])
-    values = _values(ranked)
-    chance = {"AP": 100 * float(ranked[0].metrics["chance_ap"]), "AUC": 50.0}
-    others = [name for name in values if name not in PAPER]
-    shown = [*PAPER, *others] if set(PAPER) & set(values) else others
-    rows: list[Row] = []
-    for name in shown:
-        for place, metric in enumerate(METRICS):
-            ours = over_seeds(values[name][metric]) if name in values else over_seeds([])
-            printed = PAPER[name][place] if name in PAPER else math.nan
-            chances = {"chance": chance[metric]}
-            rows.append(number(name, metric, "x100", ours, printed, TOLERANCE[metric], **chances))
-    rows += [row for name in values for row in _spreads(ranked, values, name)]
-    rows += _claims(values) + _controls(values, ranked)
-    return tabulated(rows + _bleu([run for run in found if run.metrics["method"] == "BLEU"]))
-
-
-def _fold(run: Run) -> int:
-    return int(run.config["fold"]["index"])
-
-
-def _names(run: Run) -> list[str]:
-    """One name a number of directions, as `RandProj 10, last`."""
-    tail = ", last" if run.metrics["layers"] == "last" else ""
-    return [f"{run.metrics['method']}{f' {dim}' if dim else ''}{tail}" for dim in run.array("dims")]
-
-
-def _draws(found: list[Run], metric: str) -> dict[str, dict[int, list[float]]]:
-    """By method and fold, the values of its draws, in the paper's unit."""
-    out: dict[str, dict[int, list[float]]] = {}
-    for run in found:
-        for name, value in zip(_names(run), run.array(METRICS[metric]), strict=True):
-            out.setdefault(name, {}).setdefault(_fold(run), []).append(100 * float(value))
-    return out
-
-
-def _values(found: list[Run]) -> Values:
-    out: Values = {}
-    for metric in METRICS:
-        for name, folds in _draws(found, metric).items():
-            pairs = [(value, fold) for fold, values in folds.items() for value in values]
-            series = per_seed([value for value, _ in pairs], [fold for _, fold in pairs])
-            out.setdefault(name, {})[metric] = series
-    return out
-
-
-def _spreads(found: list[Run], values: Values, name: str) -> list[Row]:
-    """Standard deviations: over folds, and over draws within the folds that have several."""
-    rows = []
-    for metric in METRICS:
-        folds = values[name][metric]
-        if len(folds) > 1:
-            spread = Interval(float(folds.std(ddof=1)), math.nan, math.nan, 1)
-            rows.append(curve(name, f"{metric}, std over folds", "x100", spread))
-        several = [v for v in _draws(found, metric)[name].values() if len(v) > 1]
-        if several:
-            draws = over_seeds([float(np.std(v, ddof=1)) for v in several])
-            quantity = f"{metric}, std over draws"
-            rows.append(aside(name, quantity, "x100", draws, SPREAD[metric], FACTOR))
-    return rows
-
-
-def _dims(values: Values, family: str, tail: str) -> list[int]:
-    names = [name.removesuffix(tail) for name in values if name.endswith(tail)]
-    found = [name.split() for name in names if name.startswith(f"{family} ") and "," not in name]
-    return sorted(int(dim) for _, dim in found)
-
-
-def _claims(values: Values) -> list[Row]:
-    pairs: list[tuple[str, str]] = []
-    for tail in ("", ", last"):
-        arnoldi, randproj = (_dims(values, one, tail) for one in ("Arnoldi", "RandProj"))
-        select = _dims(values, "RandSelect", tail)
-        both = [dim for dim in arnoldi if dim in randproj]
-        pairs += [(f"Arnoldi {p}{tail}", f"RandProj {p}{tail}") for p in both]
-        if select and randproj:
-            pairs.append((f"RandProj {randproj[0]}{tail}", f"RandSelect {select[0]}{tail}"))
-        if select and arnoldi:
-            pairs.append((f"Arnoldi {arnoldi[-1]}{tail}", f"RandSelect {select[-1]}{tail}"))
-    for family in ("Arnoldi", "RandProj"):
-        last = [dim for dim in _dims(values, family, "") if dim in _dims(values, family, ", last")]
-        if last:
-            pairs.append((f"{family} {last[-1]}", f"{family} {last[-1]}, last"))
-    return [row for pair in pairs for row in _compared(values, *pair, claimed=True)]
-
-
-def _controls(values: Values, found: list[Run]) -> list[Row]:
-    """Beyond the paper: the best of each family beside the loss, and what hangs on length."""
-    rows = []
-    for family in ("Arnoldi", "RandProj"):
-        for dim in _dims(values, family, "")[-1:]:
-            for control in ("Loss", "TracIn"):
-                if control in values:
-                    rows += _compared(values, f"{family} {dim}", control, claimed=False)
-    if {"TracIn", "TracIn, last"} <= set(values):
-        rows += _compared(values, "TracIn", "TracIn, last", claimed=False)
-    seen = {_fold(run): 100 * float(run.metrics["auc_length"]) for run in found}
-    rows.append(curve("Length", "AUC of length", "x100", over_seeds(list(seen.values()))))
-    negative = [
-        100 * float(run.metrics["negative_share"])
-        for run in found
-        if run.metrics["method"] == "Arnoldi" and run.metrics["layers"] == "all"
-    ]
-    if negative:
-        what = "self-influence below 0"
-        rows.append(curve("Arnoldi", what, "% of pairs", over_seeds(negative)))
-    return rows
-
-
-def _compared(values: Values, one: str, other: str, claimed: bool) -> list[Row]:
-    rows = []
-    for place, metric in enumerate(METRICS):
-        ours = over_seeds(difference(values[one][metric], values[other][metric]))
-        name = f"{one} − {other}"
-        if not claimed:
-            rows.append(curve(name, metric, "points", ours))
-            continue
-        printed = [PAPER[m][place] if m in PAPER else math.nan for m in (one, other)]
-        paper = printed[0] - printed[1]
-        rows.append(claim(name, metric, "points", ours, paper=paper, at_least=0.0))
-    return rows
-
-
-def _bleu(found: list[Run]) -> list[Row]:
-    rows = []
-    for run in found:
-        test = str(run.metrics["test"])
-        printed = PAPER_BLEU if test == PAPER_TEST else math.nan
-        ours = Interval(float(run.metrics["bleu"]), math.nan, math.nan, 1)
-        more = {"signature": str(run.metrics["signature"])}
-        rows.append(aside("Model", f"BLEU, {test}", "", ours, printed, BLEU_FACTOR, **more))
-    return rows
-
-
-def findings(table: pd.DataFrame) -> list[str]:
+def _findings(table: pd.DataFrame) -> list[str]:
     rows = {(r["method"], r["quantity"]): r for r in records(table)}
-    said = []
+    sentences = []
     for (method, quantity), row in rows.items():
         if quantity in METRICS and method.endswith("− Loss") and row["n"]:
-            said.append(
+            sentences.append(
                 f"{quantity}: {method.removesuffix(' − Loss')} minus the plain loss, which needs"
                 f" no gradient and is in no table of the paper: {written(row, '.1f')} points."
             )
         if quantity in METRICS and method == "TracIn − TracIn, last" and row["n"]:
-            said.append(
+            sentences.append(
                 f"{quantity}: TracIn, of whole gradients at its checkpoints, on all layers minus on"
                 f" the last: {written(row, '.1f')} points. It chooses no directions, so this"
                 " difference is of the layers themselves."
             )
-    said += [
+    sentences += [
         f"{quantity} of the model: {row['ours']:.1f} ({row['signature']})."
         for (method, quantity), row in rows.items()
         if method == "Model"
     ]
-    return said
+    return sentences
 
 
 ARTIFACT = Artifact(
@@ -283,7 +312,7 @@ ARTIFACT = Artifact(
         " RandSelect 100 have 79.3 on all layers and 80.2 on the last. The claim is tested for"
         " Arnoldi and RandProj.",
     ),
-    findings=findings,
+    findings=_findings,
     tier_notes={
         "smoke": (
             "Smoke tier: generated sentences of a small grammar and a network of 50 thousand"

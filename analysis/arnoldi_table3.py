@@ -1,7 +1,8 @@
-"""Table 3 of 003: BLEU after training on the least self-influential pairs of a noisy corpus."""
+"""Arnoldi, Table 3: BLEU after training on the least self-influential pairs of a noisy corpus."""
 
 import math
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -9,42 +10,193 @@ from matplotlib.figure import Figure
 
 from analysis.ink.retrieval import draw_row
 from analysis.ink.style import BLACK, GREY, new_panels
-from analysis.numbers.statistics import difference, over_seeds, per_seed
+from analysis.numbers.frame import Method, Observation, by_seed, numbers, tidy
+from analysis.numbers.statistics import Interval, difference, over_seeds
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated, written
 from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
-# The panels of Table 3 of 003: BLEU at two budgets, and how much noise each arm keeps.
+CLEAN_POOL = ", clean pool"  # ends the name of an arm of that pool
 
 
+@dataclass(frozen=True)
+class Arm:
+    """What is kept of a pool: the share that a method ranks lowest, or what a filter leaves."""
+
+    family: str
+    share: float = 1.0
+    clean: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its name within its pool."""
+        return self.family if self.family == PREFILTER else f"{self.family} {self.share:.0%}"
+
+    def __str__(self) -> str:
+        return f"{self.name}{CLEAN_POOL if self.clean else ''}"
+
+
+PREFILTER = "Pre-filtering"
+WITHOUT_METHOD = {"Everything": "None", "Rules": PREFILTER, "Chance": "Random"}
+BUDGETS = {"BLEU, early": "bleu_early", "BLEU, late": "bleu_late"}
 LABELS = {
     "BLEU, early": "BLEU, early",
     "BLEU, late": "BLEU, late",
     "noise in what is kept": "Noise kept, %",
 }
+PAPER = {  # BLEU after 10k and 200k steps, as printed
+    Arm("None"): (9.9, 17.8),
+    Arm(PREFILTER): (11.7, 22.6),
+    Arm("RandProj", 0.01): (7.7, 8.7),
+    Arm("Arnoldi", 0.01): (17.8, 19.6),
+    Arm("RandProj", 0.05): (18.7, 27.9),
+    Arm("Arnoldi", 0.05): (24.0, 30.3),
+    Arm("RandProj", 0.1): (21.3, 28.6),
+    Arm("Arnoldi", 0.1): (25.0, 30.8),
+}
+PAPER_SELECTED = 14.0  # % of the pool that the pre-filter keeps
+# Sec. 5.2: 36.32 on a clean pool, 37.38 and 37.20 without 25 and 50% of it; of another pool.
+TOLERANCE = 1.5
+
+RULE = (
+    "Claims, paired over seeds: at each share kept and both budgets, Arnoldi's BLEU is above"
+    " RandProj's; at the largest share, both are above training on the whole pool, Arnoldi above"
+    " the pre-filter; with several shares, the smallest ends below the largest for Arnoldi; the"
+    " clean pool without a part by Arnoldi ends above the whole clean pool. Tolerance, on the"
+    f" crawl: {TOLERANCE:g} BLEU. Shares of noise, the loss and random shares are ours and decide"
+    f" nothing. {TOLERANCE_RULE}"
+)
+
+
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    if not runs:
+        return tabulated([])
+    arms = sorted(dict.fromkeys(map(_arm, runs)), key=lambda arm: arm.clean)
+    frames = {arm: tidy(_observation(run, arm) for run in runs if _arm(run) == arm) for arm in arms}
+    crawl = any(run.config["pool"]["type"] == "Crawl" for run in runs)
+    rows: list[Row] = []
+    for arm, frame in frames.items():
+        about = {"pool": "clean" if arm.clean else "noisy", "arm": arm.name}
+        for (quantity, metric), printed in zip(BUDGETS.items(), _printed(arm), strict=True):
+            ours, paper = over_seeds(by_seed(frame, metric)), printed if crawl else math.nan
+            rows.append(number(str(arm), quantity, "", ours, paper, TOLERANCE, **about))
+        kept = curve(str(arm), "kept", "% of the pool", _percent(frame, "selected"), **about)
+        known = crawl and arm.family == PREFILTER
+        rows.append(kept | {"paper": PAPER_SELECTED if known else math.nan})
+        noise = _percent(frame, "noise_kept")
+        if noise.n:
+            rows.append(curve(str(arm), "noise in what is kept", "%", noise, **about))
+    return tabulated([*rows, *_claims(frames), *_kinds(runs), *_signature(runs[0])])
+
+
+def _arm(run: Run) -> Arm:
+    config = run.config["arm"]
+    family = config["method"] if config["type"] == "Lowest" else WITHOUT_METHOD[config["type"]]
+    return Arm(family, float(config.get("share", 1.0)), run.metrics["pool"] == "clean")
+
+
+def _observation(run: Run, arm: Arm) -> Observation:
+    seed, values = int(run.config["seed"]), numbers(run.metrics)
+    return Observation(seed, Method(arm.family), run, values, share=arm.share)
+
+
+def _percent(frame: pd.DataFrame, metric: str) -> Interval:
+    return over_seeds(100 * by_seed(frame, metric))
+
+
+def _printed(arm: Arm) -> tuple[float, float]:
+    return PAPER.get(arm, (math.nan, math.nan))
+
+
+def _claims(frames: dict[Arm, pd.DataFrame]) -> list[Row]:
+    def by_share(family: str, clean: bool = False) -> list[Arm]:
+        arms = [arm for arm in frames if arm.family == family and arm.clean == clean]
+        return sorted(arms, key=lambda arm: arm.share)
+
+    def gap(one: Arm, other: Arm, quantity: str) -> Interval:
+        values = (by_seed(frames[arm], BUDGETS[quantity]) for arm in (one, other))
+        return over_seeds(difference(*values))
+
+    both = tuple(BUDGETS)
+    arnoldi, randproj = by_share("Arnoldi"), by_share("RandProj")
+    pairs = [(one, other, both) for one, other in zip(arnoldi, randproj, strict=False)]
+    pairs += [(best, Arm("None"), both) for best in (*arnoldi[-1:], *randproj[-1:])]
+    pairs += [(best, Arm(PREFILTER), both) for best in arnoldi[-1:]]
+    if len(arnoldi) > 1:
+        pairs.append((arnoldi[-1], arnoldi[0], both[-1:]))
+    pairs += [
+        (arm, Arm("None", clean=True), both[-1:])
+        for arm in frames
+        if arm.clean and arm.family == "Arnoldi"
+    ]
+    rows = []
+    for one, other, quantities in pairs:
+        for quantity in quantities if other in frames else ():
+            place = both.index(quantity)
+            paper = _printed(one)[place] - _printed(other)[place]
+            ours, label = gap(one, other, quantity), f"{one} − {other}"
+            rows.append(claim(label, quantity, "BLEU", ours, paper=paper, at_least=0.0))
+    late = both[-1]
+    for one, other in ((arm, Arm("Loss", arm.share)) for arm in arnoldi):
+        if other in frames:
+            rows.append(curve(f"{one} − {other}", late, "BLEU", gap(one, other, late)))
+    return rows
+
+
+def _kinds(runs: list[Run]) -> list[Row]:
+    """Of each kind of noise, the share that an arm of the noisy pool keeps.
+
+    Axes of the three arrays: (kinds,).
+    """
+    shares: dict[tuple[Arm, str], list[float]] = {}
+    for run in runs:
+        if run.metrics["pool"] == "noisy" and "noise" in run.metrics:
+            columns = (np.asarray(run.array(n)) for n in ("kinds", "of_kind", "kept_of_kind"))
+            for kind, count, kept in zip(*columns, strict=True):
+                if count:
+                    share = 100 * float(kept) / float(count)
+                    shares.setdefault((_arm(run), str(kind)), []).append(share)
+    return [
+        curve(arm.name, "kept of a kind", "%", over_seeds(values), noise_kind=kind)
+        for (arm, kind), values in shares.items()
+    ]
+
+
+def _signature(run: Run) -> list[Row]:
+    signature = str(run.metrics["signature"])
+    return [
+        curve(
+            "Training",
+            f"steps, {when}",
+            "",
+            over_seeds([float(run.metrics[f"steps_{when}"])]),
+            signature=signature,
+        )
+        for when in ("early", "late")
+    ]
 
 
 def draw(table: pd.DataFrame) -> Figure:
     """A row an arm, those of the clean pool below."""
     shown = table[(table["kind"] != "claim") & ~table["method"].str.contains(" − ")]
     rows = [row for row in records(shown) if row["quantity"] in LABELS]
-    seen = {row["quantity"] for row in rows if row["pool"] == "noisy"}
-    there = [name for name in LABELS if name in seen]
+    measured = {row["quantity"] for row in rows if row["pool"] == "noisy"}
+    quantities = [name for name in LABELS if name in measured]
     arms = list(dict.fromkeys((row["pool"], row["method"]) for row in rows))
     places = {
         method: place + (0.7 if pool == "clean" else 0) for place, (pool, method) in enumerate(arms)
     }
     figure, panels = new_panels(
-        [LABELS[name] for name in there], height=1.0 + 0.18 * len(arms), share_y=True
+        [LABELS[name] for name in quantities], height=1.0 + 0.18 * len(arms), share_y=True
     )
-    for axes, quantity in zip(panels, there, strict=True):
+    for axes, quantity in zip(panels, quantities, strict=True):
         for row in (row for row in rows if row["quantity"] == quantity):
             draw_row(axes, row, places[row["method"]])
         mine = [row for row in rows if row["quantity"] == quantity]
         ends = [row[name] for row in mine for name in ("ours", "high", "paper") if row[name] > 0]
         axes.set_xlim(-0.05 * max(1, *ends), 1.05 * max(1, *ends))
-    names = [name.removesuffix(", clean pool") for name in places]
+    names = [name.removesuffix(CLEAN_POOL) for name in places]
     panels[0].set_yticks(list(places.values()), names)
     panels[0].set_ylim(max(places.values()) + 0.6, -0.6)
     clean = [
@@ -63,151 +215,16 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-BUDGETS = {"BLEU, early": "bleu_early", "BLEU, late": "bleu_late"}
-PAPER = {  # BLEU after 10k and 200k steps, as printed
-    "None 100%": (9.9, 17.8),
-    "Pre-filtering": (11.7, 22.6),
-    "RandProj 1%": (7.7, 8.7),
-    "Arnoldi 1%": (17.8, 19.6),
-    "RandProj 5%": (18.7, 27.9),
-    "Arnoldi 5%": (24.0, 30.3),
-    "RandProj 10%": (21.3, 28.6),
-    "Arnoldi 10%": (25.0, 30.8),
-}
-PAPER_SELECTED = {"Pre-filtering": 14.0}
-# Sec. 5.2: 36.32 on a clean pool, 37.38 and 37.20 without 25 and 50% of it; of another pool.
-TOLERANCE = 1.5
-Values = dict[str, dict[str, pd.Series]]
-
-RULE = (
-    "Claims, paired over seeds: at each share kept and both budgets, Arnoldi's BLEU is above"
-    " RandProj's; at the largest share, both are above training on the whole pool, Arnoldi above"
-    " the pre-filter; with several shares, the smallest ends below the largest for Arnoldi; the"
-    " clean pool without a part by Arnoldi ends above the whole clean pool. Tolerance, on the"
-    f" crawl: {TOLERANCE:g} BLEU. Shares of noise, the loss and random shares are ours and decide"
-    f" nothing. {TOLERANCE_RULE}"
-)
-
-
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    if not found:
-        return tabulated([])
-    values = _values(found)
-    crawl = any(run.config["pool"]["type"] == "Crawl" for run in found)
-    rows: list[Row] = []
-    for name, measured in values.items():
-        pool, _, arm = name.partition(" ")
-        more = {"pool": pool, "arm": arm}
-        for place, (quantity, metric) in enumerate(BUDGETS.items()):
-            printed = PAPER[arm][place] if crawl and pool == "noisy" and arm in PAPER else math.nan
-            ours = over_seeds(measured[metric])
-            rows.append(number(_shown(name), quantity, "", ours, printed, TOLERANCE, **more))
-        kept = over_seeds(100 * measured["selected"])
-        printed = PAPER_SELECTED.get(arm, math.nan) if crawl else math.nan
-        rows.append(curve(_shown(name), "kept", "% of the pool", kept, **more) | {"paper": printed})
-        if len(measured["noise_kept"].dropna()):
-            noise = over_seeds(100 * measured["noise_kept"].dropna())
-            rows.append(curve(_shown(name), "noise in what is kept", "%", noise, **more))
-    return tabulated([*rows, *_claims(values), *_kinds(found), *_signature(found)])
-
-
-def _shown(name: str) -> str:
-    """Arms of the noisy pool by their own name, those of the clean one with a mark."""
-    pool, _, arm = name.partition(" ")
-    return arm if pool == "noisy" else f"{arm}, clean pool"
-
-
-def _values(found: list[Run]) -> Values:
-    out: Values = {}
-    names = list(dict.fromkeys(f"{run.metrics['pool']} {run.metrics['arm']}" for run in found))
-    for name in sorted(names, key=lambda one: not one.startswith("noisy")):
-        mine = [run for run in found if f"{run.metrics['pool']} {run.metrics['arm']}" == name]
-        seeds = [int(run.config["seed"]) for run in mine]
-        out[name] = {
-            metric: per_seed([float(run.metrics.get(metric, math.nan)) for run in mine], seeds)
-            for metric in (*BUDGETS.values(), "selected", "noise_kept")
-        }
-    return out
-
-
-def _shares(values: Values, method: str) -> list[str]:
-    names = [name for name in values if name.startswith(f"noisy {method} ")]
-    return sorted(names, key=lambda name: float(name.rpartition(" ")[2].rstrip("%")))
-
-
-def _claims(values: Values) -> list[Row]:
-    pairs: list[tuple[str, str, tuple[str, ...]]] = []
-    both = tuple(BUDGETS)
-    arnoldi, randproj = (_shares(values, one) for one in ("Arnoldi", "RandProj"))
-    for one, other in zip(arnoldi, randproj, strict=False):
-        pairs.append((one, other, both))
-    for best in (arnoldi[-1:], randproj[-1:]):
-        pairs += [(one, "noisy None 100%", both) for one in best]
-    pairs += [(one, "noisy Pre-filtering", both) for one in arnoldi[-1:]]
-    if len(arnoldi) > 1:
-        pairs.append((arnoldi[-1], arnoldi[0], both[-1:]))
-    for name in values:
-        if name.startswith("clean Arnoldi"):
-            pairs.append((name, "clean None 100%", both[-1:]))
-    rows = []
-    for one, other, quantities in pairs:
-        for quantity in quantities:
-            if one in values and other in values:
-                metric = BUDGETS[quantity]
-                ours = over_seeds(difference(values[one][metric], values[other][metric]))
-                place = list(BUDGETS).index(quantity)
-                printed = [PAPER.get(n.partition(" ")[2], (math.nan,) * 2) for n in (one, other)]
-                paper = printed[0][place] - printed[1][place] if one[:5] == "noisy" else math.nan
-                name = f"{_shown(one)} − {_shown(other)}"
-                rows.append(claim(name, quantity, "BLEU", ours, paper=paper, at_least=0.0))
-    controls = [(a, f"noisy Loss {a.rpartition(' ')[2]}") for a in arnoldi]
-    for one, other in controls:
-        if other in values:
-            gap = difference(values[one]["bleu_late"], values[other]["bleu_late"])
-            name = f"{_shown(one)} − {_shown(other)}"
-            rows.append(curve(name, "BLEU, late", "BLEU", over_seeds(gap)))
-    return rows
-
-
-def _kinds(found: list[Run]) -> list[Row]:
-    """Of each kind of noise, the share that an arm of the noisy pool keeps."""
-    shares: dict[tuple[str, str], list[float]] = {}
-    for run in found:
-        if run.metrics["pool"] == "noisy" and "noise" in run.metrics:
-            counts = (np.asarray(run.array(n)) for n in ("kinds", "of_kind", "kept_of_kind"))
-            for kind, there, kept in zip(*counts, strict=True):
-                if there:
-                    share = 100 * float(kept) / float(there)
-                    shares.setdefault((str(run.metrics["arm"]), str(kind)), []).append(share)
-    return [
-        curve(arm, "kept of a kind", "%", over_seeds(values), noise_kind=kind)
-        for (arm, kind), values in shares.items()
-    ]
-
-
-def _signature(found: list[Run]) -> list[Row]:
-    one = found[0]
-    steps = over_seeds([float(one.metrics["steps_early"])])
-    late = over_seeds([float(one.metrics["steps_late"])])
-    signature = str(one.metrics["signature"])
-    return [
-        curve("Training", "steps, early", "", steps, signature=signature),
-        curve("Training", "steps, late", "", late, signature=signature),
-    ]
-
-
-def findings(table: pd.DataFrame) -> list[str]:
+def _findings(table: pd.DataFrame) -> list[str]:
     rows = records(table)
-    said = []
-    for row in rows:
-        if " − Loss" in row["method"] and row["n"]:
-            said.append(
-                f"{row['method'].partition(' − ')[0]} minus the same share by the plain loss, which"
-                f" needs no gradient, at the end: {written(row, '.1f')} BLEU."
-            )
-    said += _leaks(rows)
+    sentences = [
+        f"{row['method'].partition(' − ')[0]} minus the same share by the plain loss, which needs"
+        f" no gradient, at the end: {written(row, '.1f')} BLEU."
+        for row in rows
+        if " − Loss" in row["method"] and row["n"]
+    ]
     signature = next((r["signature"] for r in rows if r["method"] == "Training"), "")
-    return [*said, f"BLEU is sacreBLEU's, {signature}."]
+    return [*sentences, *_leaks(rows), f"BLEU is sacreBLEU's, {signature}."]
 
 
 def _leaks(rows: list[Row]) -> list[str]:
@@ -217,29 +234,24 @@ def _leaks(rows: list[Row]) -> list[str]:
         for row in rows
         if row["quantity"] == "kept of a kind" and row["noise_kind"] != "clean"
     }
-    said = []
+    sentences = []
     for arm in dict.fromkeys(arm for arm, _ in kept if arm.startswith("Arnoldi ")):
+        shares = {kind: float(row["ours"]) for (name, kind), row in kept.items() if name == arm}
+        worst, *others = sorted(shares, key=lambda kind: -shares[kind])
         share = arm.partition(" ")[2]
-        noise = sorted(
-            (kind for name, kind in kept if name == arm), key=lambda k: -_of(kept, arm, k)
-        )
-        worst = noise[0]
-        others = [name for name in (f"RandProj {share}", f"Loss {share}") if (name, worst) in kept]
-        beside = " and ".join(f"{name} {written(kept[name, worst], '.0f')}%" for name in others)
-        if not beside or _of(kept, arm, worst) < max(_of(kept, name, worst) for name in others):
+        rivals = [name for name in (f"RandProj {share}", f"Loss {share}") if (name, worst) in kept]
+        beside = " and ".join(f"{name} {written(kept[name, worst], '.0f')}%" for name in rivals)
+        if not beside or shares[worst] < max(kept[name, worst]["ours"] for name in rivals):
             continue
-        rest = max((_of(kept, arm, kind) for kind in noise[1:]), default=0.0)
-        said.append(
+        rest = max((shares[kind] for kind in others), default=0.0)
+        sentences.append(
             f"{arm} keeps {written(kept[arm, worst], '.0f')}% of the pairs of kind '{worst}',"
             f" {beside}; of each other kind of noise it keeps at most {rest:.0f}%. Likely cause:"
-            " their gradients are long, or random directions would keep them as well, but not along"
-            " those of highest curvature, which are found on pairs of another kind."
+            " their gradients are long, so that random directions give them high scores, but"
+            " they do not lie along the directions of highest curvature, which are found on pairs"
+            " of another kind."
         )
-    return said
-
-
-def _of(kept: dict[tuple[str, str], Row], arm: str, kind: str) -> float:
-    return float(kept[arm, kind]["ours"])
+    return sentences
 
 
 ARTIFACT = Artifact(
@@ -266,7 +278,7 @@ ARTIFACT = Artifact(
         " WMT17, which the model that scores was trained on, or at the small tier captions that it"
         " was not.",
     ),
-    findings=findings,
+    findings=_findings,
     tier_notes={
         "smoke": (
             "Smoke tier: generated sentences, a few dozen steps: BLEU is near zero everywhere. It"

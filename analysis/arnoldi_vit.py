@@ -1,6 +1,5 @@
-"""Sec. 5.3 of 003: mislabelled CIFAR-10 images in a fine-tuned ViT, by parameters from the top."""
+"""Arnoldi, Sec. 5.3: mislabelled CIFAR-10 images in a fine-tuned ViT, by part of its layers."""
 
-import re
 import sys
 
 import pandas as pd
@@ -19,8 +18,18 @@ from analysis.ink.style import (
     new_lattice,
 )
 from analysis.numbers import mislabel, vit_retrieval
-from analysis.numbers.mislabel import RETRIEVAL, Observation
-from analysis.numbers.statistics import NONE, Interval
+from analysis.numbers.frame import (
+    Method,
+    by_seed,
+    dims,
+    estimate,
+    methods,
+    paired,
+    read_name,
+    tidy,
+)
+from analysis.numbers.mislabel import RETRIEVAL
+from analysis.numbers.statistics import NONE, Interval, difference, over_seeds
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
 from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
@@ -30,6 +39,8 @@ NEGATIVE, ACCURACY = 7.0, 98.6  # % of the mass of 100 eigenvalues (footnote 8);
 TOLERANCE, FACTOR = 5.0, 1.1
 GAP = {"AUC": 3.0, "AP": 10.0}  # points within which a gap counts as small
 ALL = Look(SKY, "o", "Arnoldi, all eigenvalues", "--")
+POSITIVE = Look(look("Arnoldi").colour, "o", "Arnoldi, positive")
+MASS = "negative mass of the leading eigenvalues"
 
 RULE = (
     "Claims on test images with wrong labels, on AUC and AP, paired over seeds, at each number of"
@@ -42,88 +53,64 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    seen = vit_retrieval.observe(found)
-    if not seen:
-        return tabulated([])
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    frames = {where: tidy(group) for where, group in vit_retrieval.observe(runs).items()}
     rows: list[Row] = []
-    for (where, share), group in sorted(seen.items(), key=lambda one: one[0]):
-        part = mislabel.of_models([one for one in group if one.method != "Loss"], "share")
-        about = {"where": where, "asked": share, "share": part.mean}
-        for method in mislabel.names(group):
-            for name, metric in RETRIEVAL.items():
-                ours = mislabel.measured(group, method, metric)
-                rows.append(curve(method, name, "x100", ours, **about))
-        rows += [_mass(group, f"{share:.0%} of the parameters", about)]
-    test = {share: group for (where, share), group in seen.items() if where == "test"}
-    rows += _printed(seen.get(("test", 1.0), []), test)
+    for where, frame in sorted(frames.items()):
+        for asked, part in frame.groupby("share"):
+            share = estimate(part[part["family"] != "Loss"], "share").mean
+            about = {"where": where, "asked": asked, "share": share}
+            for method in methods(part):
+                for name, metric in RETRIEVAL.items():
+                    ours = estimate(part, metric, method)
+                    rows.append(curve(method, name, "x100", ours, **about))
+            mass = _percent(estimate(part, "negative_share"))
+            rows.append(curve(f"{asked:.0%} of the parameters", MASS, "%", mass, **about))
+    if not rows:
+        return tabulated([])
+    test = frames.get("test", tidy([]))
+    mass = _percent(estimate(test[test["share"] == 1], "negative_share"))
+    rows.append(number("Hessian", MASS, "%", mass, NEGATIVE, TOLERANCE))
+    accuracy, what = _percent(estimate(test, "accuracy_test")), "accuracy on true test labels"
+    rows.append(aside("fine-tuned ViT", what, "%", accuracy, ACCURACY, FACTOR))
     return tabulated([*rows, *_claims(test)])
-
-
-def _mass(group: list[Observation], what: str, about: dict) -> Row:
-    ours = _percent(mislabel.of_models(group, "negative_share"))
-    return curve(what, "negative mass of the leading eigenvalues", "%", ours, **about)
-
-
-def _printed(whole: list[Observation], test: dict[float, list[Observation]]) -> list[Row]:
-    mass = _percent(mislabel.of_models(whole, "negative_share"))
-    everyone = [one for group in test.values() for one in group]
-    accuracy = _percent(mislabel.of_models(everyone, "accuracy_test"))
-    return [
-        number(
-            "Hessian", "negative mass of the leading eigenvalues", "%", mass, NEGATIVE, TOLERANCE
-        ),
-        aside("fine-tuned ViT", "accuracy on true test labels", "%", accuracy, ACCURACY, FACTOR),
-    ]
 
 
 def _percent(ours: Interval) -> Interval:
     return Interval(100 * ours.mean, 100 * ours.low, 100 * ours.high, ours.n)
 
 
-def dimensions(methods: list[str]) -> list[int]:
-    """The numbers of directions there are, in order."""
-    found = (re.fullmatch(r"RandProj (\d+)", method) for method in methods)
-    return sorted({int(match.group(1)) for match in found if match})
-
-
-def _claims(test: dict[float, list[Observation]]) -> list[Row]:
+def _claims(test: pd.DataFrame) -> list[Row]:
     rows: list[Row] = []
-    dims = dimensions([name for group in test.values() for name in mislabel.names(group)])
-    for share, group in sorted(test.items()):
-        for dim in dims:
-            ours, other = f"Arnoldi {dim} positive", f"RandProj {dim}"
+    parts = dict(list(test.groupby("share")))
+    pairs = [(Method("Arnoldi positive", p), Method("RandProj", p)) for p in dims(test, "RandProj")]
+    for share, part in parts.items():
+        for ours, other in pairs:
             for name, metric in RETRIEVAL.items():
-                gap = mislabel.compared(group, ours, other, metric)
+                gap = paired(part, metric, ours, other)
                 where = f"{ours} − {other}, {share:.0%} of parameters"
                 small = {"at_least": -GAP[name], "at_most": GAP[name]}
                 rows.append(claim(where, name, "points", gap, at_least=0.0))
                 rows.append(claim(where, f"{name}, a small gap", "points", gap, **small))
-    least = min(test, default=1.0)
-    for dim in dims:
-        for method in (f"Arnoldi {dim} positive", f"RandProj {dim}"):
-            for name, metric in RETRIEVAL.items():
-                gap = NONE if least == 1.0 else _between(test, least, method, metric)
-                where = f"{method}, {least:.0%} − all of the parameters"
-                rows.append(claim(where, name, "points", gap, at_least=0.0))
+    least = min(parts, default=1.0)
+    for method in (each for pair in pairs for each in pair):
+        for name, metric in RETRIEVAL.items():
+            gap = NONE
+            if least < 1 and 1.0 in parts:
+                few, whole = (by_seed(parts[share], metric, method) for share in (least, 1.0))
+                gap = over_seeds(difference(few, whole))
+            where = f"{method}, {least:.0%} − all of the parameters"
+            rows.append(claim(where, name, "points", gap, at_least=0.0))
     return rows
-
-
-def _between(
-    test: dict[float, list[Observation]], least: float, method: str, metric: str
-) -> Interval:
-    """The retrieval of one method on the least part minus that on all, on the same models."""
-    few = [Observation(o.seed, "few", o.run) for o in test[least] if o.method == method]
-    whole = [Observation(o.seed, "all", o.run) for o in test.get(1.0, []) if o.method == method]
-    return mislabel.compared([*few, *whole], "few", "all", metric)
 
 
 def draw(table: pd.DataFrame) -> Figure:
     shown = table[(table["where"] == "test") & table["quantity"].isin(list(RETRIEVAL))]
-    dims = dimensions(list(shown["method"])) or [0]
-    figure, lattice = new_lattice(2, len(dims), width=PAGE, height=4.3, share_y=False)
+    named = [read_name(name) for name in dict.fromkeys(shown["method"])]
+    sizes = sorted(one.dim for one in named if one.family == "RandProj") or [0]
+    figure, lattice = new_lattice(2, len(sizes), width=PAGE, height=4.3, share_y=False)
     for line, name in zip(lattice, RETRIEVAL, strict=True):
-        for axes, dim in zip(line, dims, strict=True):
+        for axes, dim in zip(line, sizes, strict=True):
             rows = shown[shown["quantity"] == name].assign(part=lambda one: 100 * one["share"])
             drawn: list[float] = []
             for method, style in _curves(dim):
@@ -149,9 +136,8 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def _curves(dim: int) -> list[tuple[str, Look]]:
-    named = Look(look("Arnoldi").colour, "o", "Arnoldi, positive")
     rest = [f"RandProj {dim}", f"RandSelect {dim}", "TracIn[1]", "Loss"]
-    own = [(f"Arnoldi {dim}", ALL), (f"Arnoldi {dim} positive", named)]  # the latter above
+    own = [(f"Arnoldi {dim}", ALL), (f"Arnoldi {dim} positive", POSITIVE)]  # the latter above
     return [*((method, look(method)) for method in rest), *own]
 
 
@@ -165,23 +151,21 @@ def page(table: pd.DataFrame) -> pd.DataFrame:
             label = "training labels wrong" if row["where"] == "train" else f"{row['asked']:.0%}"
             line[f"{row['quantity']}, {label}"] = written(row, ".1f")
         else:
-            told = {"method": row["method"], "quantity": row["quantity"]}
-            rest.append(told | {"value": written(row, ".1f"), "verdict": row["verdict"]})
+            about = {name: row[name] for name in ("method", "quantity", "verdict")}
+            rest.append(about | {"value": written(row, ".1f")})
     return pd.DataFrame([*wide.values(), *rest]).fillna("")
 
 
-def findings(table: pd.DataFrame) -> list[str]:
+def _findings(table: pd.DataFrame) -> list[str]:
     """The mass of negative eigenvalues by part, and the controls beside the methods."""
-    rows = [r for r in records(table) if r["kind"] == "curve" and r["n"] > 0]
+    test = table[(table["where"] == "test") & (table["kind"] == "curve")]
     mass = [
-        f"{written(r, '.1f')}% with {r['method']}"
-        for r in rows
-        if r["where"] == "test" and r["quantity"].startswith("negative")
+        f"{written(row, '.1f')}% with {row['method']}"
+        for row in records(test[test["quantity"] == MASS])
+        if row["n"] > 0
     ]
-    said = [f"Negative mass of the leading eigenvalues: {'; '.join(mass)}."] if mass else []
-    return said + mislabel.beside_the_loss(
-        table[(table["where"] == "test") & (table["kind"] == "curve")]
-    )
+    known = [f"Negative mass of the leading eigenvalues: {'; '.join(mass)}."] if mass else []
+    return known + mislabel.comparison_with_loss(test)
 
 
 ARTIFACT = Artifact(
@@ -206,7 +190,7 @@ ARTIFACT = Artifact(
         " fine-tuning itself.",
         "The negative mass is that of as many leading eigenvalues as the basis keeps, at most 100.",
     ),
-    findings=findings,
+    findings=_findings,
     page=page,
     tier_notes=vit_retrieval.TIER_NOTES,
 )

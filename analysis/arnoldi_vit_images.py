@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from analysis.ink.pixels import show
 from analysis.ink.style import BLACK, FOOT, GREY, PAGE, VERMILLION
-from analysis.numbers import mislabel, vit_retrieval
+from analysis.numbers import vit_retrieval
 from analysis.numbers.cells import packed
 from analysis.numbers.cifar_proponents import CLASSES, DIGITS
+from analysis.numbers.frame import Observation
 from analysis.numbers.statistics import Interval, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
@@ -34,52 +35,49 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    group = vit_retrieval.observe(found).get(("train", 1.0), [])
-    asked = [one for one in group if "chance_hard" in one.run.metrics]
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    group = vit_retrieval.observe(runs).get("train", [])
+    asked = [one for one in group if one.share == 1 and "chance_hard" in one.values]
     rows: list[Row] = []
-    for method in mislabel.names(asked):
-        mine = [one.run.metrics for one in asked if one.method == method]
+    for method in dict.fromkeys(one.method for one in asked):
+        mine = [one.values for one in asked if one.method == method]
         for role in ROLES:
             for kind, what in KINDS.items():
-                ours = over_seeds([100 * m[f"{role}_{kind}"] for m in mine])
+                ours = over_seeds([100 * values[f"{role}_{kind}"] for values in mine])
                 rows.append(curve(method, f"{role}: {what}", "%", ours))
-        negative = over_seeds([100 * m["opponents_negative"] for m in mine])
+        negative = over_seeds([100 * values["opponents_negative"] for values in mine])
         rows.append(curve(method, "opponents of negative influence", "%", negative))
     declared = _declared(asked)
     if not declared:
         return tabulated([])
     for kind, what in KINDS.items():
-        chance = over_seeds([100 * run.metrics[f"chance_{kind}"] for run in declared])
+        chance = over_seeds([100 * one.values[f"chance_{kind}"] for one in declared])
         rows.append(curve("all training images", what, "%", chance))
-    rows += _claims(declared)
-    return tabulated([*rows, *_images(declared[0])])
+    return tabulated([*rows, *_claims(declared), *_images(declared[0].run)])
 
 
-def _declared(asked: list[mislabel.Observation]) -> list[Run]:
+def _declared(asked: list[Observation]) -> list[Observation]:
     """Arnoldi on positive eigenvalues with most directions, by seed."""
-    mine = [one for one in asked if one.method.endswith(" positive")]
-    most = max((one.run.metrics["proj_dim"] for one in mine), default=0)
-    chosen = [one for one in mine if one.run.metrics["proj_dim"] == most]
-    return [one.run for one in sorted(chosen, key=lambda one: one.seed)]
+    mine = [one for one in asked if one.method.family == "Arnoldi positive"]
+    most = max((one.method.dim for one in mine), default=0)
+    return sorted((one for one in mine if one.method.dim == most), key=lambda one: one.seed)
 
 
-def _claims(declared: list[Run]) -> list[Row]:
-    method, rows = str(declared[0].metrics["method"]), []
+def _claims(declared: list[Observation]) -> list[Row]:
+    method, rows = declared[0].method, []
     for kind, what in KINDS.items():
-        metrics = [run.metrics for run in declared]
-        excess = [100 * (m[f"opponents_{kind}"] - m[f"chance_{kind}"]) for m in metrics]
+        values = [one.values for one in declared]
+        excess = [100 * (each[f"opponents_{kind}"] - each[f"chance_{kind}"]) for each in values]
         label = f"{method}, opponents − all"
         rows.append(claim(label, what, "points", over_seeds(excess), at_least=0.0))
-    top = [
-        100
-        * (np.asarray(run.array("corrupted"))[run.array("top")].mean() - m["chance_mislabelled"])
-        for run in declared
-        if (m := run.metrics)
-    ]
+    top = over_seeds([100 * (_top(one) - one.values["chance_mislabelled"]) for one in declared])
     label = f"{method}, most self-influential − all"
-    rows.append(claim(label, KINDS["mislabelled"], "points", over_seeds(top), at_least=0.0))
-    return rows
+    return [*rows, claim(label, KINDS["mislabelled"], "points", top, at_least=0.0)]
+
+
+def _top(one: Observation) -> float:
+    """The mislabelled share of the most self-influential training images."""
+    return float(np.asarray(one.run.array("corrupted"))[one.run.array("top")].mean())
 
 
 def _images(run: Run) -> list[Row]:
@@ -170,17 +168,12 @@ def _write(figure: Figure, x: float, y: float, text: str, **more: Any) -> None:
 def page(table: pd.DataFrame) -> pd.DataFrame:
     """The shares by method, and the claims."""
     rows = [row for row in records(table) if row["kind"] != "image"]
-    return pd.DataFrame(
-        [
-            {
-                "method": row["method"],
-                "quantity": row["quantity"],
-                f"{row['unit']}": written(row, ".1f"),
-                "verdict": row["verdict"],
-            }
-            for row in rows
-        ]
-    ).fillna("")
+    lines = [
+        {name: row[name] for name in ("method", "quantity")}
+        | {row["unit"]: written(row, ".1f"), "verdict": row["verdict"]}
+        for row in rows
+    ]
+    return pd.DataFrame(lines).fillna("")
 
 
 ARTIFACT = Artifact(

@@ -1,7 +1,6 @@
 """The most suspicious digits: a picture to check by eye, and the methods side by side."""
 
 import math
-import re
 import sys
 
 import numpy as np
@@ -13,7 +12,8 @@ from analysis.ink.pixels import show
 from analysis.ink.style import BLACK, GREY, PAGE, VERMILLION, new_grid
 from analysis.numbers import mislabel
 from analysis.numbers.cells import packed
-from analysis.numbers.mislabel import RETRIEVAL, Observation
+from analysis.numbers.frame import Observation, estimate, methods, tidy
+from analysis.numbers.mislabel import RETRIEVAL
 from analysis.numbers.statistics import Interval, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
@@ -30,17 +30,18 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    seen = mislabel.observe(found, NETWORK)
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    observations = mislabel.observe(runs, NETWORK)
+    frame = tidy(observations)
     rows = []
-    for method in mislabel.names(seen):
+    for method in methods(frame):
         for name, metric in {**RETRIEVAL, "seconds": "seconds"}.items():
             unit = "s" if metric == "seconds" else "x100"
-            rows.append(curve(method, name, unit, mislabel.measured(seen, method, metric)))
-    run = _declared(seen)
+            rows.append(curve(method, name, unit, estimate(frame, metric, method)))
+    run = _declared(observations)
     if run is None:
         return tabulated(rows)
-    rows.append(curve("chance", "AP", "x100", mislabel.of_models(seen, "chance_ap")))
+    rows.append(curve("chance", "AP", "x100", estimate(frame, "chance_ap")))
     position = np.asarray(run.array("top"))
     corrupted = np.asarray(run.array("corrupted"), dtype=bool)
     excess = over_seeds([100 * (corrupted[position].mean() - corrupted.mean())])
@@ -49,14 +50,10 @@ def tabulate(found: list[Run]) -> pd.DataFrame:
     return tabulated([*rows, *_images(run, position)])
 
 
-def _declared(seen: list[Observation]) -> Run | None:
-    """TracIn over most checkpoints, lowest seed, whatever its AUC."""
-    counts = {n: re.fullmatch(r"TracIn\[(\d+)\]", n) for n in mislabel.names(seen)}
-    sizes = {name: int(match.group(1)) for name, match in counts.items() if match}
-    if not sizes:
-        return None
-    most = max(sizes, key=lambda name: sizes[name])
-    return min((one for one in seen if one.method == most), key=lambda one: one.seed).run
+def _declared(observations: list[Observation]) -> Run | None:
+    """The run of TracIn over most checkpoints on the lowest seed, whatever its AUC."""
+    traced = [one for one in observations if one.method.family == "TracIn"]
+    return min(traced, key=lambda one: (-one.method.dim, one.seed)).run if traced else None
 
 
 def _images(run: Run, position: np.ndarray) -> list[Row]:
@@ -113,7 +110,7 @@ ARTIFACT = Artifact(
     tabulate=tabulate,
     draw=draw,
     rule=RULE,
-    needs=mislabel.on(NETWORK),
+    needs=mislabel.needs(NETWORK),
     title="The most suspicious digits",
     claim="Digits of the highest self-influence are mostly those whose label was changed.",
     paper="no paper: a check by eye",

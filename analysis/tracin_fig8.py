@@ -1,6 +1,5 @@
-"""Figure 8 of 001: mislabelled digits found per class by self-influence at three checkpoints."""
+"""TracIn, Figure 8: mislabelled digits found per class by self-influence at three checkpoints."""
 
-import re
 import sys
 from itertools import combinations
 
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis.ink.style import SHADES, new_axes
 from analysis.numbers import mislabel, statistics
+from analysis.numbers.frame import Method, read_name
 from analysis.numbers.statistics import NONE, Interval, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
@@ -17,6 +17,7 @@ from experiments.laboratory.runs import Run
 
 SHARE = 0.1
 CLASSES = 10
+SINGLE, LAST = "TracIn@", Method("TracIn", 1)  # of one checkpoint, of the last
 SIGNIFICANT = 0.05
 FEWEST = 3  # seeds: with two, permuting within seeds cannot get below SIGNIFICANT
 Masks = dict[int, np.ndarray]  # by seed
@@ -31,26 +32,25 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    seen = mislabel.observe(found, "LargeCNN")
-    epochs = sorted(int(n[7:]) for n in mislabel.names(seen) if re.fullmatch(r"TracIn@\d+", n))
-    hits: dict[str, Masks] = {f"TracIn@{epoch}": {} for epoch in epochs}
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    observations = mislabel.observe(runs, "LargeCNN")
+    single = [one for one in observations if one.method.family == SINGLE]
+    hits: dict[Method, Masks] = {method: {} for method in sorted({one.method for one in single})}
     labels: Masks = {}
-    for one in seen:
-        if one.method in hits:
-            hits[one.method][one.seed] = _hits(one.run)
-            labels[one.seed] = np.asarray(one.run.array("given"))
+    for one in single:
+        hits[one.method][one.seed] = _hits(one.run)
+        labels[one.seed] = np.asarray(one.run.array("given"))
     labels = {s: labels[s] for s in sorted(labels) if all(s in masks for masks in hits.values())}
     if len(hits) < 2 or not labels:
         return tabulated([])
     counts = np.array([[_count(hits[n][s], labels[s]) for n in hits] for s in labels])
     rows = []
-    for place, name in enumerate(hits):
+    for place, method in enumerate(hits):
         total = over_seeds(counts[:, place].sum(-1))
-        rows.append(curve(name, "found", "examples", total, label="all"))
+        rows.append(curve(method, "found", "examples", total, label="all"))
         for label in range(CLASSES):
             ours = over_seeds(counts[:, place, label])
-            rows.append(curve(name, "found", "examples", ours, label=str(label)))
+            rows.append(curve(method, "found", "examples", ours, label=str(label)))
     return tabulated([*rows, *_comparisons(hits, labels), *_claims(hits, labels, counts)])
 
 
@@ -66,7 +66,7 @@ def _count(mask: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.bincount(labels[mask], minlength=CLASSES)
 
 
-def _comparisons(hits: dict[str, Masks], labels: Masks) -> list[Row]:
+def _comparisons(hits: dict[Method, Masks], labels: Masks) -> list[Row]:
     rows = []
     for one, other in combinations(hits, 2):
         shared = [statistics.overlap(hits[one][s], hits[other][s]) for s in labels]
@@ -87,7 +87,7 @@ def _discordance(one: Masks, other: Masks, labels: Masks) -> float:
     return statistics.combine(p_values)
 
 
-def _claims(hits: dict[str, Masks], labels: Masks, counts: np.ndarray) -> list[Row]:
+def _claims(hits: dict[Method, Masks], labels: Masks, counts: np.ndarray) -> list[Row]:
     pairs = list(combinations(hits, 2))
     smallest = min(_discordance(hits[one], hits[other], labels) for one, other in pairs)
     within = _point(min(1.0, smallest * len(pairs)), len(labels))
@@ -121,7 +121,7 @@ def draw(table: pd.DataFrame) -> Figure:
     for place, (name, colour) in enumerate(zip(names, SHADES, strict=False)):
         rows = records(shown[shown["method"] == name])
         x = [int(row["label"]) - 0.4 + width * (place + 0.5) for row in rows]
-        label = f"epoch {name.removeprefix('TracIn@')}"
+        label = f"epoch {read_name(name).dim}"
         axes.bar(x, [row["ours"] for row in rows], width * 0.92, color=colour, label=label)
         low, high = [max(0.0, row["low"]) for row in rows], [row["high"] for row in rows]
         axes.vlines(x, low, high, color="black", linewidth=0.6)
@@ -142,14 +142,14 @@ ARTIFACT = Artifact(
     claim="Different checkpoints highlight different labels.",
     paper="TracIn (arXiv:2002.08484), appendix, Figure 8",
     deviations=(
-        "The model, the data and the corruption are those of 003, Sec. 5.1 (10% of MNIST, 20% of"
-        " labels changed at random before training); 001 describes its own in Sec. 4.2, outside"
-        " the appendix.",
+        "The model, the data and the corruption are those of Arnoldi, Sec. 5.1 (10% of MNIST, 20%"
+        " of labels changed at random before training); TracIn describes its own in Sec. 4.2,"
+        " outside the appendix.",
         "Class is read as the given label; bars are means over seeds with 95% intervals, where the"
         " paper shows one model and does not say which checkpoints.",
     ),
     tier_notes=mislabel.TIER_NOTES,
-    needs=mislabel.on("LargeCNN", lambda method: len(method.get("checkpoints") or ()) == 1),
+    needs=mislabel.needs("LargeCNN", lambda one: one.family == SINGLE or one == LAST),
 )
 
 if __name__ == "__main__":

@@ -1,14 +1,21 @@
-"""What the artifacts of mislabel retrieval share: one observation per run of mnist_mislabel."""
+"""What the artifacts of mislabel retrieval share: the runs of mnist_mislabel, as a tidy frame."""
 
-import math
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from analysis.numbers.statistics import Interval, difference, geometric, over_seeds, per_seed, ratio
+from analysis.numbers.frame import (
+    Method,
+    Observation,
+    checkpoint_epochs,
+    draw_of,
+    estimate,
+    method_of,
+    numbers,
+    paired,
+)
+from analysis.numbers.statistics import Interval, geometric, ratio
 from analysis.numbers.table import records, written
 from experiments.laboratory.runs import Run
 
@@ -30,114 +37,68 @@ TIER_NOTES = {
 }
 
 
-@dataclass(frozen=True)
-class Observation:
-    """One run: a method on the model of one seed. A projection has several per seed."""
-
-    seed: int
-    method: str
-    run: Run
-
-    def metric(self, name: str) -> float:
-        """A metric in the paper's unit; nan if the run has none of that name.
-
-        `fit_ratio` is the once-per-model time in passes of TracIn[1], as `ratio` is the scoring's.
-        """
-        metrics = self.run.metrics
-        if name == "fit_ratio":
-            unit = metrics.get("pass_seconds", math.nan)
-            return float(metrics.get("fit_seconds", math.nan)) / float(unit)
-        value = float(metrics.get(name, math.nan))
-        return 100 * value if name in PERCENT else value
+def config_method(config: dict[str, Any]) -> Method:
+    """The method of a run's config."""
+    return method_of(config["method"], checkpoint_epochs(config["model"]["fit"]))
 
 
-def on(
-    network: str, method: Callable[[dict[str, Any]], bool] = lambda method: True
+def needs(
+    network: str, method: Callable[[Method], bool] = lambda method: True
 ) -> Callable[[dict[str, Any]], bool]:
-    """Whether a config is one of the runs that `observe` takes, of methods as wanted."""
+    """Which configs `observe` takes for a network, of the methods that are wanted."""
     return lambda config: (
-        config["model"]["network"]["type"] in (network, STAND_IN) and method(config["method"])
+        config["model"]["network"]["type"] in (network, STAND_IN) and method(config_method(config))
     )
 
 
-def inverse(method: dict[str, Any]) -> str:
-    """The name of the inverse in a method's config; "" where there is none."""
-    return str((method.get("inverse") or {}).get("type", ""))
-
-
-def observe(found: list[Run], network: str) -> list[Observation]:
+def observe(runs: list[Run], network: str) -> list[Observation]:
     """The runs on a network, or where there are none, those on the smoke tier's stand-in."""
     for wanted in (network, STAND_IN):
-        seen = [
-            Observation(int(run.config["model"]["seed"]), str(run.metrics["method"]), run)
-            for run in found
-            if run.config["model"]["network"]["type"] == wanted
-        ]
-        if seen:
-            return seen
+        chosen = [run for run in runs if run.config["model"]["network"]["type"] == wanted]
+        if chosen:
+            return [observation(run) for run in chosen]
     return []
 
 
-def names(seen: list[Observation]) -> list[str]:
-    """The methods' display names, each once, in the order of the runs."""
-    return list(dict.fromkeys(one.method for one in seen))
+def observation(run: Run, share: float = 1.0) -> Observation:
+    """One run, its values in the paper's unit.
+
+    `fit_ratio` is the once-per-model time in passes of TracIn[1], as `ratio` is the scoring's.
+    """
+    config, values = run.config, numbers(run.metrics, PERCENT)
+    if "fit_seconds" in values and "pass_seconds" in values:
+        values["fit_ratio"] = values["fit_seconds"] / values["pass_seconds"]
+    seed, draw = int(config["model"]["seed"]), draw_of(config["method"])
+    return Observation(seed, config_method(config), run, values, draw, share)
 
 
-def by_dimension(seen: list[Observation], family: str) -> dict[int, str]:
-    """The methods of a family by projected dimension: {10: "Arnoldi 10", ...}."""
-    found = {name: re.fullmatch(rf"{re.escape(family)} (\d+)", name) for name in names(seen)}
-    return dict(sorted((int(match.group(1)), name) for name, match in found.items() if match))
+def cost(frame: pd.DataFrame, method: Method, metric: str = "ratio") -> Interval:
+    """The interval of a method's time in passes of TracIn[1], timed in the same run."""
+    return estimate(frame, metric, method, geometric)
 
 
-def by_seed(seen: list[Observation], method: str, metric: str) -> pd.Series:
-    """A method's metric by seed, the draws of one seed averaged."""
-    mine = [one for one in seen if one.method == method and not math.isnan(one.metric(metric))]
-    return per_seed([one.metric(metric) for one in mine], [one.seed for one in mine])
+def relative_cost(frame: pd.DataFrame, one: Method, other: Method) -> Interval:
+    """The interval of one method's scoring time over another's on the same models."""
+    return paired(frame, "ratio", one, other, ratio, geometric)
 
 
-def measured(seen: list[Observation], method: str, metric: str) -> Interval:
-    """The interval over seeds of a method's metric."""
-    return over_seeds(by_seed(seen, method, metric))
-
-
-def of_models(seen: list[Observation], metric: str) -> Interval:
-    """The interval over seeds of what describes the trained model, not the method."""
-    there = [one for one in seen if not math.isnan(one.metric(metric))]
-    return over_seeds(per_seed([one.metric(metric) for one in there], [o.seed for o in there]))
-
-
-def compared(seen: list[Observation], one: str, other: str, metric: str) -> Interval:
-    """The interval of one method's metric minus another's on the same models."""
-    return over_seeds(difference(by_seed(seen, one, metric), by_seed(seen, other, metric)))
-
-
-def beside_the_loss(table: pd.DataFrame) -> list[str]:
-    """A sentence on the plain loss, the control, and the methods, each where it is best."""
+def comparison_with_loss(table: pd.DataFrame) -> list[str]:
+    """A sentence that compares the plain loss, our control, with the methods at their best."""
     rows = [r for r in records(table) if r["quantity"] in RETRIEVAL and r["kind"] != "claim"]
-    said = []
+    parts = []
     for name in RETRIEVAL:
-        there = [r for r in rows if r["quantity"] == name and r["n"] > 0]
-        mine = {r["method"]: r for r in sorted(there, key=lambda row: row["ours"])}  # the best
-        loss = mine.pop("Loss", None)
-        if loss is None or not mine:
+        measured = [r for r in rows if r["quantity"] == name and r["n"] > 0]
+        best = {r["method"]: r for r in sorted(measured, key=lambda row: row["ours"])}
+        loss = best.pop("Loss", None)
+        if loss is None or not best:
             continue
-        best = max(mine.values(), key=lambda row: row["ours"])
-        above = sum(row["ours"] > loss["ours"] for row in mine.values())
-        said.append(
-            f"{name} {written(loss, '.1f')}, which {above} of {len(mine)} methods exceed (the best"
-            f" mean is {best['method']}'s, {written(best, '.1f')})"
+        top = max(best.values(), key=lambda row: row["ours"])
+        above = sum(row["ours"] > loss["ours"] for row in best.values())
+        parts.append(
+            f"{name} {written(loss, '.1f')}, which {above} of {len(best)} methods exceed (the best"
+            f" mean is {top['method']}'s, {written(top, '.1f')})"
         )
     opening = (
         "The plain training loss, which needs no gradient and is in no table of the paper, has"
     )
-    return [f"{opening} {' and '.join(said)}."] if said else []
-
-
-def cost(seen: list[Observation], method: str, metric: str = "ratio") -> Interval:
-    """The interval of a method's time in passes of TracIn[1], timed in the same run."""
-    return geometric(by_seed(seen, method, metric))
-
-
-def relative_cost(seen: list[Observation], one: str, other: str) -> Interval:
-    """The interval of one method's scoring time over another's on the same models."""
-    return geometric(ratio(by_seed(seen, one, "ratio"), by_seed(seen, other, "ratio")))
+    return [f"{opening} {' and '.join(parts)}."] if parts else []

@@ -7,12 +7,12 @@ has no printed value.
 
 import io
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
+from analysis.numbers.frame import Method
 from analysis.numbers.statistics import Interval
 from analysis.numbers.verdict import judge_claim, judge_factor, judge_number
 
@@ -24,8 +24,8 @@ NUMBERS = ["proj_dim", "paper", "ours", "difference", "low", "high", "at_least",
 Row = dict[str, Any]
 
 
-def curve(method: str, quantity: str, unit: str, ours: Interval, **more: Any) -> Row:
-    """The row of a quantity the paper prints no number of.
+def curve(method: str | Method, quantity: str, unit: str, ours: Interval, **more: Any) -> Row:
+    """The row of a quantity of which the paper prints no number.
 
     `more` are further columns: proj_dim, or this artifact's own, such as a step or a class.
     """
@@ -33,7 +33,7 @@ def curve(method: str, quantity: str, unit: str, ours: Interval, **more: Any) ->
 
 
 def number(
-    method: str,
+    method: str | Method,
     quantity: str,
     unit: str,
     ours: Interval,
@@ -47,7 +47,13 @@ def number(
 
 
 def aside(
-    method: str, quantity: str, unit: str, ours: Interval, paper: float, factor: float, **more: Any
+    method: str | Method,
+    quantity: str,
+    unit: str,
+    ours: Interval,
+    paper: float,
+    factor: float,
+    **more: Any,
 ) -> Row:
     """The row of a printed number that decides nothing, judged by a factor either way."""
     word = judge_factor(paper, ours, factor)
@@ -72,12 +78,18 @@ def claim(
 
 
 def _row(
-    kind: str, method: str, quantity: str, unit: str, ours: Interval, paper: float, verdict: str
+    kind: str,
+    method: str | Method,
+    quantity: str,
+    unit: str,
+    ours: Interval,
+    paper: float,
+    verdict: str,
 ) -> Row:
     return {
         "kind": kind,
-        "method": method,
-        "proj_dim": dimension(method),
+        "method": str(method),
+        "proj_dim": method.directions if isinstance(method, Method) else math.nan,
         "quantity": quantity,
         "unit": unit,
         "paper": paper,
@@ -90,12 +102,6 @@ def _row(
         "at_least": math.nan,
         "at_most": math.nan,
     }
-
-
-def dimension(method: str) -> float:
-    """The projected dimension in a method's display name, nan where there is none."""
-    found = re.fullmatch(r"[^ ]+ (\d+)", method)
-    return int(found.group(1)) if found else math.nan
 
 
 def tabulated(rows: Sequence[Row]) -> pd.DataFrame:

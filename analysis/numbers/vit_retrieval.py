@@ -1,9 +1,8 @@
-"""What the artifacts of the fine-tuned vision Transformer share: its runs by place and share."""
+"""What the artifacts of the fine-tuned vision Transformer share: its runs and its notes."""
 
-from analysis.numbers.mislabel import Observation
+from analysis.numbers import mislabel
+from analysis.numbers.frame import Observation
 from experiments.laboratory.runs import Run
-
-Place = tuple[str, float]  # where wrong labels are, "test" or "train", and the share asked for
 
 TIER_NOTES = {
     "smoke": (
@@ -33,12 +32,10 @@ DEVIATIONS = (
 )
 
 
-def observe(found: list[Run]) -> dict[Place, list[Observation]]:
-    """The runs by where wrong labels are and by the share of the parameters."""
-    seen: dict[Place, list[Observation]] = {}
-    for run in found:
-        config = run.config
-        place = str(config["model"]["data"]["where"]), float(config["share"])
-        seed, method = int(config["model"]["seed"]), str(run.metrics["method"])
-        seen.setdefault(place, []).append(Observation(seed, method, run))
-    return seen
+def observe(runs: list[Run]) -> dict[str, list[Observation]]:
+    """The runs by where wrong labels are; `share` is the part of the parameters asked for."""
+    groups: dict[str, list[Observation]] = {}
+    for run in runs:
+        seen = mislabel.observation(run, float(run.config["share"]))
+        groups.setdefault(str(run.config["model"]["data"]["where"]), []).append(seen)
+    return groups
