@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 import analysis
 from analysis.numbers.verdict import TIERS
-from analysis.page import artifact as disk
 from analysis.page import report
-from analysis.page.artifact import Artifact, add_options, guarded, known_tier
+from analysis.page.artifact import Artifact, add_options, guarded, known_tier, shown_path
 from experiments.laboratory import runs
 from experiments.laboratory.runs import MissingRuns, Parser, UserError
 
@@ -19,8 +18,8 @@ FIRST = "digits_suspicious"  # what a newcomer can check by eye
 
 
 def artifacts() -> tuple[list[Artifact], list[str]]:
-    """The artifacts of this folder by name, and what kept the others from being read."""
-    found, broken = [], []
+    """The artifacts of this folder by name, and an error for each file that cannot be imported."""
+    known, broken = [], []
     for module in pkgutil.iter_modules(analysis.__path__):
         if module.name == "__main__":
             continue
@@ -30,65 +29,63 @@ def artifacts() -> tuple[list[Artifact], list[str]]:
             broken.append(f"analysis.{module.name} cannot be imported: {error!r}")
             continue
         if hasattr(loaded, "ARTIFACT"):
-            found.append(loaded.ARTIFACT)
-    return sorted(found, key=lambda one: (one.id != FIRST, one.id)), broken
+            known.append(loaded.ARTIFACT)
+    return sorted(known, key=lambda one: (one.id != FIRST, one.id)), broken
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = Parser(prog="python -m analysis", description=__doc__)
     add_options(parser, default=None)
-    parser.add_argument("--experiment", metavar="NAME", help="only what is made of its runs")
+    parser.add_argument("--experiment", metavar="NAME", help="only what is made from its runs")
 
     def work() -> int:
         options = parser.parse_args(arguments)
         tiers = TIERS if options.preset is None else (known_tier(options.preset),)
         known, broken = artifacts()
-        problems, shown = list(broken), 0
+        errors, shown = list(broken), 0
         chosen = [one for one in known if options.experiment in (None, *made_of(one))]
         if options.experiment is not None and not chosen and not broken:
             _check_has_runs(options.experiment, known)
         for artifact in chosen:
             for tier in tiers:
                 try:
-                    line = _line(artifact, tier, options)
+                    built = _line(artifact, tier, options)
                 except UserError as error:
-                    problems.append(f"{artifact.id} {tier}: {error}")
+                    errors.append(f"{artifact.id} {tier}: {error}")
                     continue
-                shown += line is not None
-                if line is not None or options.preset is not None:
-                    print(line or f"{artifact.id} {tier}: not run  {_how(artifact, tier)}")
-        print(f"report  {disk.shown(report.build(known))}")
-        for problem in problems:
-            print(f"error: {problem}", file=sys.stderr)
+                shown += built is not None
+                if built is not None or options.preset is not None:
+                    print(built or f"{artifact.id} {tier}: not run  {_how(artifact, tier)}")
+        print(f"report  {shown_path(report.build(known))}")
         if not chosen:
-            print(f"no artifact is made of runs of {options.experiment}")
-            return 2 if problems else 0
-        if not shown and not problems:
-            tier = tiers[0]
-            print(f"error: no runs to draw from: {_how(chosen[0], tier)}", file=sys.stderr)
-        return 2 if problems or not shown else 0
+            print(f"no artifact is made from runs of {options.experiment}")
+        elif not shown and not errors:
+            errors.append(f"no runs to draw from: {_how(chosen[0], tiers[0])}")
+        for line in errors:
+            print(f"error: {line}", file=sys.stderr)
+        return 2 if errors else 0
 
     return guarded(work)
 
 
 def made_of(artifact: Artifact) -> list[str]:
-    """The experiments whose runs an artifact is made of."""
-    return [artifact.experiment, *([artifact.beside.experiment] if artifact.beside else [])]
+    """The experiments whose runs an artifact is made from."""
+    return [artifact.experiment, *([artifact.second.experiment] if artifact.second else [])]
 
 
 def _check_has_runs(name: str, known: Sequence[Artifact]) -> None:
-    """A UserError about a name that neither an artifact nor a run knows."""
+    """Raise a UserError on a name that neither an artifact nor a run has."""
     if not (runs.results() / "runs" / name).is_dir():
         names = dict.fromkeys(each for one in known for each in made_of(one))
         raise UserError(
-            f"no artifact is made of runs of {name!r}, and there are none: "
+            f"no artifact is made from runs of {name!r}, and there are none: "
             f"{runs.nearest(name, names)}"
         )
 
 
 def _line(artifact: Artifact, tier: str, options: argparse.Namespace) -> str | None:
-    """Build or redraw one artifact and say so; None where there is nothing to draw from."""
+    """Build or redraw one artifact; return a line on it, None if there is nothing to draw from."""
     path = artifact.path(tier, "json")
     if options.redraw:
         return str(artifact.redraw(tier)) if path.exists() else None

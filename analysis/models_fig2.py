@@ -14,7 +14,7 @@ from analysis.ink.marks import draw_matrix, write_in_cell
 from analysis.ink.style import BLACK, GREY, PAGE, UNNAMED, new_panels
 from analysis.numbers import agreement
 from analysis.numbers.agreement import RESNET, TOLERANCE
-from analysis.numbers.statistics import NONE, Interval, apart, over_seeds
+from analysis.numbers.statistics import NONE, Interval, over_seeds, welch
 from analysis.numbers.table import Row, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
@@ -61,7 +61,7 @@ def _claims(by_name: dict[str, Run]) -> list[Row]:
         own = [name for name in by_name if name.endswith(f", {network}")]
         own.sort(key=lambda name: -agreement.accuracy(by_name[name]).mean())
         for better, worse in pairwise(own):
-            gap = apart(agreement.agreement(by_name[better]), agreement.agreement(by_name[worse]))
+            gap = welch(agreement.agreement(by_name[better]), agreement.agreement(by_name[worse]))
             printed = [PAPER.get(name, (math.nan,))[0] for name in (better, worse)]
             sets = [name.rpartition(", ")[0] for name in (better, worse)]
             label = f"agreement, {sets[0]} − {sets[1]}"

@@ -19,7 +19,7 @@ from analysis.numbers import agreement
 from analysis.numbers.agreement import HIGH, INCEPTION, LOW, MOST, TAIL
 from analysis.numbers.statistics import exact, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated
-from analysis.page.artifact import Artifact, Beside
+from analysis.page.artifact import Artifact, SecondExperiment
 from experiments.laboratory.runs import Run
 
 TEXT = (0.6, 0.4)  # the pair of the text: "> 100 models"
@@ -240,7 +240,7 @@ ARTIFACT = Artifact(
     ),
     needs=lambda config: config["type"] in KINDS,
     page=page,
-    beside=Beside(agreement.EXPERIMENT, agreement.differing_in(agreement.BOTH)),
+    second=SecondExperiment(agreement.EXPERIMENT, agreement.differing_in(agreement.BOTH)),
 )
 
 if __name__ == "__main__":

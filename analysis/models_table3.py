@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from analysis.ink.agreement import draw_series
 from analysis.numbers import agreement
 from analysis.numbers.agreement import BOTH, INIT, ORDER, TOLERANCE
-from analysis.numbers.statistics import NONE, Interval, apart
+from analysis.numbers.statistics import NONE, Interval, welch
 from analysis.numbers.table import Row, claim, records, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
@@ -57,7 +57,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
 def _gap(run: Run | None, both: Run | None) -> Interval:
     if run is None or both is None:
         return NONE
-    return apart(agreement.agreement(run), agreement.agreement(both))
+    return welch(agreement.agreement(run), agreement.agreement(both))
 
 
 def draw(table: pd.DataFrame) -> Figure:

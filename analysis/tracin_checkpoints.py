@@ -1,7 +1,6 @@
-"""Sec. D of 001: mislabelled digits found by TracIn on different checkpoints of one training."""
+"""TracIn, Sec. D: mislabelled digits found by TracIn on different checkpoints of one training."""
 
 import math
-import re
 import sys
 from collections.abc import Callable
 
@@ -22,12 +21,158 @@ from analysis.ink.style import (
     draw_curve,
     fit_values,
 )
-from analysis.numbers.statistics import Interval, difference, geometric, over_seeds, per_seed, ratio
+from analysis.numbers.frame import Method, Observation, by_seed, estimate, numbers, read_name, tidy
+from analysis.numbers.statistics import Interval, difference, geometric, over_seeds, ratio
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
-# The panels of tracin_checkpoints: the training with its phases, and what each choice finds.
+CHOICES = {  # by their config's type, in the order of the figure
+    "All": "all",
+    "Unconverged": "all before convergence",
+    "Early": "early, loss fluctuates",
+    "Steady": "steady decrease",
+    "Converged": "after convergence",
+    "Last": "last alone",
+    "Proposed": "proposed",
+    "Even": "evenly spaced",
+    "Random": "random",
+}
+PHASES: dict[str, Callable[[Run], bool]] = {
+    "early": lambda run: run.metrics["settled"] > 0,
+    "steady decrease": lambda run: run.metrics["settled"] < run.metrics["converged"],
+    "after convergence": lambda run: run.metrics["converged"] < len(run.array("steps")),
+}
+METRICS = {"AUC": "auc", "AP": "ap", "AP of the loss": "loss_ap"}
+COUNT = "checkpoints"
+PERCENT = {*METRICS.values(), "accuracy_true", "chance_ap"}
+POINT = 1.0  # of AP x100: a smaller difference counts as none
+TINY = 0.1
+
+RULE = (
+    "Claims, paired over seeds, in AP x100: the checkpoints of the steady decrease find more than"
+    " the early ones and than the last alone; within"
+    f" {POINT:g} of them, all do as well without those after convergence, on the seeds that have"
+    " any; the steady decrease, and"
+    f" the few proposed from the loss alone, do no more than {POINT:g} worse than all; the proposed"
+    " find more than as many drawn at random, and than as many evenly spaced in steps."
+    " Self-influence after convergence is below"
+    f" {TINY:g} of that in the steady decrease, per checkpoint."
+)
+
+
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    groups: dict[str, list[Observation]] = {name: [] for name in CHOICES}
+    for run in runs:
+        groups[run.config["choice"]["type"]].append(_observation(run))
+    rows = []
+    for group in filter(None, groups.values()):
+        name, frame = _title(group[0]), tidy(group)
+        for quantity, metric in METRICS.items():
+            rows.append(curve(name, quantity, "x100", estimate(frame, metric)))
+        rows.append(curve(name, COUNT, "", estimate(frame, "n_checkpoints")))
+    rows += _training(groups["All"]) + _proposals(groups["Proposed"])
+    return tabulated(rows + _claims(groups))
+
+
+def _observation(run: Run) -> Observation:
+    choice, seed = run.config["choice"], int(run.config["dense"]["model"]["seed"])
+    method = Method(choice["type"], int(choice.get("count", 0)))
+    return Observation(seed, method, run, numbers(run.metrics, PERCENT), int(choice.get("draw", 0)))
+
+
+def _title(one: Observation) -> str:
+    """What tables and the figure call a choice."""
+    return str(Method(CHOICES[one.method.family], one.method.dim))
+
+
+def _training(whole: list[Observation]) -> list[Row]:
+    """What the training was like, over seeds: each moment, and where its phases meet."""
+    if not whole:
+        return []
+    runs, frame = [one.run for one in whole], tidy(whole)
+    epoch, steps = _epoch(runs[0]), np.asarray(runs[0].array("steps"))
+    rows = []
+    for quantity, array, unit in (("loss", "train_loss", "nats"), ("AP alone", "ap_each", "x100")):
+        scale = 100 if unit == "x100" else 1
+        by_step = np.stack([np.asarray(run.array(array), float) for run in runs], axis=1)
+        for step, over_runs in zip(steps, by_step, strict=True):
+            ours = over_seeds(over_runs * scale)
+            row = curve("one checkpoint", quantity, unit, ours, epoch=float(step / epoch))
+            rows.append(row | {"kind": "moment"})
+
+    def about(quantity: str, unit: str, ours: Interval) -> None:
+        rows.append(curve("training", quantity, unit, ours))
+
+    for boundary in ("settled", "converged"):
+        at = [_moment(run, int(run.metrics[boundary])) / epoch for run in runs]
+        about(boundary, "epochs", over_seeds(at))
+    saved = [int((np.asarray(run.array("steps")) <= epoch).sum()) for run in runs]
+    about("saved in the first epoch", "", over_seeds(saved))
+    for phase, has in PHASES.items():
+        count = float(sum(has(run) for run in runs))
+        ours = Interval(count, math.nan, math.nan, len(runs))
+        about(f"seeds with a phase: {phase}", "seeds", ours)
+    about("accuracy, true labels", "%", estimate(frame, "accuracy_true"))
+    rows.append(curve("chance", "AP", "x100", estimate(frame, "chance_ap")))
+    return rows
+
+
+def _epoch(run: Run) -> float:
+    """Steps in an epoch."""
+    model = run.config["dense"]["model"]
+    return float(np.ceil(model["data"]["n_train"] / model["fit"]["batch_size"]))
+
+
+def _moment(run: Run, position: int) -> float:
+    """The step of a checkpoint; the last one's where the position is beyond it."""
+    steps = np.asarray(run.array("steps"))
+    return float(steps[min(position, len(steps) - 1)])
+
+
+def _proposals(group: list[Observation]) -> list[Row]:
+    """Which checkpoints were proposed on each seed."""
+    rows = []
+    for one in group:
+        for position in np.asarray(one.run.array("positions")):
+            at = over_seeds([_moment(one.run, int(position)) / _epoch(one.run)])
+            row = curve(_title(one), "chosen", "epoch", at, seed=one.seed)
+            rows.append(row | {"kind": "proposal"})
+    return rows
+
+
+def _claims(groups: dict[str, list[Observation]]) -> list[Row]:
+    ap = {name: by_seed(tidy(group), "ap") for name, group in groups.items()}
+    has_end = PHASES["after convergence"]
+    ap["Unconverged"] = by_seed(tidy(o for o in groups["Unconverged"] if has_end(o.run)), "ap")
+
+    def gap(one: str, other: str, **bounds: float) -> Row:
+        label = f"{CHOICES[one]} − {CHOICES[other]}"
+        return claim(label, "AP", "points", over_seeds(difference(ap[one], ap[other])), **bounds)
+
+    share = geometric(ratio(_strength(groups["Converged"]), _strength(groups["Steady"])))
+    label = "after convergence ÷ steady decrease"
+    return [
+        gap("Steady", "Early", at_least=0.0),
+        gap("Unconverged", "All", at_least=-POINT, at_most=POINT),
+        claim(label, "self-influence per checkpoint", "", share, at_most=TINY),
+        gap("Steady", "Last", at_least=0.0),
+        gap("Steady", "All", at_least=-POINT),
+        gap("Proposed", "All", at_least=-POINT),
+        gap("Proposed", "Random", at_least=0.0),
+        gap("Proposed", "Even", at_least=0.0),
+    ]
+
+
+def _strength(group: list[Observation]) -> pd.Series:
+    """The mean self-influence of an example at a checkpoint of a choice, by seed."""
+    strengths = {}
+    for one in group:
+        chosen = np.asarray(one.run.array("positions"))
+        if len(chosen):
+            each = np.asarray(one.run.array("self_influence_mean"))
+            strengths[one.seed] = float(each[chosen].mean())
+    return pd.Series(strengths, dtype=float)
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -88,11 +233,10 @@ def _name_phases(axes: Axes, table: pd.DataFrame) -> None:
 def _draw_choices(axes: Axes, table: pd.DataFrame) -> None:
     wide = {
         quantity: table[(table["quantity"] == quantity) & (table["kind"] == "curve")]
-        for quantity in ("AP", "AP of the loss", "checkpoints")
+        for quantity in ("AP", "AP of the loss", COUNT)
     }
     shown = [row for row in records(wide["AP"]) if row["n"] and row["method"] != "chance"]
-    counts = wide["checkpoints"].set_index("method")["ours"]
-    losses = wide["AP of the loss"].set_index("method")["ours"]
+    counts, losses = (wide[name].set_index("method")["ours"] for name in (COUNT, "AP of the loss"))
     at = np.arange(len(shown))[::-1]
     axes.hlines(at, [r["low"] for r in shown], [r["high"] for r in shown], colors=BLUE, lw=1.6)
     axes.plot([row["ours"] for row in shown], at, "o", color=BLUE, label="TracIn's self-influence")
@@ -101,172 +245,13 @@ def _draw_choices(axes: Axes, table: pd.DataFrame) -> None:
     control = [losses[row["method"]] for row in shown]
     label = "training loss"
     axes.plot(control, at, "D", color=ORANGE, markersize=3.5, mfc="none", label=label)
-    names = [re.sub(r" \d+$", "", row["method"]) for row in shown]
-    said = [f"{n} ({counts[r['method']]:.3g})" for n, r in zip(names, shown, strict=True)]
-    axes.set_yticks(at, said)
+    names = [row["method"] for row in shown]
+    axes.set_yticks(at, [f"{read_name(name).family} ({counts[name]:.3g})" for name in names])
     axes.set_ylim(-0.6, len(shown) - 0.4)
     values = [*(row["ours"] for row in shown), *control]
     axes.set_xlim(min(values) - 0.15 * (100 - min(values)), 100)
     axes.set_xlabel("AP (×100); in brackets: checkpoints used")
     axes.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0), ncols=2, columnspacing=1)
-
-
-CHOICES = {  # as the runs name them, in the order of the figure
-    "all": "all",
-    "all before convergence": "all before convergence",
-    "early": "early, loss fluctuates",
-    "steady decrease": "steady decrease",
-    "after convergence": "after convergence",
-    "last": "last alone",
-    "proposed": "proposed",
-    "even": "evenly spaced",
-    "random": "random",
-}
-PHASES: dict[str, Callable[[Run], bool]] = {
-    "early": lambda run: run.metrics["settled"] > 0,
-    "steady decrease": lambda run: run.metrics["settled"] < run.metrics["converged"],
-    "after convergence": lambda run: run.metrics["converged"] < len(run.array("steps")),
-}
-METRICS = {"AUC": "auc", "AP": "ap", "AP of the loss": "loss_ap"}
-POINT = 1.0  # of AP x100: what counts as little
-TINY = 0.1
-
-RULE = (
-    "Claims, paired over seeds, in AP x100: the checkpoints of the steady decrease find more than"
-    " the early ones and than the last alone; within"
-    f" {POINT:g} of them, all do as well without those after convergence, on the seeds that have"
-    " any; the steady decrease, and"
-    f" the few proposed from the loss alone, do no more than {POINT:g} worse than all; the proposed"
-    " find more than as many drawn at random, and than as many evenly spaced in steps."
-    " Self-influence after convergence is below"
-    f" {TINY:g} of that in the steady decrease, per checkpoint."
-)
-
-
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    groups: dict[str, list[Run]] = {}
-    for run in found:
-        groups.setdefault(str(run.metrics["method"]), []).append(run)
-    ordered = sorted(groups, key=lambda name: list(CHOICES).index(_kind(name)))
-    rows = []
-    for name in ordered:
-        for quantity, metric in METRICS.items():
-            ours = over_seeds(_by_seed(groups[name], metric))
-            rows.append(curve(_title(name), quantity, "x100", ours))
-        counts = over_seeds(_by_seed(groups[name], "n_checkpoints"))
-        rows.append(curve(_title(name), "checkpoints", "", counts))
-    whole = groups.get("all", [])
-    return tabulated([*rows, *_training(whole), *_proposals(groups), *_claims(groups)])
-
-
-def _kind(name: str) -> str:
-    return re.sub(r" \d+$", "", name)
-
-
-def _title(name: str) -> str:
-    """How tables and the figure call a choice; the number of `proposed 5` stays."""
-    return name.replace(_kind(name), CHOICES[_kind(name)])
-
-
-def _seed(run: Run) -> int:
-    return int(run.config["dense"]["model"]["seed"])
-
-
-def _by_seed(members: list[Run], metric: str) -> pd.Series:
-    """A metric of the runs that have it, draws of one seed averaged."""
-    having = [run for run in members if metric in run.metrics]
-    scale = 1.0 if metric == "n_checkpoints" else 100.0
-    values = [scale * run.metrics[metric] for run in having]
-    return per_seed(values, [_seed(run) for run in having])
-
-
-def _training(whole: list[Run]) -> list[Row]:
-    """What the training was like, over seeds: moments, and where its phases meet."""
-    if not whole:
-        return []
-    epoch = _epoch(whole[0])
-    steps = np.asarray(whole[0].array("steps"))
-    rows = []
-    for quantity, array, unit in (("loss", "train_loss", "nats"), ("AP alone", "ap_each", "x100")):
-        values = np.stack([np.asarray(run.array(array), float) for run in whole])
-        for place, step in enumerate(steps):
-            ours = over_seeds(values[:, place] * (100 if unit == "x100" else 1))
-            row = curve("one checkpoint", quantity, unit, ours, epoch=float(step / epoch))
-            rows.append(row | {"kind": "moment"})
-    for boundary in ("settled", "converged"):
-        at = [_moment(run, int(run.metrics[boundary])) / epoch for run in whole]
-        rows.append(curve("training", boundary, "epochs", over_seeds(at)))
-    steps_per_epoch = [int((np.asarray(run.array("steps")) <= epoch).sum()) for run in whole]
-    rows.append(curve("training", "saved in the first epoch", "", over_seeds(steps_per_epoch)))
-    for phase, has in PHASES.items():
-        number = float(sum(has(run) for run in whole))
-        counted = Interval(number, math.nan, math.nan, len(whole))
-        rows.append(curve("training", f"seeds with a phase: {phase}", "seeds", counted))
-    accuracy = [100 * run.metrics["accuracy_true"] for run in whole]
-    chance = [100 * run.metrics["chance_ap"] for run in whole]
-    rows.append(curve("training", "accuracy, true labels", "%", over_seeds(accuracy)))
-    rows.append(curve("chance", "AP", "x100", over_seeds(chance)))
-    return rows
-
-
-def _epoch(run: Run) -> float:
-    """Steps in an epoch."""
-    model = run.config["dense"]["model"]
-    return float(np.ceil(model["data"]["n_train"] / model["fit"]["batch_size"]))
-
-
-def _moment(run: Run, position: int) -> float:
-    steps = np.asarray(run.array("steps"))
-    return float(steps[min(position, len(steps) - 1)])
-
-
-def _proposals(groups: dict[str, list[Run]]) -> list[Row]:
-    """Which checkpoints were proposed on each seed."""
-    rows = []
-    for name, members in groups.items():
-        for run in members if _kind(name) == "proposed" else []:
-            for position in np.asarray(run.array("positions")):
-                at = over_seeds([_moment(run, int(position)) / _epoch(run)])
-                row = curve(_title(name), "chosen", "epoch", at, seed=_seed(run))
-                rows.append(row | {"kind": "proposal"})
-    return rows
-
-
-def _claims(groups: dict[str, list[Run]]) -> list[Row]:
-    ap = {_kind(name): _by_seed(members, "ap") for name, members in groups.items()}
-    shorter = filter(PHASES["after convergence"], groups.get("all before convergence", []))
-    ap["all before convergence"] = _by_seed(list(shorter), "ap")
-    missing = pd.Series(dtype=float)
-
-    def gap(one: str, other: str, **bounds: float) -> Row:
-        gaps = difference(ap.get(one, missing), ap.get(other, missing))
-        label = f"{CHOICES[one]} − {CHOICES[other]}"
-        return claim(label, "AP", "points", over_seeds(gaps), **bounds)
-
-    share = geometric(
-        ratio(*(_strength(groups, n) for n in ("after convergence", "steady decrease")))
-    )
-    label = "after convergence ÷ steady decrease"
-    return [
-        gap("steady decrease", "early", at_least=0.0),
-        gap("all before convergence", "all", at_least=-POINT, at_most=POINT),
-        claim(label, "self-influence per checkpoint", "", share, at_most=TINY),
-        gap("steady decrease", "last", at_least=0.0),
-        gap("steady decrease", "all", at_least=-POINT),
-        gap("proposed", "all", at_least=-POINT),
-        gap("proposed", "random", at_least=0.0),
-        gap("proposed", "even", at_least=0.0),
-    ]
-
-
-def _strength(groups: dict[str, list[Run]], name: str) -> pd.Series:
-    """The mean self-influence of an example at a checkpoint of a choice, by seed."""
-    found = {}
-    for run in groups.get(name, []):
-        chosen = np.asarray(run.array("positions"))
-        if len(chosen):
-            found[_seed(run)] = float(np.asarray(run.array("self_influence_mean"))[chosen].mean())
-    return pd.Series(found, dtype=float)
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
@@ -276,9 +261,9 @@ def page(table: pd.DataFrame) -> pd.DataFrame:
         line = wide.setdefault(row["method"], {"method": row["method"]})
         name = f"{row['quantity']} ×100" if row["unit"] == "x100" else row["quantity"]
         line[name] = written(row, ".1f")
-    names = [*(f"{quantity} ×100" for quantity in METRICS), "checkpoints"]
-    kept = [line for line in wide.values() if "checkpoints" in line]
-    return pd.DataFrame(kept, columns=pd.Index(["method", *names])).fillna("")
+    names = ["method", *(f"{quantity} ×100" for quantity in METRICS), COUNT]
+    choices = [line for line in wide.values() if COUNT in line]
+    return pd.DataFrame(choices, columns=pd.Index(names)).fillna("")
 
 
 ARTIFACT = Artifact(
@@ -296,9 +281,9 @@ ARTIFACT = Artifact(
     paper="TracIn (arXiv:2002.08484), appendix, Sec. D",
     deviations=(
         "Sec. D gives advice and no experiment. Network, data and corruption (20% of labels changed"
-        " at random before training) are those of 003, Sec. 5.1; training is plain gradient descent"
-        " at a constant learning rate, at which the loss fluctuates at the beginning, and goes on"
-        " until the wrong labels are learned.",
+        " at random before training) are those of Arnoldi, Sec. 5.1. Training is plain gradient"
+        " descent at a constant learning rate, at which the loss fluctuates at the beginning; it"
+        " continues until the wrong labels are learned.",
         "Where the loss fluctuates, falls steadily and has converged is decided on the training"
         " loss alone, by the constants of methods/checkpoints.py.",
         "During the first epoch checkpoints lie a few steps apart, so that there are some while the"

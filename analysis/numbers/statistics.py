@@ -1,4 +1,4 @@
-"""Intervals over seeds, rank correlations, distances and tests; numpy and scipy alone."""
+"""Intervals over seeds, differences and ratios of paired seeds, and tests."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ NONE = Interval(float("nan"), float("nan"), float("nan"), 0)
 
 
 def exact(value: float) -> Interval:
-    """A number that was calculated, not measured: its interval is itself."""
+    """A number that was calculated, not measured: both ends of its interval are the number."""
     return Interval(value, value, value, 1)
 
 
@@ -42,25 +42,19 @@ def over_seeds(values: ArrayLike, level: float = LEVEL) -> Interval:
 
 
 def per_seed(values: ArrayLike, seeds: Sequence[int]) -> pd.Series:
-    """The mean over draws within each seed, indexed by seed in order."""
+    """The mean over draws within each seed, indexed by seed in order.
+
+    Draws of one seed share its model and are not independent: an interval is over these means.
+    """
     return pd.Series(np.asarray(values, dtype=float)).groupby(np.asarray(seeds)).mean()
 
 
-def over_draws(values: ArrayLike, seeds: Sequence[int], level: float = LEVEL) -> Interval:
-    """The interval over seeds of values with several draws each.
-
-    Draws of one seed share its model and are no independent evidence: they are averaged first, and
-    `n` counts seeds.
-    """
-    return over_seeds(per_seed(values, seeds).to_numpy(), level)
-
-
 def pair_values(pairs: ArrayLike) -> np.ndarray:
-    """One value a seed, whose mean is that of all pairs of different seeds.
+    """One value per seed, whose mean is the mean over all pairs of different seeds.
 
-    `pairs` (n_seeds, n_seeds) is symmetric. Pairs share seeds and are no independent evidence:
-    these are the pseudo-values of the jackknife over seeds, of which `over_seeds` makes the
-    interval. Two seeds are one pair, one value; of one seed there is none.
+    `pairs` (n_seeds, n_seeds) is symmetric. Pairs share seeds and are not independent, so these are
+    the pseudo-values of the jackknife over seeds, for `over_seeds`. Two seeds are one pair and give
+    one value; one seed gives none.
     """
     matrix = np.asarray(pairs, dtype=float)
     k = len(matrix)
@@ -72,7 +66,7 @@ def pair_values(pairs: ArrayLike) -> np.ndarray:
     return k * mean - (k - 1) * without
 
 
-def apart(one: ArrayLike, other: ArrayLike, level: float = LEVEL) -> Interval:
+def welch(one: ArrayLike, other: ArrayLike, level: float = LEVEL) -> Interval:
     """The difference of the means of two independent samples, with Welch's interval."""
     samples = [np.asarray(each, dtype=float) for each in (one, other)]
     n = min(each.size for each in samples)
@@ -100,8 +94,8 @@ def resampled(
 ) -> Interval:
     """A statistic of seeds (n_seeds, ...) with the normal interval of its bootstrap.
 
-    The deviation over resampled seeds either side of the statistic itself: where a statistic
-    depends on the spread over seeds, as shares of examples do, resamples lie to one side of it.
+    The interval is centred at the statistic itself: resamples are biased where a statistic depends
+    on the spread over seeds, as shares of examples do.
     """
     mean = float(statistic(sample))
     if len(sample) < 2:
@@ -132,35 +126,15 @@ def ratio(one: pd.Series, other: pd.Series) -> pd.Series:
     return one.loc[seeds] / other.loc[seeds]
 
 
-def bootstrap(
-    values: ArrayLike,
-    statistic: Callable[[np.ndarray], float] = np.mean,
-    *,
-    seed: int = 0,
-    num_resamples: int = 2000,
-    level: float = LEVEL,
-) -> Interval:
-    """A statistic of independent values with its percentile bootstrap interval."""
+def bootstrap(values: ArrayLike, num_resamples: int = 2000, level: float = LEVEL) -> Interval:
+    """The mean of independent values with its percentile bootstrap interval."""
     sample = np.asarray(values, dtype=float)
     if sample.size == 0:
         return NONE
-    generator = np.random.default_rng(np.random.SeedSequence([seed, sample.size]))
+    generator = np.random.default_rng(np.random.SeedSequence([0, sample.size]))
     picks = generator.integers(sample.size, size=(num_resamples, sample.size))
-    if statistic is np.mean:  # all at once: rows of a table are many
-        resampled = sample[picks].mean(1)
-    else:
-        resampled = np.array([statistic(sample[pick]) for pick in picks])
-    low, high = np.quantile(resampled, [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(float(statistic(sample)), float(low), float(high), int(sample.size))
-
-
-def rank_correlations(x: ArrayLike, y: ArrayLike) -> dict[str, float]:
-    """Pearson's, Spearman's and Kendall's correlation of two samples."""
-    return {
-        "pearson": float(stats.pearsonr(x, y).statistic),
-        "spearman": float(stats.spearmanr(x, y).statistic),
-        "kendall": float(stats.kendalltau(x, y).statistic),
-    }
+    low, high = np.quantile(sample[picks].mean(1), [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(float(np.mean(sample)), float(low), float(high), int(sample.size))
 
 
 def wasserstein(one: ArrayLike, other: ArrayLike) -> float:
@@ -180,8 +154,8 @@ def homogeneity(
 ) -> float:
     """The p-value that two rows of counts were drawn from the same classes.
 
-    Chi-square statistic against its own distribution with both margins fixed, so that classes with
-    few examples are no trouble. Rows without any count give 1.
+    The chi-square statistic against its distribution with both margins fixed, which is valid for
+    classes with few examples too. A row without any count gives 1.
     """
     table = np.stack([np.asarray(one, dtype=int), np.asarray(other, dtype=int)])
     table = table[:, table.sum(0) > 0]

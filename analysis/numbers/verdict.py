@@ -1,4 +1,4 @@
-"""Verdicts by declared rules: what counts as reproduced is written down before the runs."""
+"""Verdicts by rules that are written down before the runs: what counts as reproduced."""
 
 import math
 from collections.abc import Hashable, Mapping
@@ -14,21 +14,22 @@ TIERS = ("smoke", "small", "paper")
 FULL_TIER = TIERS[-1]
 
 RULE = (
-    "reproduced: at tier paper, with every run there, each claim's 95% interval over seeds lies"
-    " within the claim's bounds and each judged number is within its tolerance;"
-    " direction: each claim that could be tested has its mean within the bounds;"
-    " not reproduced: some claim has not; not run: no claim could be tested. At tier smoke, printed"
-    " numbers are shown and not judged."
+    "reproduced: at tier paper, with all runs finished, the 95% interval over seeds of each claim"
+    " lies within its bounds and each judged number is within its tolerance;"
+    " direction: the mean of each claim that could be tested is within its bounds;"
+    " not reproduced: at least one claim fails; not run: no claim could be tested. At tier smoke,"
+    " printed numbers are shown and not judged."
 )
 TOLERANCE_RULE = (
     "A number is within tolerance if the printed value is no further than the tolerance from our"
-    " 95% interval over seeds, of which at most one tolerance either side counts."
+    " 95% interval over seeds; of the interval, at most one tolerance on either side of the mean"
+    " counts."
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One of WORDS, the rule that was declared for it, and the numbers it was applied to."""
+    """One of WORDS, the rule that it follows from, and the counts that the rule was applied to."""
 
     word: str
     rule: str
@@ -42,7 +43,7 @@ class Verdict:
 def within(paper: float, ours: Interval, tolerance: float) -> bool:
     """Whether the printed value is within `tolerance` of our interval.
 
-    A wide interval cannot excuse a far mean: at most one tolerance of its width counts.
+    At most one tolerance of the interval counts on either side, so that a wide one excuses nothing.
     """
     below = 0.0 if math.isnan(ours.low) else min(ours.mean - ours.low, tolerance)
     above = 0.0 if math.isnan(ours.high) else min(ours.high - ours.mean, tolerance)
@@ -89,7 +90,7 @@ def judge_claim(ours: Interval, at_least: float = math.nan, at_most: float = mat
 
 
 def cap(word: str, tier: str, missing: int = 0) -> str:
-    """The word that a tier, or a preset with missing runs, may at best earn."""
+    """The word, lowered to `direction` below the paper tier or where runs are missing."""
     complete = tier == FULL_TIER and not missing
     return "direction" if word == "reproduced" and not complete else word
 
@@ -124,9 +125,9 @@ def _count(what: str, rows: pd.DataFrame, at_most: int = 8) -> str:
     named = "; ".join(_state(row) for row in wrong.head(at_most).to_dict("records"))
     more = f"; and {len(wrong) - at_most} more" if len(wrong) > at_most else ""
     why = {"not reproduced": f" ({named}{more})"}
-    there = [(word, int((rows["verdict"] == word).sum())) for word in WORDS]
-    counts = [f"{n} {word}{why.get(word, '')}" for word, n in there if n]
-    return f"{len(rows)} {what}{'' if len(rows) == 1 else 's'}: {', '.join(counts)}."
+    counts = rows["verdict"].value_counts()
+    parts = [f"{counts[word]} {word}{why.get(word, '')}" for word in WORDS if word in counts]
+    return f"{len(rows)} {what}{'' if len(rows) == 1 else 's'}: {', '.join(parts)}."
 
 
 def _state(row: Mapping[Hashable, Any]) -> str:

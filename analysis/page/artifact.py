@@ -14,7 +14,7 @@ import platform
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,8 @@ from analysis.page.tables import latex, tables_of
 from experiments.laboratory import runs
 from experiments.laboratory.runs import MissingRuns, Parser, Run, UserError
 
-# Files written whole or not at all.
-
-
 ELSEWHERE = "free or permit that folder, or set RETRACE_RESULTS to another one"
+DRAWN_WITH = ("numpy", "scipy", "pandas", "matplotlib")
 
 
 def write(path: Path, content: bytes, remedy: str = ELSEWHERE) -> None:
@@ -54,7 +52,7 @@ def write(path: Path, content: bytes, remedy: str = ELSEWHERE) -> None:
             draft.unlink(missing_ok=True)
     except OSError as error:
         said = error.strerror or error
-        raise UserError(f"cannot write {shown(path)}: {said}; {remedy}") from error
+        raise UserError(f"cannot write {shown_path(path)}: {said}; {remedy}") from error
 
 
 def read(path: Path, remedy: str) -> bytes:
@@ -62,30 +60,24 @@ def read(path: Path, remedy: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {shown(path)}: {error.strerror}: {remedy}") from error
+        raise UserError(f"cannot read {shown_path(path)}: {error.strerror}: {remedy}") from error
 
 
-def shown(path: Path) -> str:
+def shown_path(path: Path) -> str:
     """The path as a person at this prompt would type it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-# What the command lines of one artifact, of all and of the README's table have in common.
-
-
 def add_options(parser: argparse.ArgumentParser, default: str | None) -> None:
-    """Add the options that one artifact and all of them have in common."""
-    what = "every tier that has runs" if default is None else default
-    parser.add_argument(
-        "--preset", default=default, help=f"{', '.join(TIERS)} (default: {what})", metavar="TIER"
-    )
-    parser.add_argument(
-        "--redraw", action="store_true", help="draw from the committed CSV alone, without runs"
-    )
-    parser.add_argument(
-        "--partial", action="store_true", help="draw the runs there are, and say so on the figure"
-    )
+    """Add the options of `python -m analysis.NAME` that `python -m analysis` has as well."""
+    tiers = f"{', '.join(TIERS)} (default: {default or 'every tier that has runs'})"
+    parser.add_argument("--preset", default=default, help=tiers, metavar="TIER")
+    for option, what in (
+        ("--redraw", "draw from the committed CSV alone, without runs"),
+        ("--partial", "draw the runs there are, and say so on the figure"),
+    ):
+        parser.add_argument(option, action="store_true", help=what)
 
 
 def known_tier(name: str) -> str:
@@ -99,7 +91,7 @@ def known_tier(name: str) -> str:
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """The exit code of `work`; what a user can mend ends in one line, not a traceback."""
+    """Return the exit code of `work`; an error that a user can fix is one line, no traceback."""
     try:
         return work()
     except UserError as error:
@@ -113,39 +105,35 @@ def guarded(work: Callable[[], int]) -> int:
         return 130
 
 
-# Runs of a second experiment that an artifact shows too, and where all its numbers come from.
-
-
 @dataclass(frozen=True)
-class Beside:
-    """Another experiment, of whose runs a part of an artifact is made.
+class SecondExperiment:
+    """Another experiment that some rows of an artifact are made from.
 
-    Of the artifact's own tier if all that are needed are there, else of the highest below that has
-    them; without any, that part of the artifact is `not run`.
+    Its runs are those of the artifact's own tier if all that are needed are finished, else of the
+    highest tier below that has them all. Without any, those rows are `not run`.
     """
 
     experiment: str
     needs: Callable[[dict[str, Any]], bool] = field(default=lambda config: True, repr=False)
 
-    def found(self, tiers: Sequence[str]) -> tuple[str, list[Run]]:
-        """The tier, the first of `tiers` that has them all, and its runs; "" and none if none."""
+    def load(self, tiers: Sequence[str]) -> tuple[str, list[Run]]:
+        """The first of `tiers` whose runs are all finished, and those runs; ("", []) if none."""
         for tier in tiers:
             try:
                 planned = runs.planned(self.experiment, tier)
-            except runs.MissingRuns:
+            except MissingRuns:
                 continue
             wanted = {entry["key"] for entry in planned if self.needs(entry["config"])}
-            there = [
-                one for one in runs.load(self.experiment, tier, partial=True) if one.key in wanted
-            ]
-            if wanted and len(there) == len(wanted):
-                return tier, there
+            finished = runs.load(self.experiment, tier, partial=True)
+            chosen = [run for run in finished if run.key in wanted]
+            if wanted and len(chosen) == len(wanted):
+                return tier, chosen
         return "", []
 
 
-def provenance(experiment: str, found: Sequence[Run], missing: int) -> dict[str, Any]:
-    """Which runs numbers come from, made by which code, where and of which data."""
-    metas = [run.meta for run in found]
+def provenance(experiment: str, sources: Sequence[Run], missing: int) -> dict[str, Any]:
+    """Which runs the numbers come from: their keys, code, devices, versions and data."""
+    metas = [run.meta for run in sources]
     versions: dict[str, set[str]] = {}
     data: dict[str, Any] = {}
     for meta in metas:
@@ -154,7 +142,7 @@ def provenance(experiment: str, found: Sequence[Run], missing: int) -> dict[str,
             versions.setdefault(name, set()).add(number)
     return {
         "experiment": experiment,
-        "runs": [run.key for run in found],
+        "runs": [run.key for run in sources],
         "missing": missing,
         "commits": sorted({_commit(meta) for meta in metas}),
         "devices": sorted({str(meta.get("device")) for meta in metas}),
@@ -169,9 +157,6 @@ def _commit(meta: Mapping[str, Any]) -> str:
     return f"{meta.get('commit') or 'unknown'}{' and changes' if meta.get('dirty') else ''}"
 
 
-DRAWN_WITH = ("numpy", "scipy", "pandas", "matplotlib")
-
-
 @dataclass(frozen=True)
 class Built:
     """What building or redrawing an artifact left on disk."""
@@ -182,7 +167,7 @@ class Built:
     image: Path
 
     def __str__(self) -> str:
-        return f"{self.id} {self.tier}: {self.verdict.word}  {shown(self.image)}"
+        return f"{self.id} {self.tier}: {self.verdict.word}  {shown_path(self.image)}"
 
 
 @dataclass(frozen=True)
@@ -215,13 +200,13 @@ class Artifact:
     findings: Callable[[pd.DataFrame], list[str]] = lambda table: []
     """The same in sentences made from the rows, so that they hold at every tier."""
     needs: Callable[[dict[str, Any]], bool] = lambda config: True
-    """Which of a preset's runs it is made of, by their configs."""
+    """Which of a preset's runs it needs, by their configs."""
     page: Callable[[pd.DataFrame], pd.DataFrame] | None = None
     """The table on the report page, where it is not simply the rows."""
-    beside: Beside | None = None
-    """Another experiment that a part of it is made of: rows that say so in a column `experiment`.
+    second: SecondExperiment | None = None
+    """Another experiment that some rows are made from: those with text in the column `experiment`.
 
-    They have its tier in the column `of_tier`, and are judged as of that.
+    The column `of_tier` has the tier of their runs, by which they are judged.
     """
 
     def judge(self, table: pd.DataFrame) -> Verdict:
@@ -233,7 +218,7 @@ class Artifact:
         return runs.results() / "artifacts" / tier / f"{self.id}.{suffix}"
 
     def command(self, tier: str) -> str:
-        """The command that makes this artifact from nothing."""
+        """The command that makes this artifact, runs included."""
         make = f"python -m experiments.{self.experiment} --preset {tier}"
         return f"{make} && {self.remake(tier)}"
 
@@ -248,26 +233,28 @@ class Artifact:
         there is drawn and the figure says so.
         """
         planned = [e for e in runs.planned(self.experiment, tier) if self.needs(e["config"])]
-        there = {run.key: run for run in runs.load(self.experiment, tier, partial=True)}
-        found = [there[entry["key"]] for entry in planned if entry["key"] in there]
-        missing = len(planned) - len(found)
-        if not found or (missing and not partial):
-            raise MissingRuns(self.experiment, tier, len(found), len(planned))
-        other, more = self.beside.found(TIERS[TIERS.index(tier) :: -1]) if self.beside else ("", [])
-        table = self.tabulate([*found, *more])
+        finished = {run.key: run for run in runs.load(self.experiment, tier, partial=True)}
+        sources = [finished[entry["key"]] for entry in planned if entry["key"] in finished]
+        missing = len(planned) - len(sources)
+        if not sources or (missing and not partial):
+            raise MissingRuns(self.experiment, tier, len(sources), len(planned))
+        below = TIERS[TIERS.index(tier) :: -1]
+        second_tier, others = self.second.load(below) if self.second else ("", [])
+        table = self.tabulate([*sources, *others])
         if table.empty:
             raise UserError(
-                f"none of the {len(found)} finished runs of {self.experiment}, preset {tier}, is"
+                f"none of the {len(sources)} finished runs of {self.experiment}, preset {tier}, is"
                 f" one that {self.id} shows: `python -m experiments.{self.experiment} --preset"
                 f" {tier} --list` shows which runs there are"
             )
         table = table.assign(tier=tier, missing=missing)
-        if self.beside:
-            table["of_tier"] = [other if _second(row) else tier for row in records(table)]
-        table["verdict"] = [_stamped(row, tier, missing) for row in records(table)]
+        if self.second:
+            is_second = [isinstance(row.get("experiment"), str) for row in records(table)]
+            table["of_tier"] = [second_tier if other else tier for other in is_second]
+        table["verdict"] = [_capped(row, tier, missing) for row in records(table)]
         text = to_csv(table)
         write(self.path(tier, "csv"), text.encode())
-        return self._finish(tier, text, provenance(self.experiment, [*found, *more], missing))
+        return self._finish(tier, text, provenance(self.experiment, [*sources, *others], missing))
 
     def redraw(self, tier: str) -> Built:
         """Draw and judge again from the CSV alone; where its numbers come from is kept."""
@@ -275,18 +262,18 @@ class Artifact:
         return self._finish(tier, text, about["numbers"])
 
     def latex(self, tier: str) -> str:
-        """The tables that were built, in LaTeX."""
+        """The tables of a built artifact, in LaTeX."""
         text, about = self._read(tier)
         return latex(about, tables_of(from_csv(text), self.page))
 
     def _read(self, tier: str) -> tuple[str, dict[str, Any]]:
-        """The CSV and what is said about it, if they fit each other."""
+        """The CSV and its provenance; a UserError if the CSV was changed since."""
         remedy = f"`{self.remake(tier)}` makes it from runs"
         text = read(self.path(tier, "csv"), remedy).decode()
         about = json.loads(read(self.path(tier, "json"), remedy))
         if about["csv_sha256"] != _sha256(text):
             raise UserError(
-                f"{shown(self.path(tier, 'csv'))} was changed after its provenance was"
+                f"{shown_path(self.path(tier, 'csv'))} was changed after its provenance was"
                 f" written: {remedy}, `git checkout` brings a committed one back"
             )
         return text, about
@@ -318,24 +305,19 @@ class Artifact:
         table = from_csv(text)
         missing = int(records(table)[0]["missing"])
         verdict = self.judge(table)
-        word = cap(verdict.word, tier, missing)
-        verdict = Verdict(word, verdict.rule, verdict.evidence)
         with style.settings():
             figure = self.draw(table)
             style.stamp(figure, tier, missing)
             ink = style.ink(figure)
+        tier_note = [self.tier_notes[tier]] if tier in self.tier_notes else []
         about = {
             "id": self.id,
             "title": self.title,
             "paper": self.paper,
             "claim": self.claim,
             "tier": tier,
-            "verdict": {
-                "word": verdict.word,
-                "rule": verdict.rule,
-                "evidence": verdict.evidence,
-            },
-            "deviations": [*self.deviations, *_noted(self.tier_notes, tier)],
+            "verdict": asdict(verdict),
+            "deviations": [*self.deviations, *tier_note],
             "remarks": [*self.remarks, *self.findings(table)],
             "command": self.command(tier),
             "redraw": f"{self.remake(tier)} --redraw",
@@ -346,25 +328,16 @@ class Artifact:
         }
         for kind, content in ink.items():
             write(self.path(tier, kind), content)
-        # Last: an interrupted build leaves a provenance that does not fit its CSV, and is noticed.
+        # Last, so that an interrupted build leaves a CSV that its provenance does not fit.
         write(self.path(tier, "json"), (json.dumps(about, indent=1) + "\n").encode())
         return Built(self.id, tier, verdict, self.path(tier, "png"))
 
 
-def _stamped(row: Row, tier: str, missing: int) -> str:
-    """The row's word at a tier; the smoke tier's other data is not held against a paper."""
+def _capped(row: Row, tier: str, missing: int) -> str:
+    """The row's word at a tier; at the smoke tier no number is compared with a printed one."""
     compared = row["kind"] in ("number", "aside") and row["n"] > 0
     tier = row.get("of_tier", tier)
     return "" if compared and tier == TIERS[0] else cap(row["verdict"], tier, missing)
-
-
-def _second(row: Row) -> bool:
-    """Whether a row is made of the runs of the experiment beside the artifact's own."""
-    return isinstance(row.get("experiment"), str)
-
-
-def _noted(notes: Mapping[str, str], tier: str) -> list[str]:
-    return [notes[tier]] if tier in notes else []
 
 
 def _sha256(text: str) -> str:

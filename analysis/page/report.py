@@ -23,8 +23,8 @@ THUMBNAIL = (360, 260)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One artifact at one tier, as its files say."""
+class Entry:
+    """One artifact at one tier, read from its files."""
 
     about: dict[str, Any]
     image: str
@@ -40,13 +40,13 @@ class Shown:
 
     @property
     def memory(self) -> str:
-        """The most that one of its runs took, as far as it was noted."""
-        held = self.about["numbers"].get("peak_memory_bytes", 0)
-        return f"{held / 2**30:.1f} GiB" if held else "–"
+        """The largest peak memory of its runs, where it was recorded."""
+        peak = self.about["numbers"].get("peak_memory_bytes", 0)
+        return f"{peak / 2**30:.1f} GiB" if peak else "–"
 
     @property
     def alt(self) -> str:
-        """What the picture shows, for who cannot see it."""
+        """What the picture shows, for readers who cannot see it."""
         verdict = self.about["verdict"]["word"]
         return (
             f"{self.about['title']}, {self.about['tier']} tier. Claim: {self.about['claim']}"
@@ -60,22 +60,19 @@ def build(artifacts: Sequence[Artifact]) -> Path:
     It shows what is on disk, committed artifacts included, and lists the known ones that are not.
     """
     by_id = {one.id: one for one in artifacts}
-    found = [shown for tier in reversed(TIERS) for shown in _on_disk(tier, by_id)]
-    order = list(dict.fromkeys([*by_id, *(one.about["id"] for one in found)]))
-    found.sort(key=lambda one: order.index(one.about["id"]))
-    absent = [one for one in artifacts if one.id not in {shown.about["id"] for shown in found}]
-    best = {one.about["id"]: one.about["verdict"]["word"] for one in reversed(found)}
-    words = list(best.values())
+    entries = [entry for tier in reversed(TIERS) for entry in _on_disk(tier, by_id)]
+    groups: dict[str, list[Entry]] = {name: [] for name in by_id}
+    for entry in entries:
+        groups.setdefault(entry.about["id"], []).append(entry)
+    drawn = [group for group in groups.values() if group]
+    words = [group[0].about["verdict"]["word"] for group in drawn]  # of the highest tier
+    entries = [entry for group in drawn for entry in group]
     page = _environment().get_template(TEMPLATE.name)
     text = page.render(
-        groups=[
-            [one for one in found if one.about["id"] == name]
-            for name in order
-            if any(one.about["id"] == name for one in found)
-        ],
-        found=found,
-        differing=[one for one in found if one.about["verdict"]["word"] == "not reproduced"],
-        absent=absent,
+        groups=drawn,
+        entries=entries,
+        differing=[one for one in entries if one.about["verdict"]["word"] == "not reproduced"],
+        absent=[one for one in artifacts if not groups[one.id]],
         tiers=TIERS,
         counts={word: words.count(word) for word in WORDS if word in words},
         slug=lambda word: word.replace(" ", "-"),
@@ -85,9 +82,9 @@ def build(artifacts: Sequence[Artifact]) -> Path:
     return path
 
 
-def _on_disk(tier: str, by_id: dict[str, Artifact]) -> list[Shown]:
+def _on_disk(tier: str, by_id: dict[str, Artifact]) -> list[Entry]:
     folder = runs.results() / "artifacts" / tier
-    shown = []
+    entries = []
     for path in sorted(folder.glob("*.json")):
         about = json.loads(path.read_text())
         again = f"`python -m analysis.{about['id']} --preset {tier}`"
@@ -96,12 +93,12 @@ def _on_disk(tier: str, by_id: dict[str, Artifact]) -> list[Shown]:
         known = by_id.get(about["id"])
         tables = tables_of(table, known.page if known else None)
         line = headline(table, known.headline) if known else headline(table)
-        shown.append(Shown(about, *_pictures(image), tables, line, tally(table)))
-    return shown
+        entries.append(Entry(about, *_pictures(image), tables, line, tally(table)))
+    return entries
 
 
 def _pictures(image: bytes) -> tuple[str, str]:
-    """A picture and its thumbnail as addresses that hold them: WebP, half of PNG, nothing lost."""
+    """A picture, as lossless WebP, and its thumbnail, as data addresses for the page."""
     large = Image.open(io.BytesIO(image)).convert("RGB")
     small = large.copy()
     small.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""The tables of an artifact as texts, for the report page and for LaTeX."""
+"""The tables of an artifact as text, for the report page, the docs and LaTeX."""
 
 import math
 import re
@@ -20,6 +20,14 @@ SHARED = (*COLUMNS, "tier", "missing", "of_tier", "experiment")  # columns of ev
 LONGEST = 40  # letters of a cell; a column of longer ones (pixels) is not shown
 NUMBER = re.compile(r"[−+\-–\d.,e ]*(?: to [−+\-\d.,einf]+)?(?: \[.*\])?")  # or nothing
 OPEN_UP_TO = 24  # rows; longer tables of curves start folded
+LATEX = {  # by character
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": "$<$", ">": "$>$", "|": r"\textbar{}", "−": "$-$", "–": "--", "×": r"$\times$",
+    "÷": r"$\div$", "≥": r"$\geq$", "≤": r"$\leq$", "±": r"$\pm$", "·": r"$\cdot$",
+    "∞": r"$\infty$", "→": r"$\to$", "²": "$^2$", "√": r"$\surd$", "Δ": r"$\Delta$",
+    "λ": r"$\lambda$", "μ": r"$\mu$", "σ": r"$\sigma$", "⁻": "$^-$", "¹": "$^1$",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def _headline(row: Row) -> dict[str, str]:
 def tables_of(
     table: pd.DataFrame, page: Callable[[pd.DataFrame], pd.DataFrame] | None
 ) -> list[Table]:
-    """The artifact's own page of methods, if it has one, then its numbers and its claims."""
+    """The artifact's own table of methods, if it has one, then its numbers and its claims."""
     rows = records(table)
     tables = []
     if page is not None:
@@ -86,7 +94,7 @@ def tables_of(
         chosen = [row for row in rows if row["kind"] in kinds]
         if not chosen or (page is not None and "curve" in kinds):
             continue
-        own = telling_apart(chosen)
+        own = distinguishing(chosen)
         header, lines = _claims(chosen, own) if "claim" in kinds else _numbers(chosen, own)
         if title == "Printed numbers" and all(math.isnan(row["paper"]) for row in chosen):
             title = "Numbers"
@@ -95,16 +103,16 @@ def tables_of(
     return tables
 
 
-def telling_apart(rows: Sequence[Row]) -> list[str]:
+def distinguishing(rows: Sequence[Row]) -> list[str]:
     """The artifact's own columns in which rows of the same method and quantity differ."""
     alike: dict[tuple[str, str], Row] = {}
     own: dict[str, None] = {}
     for row in rows:
         first = alike.setdefault((row["method"], row["quantity"]), row)
         for name, value in row.items():
-            if name not in SHARED and _said(value) != _said(first[name]):
+            if name not in SHARED and _text(value) != _text(first[name]):
                 own[name] = None
-    return [name for name in own if max(len(_said(row[name])) for row in rows) <= LONGEST]
+    return [name for name in own if max(len(_text(row[name])) for row in rows) <= LONGEST]
 
 
 def _numbers(rows: list[Row], own: list[str]) -> tuple[list[str], list[list[str]]]:
@@ -112,12 +120,11 @@ def _numbers(rows: list[Row], own: list[str]) -> tuple[list[str], list[list[str]
     compared = ["paper", "ours", "difference"] if printed else ["ours"]
     verdict = ["verdict"] if printed else []
     header = ["method", "quantity", *_spaced(own), *compared, "95% interval", "n", *verdict]
-    lines = []
-    for row in rows:
-        quantity = f"{row['quantity']} ({row['unit']})" if row["unit"] else row["quantity"]
-        values = [_number(row[name]) for name in compared]
-        cells = [row["method"], quantity, *(_said(row[name]) for name in own), *values]
-        lines.append([*cells, _interval(row), str(row["n"]), *(row[name] for name in verdict)])
+    lines = [
+        [*_about(row, own), *(_number(row[name]) for name in compared), _interval(row)]
+        + [str(row[name]) for name in ("n", *verdict)]
+        for row in rows
+    ]
     return header, lines
 
 
@@ -126,12 +133,16 @@ def _claims(rows: list[Row], own: list[str]) -> tuple[list[str], list[list[str]]
     header = ["claim", "quantity", *_spaced(own), *known]
     lines = []
     for row in rows:
-        quantity = f"{row['quantity']} ({row['unit']})" if row["unit"] else row["quantity"]
         bounds = claim_bounds(row["at_least"], row["at_most"])
         values = [_number(row["paper"]), _number(row["ours"]), _interval(row), str(row["n"])]
-        cells = [row["method"], quantity, *(_said(row[name]) for name in own), bounds]
-        lines.append([*cells, *values, row["verdict"]])
+        lines.append([*_about(row, own), bounds, *values, row["verdict"]])
     return header, lines
+
+
+def _about(row: Row, own: list[str]) -> list[str]:
+    """The method, the quantity with its unit, and the columns of the artifact's own."""
+    quantity = f"{row['quantity']} ({row['unit']})" if row["unit"] else row["quantity"]
+    return [row["method"], quantity, *(_text(row[name]) for name in own)]
 
 
 def _spaced(names: list[str]) -> list[str]:
@@ -151,28 +162,15 @@ def _interval(row: Row) -> str:
     return f"{_number(row['low'])} to {_number(row['high'])}"
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     """A cell that may be a number, text, or nothing at all."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-# Tables in LaTeX, for a paper: `python -m analysis.NAME --latex`; they need booktabs.
-
-
-SYMBOLS = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": "$<$", ">": "$>$", "|": r"\textbar{}", "−": "$-$", "–": "--", "×": r"$\times$",
-    "÷": r"$\div$", "≥": r"$\geq$", "≤": r"$\leq$", "±": r"$\pm$", "·": r"$\cdot$",
-    "∞": r"$\infty$", "→": r"$\to$", "²": "$^2$", "√": r"$\surd$", "Δ": r"$\Delta$",
-    "λ": r"$\lambda$", "μ": r"$\mu$", "σ": r"$\sigma$", "⁻": "$^-$", "¹": "$^1$",
-}  # fmt: skip
-
-
 def latex(about: Mapping[str, Any], tables: Sequence[Table]) -> str:
-    """One `table` environment a table; `about` is what the artifact's JSON file says."""
+    """Each table as a LaTeX `table`, which needs booktabs; `about` is the artifact's JSON file."""
     heading = (
         f"% {about['command']}\n% {about['id']}, {about['tier']} tier: {about['verdict']['word']}"
         "\n% \\usepackage{booktabs}"
@@ -208,4 +206,4 @@ def _line(cells: Sequence[str]) -> str:
 
 def escaped(text: str) -> str:
     """The text as LaTeX sets it."""
-    return "".join(SYMBOLS.get(character, character) for character in text)
+    return "".join(LATEX.get(character, character) for character in text)

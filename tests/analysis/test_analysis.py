@@ -232,7 +232,7 @@ def test_only_what_is_made_of_the_runs_of_one_experiment_is_built_if_asked(empty
     assert "speed_passes smoke: not run" in capsys.readouterr().out
     (empty / "runs" / "unheard_of").mkdir()
     assert everything.main(["--experiment", "unheard_of"]) == 0
-    assert "no artifact is made of runs of unheard_of" in capsys.readouterr().out
+    assert "no artifact is made from runs of unheard_of" in capsys.readouterr().out
 
 
 COMMANDS = {"all": everything.main, "one": named("arnoldi_fig1").main}

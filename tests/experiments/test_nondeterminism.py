@@ -186,18 +186,18 @@ def test_the_right_panel_has_the_networks_of_the_highest_tier_that_was_run():
     assert both <= set(about["numbers"]["runs"])
 
 
-def test_the_tier_beside_is_the_highest_that_is_whole(tmp_path):
-    beside, tiers = models_fig3.ARTIFACT.beside, ("paper", "small", "smoke")
-    assert beside.found(tiers) == ("", [])
+def test_a_second_experiment_is_of_the_highest_tier_that_has_all_its_runs(tmp_path):
+    second, tiers = models_fig3.ARTIFACT.second, ("paper", "small", "smoke")
+    assert second.load(tiers) == ("", [])
     for tier, seeds in (("smoke", 2), ("small", 3), ("paper", 4)):
         synthetic.write(tier, seeds)
-        name, found = beside.found(tiers)
+        name, found = second.load(tiers)
         assert name == tier
         assert {one.config["n_seeds"] for one in found} == {seeds}
         assert len(found) == 4
-    assert beside.found(tiers[1:])[0] == "small"
+    assert second.load(tiers[1:])[0] == "small"
     shutil.rmtree(found[0].path)
-    assert beside.found(tiers)[0] == "small"
+    assert second.load(tiers)[0] == "small"
 
 
 def test_a_stack_that_does_not_fit_is_one_line(capsys):

@@ -4,10 +4,12 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from experiments.laboratory import runs
+from tests.analysis.synthetic._methods import attributor
 
 N, CLASSES = 300, 10
 
@@ -28,54 +30,27 @@ class DigitsCNN:
 
 
 @dataclass(frozen=True)
+class Fit:
+    epochs: int
+    every: int = 1
+
+
+FITS = {LargeCNN: Fit(10), SmallCNN: Fit(25), DigitsCNN: Fit(5)}
+
+
+@dataclass(frozen=True)
 class Model:
     network: LargeCNN | SmallCNN | DigitsCNN
     seed: int
-
-
-@dataclass(frozen=True)
-class Exact:
-    pass
-
-
-@dataclass(frozen=True)
-class Arnoldi:
-    pass
-
-
-@dataclass(frozen=True)
-class Compressed:
-    pass
-
-
-@dataclass(frozen=True)
-class LiSSA:
-    pass
-
-
-INVERSES = {"Exact": Exact(), "Arnoldi": Arnoldi(), "GHG^T": Compressed(), "LiSSA": LiSSA()}
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method by its display name, with what the needs of artifacts look at."""
-
-    name: str
-    seed: int = 0
-    inverse: Exact | Arnoldi | Compressed | LiSSA | None = None
-    checkpoints: tuple[int, ...] | None = None
-
-
-def method(name: str, seed: int = 0) -> Method:
-    first = name.split()[0]
-    single = first.startswith("TracIn@") or first == "TracIn[1]"
-    return Method(name, seed, INVERSES.get(first), (0,) if single else None)
+    fit: Fit
 
 
 @dataclass(frozen=True)
 class Config:
     model: Model
-    method: Method
+    method: Any
+    name: str
+    draw: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,7 +78,7 @@ GRID = (5, 10, 20, 50, 100)
 
 def table_cells(network: type, seeds: Iterable[int], methods: Iterable[str]) -> list[Config]:
     return [
-        Config(Model(network(), seed), method(name, draw))
+        Config(Model(network(), seed, FITS[network]), attributor(name, draw), name, draw)
         for seed in seeds
         for name in methods
         for draw in range(TABLE.get(name, (0, 0, 0, 1))[3])
@@ -140,10 +115,9 @@ def write_mislabel(
     cells = mislabel_cells(preset) if cells is None else cells
     runs.plan("mnist_mislabel", preset, cells)
     for cell in cells[: len(cells) - leave_out]:
-        name = cell.method.name
-        acted = replace(cell, method=replace(cell.method, name=(rename or {}).get(name, name)))
+        acted = replace(cell, name=(rename or {}).get(cell.name, cell.name))
 
-        def compute(_: Path, acted: Config = acted, name: str = name) -> dict:
+        def compute(_: Path, acted: Config = acted, name: str = cell.name) -> dict:
             return mislabel_outcome(acted) | {"method": name}
 
         runs.once("mnist_mislabel", cell, compute)
@@ -172,13 +146,13 @@ def sketch_outcome(cell: Sketch, final_error: float) -> dict:
 
 
 def mislabel_outcome(cell: Config) -> dict:
-    name, seed = cell.method.name, cell.model.seed
+    name, seed = cell.name, cell.model.seed
     model = np.random.default_rng([seed, 7])
     true = model.integers(CLASSES, size=N)
     corrupted = np.zeros(N, dtype=bool)
     corrupted[model.permutation(N)[: N // 5]] = True
     given = np.where(corrupted, (true + model.integers(1, CLASSES, size=N)) % CLASSES, true)
-    draw = np.random.default_rng([seed, cell.method.seed, *name.encode()])
+    draw = np.random.default_rng([seed, cell.draw, *name.encode()])
     dimension = int(name.split()[-1]) if name.split()[-1].isdigit() else 0
     shape = (*_curve(name, dimension), 1.0, 1)
     on_large = isinstance(cell.model.network, LargeCNN)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.laboratory import runs
+from tests.analysis.synthetic._methods import attributor
 
 N, SIDE, QUERIES = 300, 6, 8
 SHARES, DIMS = (0.1, 1.0), (10,)
@@ -17,23 +18,26 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Model:
-    data: Data
-    seed: int
+class Fit:
+    epochs: int = 4
+    every: int = 4
 
 
 @dataclass(frozen=True)
-class Method:
-    name: str
-    draw: int = 0
+class Model:
+    data: Data
+    seed: int
+    fit: Fit = Fit()
 
 
 @dataclass(frozen=True)
 class Config:
     model: Model
-    method: Method
+    method: Any
     share: float
     queries: int
+    name: str
+    draw: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,20 +88,23 @@ def write_retrieval(preset: str, seeds: int, *, backwards: bool = False) -> None
 
 def _cells(seed: int) -> list[Config]:
     cells = []
+
+    def add(model: Model, name: str, share: float, queries: int = 0, draw: int = 0) -> None:
+        cells.append(Config(model, attributor(name, draw), share, queries, name, draw))
+
     for where, shares in (("test", SHARES), ("train", (1.0,))):
         model = Model(Data(where), seed)
-        cells.append(Config(model, Method("Loss"), 1.0, 0))
+        add(model, "Loss", 1.0)
         for share in shares:
             asked = QUERIES if where == "train" else 0
-            cells.append(Config(model, Method("TracIn[1]"), share, asked))
+            add(model, "TracIn[1]", share, asked)
             for dim in DIMS:
                 queries = asked if dim == max(DIMS) else 0
-                for name in ("Arnoldi {} positive", "Arnoldi {}"):
-                    cells.append(Config(model, Method(name.format(dim)), share, queries))
+                add(model, f"Arnoldi {dim} positive", share, queries)
+                add(model, f"Arnoldi {dim}", share, queries)
                 for draw in range(2):
-                    first = queries if not draw else 0
-                    cells.append(Config(model, Method(f"RandProj {dim}", draw), share, first))
-                    cells.append(Config(model, Method(f"RandSelect {dim}", draw), share, 0))
+                    add(model, f"RandProj {dim}", share, queries if not draw else 0, draw)
+                    add(model, f"RandSelect {dim}", share, 0, draw)
     return cells
 
 
@@ -105,9 +112,9 @@ BASE = {"Arnoldi": 0.93, "RandProj": 0.92, "RandSelect": 0.7, "TracIn[1]": 0.94,
 
 
 def retrieval(cell: Config, backwards: bool = False) -> dict[str, Any]:
-    name, seed = cell.method.name, cell.model.seed
+    name, seed = cell.name, cell.model.seed
     shared = np.random.default_rng([seed, 5])
-    draw = np.random.default_rng([seed, cell.method.draw, *name.encode(), int(100 * cell.share)])
+    draw = np.random.default_rng([seed, cell.draw, *name.encode(), int(100 * cell.share)])
     true = shared.integers(10, size=N)
     corrupted = shared.permutation(N) < N // 10
     given = np.where(corrupted, (true + 3) % 10, true)

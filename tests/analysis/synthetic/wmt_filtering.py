@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.laboratory import runs
+from experiments.translation.filters import Arm, Chance, Everything, Lowest, Rules
 
 BLEU = {  # early, late
     "None 100%": (9.9, 17.8), "Pre-filtering": (11.7, 22.6),
@@ -15,6 +16,7 @@ BLEU = {  # early, late
 }  # fmt: skip
 CLEAN = {"None 100%": (30.0, 36.3), "Arnoldi 75%": (31.0, 37.4), "Arnoldi 50%": (31.0, 37.2)}
 KINDS = ("clean", "foreign", "near copy")
+UNSHARED = ("Pre-filtering",)
 ROLES = ("lowest 1", "lowest 2", "highest 1", "highest 2")
 
 
@@ -29,26 +31,29 @@ class Polluted:
 
 
 @dataclass(frozen=True)
-class Arm:
-    name: str
-    method: str
-    share: float
-
-
-@dataclass(frozen=True)
 class Config:
     arm: Arm
     pool: Crawl | Polluted
     seed: int
+    name: str
+
+
+def arm(name: str) -> Arm:
+    family, _, share = name.partition(" ")
+    special = {"None": Everything(), "Pre-filtering": Rules()}
+    if family in special:
+        return special[family]
+    part = float(share.rstrip("%")) / 100
+    return Chance(part) if family == "Random" else Lowest(family, part)
 
 
 def cells(preset: str, seeds: int) -> list[Config]:
     noisy = Crawl() if preset == "paper" else Polluted(0.6)
     return [
-        Config(Arm(name, name.split()[0], float(name.split()[-1].rstrip("%")) / 100), pool, seed)
+        Config(arm(name), pool, seed, name)
         for seed in range(seeds)
-        for pool, of in ((noisy, BLEU), (Polluted(0.0), CLEAN))
-        for name in (one if "%" in one else f"{one} 14%" for one in of)
+        for pool, names in ((noisy, BLEU), (Polluted(0.0), CLEAN))
+        for name in names
     ]
 
 
@@ -60,7 +65,7 @@ def write(preset: str, seeds: int, *, arnoldi: float = 0.0) -> None:
 
 
 def outcome(cell: Config, arnoldi: float) -> dict[str, Any]:
-    name = cell.arm.name.removesuffix(" 14%") if "Pre" in cell.arm.name else cell.arm.name
+    name, share = cell.name, getattr(cell.arm, "share", 0.14 if cell.name in UNSHARED else 1.0)
     clean = isinstance(cell.pool, Polluted) and cell.pool.share == 0
     early, late = (CLEAN if clean else BLEU)[name]
     draw = np.random.default_rng([cell.seed, *name.encode()])
@@ -74,8 +79,8 @@ def outcome(cell: Config, arnoldi: float) -> dict[str, Any]:
         "steps_early": 10_000,
         "steps_late": 200_000,
         "n_pool": 1_000,
-        "n_kept": round(1_000 * cell.arm.share),
-        "selected": cell.arm.share,
+        "n_kept": round(1_000 * share),
+        "selected": share,
     }
     if isinstance(cell.pool, Polluted):
         kept = 0.0 if clean else 0.6 - 0.3 * (late / 30)

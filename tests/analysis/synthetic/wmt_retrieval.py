@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.laboratory import runs
+from tests.analysis.synthetic._methods import attributor
 
 N, CORRUPTED = 64, 4
 SEEN = {  # AUC and AP by family, layers and dimension
@@ -22,14 +23,19 @@ SEEN = {  # AUC and AP by family, layers and dimension
 
 
 @dataclass(frozen=True)
+class Network:
+    layers: int = 6
+
+
+@dataclass(frozen=True)
 class Model:
+    network: Network = Network()
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Method:
-    name: str
-    draw: int = 0
+class Translation:
+    pass
 
 
 @dataclass(frozen=True)
@@ -40,17 +46,20 @@ class Fold:
 @dataclass(frozen=True)
 class Config:
     model: Model
-    method: Method
+    method: Any
     part: int | None
     fold: Fold
+    name: str
+    draw: int = 0
 
 
 def cells(folds: int) -> list[Config]:
-    made = [Config(Model(), Method("BLEU"), None, Fold(0))]
+    made = [Config(Model(), Translation(), None, Fold(0), "BLEU")]
     for fold in range(folds):
-        for family, part in SEEN:
-            draws = 2 if family.startswith("Rand") and fold == 0 else 1
-            made += [Config(Model(), Method(family, d), part, Fold(fold)) for d in range(draws)]
+        for (family, part), dims in SEEN.items():
+            for draw in range(2 if family.startswith("Rand") and fold == 0 else 1):
+                method = attributor(f"{family} {max(dims)}" if max(dims) else family, draw)
+                made.append(Config(Model(), method, part, Fold(fold), family, draw))
     return made
 
 
@@ -62,7 +71,7 @@ def write(preset: str, seeds: int, *, arnoldi: float = 0.0) -> None:
 
 
 def outcome(cell: Config, arnoldi: float) -> dict[str, Any]:
-    name = cell.method.name
+    name = cell.name
     if name == "BLEU":
         signature = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
         texts = np.array(["A dog.", "Two cats."])
@@ -70,7 +79,7 @@ def outcome(cell: Config, arnoldi: float) -> dict[str, Any]:
                 "translations": texts}  # fmt: skip
     seen = SEEN[name, cell.part]
     noise = 0.004 * np.random.default_rng([cell.fold.index, 3]).normal()
-    draw = np.random.default_rng([cell.fold.index, cell.method.draw, *name.encode()])
+    draw = np.random.default_rng([cell.fold.index, cell.draw, *name.encode()])
     moved = noise + 0.001 * draw.normal() + (arnoldi if name == "Arnoldi" else 0.0)
     auc, ap = (np.array([value[i] + moved for value in seen.values()]) for i in (0, 1))
     return {
