@@ -1,4 +1,4 @@
-"""Figure 3 of 002: how many of the most influential pairs are among the nearest neighbours."""
+"""Figure 3 of FastIF: how many of the most influential pairs are among the nearest neighbours."""
 
 import math
 import sys
@@ -13,22 +13,22 @@ from analysis.ink.style import BLACK, BLUE, GREY, VERMILLION, Look, draw_curve, 
 from analysis.numbers.fastif_points import (
     POINTS_RULE,
     TIER_NOTES,
+    by_prediction,
     counted,
-    masks,
-    on,
+    of_work,
     over_points,
-    plain,
-    told,
+    stated,
 )
+from analysis.numbers.statistics import single
 from analysis.numbers.table import Row, aside, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
 SELECTORS, KINDS = ("kNN", "H = I"), ("harmful", "helpful", "unsigned")
-PRINTED = {
+PRINTED = {  # share of the pairs: recall in %, Sec. 5.1
     50_000 / 392_702: 60.0,
     5_000 / 392_702: 20.0,
-}  # share of the pairs: recall in %, Sec. 5.1
+}
 FAR, FACTOR = 2.0, 1.5
 LOOKS = {
     ("kNN", "harmful"): Look(VERMILLION, "D", "harmful"),
@@ -47,39 +47,38 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    return tabulated([row for run in found for row in _rows(run)])
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    return tabulated([row for run in runs for row in _rows(run)])
 
 
 def _rows(run: Run) -> list[Row]:
     work, n = run.config["work"], int(run.metrics["n_train"])
-    ks, ms = work["ks"], work["ms"]
-    recall, groups = 100 * np.asarray(run.array("recall")), masks(run)
+    ks, ms, points = work["ks"], work["ms"], by_prediction(run)
+    recall = 100 * np.asarray(run.array("recall"))  # (selectors, kinds, ms, ks, points)
     rows = []
-    for (place, m), (name, mask) in product(enumerate(ms), groups.items()):
-        for (at, k), (s, one), (i, kind) in product(
+    for (m_at, m), (predicted, mask) in product(enumerate(ms), points.items()):
+        for (k_at, k), (s, selector), (i, kind) in product(
             enumerate(ks), enumerate(SELECTORS), enumerate(KINDS)
         ):
-            about = {"predicted": name, "influence": kind, "m": m, "k": k}
-            ours = over_points(recall[s, i, place, at, mask])
-            rows.append(curve(one, f"R@{m}", "%", ours, **about))
-    rows += [
-        curve("Random", f"R@{m}", "%", plain(100 * k / n), m=m, k=k) for m, k in product(ms, ks)
-    ]
-    error = np.asarray(run.array("relative_error"))
-    rows.append(curve("s_test", "relative error by its repeats", "%", over_points(100 * error)))
+            about = {"predicted": predicted, "influence": kind, "m": m, "k": k}
+            ours = over_points(recall[s, i, m_at, k_at, mask])
+            rows.append(curve(selector, f"R@{m}", "%", ours, **about))
+    for m, k in product(ms, ks):
+        rows.append(curve("Random", f"R@{m}", "%", single(100 * k / n), m=m, k=k))
+    error = over_points(100 * np.asarray(run.array("relative_error")))
+    rows.append(curve("s_test", "relative error by its repeats", "%", error))
     near = {share: int(np.argmin(np.abs(np.log(np.array(ks) / (share * n))))) for share in PRINTED}
-    for place, m in enumerate(ms):
-        rows += _printed(recall[:, 2, place], ks, m, near, n)
-        large = max(near.values())
-        rows += _signed(recall[0, :, place, large], groups, m, ks[large])
+    large = max(near.values())
+    for m_at, m in enumerate(ms):
+        rows += _printed(recall[:, KINDS.index("unsigned"), m_at], ks, m, near, n)
+        rows += _signed(recall[0, :, m_at, large], points, m, ks[large])
     return rows
 
 
 def _printed(
     recall: np.ndarray, ks: list[int], m: int, near: dict[float, int], n: int
 ) -> list[Row]:
-    """The unsigned recall (selectors, ks, n_points) where the text speaks of it."""
+    """The unsigned recall (selectors, ks, points) where the text speaks of it."""
     rows = []
     for share, at in near.items():
         k = ks[at]
@@ -95,12 +94,12 @@ def _printed(
     return rows
 
 
-def _signed(recall: np.ndarray, groups: dict[str, np.ndarray], m: int, k: int) -> list[Row]:
-    """Harmful against helpful, recall (kinds, n_points), by what was predicted."""
+def _signed(recall: np.ndarray, points: dict[str, np.ndarray], m: int, k: int) -> list[Row]:
+    """Harmful against helpful, recall (kinds, points), by what was predicted."""
     rows = []
-    for name, bound in (("right", "at_least"), ("wrong", "at_most")):
-        gap = over_points((recall[0] - recall[1])[groups[name]])
-        label = f"harmful − helpful, predicted {name}, k = {counted(k)}"
+    for predicted, bound in (("right", "at_least"), ("wrong", "at_most")):
+        gap = over_points((recall[0] - recall[1])[points[predicted]])
+        label = f"harmful − helpful, predicted {predicted}, k = {counted(k)}"
         rows.append(claim(label, f"R@{m}", "points", gap, **{bound: 0.0}, m=m, k=k))
     return rows
 
@@ -109,22 +108,21 @@ def draw(table: pd.DataFrame) -> Figure:
     shown = table[table["kind"] == "curve"]
     ms = sorted(shown["m"].dropna().unique())
     figure, grid = new_lattice(2, len(ms), height=4.0)
-    for (line, name), (column, m) in product(enumerate(("right", "wrong")), enumerate(ms)):
-        axes = grid[line][column]
-        for (method, kind), style in LOOKS.items():
-            mine = shown[(shown["method"] == method) & (shown["influence"] == kind)]
-            mine = mine[(mine["predicted"] == name) & (mine["m"] == m) & (mine["n"] > 0)]
-            draw_curve(axes, mine, "k", style)
-        random = shown[(shown["method"] == "Random") & (shown["m"] == m)].sort_values("k")
-        axes.plot(random["k"], random["ours"], ":", color=BLACK, linewidth=1, label="random, k/N")
-        axes.set_xscale("log")
-        axes.set_ylim(-3, 103)
-        if line == 0:
-            axes.set_title(f"top m = {counted(m)}")
-        else:
-            axes.set_xlabel("k")
-    for panels, name in zip(grid, ("right", "wrong"), strict=True):
-        panels[0].set_ylabel(f"Recall (%), predicted {name}")
+    for panels, predicted in zip(grid, ("right", "wrong"), strict=True):
+        for axes, m in zip(panels, ms, strict=True):
+            rows = shown[shown["m"] == m]
+            for (method, kind), style in LOOKS.items():
+                mine = rows[(rows["method"] == method) & (rows["influence"] == kind)]
+                mine = mine[(mine["predicted"] == predicted) & (mine["n"] > 0)]
+                draw_curve(axes, mine, "k", style)
+            random = rows[rows["method"] == "Random"].sort_values("k")
+            axes.plot(random["k"], random["ours"], ":", color=BLACK, lw=1, label="random, k/N")
+            axes.set_xscale("log")
+            axes.set_ylim(-3, 103)
+        panels[0].set_ylabel(f"Recall (%), predicted {predicted}")
+    for top, bottom, m in zip(*grid, ms, strict=True):
+        top.set_title(f"top m = {counted(m)}")
+        bottom.set_xlabel("k")
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=5, columnspacing=1.2)
     return figure
@@ -136,16 +134,16 @@ def findings(table: pd.DataFrame) -> list[str]:
     either = table[(table["predicted"] == "either") & (table["influence"] == "unsigned")]
     recall = {(r["method"], r["m"], r["k"]): r for r in records(either)}
     largest = max((row["k"] for row in gaps), default=0)
-    said = []
+    sentences = []
     for row in (row for row in gaps if row["k"] == largest):
         m, k = row["m"], row["k"]
-        said.append(
+        sentences.append(
             f"Of the {counted(m)} most influential pairs, the {counted(k)} nearest hold"
-            f" {told(recall['kNN', m, k])}%, and the {counted(k)} of the largest inner product of"
-            f" gradients (H = I) {told(recall['H = I', m, k])}%; the difference is"
-            f" {told(row)} points."
+            f" {stated(recall['kNN', m, k])}%, and the {counted(k)} of the largest inner product of"
+            f" gradients (H = I) {stated(recall['H = I', m, k])}%; the difference is"
+            f" {stated(row)} points."
         )
-    return said
+    return sentences
 
 
 ARTIFACT = Artifact(
@@ -176,7 +174,7 @@ ARTIFACT = Artifact(
     ),
     findings=findings,
     tier_notes=TIER_NOTES,
-    needs=on("Recall"),
+    needs=of_work("Recall"),
 )
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Figure 4 of 002: what s_test costs and how wrong it is, over J, B and T."""
+"""Figure 4 of FastIF: what s_test costs and how wrong it is, over J, B and T."""
 
 import sys
 from itertools import product
@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.ink.marks import draw_key, mark
 from analysis.ink.style import (
     BLUE,
     GREEN,
@@ -22,88 +23,30 @@ from analysis.ink.style import (
 from analysis.numbers.fastif_points import (
     POINTS_RULE,
     TIER_NOTES,
+    by_prediction,
     counted,
-    masks,
-    on,
+    of_work,
     over_points,
-    plain,
-    told,
+    stated,
 )
-from analysis.numbers.statistics import Interval
+from analysis.numbers.statistics import single
 from analysis.numbers.table import Row, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
-# The panels of FastIF's Figure 4: a line of time and errors for each damping.
-
-
 ERROR, DISTANCE = "error", "distance to the most expensive"
-TIMES = (ORANGE, GREEN, BLUE, GREY)
-
-
-def draw(table: pd.DataFrame) -> Figure:
-    """A line of panels a damping: time and error by J, error by T, all against B."""
-    shown = table[(table["kind"] == "curve") & table["J"].notna()]
-    names = list(dict.fromkeys(shown["method"]))
-    figure, grid = new_lattice(max(1, len(names)), 3, height=0.9 + 2.1 * len(names), share_y=False)
-    for line, name in zip(grid, names, strict=True):
-        rows = shown[shown["method"] == name]
-        depths = sorted(rows["J"].unique())
-        some = [depths[at] for at in sorted({0, len(depths) // 2, len(depths) - 1})]
-        looks = {j: Look(SHADES[at], "o^s"[at], f"J = {j:g}") for at, j in enumerate(some)}
-        for depth, look in looks.items():
-            at = rows[rows["J"] == depth]
-            draw_curve(line[0], at[(at["quantity"] == "time") & (at["n"] > 0)], "B", look)
-            _draw_errors(line[1], at[at["T"] == 1], look)
-        middle = rows[rows["T"] > 1]["J"].max()
-        for t in sorted(rows["T"].dropna().unique()):
-            look = Look(TIMES[(int(t) - 1) % 4], "osD^"[(int(t) - 1) % 4], f"T = {t:g}")
-            at = rows[(rows["T"] == t) & (rows["J"] == (depths[0] if middle != middle else middle))]
-            _draw_errors(line[2], at, look)
-        line[0].set_ylabel(f"{name}\nseconds for all points")
-        line[1].set_ylabel("relative error (T = 1)")
-        line[2].set_ylabel("relative error" + ("" if middle != middle else f" (J = {middle:g})"))
-        for axes in line:
-            axes.set_xscale("log", base=2)
-            axes.set_yscale("log")
-            shown_here = [y for one in axes.lines for y in np.asarray(one.get_ydata(), dtype=float)]
-            fit_values(axes, (y for y in shown_here if y > 0))
-            _decimal(axes, sorted(rows["B"].unique()))
-    for axes in grid[-1]:
-        axes.set_xlabel("B")
-    for axes in grid[0][1:]:
-        axes.legend(fontsize=6, handlelength=1.5, labelspacing=0.2)
-    handles = [grid[0][0].plot([], [], style, color=GREY)[0] for style in ("-", "--")]
-    labels = ["from the solution", "from the most expensive estimate (the paper's)"]
-    figure.legend(handles, labels, loc="outside upper center", ncols=2)
-    return figure
-
-
-def _draw_errors(axes: Axes, rows: pd.DataFrame, look: Look) -> None:
-    draw_curve(axes, rows[(rows["quantity"] == ERROR) & (rows["n"] > 0)], "B", look)
-    other = rows[(rows["quantity"] == DISTANCE) & (rows["n"] > 0) & (rows["ours"] > 0)]
-    other = other.sort_values("B")
-    axes.plot(other["B"], other["ours"], "--", color=look.colour, linewidth=0.8)
-
-
-def _decimal(axes: Axes, samples: list[float]) -> None:
-    some = samples if len(samples) < 5 else samples[::2]
-    axes.set_xticks(some, [f"{int(b)}" for b in some])
-    axes.minorticks_off()
-    low, high = axes.get_ylim()
-    ticks = [
-        float(f"{digit}e{power}")
-        for power in range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-        for digit in (1, 2, 5)
-    ]
-    ticks = [tick for tick in ticks if low <= tick <= high]
-    ticks = [tick for tick in ticks if f"{tick:e}".startswith("1")] if len(ticks) > 6 else ticks
-    if len(ticks) > 1:
-        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-
-
-MEASURES = {"error": "error", "distance": "distance to the most expensive"}
+MEASURES = {"error": ERROR, "distance": DISTANCE}  # by array
 MIDDLE = 1_000  # J of the panels over B and T, or the middle of a shorter grid
+REPEATS = ((ORANGE, "o"), (GREEN, "s"), (BLUE, "D"), (GREY, "^"))  # looks by T, from 1
+SETTINGS = {
+    "damping": "damping",
+    "scale": "scale",
+    "lowest": "lowest eigenvalue",
+    "largest": "largest eigenvalue",
+    "residual": "relative residual of the solution",
+    "num_params": "parameters",
+    "diverged": "minibatch sizes that diverged",
+}
 
 RULE = (
     "Claims, for each damping: time of the largest B over that of the smallest, and of the largest"
@@ -116,115 +59,154 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    return tabulated([row for run in found for row in _rows(run)])
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    return tabulated([row for run in runs for row in _rows(run)])
 
 
 def _rows(run: Run) -> list[Row]:
-    """Rows of one damping; arrays are (samples, depths, repeats, n_points)."""
+    """Rows of one damping; arrays are (samples B, depths J, repeats, points)."""
     samples, depths = (np.asarray(run.array(name)) for name in ("samples", "depths"))
     ours = run.config["work"]["damping"] is None
     name = f"damping {float(run.metrics['damping']):.3g}, {'by our rule' if ours else 'released'}"
     seconds = np.asarray(run.array("seconds"))
-    repeats, middle = seconds.shape[2], _middle(depths)
+    errors = {label: np.asarray(run.array(key)) for key, label in MEASURES.items()}
+    middle = len(depths) // 2
+    if MIDDLE in depths:
+        middle = depths.tolist().index(MIDDLE)
     rows = []
     for (b, sample), (j, depth) in product(enumerate(samples), enumerate(depths)):
         at = {"B": int(sample), "J": int(depth)}
         rows.append(curve(name, "time", "s", over_points(seconds[b, j]), **at))
-        for key, label in MEASURES.items():
-            for t in range(repeats) if j == middle else (0,):
-                error = over_points(np.asarray(run.array(key))[b, j, t])
-                rows.append(curve(name, label, "", error, T=t + 1, **at))
+        for label, values in errors.items():
+            for t in range(seconds.shape[2]) if j == middle else (0,):
+                rows.append(curve(name, label, "", over_points(values[b, j, t]), T=t + 1, **at))
         if j == middle:
-            for group, mask in list(masks(run).items())[:2]:
-                error = over_points(np.asarray(run.array("error"))[b, j, 0, mask])
+            for group, mask in list(by_prediction(run).items())[:2]:
+                error = over_points(errors[ERROR][b, j, 0, mask])
                 rows.append(curve(name, f"error, predicted {group}", "", error, T=1, **at))
-    rows += _settings(run, name)
-    rows += _whole(run) if ours else []
-    return rows + _claims(run, name, seconds, middle)
-
-
-def _middle(depths: np.ndarray) -> int:
-    return int(np.argmin(np.abs(depths - MIDDLE))) if MIDDLE in depths else len(depths) // 2
-
-
-def _settings(run: Run, name: str) -> list[Row]:
-    known = {
-        "damping": "damping",
-        "scale": "scale",
-        "lowest": "lowest eigenvalue",
-        "largest": "largest eigenvalue",
-        "residual": "relative residual of the solution",
-        "num_params": "parameters",
-        "diverged": "minibatch sizes that diverged",
-    }
-    return [curve(name, label, "", plain(float(run.metrics[key]))) for key, label in known.items()]
+    for key, label in SETTINGS.items():
+        rows.append(curve(name, label, "", single(run.metrics[key])))
+    if ours:
+        rows += _whole(run)
+    wide, long = (f"{one} {grid[-1]} ÷ {grid[0]}" for one, grid in (("B", samples), ("J", depths)))
+    for label, ratio in {
+        wide: seconds[-1, middle] / seconds[0, middle],
+        long: seconds[0, -1] / seconds[0, 0],
+    }.items():
+        rows.append(claim(name, f"time, {label}", "x", over_points(ratio), at_least=1.0))
+    last = seconds.shape[2] - 1
+    for label, values in errors.items():
+        ratios = {
+            wide: values[-1, middle, 0] / values[0, middle, 0],
+            long: values[0, -1, 0] / values[0, 0, 0],
+        }
+        if last:
+            ratios[f"T {last + 1} ÷ 1"] = values[0, middle, last] / values[0, middle, 0]
+        for what, ratio in ratios.items():
+            rows.append(claim(name, f"{label}, {what}", "x", over_points(ratio), at_most=1.0))
+    return rows
 
 
 def _whole(run: Run) -> list[Row]:
     """Seconds of a step over all trained parameters, and their growth with B."""
     samples, seconds = run.config["work"]["whole_samples"], np.asarray(run.array("whole_seconds"))
+    name, quantity = "all parameters", "time of a step"
     rows = [
-        curve("all parameters", "time of a step", "s", over_points(row), B=sample)
-        for sample, row in zip(samples, seconds, strict=True)
+        curve(name, quantity, "s", over_points(values), B=sample)
+        for sample, values in zip(samples, seconds, strict=True)
     ]
     if len(samples) > 1:
         growth = over_points(seconds[-1] / seconds[0])
-        label = f"time of a step, B {samples[-1]} ÷ {samples[0]}"
-        rows.append(claim("all parameters", label, "x", growth, at_least=1.0))
+        label = f"{quantity}, B {samples[-1]} ÷ {samples[0]}"
+        rows.append(claim(name, label, "x", growth, at_least=1.0))
     return rows
 
 
-def _claims(run: Run, name: str, seconds: np.ndarray, middle: int) -> list[Row]:
-    samples, depths = (run.array(one) for one in ("samples", "depths"))
-    last = seconds.shape[2] - 1
-    wide = f"B {samples[-1]} ÷ {samples[0]}"
-    long = f"J {depths[-1]} ÷ {depths[0]}"
+def draw(table: pd.DataFrame) -> Figure:
+    """A line of panels a damping: time and error by J, error by T, all against B."""
+    shown = table[(table["kind"] == "curve") & table["J"].notna()]
+    names = list(dict.fromkeys(shown["method"]))
+    figure, grid = new_lattice(max(1, len(names)), 3, height=0.9 + 2.1 * len(names), share_y=False)
+    for (time, by_depth, by_repeats), name in zip(grid, names, strict=True):
+        rows = shown[shown["method"] == name]
+        depths = sorted(rows["J"].unique())
+        some = [depths[at] for at in sorted({0, len(depths) // 2, len(depths) - 1})]
+        for depth, shade, marker in zip(some, SHADES, "o^s", strict=False):
+            look, at = Look(shade, marker, f"J = {depth:g}"), rows[rows["J"] == depth]
+            draw_curve(time, at[(at["quantity"] == "time") & (at["n"] > 0)], "B", look)
+            _draw_errors(by_depth, at[at["T"] == 1], look)
+        middle = rows[rows["T"] > 1]["J"].max()  # nan where no estimate has repeats
+        of_middle = rows[rows["J"] == (depths[0] if pd.isna(middle) else middle)]
+        for t in sorted(rows["T"].dropna().unique()):
+            look = Look(*REPEATS[(int(t) - 1) % len(REPEATS)], f"T = {t:g}")
+            _draw_errors(by_repeats, of_middle[of_middle["T"] == t], look)
+        time.set_ylabel(f"{name}\nseconds for all points")
+        by_depth.set_ylabel("relative error (T = 1)")
+        by_repeats.set_ylabel("relative error" + ("" if pd.isna(middle) else f" (J = {middle:g})"))
+        for axes in (time, by_depth, by_repeats):
+            _set_scales(axes, sorted(rows["B"].unique()))
+    for axes in grid[-1]:
+        axes.set_xlabel("B")
+    for axes in grid[0][1:]:
+        axes.legend(fontsize=6, handlelength=1.5, labelspacing=0.2)
+    lines = {
+        "from the solution": mark("", line="-"),
+        "from the most expensive estimate (the paper's)": mark("", line="--"),
+    }
+    draw_key(figure, lines)
+    return figure
 
-    def grown(ours: Interval, label: str) -> Row:
-        return claim(name, f"time, {label}", "x", ours, at_least=1.0)
 
-    rows = [
-        grown(over_points(seconds[-1, middle] / seconds[0, middle]), wide),
-        grown(over_points(seconds[0, -1] / seconds[0, 0]), long),
-    ]
-    for key, label in MEASURES.items():
-        values = np.asarray(run.array(key))
-        pairs = {
-            wide: (values[-1, middle, 0], values[0, middle, 0]),
-            long: (values[0, -1, 0], values[0, 0, 0]),
-        }
-        if last:
-            pairs[f"T {last + 1} ÷ 1"] = (values[0, middle, last], values[0, middle, 0])
-        for what, (one, other) in pairs.items():
-            ours = over_points(one / other)
-            rows.append(claim(name, f"{label}, {what}", "x", ours, at_most=1.0))
-    return rows
+def _draw_errors(axes: Axes, rows: pd.DataFrame, look: Look) -> None:
+    draw_curve(axes, rows[(rows["quantity"] == ERROR) & (rows["n"] > 0)], "B", look)
+    other = rows[(rows["quantity"] == DISTANCE) & (rows["n"] > 0) & (rows["ours"] > 0)]
+    other = other.sort_values("B")
+    axes.plot(other["B"], other["ours"], "--", color=look.colour, linewidth=0.8)
+
+
+def _set_scales(axes: Axes, samples: list[float]) -> None:
+    """Make both axes logarithmic, with ticks at the sizes that were run and at 1, 2 and 5."""
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    values = [y for line in axes.lines for y in np.asarray(line.get_ydata(), dtype=float)]
+    fit_values(axes, (y for y in values if y > 0))
+    some = samples if len(samples) < 5 else samples[::2]
+    axes.set_xticks(some, [f"{int(b)}" for b in some])
+    axes.minorticks_off()
+    low, high = axes.get_ylim()
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    ticks = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    if len(ticks) > 6:
+        ticks = [tick for tick in ticks if f"{tick:e}".startswith("1")]
+    if len(ticks) > 1:
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def findings(table: pd.DataFrame) -> list[str]:
     """Say what the errors are made of, from the rows."""
-    said = []
+    sentences = []
     for name, rows in table.groupby("method", sort=False):
-        by = {row["quantity"]: row for row in records(rows)}
-        if "damping" not in by:
+        by_quantity = {row["quantity"]: row for row in records(rows)}
+        if "damping" not in by_quantity:
             continue
-        damping, scale = by["damping"]["ours"], by["scale"]["ours"]
+        damping, scale = by_quantity["damping"]["ours"], by_quantity["scale"]["ours"]
         depths = sorted(int(j) for j in rows["J"].dropna().unique())
         left = [(1 - damping / scale) ** j for j in (depths[0], depths[-1])]
-        large = {key: _grid(rows, label, depths[-1]) for key, label in MEASURES.items()}
-        said.append(
+        error, distance = (_largest(rows, label, depths[-1]) for label in MEASURES.values())
+        sentences.append(
             f"With {name}, and scale {scale:.4g}, a direction without curvature has"
             f" {100 * left[0]:.2g}% of its length still to come after J = {counted(depths[0])} and"
             f" {100 * left[1]:.2g}% after {counted(depths[-1])}. At the largest B and J with T = 1"
-            f" the error from the solution is {told(large['error'], '.3g')}, the distance from the"
-            f" most expensive estimate {told(large['distance'], '.3g')}: the second does not see"
+            f" the error from the solution is {stated(error, '.3g')}, the distance from the"
+            f" most expensive estimate {stated(distance, '.3g')}: the second does not see"
             " what all estimates have in common."
         )
-    return said
+    return sentences
 
 
-def _grid(rows: pd.DataFrame, quantity: str, depth: int) -> Row | None:
+def _largest(rows: pd.DataFrame, quantity: str, depth: int) -> Row | None:
+    """The row at the largest B, at one J and T = 1."""
     some = rows[(rows["quantity"] == quantity) & (rows["J"] == depth) & (rows["T"] == 1)]
     return records(some.sort_values("B"))[-1] if len(some) else None
 
@@ -261,7 +243,7 @@ ARTIFACT = Artifact(
             " is possible; steps over all trained parameters are timed beside it."
         ),
     },
-    needs=on("Inverse"),
+    needs=of_work("Inverse"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Table 3 of 002: correlations of fast with full influence, and with plain gradients."""
+"""Table 3 of FastIF: correlations of fast with full influence, and with plain gradients."""
 
 import math
 import sys
@@ -9,71 +9,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis.ink.style import BLACK, BLUE, GREY, ORANGE, PAGE, new_panels
-from analysis.numbers.fastif_points import POINTS_RULE, TIER_NOTES, counted, on, plain, told
-from analysis.numbers.statistics import NONE, Interval, over_seeds
+from analysis.ink.marks import (
+    draw_key,
+    draw_value,
+    mark,
+    name_lines,
+    printed_mark,
+    stretch_percent,
+)
+from analysis.ink.style import PAGE, UNNAMED, new_panels
+from analysis.numbers.fastif_points import POINTS_RULE, TIER_NOTES, counted, of_work, stated
+from analysis.numbers.statistics import NONE, Interval, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated
 from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
-# The panels of FastIF's Table 3: correlations at two dampings, with the printed numbers.
-
-
-MEASURES = ("Pearson", "Spearman", "Kendall")
-COLOURS, MARKERS, APART = (BLUE, ORANGE), "os", 0.16
-TICKS = (0, 50, 80, 90, 95, 98, 99, 99.9)
-
-
-def draw(table: pd.DataFrame) -> Figure:
-    """A panel a measure and a line a comparison, a colour a damping."""
-    shown = table[table["quantity"].isin(MEASURES) & (table["kind"] != "claim")]
-    rows = [row for row in records(shown) if row["n"] > 0]
-    labels = list(dict.fromkeys(row["method"].partition("; ")[0] for row in rows))
-    names = list(dict.fromkeys(row["method"].partition("; ")[2] for row in rows))
-    height = 1.1 + 0.27 * len(labels)
-    titles = [f"{name} (%)" for name in MEASURES]
-    figure, panels = new_panels(titles, width=PAGE, height=height, share_y=True)
-    for axes, measure in zip(panels, MEASURES, strict=True):
-        mine = [row for row in rows if row["quantity"] == measure]
-        _stretch(axes, min((row["ours"] for row in mine), default=0.0))
-        for row in mine:
-            label, _, name = row["method"].partition("; ")
-            at = names.index(name)
-            y = labels.index(label) + APART * (2 * at - 1 if len(names) > 1 else 0)
-            axes.plot([row["low"], row["high"]], [y] * 2, color=COLOURS[at % 2], alpha=0.5, lw=2)
-            axes.plot(row["ours"], y, MARKERS[at % 2], color=COLOURS[at % 2])
-            axes.plot(row["paper"], y, "|", color=BLACK, markersize=9, markeredgewidth=1.2)
-        axes.tick_params(axis="y", length=0)
-        axes.minorticks_off()
-    panels[0].set_yticks(range(len(labels)), labels)
-    panels[0].set_ylim(len(labels) - 0.5, -0.5)
-    handles = [
-        panels[0].plot([], [], MARKERS[at % 2] + "-", color=COLOURS[at % 2])[0]
-        for at in range(len(names))
-    ]
-    handles.append(panels[0].plot([], [], "|", color=BLACK, markersize=9)[0])
-    figure.legend(handles, [*names, "printed"], loc="outside upper center", ncols=3)
-    panels[0].axhline(-10, color=GREY)
-    return figure
-
-
-def _stretch(axes: Axes, lowest: float) -> None:
-    """Stretch the upper end of a percentage, where nearly all correlations are."""
-    axes.set_xscale(
-        "function",
-        functions=(
-            lambda x: -np.log10(100.2 - np.clip(x, -100, 100.1)),
-            lambda y: 100.2 - 10.0 ** -np.asarray(y),
-        ),
-    )
-    low = max(-100.0, lowest - 0.3 * (100 - lowest) - 1)
-    axes.set_xlim(low, 100.1)
-    ticks = [tick for tick in TICKS if tick >= low]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=6)
-
-
-MEASURES = ("Pearson", "Spearman", "Kendall")
+MEASURES = {"Pearson": stats.pearsonr, "Spearman": stats.spearmanr, "Kendall": stats.kendalltau}
 PAPER = {  # mean and standard deviation over 6 points, in percent
     "Fast (k = 1,000) vs Full": ((99.9, 0.05), (99.8, 0.39), (97.4, 1.69)),
     "Fast (k = 10,000) vs Full": ((99.9, 0.04), (99.9, 0.09), (98.0, 0.77)),
@@ -82,6 +34,7 @@ PAPER = {  # mean and standard deviation over 6 points, in percent
 TOLERANCE = (1.0, 1.0, 3.0)  # points
 HIGH = (99.0, 99.0, 97.0)  # what "very high" is, from the smallest of each column
 SAME = 99.0  # from this rank correlation on, plain gradients rank as the full influence does
+TICKS = (0, 50, 80, 90, 95, 98, 99, 99.9)
 
 RULE = (
     "Claims, at the released damping: each of the three comparisons of the paper has a mean"
@@ -92,8 +45,8 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    return tabulated([row for run in found for row in _rows(run)])
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    return tabulated([row for run in runs for row in _rows(run)])
 
 
 def _rows(run: Run) -> list[Row]:
@@ -105,33 +58,31 @@ def _rows(run: Run) -> list[Row]:
     pairs += [(*fast[small], *fast[large], small)] if small < large else []
     pairs += [("H = I", "gradients", "Full", "full", k) for k in (*ks, None)]
     pairs += [("Few steps", "few", "Full", "full", k) for k in (small, None) if work["few"]]
-    name = f"damping {float(run.metrics['full_damping']):.3g}, " + (
-        "released" if released else "by our rule"
-    )
+    damping = f"damping {float(run.metrics['full_damping']):.3g}"
+    name = f"{damping}, {'released' if released else 'by our rule'}"
     rows = []
     for one, first, other, second, k in pairs:
         label = f"{one} vs {other}"
         if not one.startswith("Fast"):
             label += ", all pairs" if k is None else f", k = {counted(k)}"
-        rows += _compared(run, f"{label}; {name}", (first, second), k, label, released)
+        values = _correlations(run, (first, second), k)
+        rows += _compared(f"{label}; {name}", values, label, released)
     return rows + _settings(run, name)
 
 
-def _compared(
-    run: Run, method: str, systems: tuple[str, str], k: int | None, label: str, released: bool
-) -> list[Row]:
-    """Correlations over shared candidates, a row a measure, with the spread over points."""
-    values = _correlations(run, systems, k)
+def _compared(method: str, values: np.ndarray, label: str, released: bool) -> list[Row]:
+    """A row a measure of correlations (n_points, measures), with the spread over points."""
     printed = PAPER.get(label, ((math.nan, math.nan),) * 3)
+    columns = zip(MEASURES, values.T, printed, TOLERANCE, HIGH, strict=True)
     rows = []
-    for place, measure in enumerate(MEASURES):
-        ours, (paper, spread) = _within(over_seeds(values[:, place])), printed[place]
+    for measure, correlations, (paper, spread), tolerance, high in columns:
+        ours = _within(over_seeds(correlations))
         if released and label.startswith("Fast"):
-            rows.append(number(method, measure, "%", ours, paper, TOLERANCE[place]))
-            rows.append(claim(method, measure, "%", ours, at_least=HIGH[place], paper=paper))
+            rows.append(number(method, measure, "%", ours, paper, tolerance))
+            rows.append(claim(method, measure, "%", ours, at_least=high, paper=paper))
         else:
             rows.append(curve(method, measure, "%", ours))
-        std = plain(values[:, place].std(ddof=1)) if len(values) > 1 else NONE
+        std = single(correlations.std(ddof=1)) if len(correlations) > 1 else NONE
         row = curve(method, f"{measure}, std over points", "points", std)
         rows.append(row | ({"paper": spread} if released else {}))
     return rows
@@ -143,9 +94,11 @@ def _correlations(run: Run, systems: tuple[str, str], k: int | None) -> np.ndarr
     if k is not None:
         near = np.asarray(run.array("neighbours"))[:, :k]
         one, other = (np.take_along_axis(scores, near, 1) for scores in (one, other))
-    measures = (stats.pearsonr, stats.spearmanr, stats.kendalltau)
     return np.array(
-        [[100 * of(a, b).statistic for of in measures] for a, b in zip(one, other, strict=True)]
+        [
+            [100 * measure(a, b).statistic for measure in MEASURES.values()]
+            for a, b in zip(one, other, strict=True)
+        ]
     )
 
 
@@ -160,7 +113,7 @@ def _settings(run: Run, name: str) -> list[Row]:
     for key in (one for one in run.metrics if one.endswith("_depth")):
         system = key.removesuffix("_depth")
         for setting in ("depth", "sample", "repeats", "damping", "scale"):
-            value = plain(float(run.metrics[f"{system}_{setting}"]))
+            value = single(run.metrics[f"{system}_{setting}"])
             rows.append(curve(f"{system}; {name}", setting, "", value))
         error = 100 * np.asarray(run.array(f"error_{system}"), dtype=float)
         if np.isfinite(error).any():
@@ -169,22 +122,55 @@ def _settings(run: Run, name: str) -> list[Row]:
     return rows
 
 
+def draw(table: pd.DataFrame) -> Figure:
+    """A panel a measure and a line a comparison, a colour a damping."""
+    shown = table[table["quantity"].isin(list(MEASURES)) & (table["kind"] != "claim")]
+    # "comparison; damping", also in tables that are drawn without their runs
+    rows = [(*row["method"].split("; "), row) for row in records(shown) if row["n"] > 0]
+    labels, names = (list(dict.fromkeys(row[place] for row in rows)) for place in (0, 1))
+    looks = dict(zip(names, UNNAMED, strict=False))
+    shifts = {name: 0.16 * (2 * at - 1) if len(names) > 1 else 0 for at, name in enumerate(names)}
+    titles = [f"{measure} (%)" for measure in MEASURES]
+    height = 1.1 + 0.27 * len(labels)
+    figure, panels = new_panels(titles, width=PAGE, height=height, share_y=True)
+    for axes, measure in zip(panels, MEASURES, strict=True):
+        mine = [each for each in rows if each[2]["quantity"] == measure]
+        _set_scale(axes, min((row["ours"] for *_, row in mine), default=0.0))
+        for label, name, row in mine:
+            draw_value(axes, row, labels.index(label) + shifts[name], *looks[name])
+        axes.tick_params(axis="y", length=0)
+        axes.minorticks_off()
+    name_lines(panels[0], labels)
+    marks = {name: mark(marker, colour, "-") for name, (colour, marker) in looks.items()}
+    draw_key(figure, marks | {"printed": printed_mark()})
+    return figure
+
+
+def _set_scale(axes: Axes, lowest: float) -> None:
+    """Stretch the upper end of a percentage, where nearly all correlations are."""
+    stretch_percent(axes, end=100.2)
+    low = max(-100.0, lowest - 0.3 * (100 - lowest) - 1)
+    axes.set_xlim(low, 100.1)
+    ticks = [tick for tick in TICKS if tick >= low]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=6)
+
+
 def findings(table: pd.DataFrame) -> list[str]:
     """Say whether the Hessian does anything, at each damping, from the rows."""
     rows = {(r["method"], r["quantity"]): r for r in records(table) if r["kind"] == "curve"}
-    said = []
+    sentences = []
     for (method, quantity), row in rows.items():
         if not method.startswith("H = I vs Full, all pairs") or quantity != "Spearman":
             continue
         name = method.partition("; ")[2]
-        pearson = told(rows[method, "Pearson"])
-        nothing = row["ours"] >= SAME
-        said.append(
+        pearson = stated(rows[method, "Pearson"])
+        effect = "it changes next to nothing" if row["ours"] >= SAME else "it changes the ranking"
+        sentences.append(
             f"Does the Hessian do anything? With {name}, inner products of plain gradients (H = I)"
-            f" and full influence over all pairs correlate {pearson}% (Pearson) and {told(row)}%"
-            f" (Spearman): {'it changes next to nothing' if nothing else 'it changes the ranking'}."
+            f" and full influence over all pairs correlate {pearson}% (Pearson) and {stated(row)}%"
+            f" (Spearman): {effect}."
         )
-    return said + _fixed_point(rows)
+    return sentences + _fixed_point(rows)
 
 
 def _fixed_point(rows: dict[tuple[str, str], Row]) -> list[str]:
@@ -193,15 +179,17 @@ def _fixed_point(rows: dict[tuple[str, str], Row]) -> list[str]:
         if not method.startswith("few; ") or quantity != "depth":
             continue
         name = method.partition("; ")[2]
-        full = {one: rows[f"full; {name}", one]["ours"] for one in ("depth", "scale", "damping")}
-        damping, left = full["damping"], 1 - full["damping"] / full["scale"]
+        depth, scale, damping = (
+            rows[f"full; {name}", setting]["ours"] for setting in ("depth", "scale", "damping")
+        )
+        left = (1 - damping / scale) ** depth
         agree = rows[f"Few steps vs Full, all pairs; {name}", "Pearson"]
         return [
-            f"The released recursion, scale {full['scale']:g} and damp"
-            f" {damping / full['scale']:g}, tends to (H + {damping:g} I)⁻¹ g: an effective damping"
-            f" of {damping:g}; {100 * left ** full['depth']:.1g}% of the way is left after its"
-            f" {counted(full['depth'])} steps. With scale {rows[method, 'scale']['ours']:.3g},"
-            f" {counted(few['ours'])} steps give scores that correlate {told(agree, '.2f')}%"
+            f"The released recursion, scale {scale:g} and damp"
+            f" {damping / scale:g}, tends to (H + {damping:g} I)⁻¹ g: an effective damping"
+            f" of {damping:g}; {100 * left:.1g}% of the way is left after its"
+            f" {counted(depth)} steps. With scale {rows[method, 'scale']['ours']:.3g},"
+            f" {counted(few['ours'])} steps give scores that correlate {stated(agree, '.2f')}%"
             " (Pearson) with it over all pairs."
         ]
     return []
@@ -231,7 +219,7 @@ ARTIFACT = Artifact(
     ),
     findings=findings,
     tier_notes=TIER_NOTES,
-    needs=on("Agreement"),
+    needs=of_work("Agreement"),
 )
 
 

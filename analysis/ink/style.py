@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from matplotlib import rc_context
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-# Okabe & Ito's palette, told apart by every common kind of colour blindness.
+# Okabe & Ito's palette, distinguishable with every common kind of colour blindness.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#6B6B6B"
 UNNAMED = (  # colour and marker of what is not a method, in order
@@ -113,9 +113,9 @@ def new_panels(
     share_y: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with panels side by side; `ylabel` is the first panel's."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.set_layout_engine("constrained", rect=(0, FOOT / height, 1, 1 - FOOT / height))
-    panels = list(figure.subplots(1, len(xlabels), sharey=share_y, squeeze=False)[0])
+    figure, (panels,) = new_lattice(
+        1, len(xlabels), width=width, height=height, share_x=False, share_y=share_y
+    )
     for axes, xlabel in zip(panels, xlabels, strict=True):
         axes.set_xlabel(xlabel)
     panels[0].set_ylabel(ylabel)
@@ -123,12 +123,24 @@ def new_panels(
 
 
 def new_lattice(
-    lines: int, columns: int, *, width: float = PAGE, height: float, share_y: bool = True
+    lines: int,
+    columns: int,
+    *,
+    width: float = PAGE,
+    height: float,
+    share_x: bool | Literal["col"] = "col",
+    share_y: bool = True,
+    widths: Sequence[float] | None = None,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with lines of panels, which share their x axes down each column."""
+    """A figure with lines of panels, which share their x axes down each column.
+
+    `widths` are those of the columns, relative to each other.
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.set_layout_engine("constrained", rect=(0, FOOT / height, 1, 1 - FOOT / height))
-    grid = figure.subplots(lines, columns, squeeze=False, sharex="col", sharey=share_y)
+    grid = figure.subplots(
+        lines, columns, squeeze=False, sharex=share_x, sharey=share_y, width_ratios=widths
+    )
     return figure, [list(line) for line in grid]
 
 

@@ -1,6 +1,5 @@
 """What the artifacts of FastIF's own analysis share: their runs, their points, their notes."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,12 +37,12 @@ TIER_NOTES = {
 }
 
 
-def on(*kinds: str) -> Callable[[dict[str, Any]], bool]:
-    """Whether a config is of one of these measurements."""
+def of_work(*kinds: str) -> Callable[[dict[str, Any]], bool]:
+    """What an artifact needs: configs of these measurements."""
     return lambda config: config["work"]["type"] in kinds
 
 
-def masks(run: Run) -> dict[str, np.ndarray]:
+def by_prediction(run: Run) -> dict[str, np.ndarray]:
     """Which points are predicted rightly, wrongly, and either way, (n_points,) each."""
     right = np.asarray(run.array("right"), dtype=bool)
     return dict(zip(PREDICTED, (right, ~right, np.ones_like(right)), strict=True))
@@ -55,16 +54,11 @@ def over_points(values: ArrayLike) -> Interval:
     return over_seeds(sample[np.isfinite(sample)])
 
 
-def plain(value: float) -> Interval:
-    """A number without an interval."""
-    return Interval(float(value), math.nan, math.nan, 1)
-
-
 def counted(value: float) -> str:
     """Write a whole number: 1,000."""
     return f"{int(value):,}"
 
 
-def told(row: Row | None, form: str = ".1f") -> str:
+def stated(row: Row | None, form: str = ".1f") -> str:
     """Write a row's value and interval, or that it was not run."""
     return written(row, form) if row is not None and row["n"] > 0 else "not run"

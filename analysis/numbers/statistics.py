@@ -29,6 +29,11 @@ def exact(value: float) -> Interval:
     return Interval(value, value, value, 1)
 
 
+def single(value: float) -> Interval:
+    """A number measured once: it has no interval."""
+    return Interval(float(value), float("nan"), float("nan"), 1)
+
+
 def over_seeds(values: ArrayLike, level: float = LEVEL) -> Interval:
     """The mean and Student's t interval of independent values, one per seed."""
     sample = np.asarray(values, dtype=float)

@@ -110,7 +110,7 @@ def test_what_the_paper_prints_reproduces_its_figure_and_tables():
         assert set(claims["verdict"]) == {"reproduced"}
         numbers = rows[rows["kind"] == "number"]
         assert set(numbers["verdict"]) <= {"reproduced", ""}
-        page = numbers.page(rows)
+        page = agreement_numbers.page(rows)
         assert set(page["classifier"]) == set(rows[rows["kind"] != "claim"]["method"])
         assert not page.duplicated().any()
     assert len(claims) == 8, "two sources of nondeterminism for each of four classifiers"
