@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from analysis import models_fig2, models_fig3, models_fig4, models_table2, models_table3
+from analysis.numbers import agreement as agreement_numbers
 from analysis.numbers import table
 from experiments import nondeterminism
 from experiments.ensembles.classifiers import load
