@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from experiments.ensembles import classifiers, rate_sweep
 from experiments.ensembles.classifiers import Recipe, asked, built, everything, learn, load
 from experiments.ensembles.rate_sweep import Trial
 from experiments.laboratory import runs
+from experiments.laboratory.device import device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
@@ -106,7 +106,7 @@ def _tuned(part: Tuned, scratch: Path) -> dict[str, Any]:
     stack = Stack(
         [restore(net, *start[one.seed]) for net, one in zip(networks, part.networks, strict=True)]
     )
-    stack = stack.to("cuda" if torch.cuda.is_available() else "cpu")
+    stack = stack.to(device())
     # An order of its own: the training's would begin again with its first epochs.
     orders = [int(stream(one.seed, "tuning").generate_state(1)[0]) for one in part.networks]
     learn(stack, recipe, plan, orders, _masks(recipe, part.networks), scratch)

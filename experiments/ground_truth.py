@@ -114,7 +114,8 @@ def _attribution(config: Attribution, whole: Outcomes, scratch: Path) -> dict[st
     found: dict[str, list[np.ndarray]] = {}
     total: Scores | None = None
     for member in track(range(config.counts[-1]), "networks"):
-        one = attributions.kept(scratch / f"{member}.npz", partial(_scored, config, method, member))
+        compute = partial(_scored, config, method, member)
+        one = attributions.checkpointed_scores(scratch, str(member), compute)
         total = one if total is None else attributions.added(total, one)
         subset_truth.measure(found, "each", one, truth, division, whole)
         if member + 1 in config.counts:

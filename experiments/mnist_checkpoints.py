@@ -22,12 +22,11 @@ from experiments.laboratory import runs
 from experiments.laboratory.attribution import losses
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
-from experiments.laboratory.seeds import Purpose, generator
 from experiments.training.loop import fit
 from experiments.training.models import checkpoints
 from experiments.training.plans import Fit, cross_entropy
 from methods.progress import track
-from methods.randomness import numpy_generator
+from methods.randomness import Purpose, numpy_generator
 from methods.task import Examples, Task, count, take
 from methods.tracin import Phases, TracIn, evenly, phases, propose
 
@@ -121,7 +120,7 @@ def _parts(dense: Dense, train: Examples) -> Iterator[tuple[Examples, Fit]]:
     in parts is training in one.
     """
     plan = dense.model.fit
-    order = generator(dense.model.seed, Purpose.ORDER, plan.epochs).permutation(count(train))
+    order = numpy_generator(dense.model.seed, Purpose.ORDER, plan.epochs).permutation(count(train))
     for rows in torch.from_numpy(order).split(dense.apart * plan.batch_size):
         yield take(train, rows), replace(plan, epochs=1)
     yield train, replace(plan, epochs=plan.epochs - 1)

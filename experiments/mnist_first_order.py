@@ -23,14 +23,13 @@ from torch.func import functional_call
 from experiments.data import digits, labels
 from experiments.data import digits as mnist
 from experiments.digits.models import Network, predictions
-from experiments.laboratory import process
-from experiments.laboratory import scratch as disk
+from experiments.laboratory import disk, process
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
-from experiments.laboratory.seeds import Purpose, generator
 from experiments.models.mnist_cnn import DigitsCNN, LargeCNN
 from experiments.training.plans import cross_entropy
 from methods.progress import track
+from methods.randomness import Purpose, numpy_generator
 from methods.task import Examples, Params, Task, take
 from methods.tracin import descent, measure, moved, watch
 
@@ -106,9 +105,9 @@ class Walk:
         """Take the steps that are left."""
         for step in track(range(self.step, len(self.batches)), "steps"):
             self._take(step)
-            if process.asked() or time.monotonic() - self.saved_at > SAVE_SECONDS:
+            if process.stop_requested() or time.monotonic() - self.saved_at > SAVE_SECONDS:
                 self._save(step + 1)
-                process.obey()
+                process.stop_if_requested()
 
     def column(self, name: str) -> np.ndarray:
         """What was recorded, a row a step."""
@@ -138,7 +137,7 @@ class Walk:
         columns = {name: torch.stack(rows) for name, rows in self.columns.items() if rows}
         content = io.BytesIO()
         torch.save({"step": step, "params": self.task.params, "columns": columns}, content)
-        disk.write(self.state, content.getvalue())
+        disk.write_file(self.state, content.getvalue())
         self.saved_at = time.monotonic()
 
 
@@ -171,7 +170,7 @@ def order(config: Config) -> list[Tensor]:
             raise UserError(f"{name} is {getattr(config, name)}: give a positive number")
     found: list[Tensor] = []
     for epoch in range(config.epochs):
-        shuffled = generator(config.seed, Purpose.ORDER, epoch).permutation(config.n_train)
+        shuffled = numpy_generator(config.seed, Purpose.ORDER, epoch).permutation(config.n_train)
         found += torch.from_numpy(shuffled).split(config.batch_size)
     return found
 

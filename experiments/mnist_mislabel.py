@@ -39,7 +39,6 @@ from experiments.laboratory.attribution import (
 )
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment, sweep
-from experiments.laboratory.seeds import Purpose, generator
 from experiments.training.plans import cross_entropy
 from methods.attributor import Attributor, Prepared
 from methods.curvature.exact_hessian import KnownHessian
@@ -49,6 +48,7 @@ from methods.ihvp.exact import Exact
 from methods.ihvp.lissa import LiSSA
 from methods.influence import Influence
 from methods.random_projection import RandomProjection
+from methods.randomness import Purpose, numpy_generator
 from methods.rows.projections import Gaussian
 from methods.task import Examples, Task, take
 from methods.tracin import TracIn
@@ -216,7 +216,7 @@ def keep_units(module: nn.Module, units: int, seed: int) -> tuple[nn.Module, tup
             f"{units} of the {layer.out_features} units of layer {name}: "
             f"choose units from 1 to {layer.out_features}"
         )
-    drawn = generator(seed, Purpose.UNITS).choice(layer.out_features, units, replace=False)
+    drawn = numpy_generator(seed, Purpose.UNITS).choice(layer.out_features, units, replace=False)
     parent = module.get_submodule(name.rpartition(".")[0])
     with torch.random.fork_rng(devices=[]):
         setattr(parent, name.rpartition(".")[2], SplitLinear(layer, torch.from_numpy(drawn)))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.data.hans import SLICES
-from experiments.laboratory import scratch as disk
+from experiments.laboratory import disk
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.pairs import influence
@@ -88,7 +88,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         path = scratch / f"block-{start}.npz"
         if not path.exists():  # a kill loses one block
             block = score_block(there, take(queries, some), near[some], inverse)
-            disk.write(path, packed(block))
+            disk.write_file(path, packed(block))
         with np.load(path) as stored:
             parts.append({name: stored[name] for name in BY_QUERY})
     return {

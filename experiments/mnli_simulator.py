@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from experiments.laboratory import scratch as disk
+from experiments.laboratory import disk
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.pairs.influence import Plan, balanced, examples, predicted
@@ -113,7 +113,7 @@ def _gradient(task: Task, pair: Examples) -> Tensor:
 def _save(path: Path, loss: np.ndarray) -> None:
     content = BytesIO()
     np.save(content, loss)
-    disk.write(path, content.getvalue())
+    disk.write_file(path, content.getvalue())
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
-from experiments.laboratory.scratch import kept
 from experiments.pairs import influence
 from experiments.pairs.influence import RELEASED, Plan, along, check_counts, influences, told
 from experiments.pairs.inverse import Everything, Inverse
@@ -66,7 +66,7 @@ class Agreement:
         gradients = query_gradients(there.task, influence.examples(model, self.sample, index))
         settings = {name: plan.settle(model) for name, plan in self.plans().items()}
         s_tests = {
-            name: kept(scratch, name, partial(_s_test, there, gradients, one), here().all)
+            name: checkpointed(scratch, name, partial(_s_test, there, gradients, one), here().all)
             for name, one in settings.items()
         }
         directions = [torch.from_numpy(one["mean"]) for one in s_tests.values()]
@@ -135,7 +135,7 @@ class Recall:
         for place, some in enumerate(np.split(index, range(BLOCK, len(index), BLOCK))):
             query = influence.examples(model, self.sample, some)
             compute = partial(influences, model, query, settings)
-            blocks.append(kept(scratch, f"block-{place}", compute))
+            blocks.append(checkpointed(scratch, f"block-{place}", compute))
         scores, similarity = (
             torch.from_numpy(np.concatenate([block[name] for block in blocks]))
             for name in ("scores", "similarity")

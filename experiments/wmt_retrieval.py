@@ -28,13 +28,13 @@ from experiments.laboratory.attribution import (
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
-from experiments.laboratory.seeds import Purpose, generator
 from experiments.translation import models
 from experiments.translation.models import Beam, Model, Translated, examples, quality, trained
 from experiments.translation.scores import contributions, fitted, losses, nested
 from methods.ihvp.arnoldi import Krylov
 from methods.influence import Influence
 from methods.random_projection import RandomProjection
+from methods.randomness import Purpose, numpy_generator
 from methods.tracin import TracIn
 
 
@@ -61,7 +61,7 @@ class Fold:
                 f"{self.corrupted} shuffled of {self.n:,} drawn of {len(pairs):,} pairs: give "
                 "2 <= fold.corrupted <= fold.n <= pairs of the training set"
             )
-        draw = generator(self.index, Purpose.LABELS)
+        draw = numpy_generator(self.index, Purpose.LABELS)
         some = pairs.take(draw.permutation(len(pairs))[: self.n])
         chosen = draw.permutation(self.n)[: self.corrupted]
         target = list(some.target)

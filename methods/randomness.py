@@ -1,6 +1,10 @@
-"""Randomness that is the same on every machine: one stream a (seed, purpose, index)."""
+"""Randomness that is the same on every machine: one stream per seed, purpose and index.
+
+Never `seed + i`: neighbouring seeds would then share their streams.
+"""
 
 import zlib
+from enum import IntEnum
 
 import numpy as np
 import torch
@@ -8,18 +12,39 @@ import torch
 from methods.errors import MethodError
 
 
-def stream(seed: int, purpose: str, *index: int) -> np.random.SeedSequence:
-    """The seed sequence of one named use of randomness."""
+class Purpose(IntEnum):
+    """What the numbers of a training are for; two purposes of one seed never share a stream."""
+
+    ORDER = 1  # of the training examples, by epoch
+    NOISE = 2  # dropout and the like, by epoch
+    INITIAL = 3  # parameters
+    SPLIT = 4  # of a data set into disjoint parts
+    LABELS = 5  # which labels are changed, and to what
+    UNITS = 6  # of a layer, when only some take part
+    PRECONDITION = 7  # examples of a preconditioner, by round
+    BATCHES = 8  # which examples form a batch, where the order has a stream of its own
+    POLLUTION = 9  # which sentence pairs are corrupted, and how
+
+
+def stream(seed: int, purpose: Purpose | str, *index: int) -> np.random.SeedSequence:
+    """The seed sequence of one use of randomness: a Purpose, or any other by its name."""
     if seed < 0:
         raise MethodError(f"seed is {seed}: give 0 or more")
-    return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *index])
+    number = zlib.crc32(purpose.encode()) if isinstance(purpose, str) else int(purpose)
+    return np.random.SeedSequence([seed, number, *index])
 
 
-def numpy_generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
+def numpy_generator(seed: int, purpose: Purpose | str, *index: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(stream(seed, purpose, *index)))
 
 
-def torch_generator(seed: int, purpose: str, *index: int) -> torch.Generator:
-    """A CPU generator: draw on the CPU, then move, and devices agree."""
+def torch_generator(seed: int, purpose: Purpose | str, *index: int) -> torch.Generator:
+    """A CPU generator: draw on the CPU, then move, so that all devices agree."""
     state = stream(seed, purpose, *index).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def torch_seeds(seed: int, purpose: Purpose | str, index: int = 0, count: int = 1) -> list[int]:
+    """`count` seeds for torch generators."""
+    words = stream(seed, purpose, index).generate_state(count, np.uint64)
+    return [int(word) for word in words]

@@ -6,13 +6,11 @@ results/artifacts/TIER/ID.json        where the numbers come from, and the verdi
 """
 
 import argparse
-import difflib
 import hashlib
 import json
 import os
 import platform
 import sys
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -39,17 +37,9 @@ def write(path: Path, content: bytes, remedy: str = ELSEWHERE) -> None:
     A folder that cannot be written or a full disk is a UserError that ends with `remedy` and
     leaves the old file.
     """
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with draft.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        runs.write_file(path, content)
     except OSError as error:
         said = error.strerror or error
         raise UserError(f"cannot write {shown_path(path)}: {said}; {remedy}") from error
@@ -84,10 +74,7 @@ def known_tier(name: str) -> str:
     """The tier if there is one of that name, else name the nearest in a UserError."""
     if name in TIERS:
         return name
-    nearest = difflib.get_close_matches(name, TIERS, n=1, cutoff=0.0)[0]
-    raise UserError(
-        f"there is no preset {name!r} to draw from: --preset {nearest}? ({', '.join(TIERS)})"
-    )
+    raise UserError(f"no preset {name!r} to draw from: {runs.nearest(name, TIERS)}")
 
 
 def guarded(work: Callable[[], int]) -> int:

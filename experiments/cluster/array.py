@@ -18,7 +18,7 @@ from experiments.laboratory.process import INTERRUPTED
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line that array.sbatch uses."""
     try:
-        with process.heed():
+        with process.stoppable():
             return _parser().run(argv, _main)
     except process.Stopped:
         return INTERRUPTED
@@ -42,7 +42,7 @@ def _main(given: argparse.Namespace) -> int:
     run = _together if processes > 1 else _alone
     code = 0
     while cells:
-        process.obey()
+        process.stop_if_requested()
         ended = run(experiment, given.preset, cells, processes)
         if ended not in (0, USER_MISTAKE):
             return ended

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from experiments.laboratory.errors import UserError
-from experiments.laboratory.seeds import Purpose, generator
+from methods.randomness import Purpose, numpy_generator
 
 
 def reassign(
@@ -21,7 +21,7 @@ def reassign(
         raise UserError(f"share of wrong labels is {share}: give a number from 0 to 1")
     if num_classes < 2 or (len(true) and not 0 <= true.min() <= true.max() < num_classes):
         raise UserError(f"labels do not fit {num_classes} classes: give num_classes of the data")
-    draw = generator(seed, Purpose.LABELS)
+    draw = numpy_generator(seed, Purpose.LABELS)
     chosen = draw.permutation(len(true))[: round(share * len(true))]
     given, corrupted = true.copy(), np.zeros(len(true), dtype=bool)
     given[chosen] = (true[chosen] + draw.integers(1, num_classes, len(chosen))) % num_classes
@@ -33,6 +33,6 @@ def split(n: int, sizes: Sequence[int], seed: int) -> list[np.ndarray]:
     """Disjoint random sets of positions below n, of the given sizes, in random order."""
     if min(sizes, default=0) < 0 or sum(sizes) > n:
         raise UserError(f"parts of {' + '.join(map(str, sizes))} do not fit into {n} examples")
-    order = generator(seed, Purpose.SPLIT).permutation(n)
+    order = numpy_generator(seed, Purpose.SPLIT).permutation(n)
     ends = np.cumsum(sizes)
     return [order[end - size : end] for size, end in zip(sizes, ends, strict=True)]

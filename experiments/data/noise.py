@@ -11,7 +11,7 @@ import numpy as np
 from experiments.data.parallel import Pairs
 from experiments.data.words import jaccard, words
 from experiments.laboratory.errors import UserError
-from experiments.laboratory.seeds import Purpose, generator
+from methods.randomness import Purpose, numpy_generator
 
 CLEAN = "clean"
 KINDS = ("foreign", "one language", "near copy", "unrelated", "partial", "numbers", "misaligned")
@@ -38,7 +38,7 @@ def pollute(pairs: Pairs, other: Pairs, share: float, seed: int) -> tuple[Pairs,
     """
     if not 0 <= share <= 1:
         raise UserError(f"share of noise is {share}: give a number from 0 to 1")
-    draw = generator(seed, Purpose.POLLUTION)
+    draw = numpy_generator(seed, Purpose.POLLUTION)
     n = len(pairs)
     spoilt = draw.permutation(n)[: round(share * n)]
     kind = np.full(n, CLEAN, dtype=f"<U{max(map(len, KINDS))}")

@@ -18,8 +18,7 @@ from experiments.laboratory import data_folder
 from experiments.laboratory.data_folder import reachable
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.runs import note
-from experiments.laboratory.seeds import Purpose, generator
-from methods.randomness import numpy_generator
+from methods.randomness import Purpose, numpy_generator
 
 # Generated German-English sentences: a grammar small enough to learn in seconds.
 #
@@ -144,7 +143,9 @@ class Corpus:
                 f"pairs {self.start:,} to {end:,} of {self.name}, which has {len(whole):,}: "
                 "lower start or n"
             )
-        return whole.take(generator(0, Purpose.SPLIT).permutation(len(whole))[self.start : end])
+        return whole.take(
+            numpy_generator(0, Purpose.SPLIT).permutation(len(whole))[self.start : end]
+        )
 
 
 def _whole(name: Name) -> Pairs:

@@ -1,6 +1,5 @@
 """Scores of one of the networks trained on a whole set, by any method or control."""
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from experiments.ensembles import subsets
 from experiments.ensembles.subsets import Ensemble
-from experiments.laboratory import attribution, runs
-from experiments.laboratory import scratch as disk
+from experiments.laboratory import attribution, disk, runs
+from experiments.laboratory.device import device, on_device
 from experiments.training.models import checkpoints
 from experiments.training.plans import cross_entropy, negative_log_odds
 from experiments.training.stacked import Stack, fit_stack
@@ -53,7 +52,7 @@ def member_task(whole: Whole, member: int) -> Task:
     The loss is without augmentation.
     """
     run = trained(whole)
-    module = whole.ensemble.network.build(0).to(subsets.device())
+    module = whole.ensemble.network.build(0).to(device())
     buffers = run.array("buffers") if "buffers" in run.meta["arrays"] else None
     moments = checkpoints(
         module,
@@ -70,12 +69,12 @@ def member_task(whole: Whole, member: int) -> Task:
 
 def _train(whole: Whole, scratch: Path) -> dict[str, Any]:
     ensemble = whole.ensemble
-    train, query = subsets.on_device(subsets.load(ensemble.data))
+    train, query = map(on_device, subsets.load(ensemble.data))
     seeds = [
         int(stream(ensemble.seed, "whole", member).generate_state(1)[0])
         for member in range(whole.count)
     ]
-    stack = Stack([ensemble.network.build(seed) for seed in seeds]).to(subsets.device())
+    stack = Stack([ensemble.network.build(seed) for seed in seeds]).to(device())
     everything = np.ones((whole.count, ensemble.data.n_train), dtype=bool)
     plan = replace(ensemble.fit, every=whole.every)
     outcome = fit_stack(stack, subsets.loss(ensemble), train, everything, plan, seeds, scratch)
@@ -196,13 +195,14 @@ def added(one: Scores, other: Scores) -> Scores:
     return Scores(one.pairs + other.pairs, own)
 
 
-def kept(path: Path, ask: Callable[[], Scores]) -> Scores:
-    """What a network's scores are, kept for a job that goes on after a kill."""
-    if not path.exists():
-        one, content = ask(), io.BytesIO()
-        said = torch.empty(0) if one.own is None else one.own
-        np.savez(content, pairs=one.pairs.numpy(), own=said.numpy())
-        disk.write(path, content.getvalue())
-    with np.load(path) as there:
-        pairs, own = torch.from_numpy(there["pairs"]), torch.from_numpy(there["own"])
+def checkpointed_scores(scratch: Path, name: str, compute: Callable[[], Scores]) -> Scores:
+    """The scores of one network, read if a killed attempt at the run had computed them."""
+
+    def arrays() -> disk.Arrays:
+        scores = compute()
+        own = torch.empty(0) if scores.own is None else scores.own
+        return {"pairs": scores.pairs.numpy(), "own": own.numpy()}
+
+    saved = disk.checkpointed(scratch, name, arrays)
+    pairs, own = torch.from_numpy(saved["pairs"]), torch.from_numpy(saved["own"])
     return Scores(pairs, own if len(own) else None)

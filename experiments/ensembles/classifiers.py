@@ -17,6 +17,7 @@ from experiments.data import dtd, flowers, labels
 from experiments.data.photos import Photos
 from experiments.ensembles import subsets
 from experiments.laboratory import provenance
+from experiments.laboratory.device import device
 from experiments.models.digits_mlp import DigitsMLP
 from experiments.models.inception import SmallInception
 from experiments.models.inception_v3 import InceptionV3
@@ -145,8 +146,7 @@ def _moments(train: Split) -> tuple[Tensor, Tensor]:
 
 def built(recipe: Recipe, seeds: Sequence[int]) -> Stack:
     """Untrained networks, one a seed of their initial parameters."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Stack([recipe.network.build(seed) for seed in seeds]).to(device)
+    return Stack([recipe.network.build(seed) for seed in seeds]).to(device())
 
 
 def learn(

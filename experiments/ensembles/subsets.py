@@ -17,6 +17,7 @@ from torch import Tensor
 from experiments.data import cifar, cifar100, digits, labels
 from experiments.data import digits as mnist
 from experiments.laboratory import provenance, runs
+from experiments.laboratory.device import device, on_device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.runs import Run
 from experiments.models.digits_mlp import DigitsMLP
@@ -132,23 +133,14 @@ def _drawn(data: Data, split: Literal["train", "test"], n: int) -> Examples:
     return cifar.load(data.source, split, index)
 
 
-def device() -> str:
-    """Where networks are trained: the GPU, if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def on_device(sets: tuple[Examples, ...]) -> tuple[Examples, ...]:
-    """Sets of examples, where networks are trained."""
-    return tuple({name: column.to(device()) for name, column in each.items()} for each in sets)
-
-
 def loss(ensemble: Ensemble) -> Loss:
     """What its networks are trained on."""
     return cross_entropy if ensemble.augment is None else ensemble.augment.loss(cross_entropy)
 
 
 def _train(one: Part, scratch: Path) -> dict[str, Any]:
-    ensemble, (train, query) = one.ensemble, on_device(load(one.ensemble.data))
+    ensemble = one.ensemble
+    train, query = map(on_device, load(ensemble.data))
     n_train = ensemble.data.n_train
     size = round(ensemble.inside * n_train)
     masks = draw_masks(ensemble.stack, n_train, size, ensemble.seed, one.first)

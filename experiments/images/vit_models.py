@@ -16,6 +16,7 @@ import torch
 from experiments.data import cifar, digits, labels
 from experiments.images.cifar_models import accuracy
 from experiments.laboratory import runs
+from experiments.laboratory.device import device, on_device
 from experiments.laboratory.errors import UserError
 from experiments.models.vit import VisionTransformer, ViT
 from experiments.models.vit_checkpoint import Published
@@ -163,7 +164,7 @@ def tuned(model: Model) -> Tuned:
     there = training.train_once(
         "vit_model",
         model,
-        lambda: model.network.build(model.seed).to(_device()),
+        lambda: model.network.build(model.seed).to(device()),
         cross_entropy,
         partial(_tune, model),
         weight_decay=model.fit.weight_decay,
@@ -183,38 +184,29 @@ def _tune(model: Model, module: VisionTransformer, scratch: Path) -> dict[str, A
         start.load(module)
     module.head.load_state_dict(new_head)  # the start's head knows other classes
     train, test = load_data(model)
-    seen = _there(train.examples)
+    seen = on_device(train.examples)
     outcome = fit(module, cross_entropy, seen, model.fit, model.seed, scratch)
     truly = {**test.examples, "label": torch.from_numpy(test.true)}
     return {
         **outcome,
         "accuracy_train": accuracy(module, seen),
-        "accuracy_test": accuracy(module, _there(truly)),
+        "accuracy_test": accuracy(module, on_device(truly)),
     }
 
 
 def _pretrain(wanted: Pretrained, scratch: Path) -> dict[str, Any]:
     plan = wanted.plan
     first, rest = _before(wanted.source, plan.n)
-    train = _there(_images(wanted.source, "train", first))
-    module = wanted.network.build(plan.seed).to(_device())
+    train = on_device(_images(wanted.source, "train", first))
+    module = wanted.network.build(plan.seed).to(device())
     loss = cross_entropy if plan.augment is None else plan.augment.loss(cross_entropy)
     outcome = fit(module, loss, train, plan.fit, plan.seed, scratch)
-    held = _there(_images(wanted.source, "train", rest[:1_000]))
+    held = on_device(_images(wanted.source, "train", rest[:1_000]))
     return {
         **outcome,
         "accuracy_train": accuracy(module, take(train, slice(0, 2_000))),
         "accuracy_held": accuracy(module, held),
     }
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _there(examples: Examples) -> Examples:
-    """The examples where networks are trained: on a GPU, if there is one."""
-    return {name: column.to(_device()) for name, column in examples.items()}
 
 
 PAPER = Model()

@@ -95,7 +95,7 @@ class Experiment:
         Return the exit code: 2 for a mistake the user can correct, 130 if interrupted.
         """
         try:
-            with process.heed():
+            with process.stoppable():
                 return _main(self, sys.argv[1:] if argv is None else list(argv))
         except SystemExit as end:  # --help
             return int(end.code or 0)

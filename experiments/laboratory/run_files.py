@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from experiments.laboratory import provenance
+from experiments.laboratory import disk, provenance
 from experiments.laboratory.errors import UserError
 
 Outcome = Mapping[str, Any]
@@ -33,22 +32,8 @@ def write(
     files = {name: _write_json(draft / name, data) for name, data in texts.items()}
     meta = provenance.describe(page) | {"resumed": resumed, "files": files, "arrays": written}
     _write_json(draft / "meta.json", meta)
-    flush(draft / "arrays")
-    flush(draft)
-
-
-def checksum(content: bytes) -> str:
-    """SHA-256, in hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def flush(folder: Path) -> None:
-    """Make the names in a folder, not only the files, survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    disk.sync_folder(draft / "arrays")
+    disk.sync_folder(draft)
 
 
 def _sort(outcome: Outcome) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -98,7 +83,7 @@ def _write_array(draft: Path, name: str, array: np.ndarray) -> dict[str, Any]:
         summing = _Summing(file)
         contiguous = np.asarray(array, order="C")  # the same bytes however it was made
         np.lib.format.write_array(summing, contiguous, allow_pickle=False)
-        sync(file)
+        disk.sync(file)
     facts = {"sha256": summing.sum.hexdigest(), "bytes": summing.size, "elements": array.size}
     return facts | {"shape": list(array.shape), "dtype": str(array.dtype)}
 
@@ -107,11 +92,5 @@ def _write_json(path: Path, data: Any) -> str:
     content = (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
     with path.open("wb") as file:
         file.write(content)
-        sync(file)
-    return checksum(content)
-
-
-def sync(file: BinaryIO) -> None:
-    """Make what was written to a file survive a power cut."""
-    file.flush()
-    os.fsync(file.fileno())
+        disk.sync(file)
+    return disk.checksum(content)

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.laboratory import provenance, run_files, scratch
+from experiments.laboratory import disk, provenance, run_files, scratch
+from experiments.laboratory.disk import write_file
 from experiments.laboratory.errors import CorruptRun, MissingRuns, Parser, UserError, nearest
 from experiments.laboratory.keys import describe, digest, key
 from experiments.laboratory.provenance import note
@@ -39,6 +40,7 @@ __all__ = [
     "plan",
     "planned",
     "results",
+    "write_file",
 ]
 
 
@@ -65,7 +67,7 @@ class Run:
             meta = json.loads((path / "meta.json").read_bytes())
             texts = {name: (path / name).read_bytes() for name in run_files.TEXTS}
             for name, content in texts.items():
-                if run_files.checksum(content) != meta["files"][name]:
+                if disk.checksum(content) != meta["files"][name]:
                     raise ValueError(f"{name} was changed")
             config, metrics = (json.loads(content) for content in texts.values())
             if digest(config) != path.name:
@@ -110,7 +112,7 @@ class Run:
                 content = (self.path / name).read_bytes()
             except OSError as error:
                 raise CorruptRun(self.path, error) from error
-            if name in sums and run_files.checksum(content) != sums[name]:
+            if name in sums and disk.checksum(content) != sums[name]:
                 raise CorruptRun(self.path, ValueError(f"{name} was changed"))
             yield name, content
 
@@ -159,7 +161,7 @@ def plan(name: str, preset: str, cells: Sequence[Any]) -> None:
         if path.is_file() and path.read_bytes() == content:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write(path, content)
+        write_file(path, content)
     except OSError as error:
         raise (_unwritable(error, path) or error) from error
 
@@ -227,7 +229,7 @@ def _compute(path: Path, described: Any, compute: Callable[[Path], Outcome]) -> 
         except OSError:
             if not path.is_dir():  # else another process was first: theirs stays
                 raise
-        run_files.flush(path.parent)
+        disk.sync_folder(path.parent)
 
 
 def _unwritable(error: OSError, path: Path) -> UserError | None:

@@ -7,46 +7,16 @@ An owner that was only believed dead finds its folder gone; it cannot corrupt it
 
 import contextlib
 import hashlib
-import io
 import os
 import shutil
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-import numpy as np
-
-# Pieces of a long computation that a killed job does not repeat.
-
-
-Arrays = Mapping[str, np.ndarray]
-
-
-def kept(
-    scratch: Path,
-    name: str,
-    compute: Callable[[], Arrays],
-    agree: Callable[[bool], bool] = bool,
-) -> Arrays:
-    """The arrays of one piece: read if an earlier attempt at the run left them, else computed.
-
-    `scratch` is the folder that a run is given: it belongs to one config, and goes with the run.
-    Processes that compute together `agree` on whether it is there: each has a folder of its own.
-    """
-    path = scratch / f"{name}.npz"
-    if agree(path.exists()):
-        with np.load(path) as found:
-            return dict(found)
-    made, content = compute(), io.BytesIO()
-    np.savez(content, allow_pickle=False, **made)
-    write(path, content.getvalue())
-    return made
-
 
 BEAT = 15.0  # seconds between two signs of life
 STALE = 300.0  # seconds without one after which an owner on another machine counts as dead
@@ -149,20 +119,6 @@ def remove(slot: Path) -> bool:
         return False
     shutil.rmtree(taken, ignore_errors=True)
     return True
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file so that readers, and a kill, find the whole old one or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _take(parent: Path) -> Slot:

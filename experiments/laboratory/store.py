@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from experiments.cluster import slurm
-from experiments.laboratory import run_files, runs, scratch
+from experiments.laboratory import disk, runs, scratch
 from experiments.laboratory.errors import USER_MISTAKE, Parser, UserError, nearest
 from experiments.laboratory.runs import Run
 from experiments.laboratory.table import aligned, counted
@@ -143,7 +143,7 @@ def _merge_runs(source: _Folder | _Tar) -> Merged:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with source.open(full) as file:
-                    scratch.write(path, file.read())
+                    disk.write_file(path, file.read())
     return merged
 
 
@@ -155,7 +155,7 @@ def _take(source: _Folder | _Tar, files: dict[str, str], home: Path, key: str) -
         for relative, full in files.items():
             with source.open(full) as one, (draft / PurePosixPath(relative)).open("wb") as other:
                 shutil.copyfileobj(one, other)
-                run_files.sync(other)
+                disk.sync(other)
         try:
             Run.at(draft).verify()
         except UserError:
@@ -165,7 +165,7 @@ def _take(source: _Folder | _Tar, files: dict[str, str], home: Path, key: str) -
         except OSError:
             if not (home / key).is_dir():  # else somebody finished it meanwhile: theirs stays
                 raise
-        run_files.flush(home)
+        disk.sync_folder(home)
     return True
 
 

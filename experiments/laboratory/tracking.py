@@ -21,7 +21,7 @@ from urllib.parse import urlparse
 
 import numpy as np
 
-from experiments.laboratory import progress, runs, scratch
+from experiments.laboratory import disk, progress, runs
 from experiments.laboratory import progress as live
 from experiments.laboratory.errors import Parser, UserError, nearest
 from experiments.laboratory.runs import MissingRuns, Run
@@ -313,7 +313,7 @@ class Mirror:
 
     def _done(self, marker: Path, content: str) -> None:
         marker.parent.mkdir(exist_ok=True)
-        scratch.write(marker, content.encode())
+        disk.write_file(marker, content.encode())
         self.sent += 1
 
 

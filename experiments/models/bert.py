@@ -18,7 +18,7 @@ from experiments.laboratory import data_folder
 from experiments.laboratory.data_folder import reachable
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.runs import note
-from experiments.laboratory.seeds import Purpose, torch_seeds
+from methods.randomness import Purpose, torch_seeds
 
 # An encoder of the BERT architecture cut in two: a trunk that is frozen, a top that is trained.
 #

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from experiments.laboratory.seeds import Purpose, torch_seeds
+from methods.randomness import Purpose, torch_seeds
 
 
 @dataclass(frozen=True)

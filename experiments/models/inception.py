@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from experiments.laboratory.seeds import Purpose, torch_seeds
+from methods.randomness import Purpose, torch_seeds
 
 BLOCKS = ((32, 32), (32, 48), 80, (112, 48), (96, 64), (80, 80), (48, 96), 96, (176, 160))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from experiments.laboratory.seeds import Purpose, torch_seeds
+from methods.randomness import Purpose, torch_seeds
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.data.words import PADDING
-from experiments.laboratory.seeds import Purpose, torch_seeds
+from methods.randomness import Purpose, torch_seeds
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.laboratory.errors import UserError
-from experiments.laboratory.seeds import Purpose, torch_seeds
+from methods.randomness import Purpose, torch_seeds
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.laboratory.seeds import Purpose, torch_seeds
+from methods.randomness import Purpose, torch_seeds
 
 
 @dataclass(frozen=True)

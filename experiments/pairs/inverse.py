@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.laboratory import runs
+from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.errors import UserError
-from experiments.laboratory.scratch import kept
 from experiments.models.bert import Top
 from experiments.pairs import influence
 from experiments.pairs.influence import Curvature, Plan, curvature, measure
@@ -157,7 +157,7 @@ class Inverse:
         plan = Plan(None, max(self.depths), repeats=self.repeats, damping=self.damping)
         settings = plan.settled(curvature | ({} if self.scale is None else {"scale": self.scale}))
         vectors = query_gradients(task, query)
-        solved = kept(
+        solved = checkpointed(
             scratch, "solution", partial(_solve, self.solver, task, train, vectors, settings)
         )
         solution = torch.from_numpy(solved["solution"])
@@ -165,7 +165,7 @@ class Inverse:
         paths = []
         for sample in track(sorted(self.samples, reverse=True), "minibatch sizes"):
             walk = partial(_walk, self, sample, settings, task, train, vectors, solution, best)
-            paths.append(kept(scratch, f"sample-{sample}", walk))
+            paths.append(checkpointed(scratch, f"sample-{sample}", walk))
             best = torch.from_numpy(paths[0]["last"])
         found = {
             name: np.stack([path[name] for path in reversed(paths)])

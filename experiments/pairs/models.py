@@ -16,7 +16,6 @@ from experiments.data.pairs import Pairs
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.runs import Run
-from experiments.laboratory.seeds import Purpose, generator
 from experiments.models.bert import Bert, Encoder, Labels, Network, TinyBert, Top
 from experiments.training import models as training
 from experiments.training.loop import fit
@@ -73,7 +72,7 @@ class Sample:
                 f"{n} pairs of {self.which}: give a multiple of its {len(names)} subcases, at most "
                 f"{np.bincount(group).min() * len(names):,}"
             )
-        order = generator(0, Purpose.SPLIT).permutation(len(pairs))
+        order = numpy_generator(0, Purpose.SPLIT).permutation(len(pairs))
         chosen = [order[group[order] == one][:each] for one in range(len(names))]
         return np.sort(np.concatenate(chosen))
 

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.laboratory import process, progress
-from experiments.laboratory import scratch as disk
+from experiments.laboratory import disk, process, progress
 from experiments.laboratory.errors import Diverged, UserError
 from experiments.laboratory.keys import key
 from experiments.training.plans import (
@@ -80,7 +79,7 @@ class Saved:
     def write(self, state: dict[str, Any]) -> None:
         began, content = time.monotonic(), io.BytesIO()
         torch.save(state, content)
-        disk.write(self._state, content.getvalue())
+        disk.write_file(self._state, content.getvalue())
         took = time.monotonic() - began
         self.due_at = time.monotonic() + self.pause * max(1.0, took / SLOW_SAVE)
 
@@ -94,7 +93,7 @@ class Saved:
     def keep(self, index: int, checkpoint: np.ndarray) -> None:
         content = io.BytesIO()
         np.save(content, checkpoint)
-        disk.write(self._checkpoint(index), content.getvalue())
+        disk.write_file(self._checkpoint(index), content.getvalue())
 
     def kept(self, count: int) -> np.ndarray:
         """The first `count` checkpoints, one a row."""
@@ -252,15 +251,15 @@ class _Training:
             self.optimizer.step()
             recent.append(values.detach().double().sum(-1))
             last = step == len(batches) - 1
-            due = process.asked() or self.saved.due
+            due = process.stop_requested() or self.saved.due
             if last or due or len(recent) == LOOK_STEPS:
                 self._add(recent, epoch, step, len(batches))
                 recent = []
             if due and not last:
                 self._save(epoch, step + 1)
                 seen = (step + 1) * plan.batch_size  # all batches are full but the last
-                progress.tell(epoch=epoch + (step + 1) / len(batches), loss=self.sum / seen)
-                process.obey()
+                progress.report(epoch=epoch + (step + 1) / len(batches), loss=self.sum / seen)
+                process.stop_if_requested()
         self._finish(epoch)
 
     def outcome(self) -> dict[str, np.ndarray]:
@@ -286,7 +285,7 @@ class _Training:
     def _finish(self, epoch: int) -> None:
         plan = self.plan
         self.train_loss.append(self.sum / self.count)
-        progress.tell(epoch=epoch + 1, loss=self.train_loss[-1])
+        progress.report(epoch=epoch + 1, loss=self.train_loss[-1])
         self.sum = 0.0
         if (epoch + 1) % plan.every == 0 or epoch + 1 == plan.epochs:
             values = np.concatenate([flat_params(self.module), flat_buffers(self.module)])

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.laboratory.errors import UserError
-from experiments.laboratory.seeds import Purpose, generator, torch_seeds
+from methods.randomness import Purpose, numpy_generator, torch_seeds
 
 Loss = Callable[[Any, dict[str, Tensor]], Tensor]
 """A loss of (network, batch): one value an example, (b,), as tasks want it."""
@@ -222,7 +222,7 @@ class Shuffled:
         return f"{self.seed}"
 
     def batches(self, plan: Fit, train: dict[str, Tensor], epoch: int) -> list[Tensor]:
-        return plan.batches(train, generator(self.seed, Purpose.ORDER, epoch))
+        return plan.batches(train, numpy_generator(self.seed, Purpose.ORDER, epoch))
 
     def noise(self, epoch: int, n_steps: int) -> list[int]:
         return torch_seeds(self.seed, Purpose.NOISE, epoch, n_steps)
@@ -247,11 +247,11 @@ class Cycled:
         start, end = epoch * self.count, (epoch + 1) * self.count
         pieces = []
         for turn in range(start // self.n, -(-end // self.n)):
-            order = generator(self.seed, Purpose.ORDER, turn).permutation(self.n)
+            order = numpy_generator(self.seed, Purpose.ORDER, turn).permutation(self.n)
             pieces.append(order[max(0, start - turn * self.n) : end - turn * self.n])
         rows = torch.from_numpy(np.concatenate(pieces))
         some = {"length": train["length"].cpu()[rows]}
-        chosen = plan.batches(some, generator(self.seed, Purpose.BATCHES, epoch))
+        chosen = plan.batches(some, numpy_generator(self.seed, Purpose.BATCHES, epoch))
         return [rows[batch] for batch in chosen]
 
     def noise(self, epoch: int, n_steps: int) -> list[int]:

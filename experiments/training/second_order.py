@@ -15,14 +15,13 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from experiments.laboratory import process
-from experiments.laboratory import scratch as disk
+from experiments.laboratory import disk, process
 from experiments.laboratory.errors import UserError
-from experiments.laboratory.seeds import Purpose, generator
 from experiments.training.loop import flat_params, load_params
 from experiments.training.plans import Loss
 from methods.curvature.exact_hessian import exact_hessian
 from methods.progress import track
+from methods.randomness import Purpose, numpy_generator
 from methods.task import Task
 
 log = logging.getLogger(__name__)
@@ -71,14 +70,16 @@ def converge(
             raise UserError(f"the loss is {value} where minibatch training ended: lower fit.lr")
         if np.linalg.norm(gradient) <= plan.tolerance:
             break
-        chosen = generator(seed, Purpose.PRECONDITION, number).permutation(count)[: plan.sample]
+        chosen = numpy_generator(seed, Purpose.PRECONDITION, number).permutation(count)[
+            : plan.sample
+        ]
         some = {k: v[torch.from_numpy(chosen)] for k, v in train.items()}
         scale = _preconditioner(module, loss, some, weight_decay, point)
         point = _descend(module, loss, train, weight_decay, point, scale, plan)
         content = io.BytesIO()
         np.savez(content, point=point, round=number + 1)
-        disk.write(state, content.getvalue())
-        process.obey()
+        disk.write_file(state, content.getvalue())
+        process.stop_if_requested()
     _, gradient = _objective(module, loss, train, weight_decay, point)
     norm = float(np.linalg.norm(gradient))
     if norm > plan.tolerance:

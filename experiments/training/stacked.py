@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from experiments.laboratory.errors import UserError
-from experiments.laboratory.seeds import Purpose, generator, torch_seeds
 from experiments.training.loop import check, descend
 from experiments.training.plans import Fit, Loss
+from methods.randomness import Purpose, numpy_generator, torch_seeds
 from methods.task import Examples, Objective, floating_buffers
 
 
@@ -93,7 +93,7 @@ class Subsets:
             where = torch.from_numpy(rows)
             # What plans look at is a number an example: images are not copied to be counted.
             subset = {"row": where} | {name: column[where] for name, column in flat.items()}
-            draw = generator(seed, Purpose.ORDER, epoch)
+            draw = numpy_generator(seed, Purpose.ORDER, epoch)
             own.append([where[batch] for batch in plan.batches(subset, draw)])
         if any([len(batch) for batch in one] != [len(batch) for batch in own[0]] for one in own):
             raise UserError(

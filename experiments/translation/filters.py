@@ -9,13 +9,13 @@ from experiments.data.noise import passes
 from experiments.data.parallel import Corpus
 from experiments.laboratory.attribution import Loss, arnoldi, family, randproj
 from experiments.laboratory.errors import UserError
-from experiments.laboratory.seeds import Purpose, generator
 from experiments.training.plans import Warmed
 from experiments.translation import models
 from experiments.translation.models import ADAM, Language, Model, Subwords, examples, in_blocks
 from experiments.translation.scores import BLOCK, Crawl, Method, Polluted, Pool, scores
 from methods.ihvp.arnoldi import Krylov
 from methods.progress import track
+from methods.randomness import Purpose, numpy_generator
 from methods.task import Examples
 
 
@@ -103,7 +103,7 @@ def keep(
     if not 0 < size <= n:
         raise UserError(f"a share of {arm.share} of {n:,} pairs: give a number above 0, at most 1")
     if isinstance(arm, Chance):
-        return np.sort(generator(seed, Purpose.SPLIT).permutation(n)[:size])
+        return np.sort(numpy_generator(seed, Purpose.SPLIT).permutation(n)[:size])
     if arm.method not in (known := [family(method) for method in methods]):
         raise UserError(f"no scores by {arm.method!r}: there are {', '.join(known)}")
     values = scores(setting_model, pool, methods, arm.method)

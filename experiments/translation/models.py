@@ -13,6 +13,7 @@ from torch import Tensor
 
 from experiments.data.parallel import Corpus, Pairs, texts
 from experiments.laboratory import runs
+from experiments.laboratory.device import device, on_device
 from experiments.laboratory.errors import UserError
 from experiments.models.transformer import Cache, Seq2Seq, Transformer, TranslationLoss, trimmed
 from experiments.training import models as training
@@ -217,11 +218,6 @@ PAPER = Model(
 )
 
 
-def device() -> torch.device:
-    """A GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def examples(model: Model, pairs: Pairs) -> Examples:
     """Pairs as a model takes them: source, target and length."""
     return columns(model.language.open(), pairs, model.language.length)
@@ -241,7 +237,7 @@ def _train(model: Model, module: Seq2Seq, scratch: Path) -> dict[str, Any]:
 
 def moved(train: Examples) -> Examples:
     """A training set where the network is."""
-    return {name: column.to(device()) for name, column in train.items()}
+    return on_device(train)
 
 
 @dataclass(frozen=True)

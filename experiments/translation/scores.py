@@ -20,8 +20,8 @@ from experiments.data.parallel import FILES, Corpus, Lines, Name, Pairs, marks, 
 from experiments.laboratory import attribution, runs
 from experiments.laboratory.attribution import Loss, dimension, family
 from experiments.laboratory.data_folder import root
+from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.errors import UserError
-from experiments.laboratory.scratch import kept
 from experiments.translation.models import Model, Trained, examples, moved, trained
 from methods.attributor import Bilinear, Embedded, Fitted, Prepared
 from methods.influence import Influence
@@ -309,7 +309,7 @@ def score(config: Scoring, scratch: Path) -> dict[str, Any]:
                 made[f"seconds {name}"] = np.array(time.process_time() - began)
             return made
 
-        values = kept(scratch, f"pairs-{start}", block)
+        values = checkpointed(scratch, f"pairs-{start}", block)
         for name in prepared:
             found[name].append(values[f"score {name}"])
             seconds[name] += float(values[f"seconds {name}"])

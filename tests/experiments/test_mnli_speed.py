@@ -9,8 +9,8 @@ import torch
 from analysis.fastif_table1 import Costs
 from experiments import mnli_speed
 from experiments.laboratory import runs
+from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.errors import UserError
-from experiments.laboratory.scratch import kept
 from experiments.mnli_speed import Agreement, Config, Recall, recalls
 from experiments.pairs import influence, models
 from experiments.pairs.influence import Plan, along
@@ -140,8 +140,8 @@ def test_a_piece_that_is_there_is_not_computed_again(tmp_path):
     def fail():
         raise AssertionError("computed twice")
 
-    first = kept(tmp_path, "a", lambda: {"x": np.arange(3)})
-    np.testing.assert_array_equal(kept(tmp_path, "a", fail)["x"], first["x"])
+    first = checkpointed(tmp_path, "a", lambda: {"x": np.arange(3)})
+    np.testing.assert_array_equal(checkpointed(tmp_path, "a", fail)["x"], first["x"])
 
 
 # --- paths, agreement, run time ------------------------------------------------------------------
@@ -215,7 +215,7 @@ def agreed(group, scratch):
     own = scratch / str(group.rank)
     own.mkdir()
     if group.rank == 1:  # left by an attempt that was killed: process 0 has no such piece
-        kept(own, "full", lambda: {"mean": np.zeros(1)})
+        checkpointed(own, "full", lambda: {"mean": np.zeros(1)})
     return Agreement(FEW, 2, (10,), full=plan, fast=plan).run(TINY, own)
 
 

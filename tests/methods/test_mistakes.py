@@ -11,8 +11,6 @@ from experiments.cluster import array
 from experiments.digits import models
 from experiments.laboratory import status, tracking
 from experiments.laboratory import store as store_commands
-from experiments.laboratory.errors import UserError
-from experiments.laboratory.seeds import Purpose, generator
 from experiments.mnist_mislabel import Config, Part
 from experiments.training.plans import Adam, Fit
 from methods.errors import MethodError
@@ -24,7 +22,7 @@ from methods.ihvp.lissa import LiSSA
 from methods.ihvp.sketch import Sketch
 from methods.influence import Influence
 from methods.random_projection import RandomProjection
-from methods.randomness import torch_generator
+from methods.randomness import Purpose, numpy_generator, torch_generator
 from methods.rows.projections import Gaussian, Rademacher, Select, TwoSided
 from methods.task import Task, take
 from methods.tracin import TracIn
@@ -109,8 +107,8 @@ def test_settings_that_may_be_left_out_may_be():
 def test_a_negative_seed_is_named_wherever_it_is_used():
     with pytest.raises(MethodError, match="seed is -1"):
         torch_generator(-1, "anything")
-    with pytest.raises(UserError, match="seed is -1"):
-        generator(-1, Purpose.ORDER)
+    with pytest.raises(MethodError, match="seed is -1"):
+        numpy_generator(-1, Purpose.ORDER)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def train(folder, at_step: int | None = None) -> dict[str, np.ndarray]:
 
     plan = loop.Fit(epochs=2, batch_size=10)
     folder.mkdir(exist_ok=True)
-    with process.heed():
+    with process.stoppable():
         found = loop.fit(module, loss, data, plan, 0, folder)
     return found | {"taken": np.array(len(steps))}
 
@@ -64,7 +64,7 @@ def test_a_training_asked_to_stop_saves_the_very_step_and_ends_with_the_same_bit
 def test_how_often_a_training_saves_can_be_said(monkeypatch, tmp_path):
     monkeypatch.setenv("RETRACE_SAVE_SECONDS", "1e-9")
     kept = []
-    monkeypatch.setattr(loop.disk, "write", lambda path, content: kept.append(path.suffix))
+    monkeypatch.setattr(loop.disk, "write_file", lambda path, content: kept.append(path.suffix))
     monkeypatch.setattr(loop._Training, "outcome", lambda self: {})
     train(tmp_path / "often")
     assert kept.count(".pt") == 12
@@ -81,14 +81,14 @@ def test_a_command_asked_to_stop_ends_in_one_line_and_goes_on_from_there(number,
         if config.size == 200 and not list(folder.iterdir()):
             (folder / "half").write_text("x")
             signalled(number)
-            process.obey()
+            process.stop_if_requested()
         return {"size": config.size}
 
     experiment = replace(EXPERIMENT, name="stopped", run=run)
     assert experiment.main(["--preset", "big"]) == 130
     assert capsys.readouterr().err.count("interrupted: finished cells are kept") == 1
     assert signal.getsignal(number) is before
-    assert not process.asked()
+    assert not process.stop_requested()
     assert experiment.main(["--preset", "big"]) == 0
     assert "2 computed now" in capsys.readouterr().out
 
@@ -97,7 +97,7 @@ def test_work_that_does_not_look_is_stopped_after_a_grace(monkeypatch):
     monkeypatch.setattr(process, "GRACE", 0.2)
 
     def work() -> None:
-        with process.heed():
+        with process.stoppable():
             signalled(signal.SIGTERM)
             signalled(signal.SIGTERM)  # by Slurm, and by the script of the task
             time.sleep(30)
@@ -110,7 +110,7 @@ def test_work_that_does_not_look_is_stopped_after_a_grace(monkeypatch):
 
 def test_work_that_ends_within_its_grace_is_not_stopped(monkeypatch):
     monkeypatch.setattr(process, "GRACE", 0.1)
-    with process.heed(), process.heed():
+    with process.stoppable(), process.stoppable():
         signalled(signal.SIGTERM)
     time.sleep(0.2)
 
@@ -119,7 +119,7 @@ def test_threads_leave_signals_to_the_main_one():
     seen = []
 
     def work() -> None:
-        with process.heed():
+        with process.stoppable():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)

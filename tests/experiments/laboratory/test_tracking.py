@@ -260,7 +260,7 @@ def test_a_cell_is_shown_while_it_is_computed_and_resumed_on_the_same_page(wandb
     def run(config, folder):
         (page,) = wandb.pages[len(steps) :]
         assert page.given["settings"]["x_disable_stats"] is False
-        progress.tell(epoch=1 + len(steps), loss=0.5)
+        progress.report(epoch=1 + len(steps), loss=0.5)
         (folder / "half").write_text("x")
         steps.append(1)
         if len(steps) == 1:
@@ -281,7 +281,7 @@ def test_a_cell_is_shown_while_it_is_computed_and_resumed_on_the_same_page(wandb
     assert again.history[-1]["size"] == 100
     assert not again.preempting
     assert again.code == 0
-    progress.tell(epoch=3, loss=0.5)
+    progress.report(epoch=3, loss=0.5)
     assert len(again.history) == 2, "nobody watches any more"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.laboratory import process, progress, runs, scratch
+from experiments.laboratory import disk, process, progress, runs
 from experiments.laboratory.experiment import Experiment, sweep
 from methods.progress import track
 
@@ -47,13 +47,13 @@ def train(model: Model, folder: Path) -> runs.Outcome:
     walk = json.loads(state.read_bytes()) if state.exists() else []
     for step in track(range(len(walk), model.steps), "walk"):
         while GATE and step == model.steps // 2 and not Path(GATE).exists():
-            process.obey()
+            process.stop_if_requested()
             time.sleep(0.05)
         draw = np.random.default_rng(np.random.SeedSequence([model.seed, step]))
         walk.append((walk[-1] if walk else 0.0) + float(draw.normal()))
-        scratch.write(state, json.dumps(walk).encode())
-        progress.tell(epoch=step + 1, loss=walk[-1])
-        process.obey()
+        disk.write_file(state, json.dumps(walk).encode())
+        progress.report(epoch=step + 1, loss=walk[-1])
+        process.stop_if_requested()
         time.sleep(model.pause)
     return {"walk": np.array(walk), "end": walk[-1]}
 
