@@ -14,7 +14,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace a file atomically: readers find the whole old or the whole new one, even after a kill."""
+    """Replace a file atomically: readers find the old one or the new one, even after a kill."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with temporary.open("wb") as file:
