@@ -32,7 +32,7 @@ from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
-from experiments.laboratory.table import interval, told
+from experiments.laboratory.table import interval, plus_minus
 from methods.ensembles.agreement import agreement, chance_agreement
 
 Vary = Literal["both", "init", "order"]
@@ -152,7 +152,7 @@ def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
             for suffix, views in (("", "plain"), ("_views", "views")):
                 pairs = np.asarray(run_.array(f"agreement{suffix}"))[off]
                 agreed = f"{pairs.mean():.4f}" if len(pairs) else ""
-                right = told(*interval(list(run_.array(f"accuracy{suffix}"))))
+                right = plus_minus(*interval(list(run_.array(f"accuracy{suffix}"))))
                 rows.append([*about, views, agreed, right])
         elif config["type"] == "Trial":
             recipe, m = config["recipe"], run_.metrics

@@ -1,10 +1,11 @@
 """Files that survive a kill and a power cut: replaced as a whole, and flushed."""
 
+import contextlib
 import hashlib
 import io
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,17 +14,32 @@ import numpy as np
 Arrays = Mapping[str, np.ndarray]
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Replace a file atomically: readers find the old one or the new one, even after a kill."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            sync(file)
+        yield temporary
         temporary.replace(path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace a file atomically: readers find the old one or the new one, even after a kill."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        sync(file)
+
+
+def publish(draft: Path, path: Path) -> None:
+    """Give a complete folder its name; if another process was first, its folder stays."""
+    try:
+        draft.rename(path)
+    except OSError:
+        if not path.is_dir():
+            raise
+    sync_folder(path.parent)
 
 
 def checkpointed(

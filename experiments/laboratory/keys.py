@@ -1,4 +1,4 @@
-"""What a config is, as JSON, and the key it is stored under."""
+"""A config as JSON, and the key its run is stored under."""
 
 import hashlib
 import json
@@ -13,13 +13,13 @@ from experiments.laboratory.errors import UserError
 
 
 class NotDescribable(UserError, TypeError):
-    """A config holds what cannot be written down exactly."""
+    """A config has a value that JSON cannot express exactly."""
 
 
 def describe(config: Any) -> Any:
     """A frozen dataclass as JSON-able data, nested ones too, each with its class as "type".
 
-    Fields with `compare=False` are left out: they change no number (batch sizes, and such).
+    Fields with `compare=False` are left out: they change no number (batch sizes and the like).
     """
     return _describe(config, type(config).__name__)
 
@@ -30,7 +30,7 @@ def key(config: Any) -> str:
 
 
 def digest(described: Any) -> str:
-    """The key of a config already described."""
+    """The key of a config that is described already."""
     text = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,8 +1,9 @@
-"""Being asked to stop: a time limit that comes near, a preemption, an eviction.
+"""This process: how it is asked to stop, and how it holds memory.
 
-The first SIGUSR1 or SIGTERM only raises a flag, which loops that keep their state on disk look at:
-they save, then stop. Whatever does not look is stopped after GRACE seconds, wherever it is, which
-loses what it did since it last saved, as a kill would.
+A time limit that comes near, a preemption and an eviction all arrive as SIGUSR1 or SIGTERM. The
+first one only raises a flag; loops that keep their state on disk look at it, save, then stop. Code
+that does not look is stopped GRACE seconds later, wherever it is; like a kill, that loses what was
+done since the last save.
 """
 
 import contextlib
@@ -12,58 +13,41 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-# How the process holds memory: freed buffers are kept for the next use of their size.
-
-
-_TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of glibc's malloc.h
-
-
-def keep_freed() -> None:
-    """Let malloc reuse large blocks instead of returning them to the system at once.
-
-    First touch of fresh pages runs at a tenth of the speed of used ones, and batch after batch
-    asks for the same sizes. Does nothing where the C library is not glibc.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_MMAP, 1 << 30)
-        libc.mallopt(_TRIM, (1 << 31) - 1)
-
-
 GRACE = 10.0  # seconds; Slurm's own default between asking and killing is 30
 INTERRUPTED = 130  # exit code
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+_TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of glibc's malloc.h
 
 _flag = threading.Event()
 
 
 class Stopped(KeyboardInterrupt):
-    """Raised where work stops because it was asked to; finished work and saved state are kept."""
+    """Raised where work stops on request; finished work and saved state are kept."""
 
 
-def asked() -> bool:
+def stop_requested() -> bool:
     """Whether to save and stop."""
     return _flag.is_set()
 
 
-def obey() -> None:
-    """Stop here if asked to: call it after saving."""
-    if asked():
+def stop_if_requested() -> None:
+    """Stop here if that was requested: call it after saving."""
+    if stop_requested():
         raise Stopped
 
 
 @contextlib.contextmanager
-def heed() -> Iterator[None]:
-    """Heed SIGUSR1 and SIGTERM inside the block; only the main thread can, others leave them be."""
+def stoppable() -> Iterator[None]:
+    """Let SIGUSR1 and SIGTERM stop the block; does nothing in a thread, which gets no signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _ask) for number in SIGNALS}
-    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _insist)
+    before = {number: signal.signal(number, _request_stop) for number in SIGNALS}
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _stop)
     try:
         yield
     finally:
-        outermost = before[signal.SIGTERM] is not _ask
+        outermost = before[signal.SIGTERM] is not _request_stop
         if outermost:
             signal.setitimer(signal.ITIMER_REAL, 0)
             _flag.clear()
@@ -71,12 +55,24 @@ def heed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _ask(number: int, frame: FrameType | None) -> None:
-    # Asked twice is asked once: Slurm signals every process of a task, and its script passes it on.
-    if not asked():
+def _request_stop(number: int, frame: FrameType | None) -> None:
+    # A second signal changes nothing: both Slurm and its script signal the processes of a task.
+    if not stop_requested():
         _flag.set()
         signal.setitimer(signal.ITIMER_REAL, GRACE)
 
 
-def _insist(number: int, frame: FrameType | None) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped
+
+
+def keep_freed() -> None:
+    """Let malloc reuse large blocks instead of returning them to the system at once.
+
+    Touching fresh pages runs at a tenth of the speed of used ones, and every batch asks for the
+    same sizes. Does nothing where the C library is not glibc.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_MMAP, 1 << 30)
+        libc.mallopt(_TRIM, (1 << 31) - 1)

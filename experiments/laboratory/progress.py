@@ -1,4 +1,4 @@
-"""Progress bars on stderr for whatever takes longer than two seconds."""
+"""Progress of work: bars on stderr for what takes longer than two seconds, and numbers for W&B."""
 
 import contextlib
 import sys
@@ -10,16 +10,15 @@ from typing import Any
 
 from methods.progress import show_with
 
-# Numbers of work in progress, told to whoever watches: a mirror, or nobody.
-
+DELAY = 2.0  # seconds before a bar appears
 
 Watcher = Callable[[dict[str, float]], None]
 
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
-def tell(**values: float) -> None:
-    """Tell the watcher in force, if there is one: `tell(epoch=3, loss=0.1)`."""
+def report(**values: float) -> None:
+    """Pass numbers of work in progress to the watcher, if any: `report(epoch=3, loss=0.1)`."""
     watcher = _watcher.get()
     if watcher is not None:
         watcher(values)
@@ -27,7 +26,7 @@ def tell(**values: float) -> None:
 
 @contextlib.contextmanager
 def watched_by(watcher: Watcher) -> Iterator[None]:
-    """Let `watcher(values)` hear what is told inside the block."""
+    """Let `watcher(values)` have what is reported inside the block."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -35,17 +34,14 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
         _watcher.reset(token)
 
 
-DELAY = 2.0  # seconds before a bar appears
-
-
 class Display:
-    """The bars now open. Quick loops, of which there are many, never make one."""
+    """The open bars. Quick loops never make one."""
 
     def __init__(self) -> None:
         self._open: list[_Bar] = []
 
     def track(self, iterable: Iterable[Any], label: str, total: int | None = None) -> Iterator[Any]:
-        """Yield `iterable` unchanged; after two seconds show how far it has come."""
+        """Yield `iterable` unchanged, with a bar after two seconds."""
         if total is None and isinstance(iterable, Sized):
             total = len(iterable)
         bar = _Bar(label, total, waits=bool(self._open))
@@ -59,13 +55,13 @@ class Display:
             bar.close()
 
     def close(self) -> None:
-        """Remove every bar: an error message is about to be written below them."""
+        """Remove every bar, so that an error message can be written below them."""
         for bar in reversed(self._open):
             bar.close()
 
 
 class _Bar:
-    """One loop. The outermost does not wait for its first step to end before it shows."""
+    """One loop. The outermost has a timer, to be shown before its first step ends."""
 
     def __init__(self, label: str, total: int | None, waits: bool) -> None:
         self.label, self.total, self.done = label, total, 0
@@ -98,15 +94,14 @@ class _Bar:
         with self._lock:
             if self.closed or self.bar is not None:
                 return
-            seen = sys.stderr.isatty()
-            every = 0.1 if seen else 30.0  # a log file wants few lines
+            terminal = sys.stderr.isatty()
             bar = tqdm(
                 desc=self.label,
                 total=self.total,
-                leave=False if seen else None,  # there, what follows begins a line of its own
-                mininterval=every,
+                leave=False if terminal else None,  # in a log file, what follows begins a new line
+                mininterval=0.1 if terminal else 30.0,  # a log file needs few lines
                 dynamic_ncols=True,
-                delay=DELAY,  # not to be drawn before it knows what was done unseen
+                delay=DELAY,  # drawn by refresh() below, once it knows the steps already done
                 file=sys.stderr,
             )
             bar.delay, bar.n, bar.start_t = 0.0, self.done, bar.start_t - self._elapsed()
@@ -119,7 +114,7 @@ class _Bar:
 
 @contextlib.contextmanager
 def show() -> Iterator[Display]:
-    """Let every loop tracked inside the block appear when it is slow."""
+    """Show a bar for every slow loop tracked inside the block."""
     display = Display()
     with show_with(display.track):
         try:

@@ -1,4 +1,4 @@
-"""Where a run comes from: what meta.json says beside its numbers."""
+"""Where a run comes from: the commit, machine, cost and data recorded in its meta.json."""
 
 import contextlib
 import os
@@ -32,49 +32,49 @@ _open: ContextVar[tuple[Ledger, ...]] = ContextVar("ledgers", default=())
 
 
 @contextlib.contextmanager
-def ledger() -> Iterator[Ledger]:
-    """Collect the notes of a run, and of the runs computed inside it."""
-    page = Ledger()
-    token = _open.set((*_open.get(), page))
+def recording() -> Iterator[Ledger]:
+    """Collect the notes of the run computed in this block, and of the runs computed inside it."""
+    ledger = Ledger()
+    token = _open.set((*_open.get(), ledger))
     try:
-        yield page
+        yield ledger
     finally:
         _open.reset(token)
 
 
 def note(section: str, facts: Mapping[str, Any]) -> None:
     """Add facts to meta.json of every run now being computed: `note("data", {file: md5})`."""
-    for page in _open.get():
-        page.notes.setdefault(section, {}).update(facts)
+    for ledger in _open.get():
+        ledger.notes.setdefault(section, {}).update(facts)
 
 
 def remembered(load: Callable[P, Loaded]) -> Callable[P, Loaded]:
-    """Keep what a loader last returned, and repeat what it noted to every run that asks again.
+    """Cache the last result of a loader, and repeat its notes for every run that loads it again.
 
-    `cache_clear()` forgets it, as of functools' caches.
+    `cache_clear()` empties the cache, as with functools.cache.
     """
-    held: dict[Any, tuple[Loaded, Ledger]] = {}
+    last: dict[Any, tuple[Loaded, Ledger]] = {}
 
     @wraps(load)
-    def asked(*args: P.args, **kwargs: P.kwargs) -> Loaded:
-        question = args, tuple(sorted(kwargs.items()))
-        if question in held:
-            value, page = held[question]
-            for section, facts in page.notes.items():
+    def cached(*args: P.args, **kwargs: P.kwargs) -> Loaded:
+        arguments = args, tuple(sorted(kwargs.items()))
+        if arguments in last:
+            value, ledger = last[arguments]
+            for section, facts in ledger.notes.items():
                 note(section, facts)
             return value
-        with ledger() as page:
+        with recording() as ledger:
             value = load(*args, **kwargs)
-        held.clear()
-        held[question] = value, page
+        last.clear()
+        last[arguments] = value, ledger
         return value
 
-    asked.cache_clear = held.clear  # type: ignore[attr-defined]
-    return asked
+    cached.cache_clear = last.clear  # type: ignore[attr-defined]
+    return cached
 
 
 def cite(name: str, key: str, meta: Mapping[str, Any]) -> None:
-    """Tell the run being computed that it uses this finished one, and so its data."""
+    """Record that the run being computed uses this finished one, and hence its data."""
     if _open.get():
         part = {"name": name, "key": key}
         if part not in _open.get()[-1].parts:
@@ -82,8 +82,8 @@ def cite(name: str, key: str, meta: Mapping[str, Any]) -> None:
         note("data", meta.get("data", {}))
 
 
-def describe(page: Ledger) -> dict[str, Any]:
-    """Commit, versions, device, cost and command of the run whose ledger this is.
+def describe(ledger: Ledger) -> dict[str, Any]:
+    """Commit, versions, device, cost and command of the run that the ledger belongs to.
 
     `peak_memory_bytes` is the peak of the whole process so far, not of this run alone.
     """
@@ -97,19 +97,19 @@ def describe(page: Ledger) -> dict[str, Any]:
         **_commit(),
         "versions": _versions(),
         **_device(),
-        "seconds": time.perf_counter() - page.began,
+        "seconds": time.perf_counter() - ledger.began,
         "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
         "slurm": slurm or None,
         "argv": [_relative(sys.argv[0]), *sys.argv[1:]] if sys.argv else [],
-        "parts": page.parts,
+        "parts": ledger.parts,
         "data": {},
-        **page.notes,
+        **ledger.notes,
     }
 
 
 @cache
 def _commit() -> dict[str, Any]:
-    """Of the code that makes numbers; asked once, when the code in memory was read."""
+    """The commit of the code that makes numbers, read once: the code in memory stays that one."""
     commit = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--", "methods", "experiments")
     return {"commit": commit, "dirty": None if changed is None else bool(changed)}

@@ -1,4 +1,4 @@
-"""What a computation returns, checked and written as the files of a run."""
+"""The files of a run: what a computation returns, checked and written."""
 
 import hashlib
 import json
@@ -19,24 +19,31 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def write(
-    name: str, draft: Path, config: Any, outcome: Outcome, page: provenance.Ledger, resumed: bool
+    name: str,
+    folder: Path,
+    config: Any,
+    outcome: Outcome,
+    ledger: provenance.Ledger,
+    resumed: bool,
 ) -> None:
-    """Write config, metrics, arrays, and last meta.json with their checksums, down to the disk."""
+    """Write and flush config, metrics and arrays, then meta.json with their checksums."""
     if not isinstance(outcome, Mapping):
-        found = None if outcome is None else f"a {type(outcome).__name__}"
-        raise UserError(f"run of {name} returned {found}: return a dict of metrics and arrays")
-    metrics, arrays = _sort(outcome)
-    (draft / "arrays").mkdir(parents=True)
-    written = {name: _write_array(draft, name, array) for name, array in arrays.items()}
+        returned = None if outcome is None else f"a {type(outcome).__name__}"
+        raise UserError(f"run of {name} returned {returned}: return a dict of metrics and arrays")
+    metrics, arrays = _sorted_by_kind(outcome)
+    (folder / "arrays").mkdir(parents=True)
+    array_facts = {name: _write_array(folder, name, array) for name, array in arrays.items()}
     texts = {"config.json": config, "metrics.json": metrics}
-    files = {name: _write_json(draft / name, data) for name, data in texts.items()}
-    meta = provenance.describe(page) | {"resumed": resumed, "files": files, "arrays": written}
-    _write_json(draft / "meta.json", meta)
-    disk.sync_folder(draft / "arrays")
-    disk.sync_folder(draft)
+    checksums = {name: _write_json(folder / name, data) for name, data in texts.items()}
+    meta = provenance.describe(ledger)
+    meta |= {"resumed": resumed, "files": checksums, "arrays": array_facts}
+    _write_json(folder / "meta.json", meta)
+    disk.sync_folder(folder / "arrays")
+    disk.sync_folder(folder)
 
 
-def _sort(outcome: Outcome) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _sorted_by_kind(outcome: Outcome) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Metrics and arrays; a UserError names what is neither."""
     metrics: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     for name, given in outcome.items():
@@ -49,7 +56,7 @@ def _sort(outcome: Outcome) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             arrays[name] = value
         elif isinstance(value, float) and not math.isfinite(value):
             raise UserError(
-                f"metric {name!r} is {value}, so the run is not kept: "
+                f"metric {name!r} is {value}, so the run is not stored: "
                 "return a finite number, or leave the metric out"
             )
         elif isinstance(value, bool | int | float | str):
@@ -62,29 +69,29 @@ def _sort(outcome: Outcome) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return metrics, arrays
 
 
-class _Summing:
-    """A file that sums up what passes through.
+class _SummedFile:
+    """A file that computes the checksum and size of what is written to it.
 
-    numpy writes real files in one C call, which hides whether the disk was full; to any other
-    object it writes in pieces, whose errors name their cause.
+    numpy writes to real files in one C call, which hides whether the disk was full. To any other
+    object it writes block by block, and then an error names its cause.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sum, self.size = file, hashlib.sha256(), 0
 
-    def write(self, piece: bytes) -> int:
-        self.sum.update(piece)
-        self.size += len(piece)
-        return self.file.write(piece)
+    def write(self, block: bytes) -> int:
+        self.sum.update(block)
+        self.size += len(block)
+        return self.file.write(block)
 
 
-def _write_array(draft: Path, name: str, array: np.ndarray) -> dict[str, Any]:
-    with (draft / "arrays" / f"{name}.npy").open("wb") as file:
-        summing = _Summing(file)
-        contiguous = np.asarray(array, order="C")  # the same bytes however it was made
-        np.lib.format.write_array(summing, contiguous, allow_pickle=False)
+def _write_array(folder: Path, name: str, array: np.ndarray) -> dict[str, Any]:
+    with (folder / "arrays" / f"{name}.npy").open("wb") as file:
+        summed = _SummedFile(file)
+        contiguous = np.asarray(array, order="C")  # the bytes do not depend on the memory layout
+        np.lib.format.write_array(summed, contiguous, allow_pickle=False)
         disk.sync(file)
-    facts = {"sha256": summing.sum.hexdigest(), "bytes": summing.size, "elements": array.size}
+    facts = {"sha256": summed.sum.hexdigest(), "bytes": summed.size, "elements": array.size}
     return facts | {"shape": list(array.shape), "dtype": str(array.dtype)}
 
 

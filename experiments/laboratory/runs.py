@@ -1,6 +1,6 @@
 """Finished results on disk: a run is a folder named by the hash of its whole config.
 
-It exists if and only if it is complete: written elsewhere on the same disk, then renamed, once.
+It exists if and only if it is complete: it is written elsewhere on the same disk, then renamed.
     results/runs/NAME/KEY/{config.json, metrics.json, meta.json, arrays/*.npy}
     results/runs/NAME/presets/PRESET.json     which runs a preset has, in order
 """
@@ -45,7 +45,7 @@ __all__ = [
 
 
 def results() -> Path:
-    """Where results are kept: $RETRACE_RESULTS, or `results` in the repository."""
+    """The folder of results: $RETRACE_RESULTS, or `results` in the repository."""
     return Path(os.environ.get("RETRACE_RESULTS") or provenance.REPOSITORY / "results")
 
 
@@ -62,7 +62,7 @@ class Run:
 
     @classmethod
     def at(cls, path: Path) -> "Run":
-        """Read a run and check that all of it is there (sizes; `verify` reads every byte)."""
+        """Read a run and check that it is complete (by sizes; `verify` reads every byte)."""
         try:
             meta = json.loads((path / "meta.json").read_bytes())
             texts = {name: (path / name).read_bytes() for name in run_files.TEXTS}
@@ -71,12 +71,12 @@ class Run:
                     raise ValueError(f"{name} was changed")
             config, metrics = (json.loads(content) for content in texts.values())
             if digest(config) != path.name:
-                raise ValueError("config.json is of another run")
+                raise ValueError("config.json belongs to another run")
             run = cls(path, path.parent.name, path.name, config, metrics, meta)
             for name, facts in meta["arrays"].items():
-                found = run._file(name).stat().st_size
-                if found != facts["bytes"]:
-                    raise ValueError(f"arrays/{name}.npy has {found} of {facts['bytes']} bytes")
+                size = run._file(name).stat().st_size
+                if size != facts["bytes"]:
+                    raise ValueError(f"arrays/{name}.npy has {size} of {facts['bytes']} bytes")
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise CorruptRun(path, error) from error
         return run
@@ -87,7 +87,7 @@ class Run:
             raise UserError(
                 f"{self.path} has no array {name!r}: it has {', '.join(self.meta['arrays'])}"
             )
-        mapped = self.meta["arrays"][name]["elements"] > 0  # nothing cannot be mapped
+        mapped = self.meta["arrays"][name]["elements"] > 0  # an empty file cannot be mapped
         try:
             return np.load(self._file(name), mmap_mode="r" if mapped else None)
         except (OSError, ValueError, EOFError) as error:
@@ -98,12 +98,12 @@ class Run:
         return {name: self.array(name) for name in self.meta["arrays"]}
 
     def verify(self) -> None:
-        """Read every file and compare it with the checksum written when it was made."""
+        """Read every file and compare it with its checksum."""
         for _ in self.files():
             pass
 
     def files(self) -> Iterator[tuple[str, bytes]]:
-        """Its files by path in its folder, each read once; a UserError if one was changed."""
+        """Path in the folder and content of each file; a UserError if one has changed."""
         sums = self.meta["files"] | {
             f"arrays/{name}.npy": facts["sha256"] for name, facts in self.meta["arrays"].items()
         }
@@ -130,8 +130,8 @@ def once(
 
     `compute(scratch)` gets a folder that outlives a killed job, for checkpoints, and returns
     numbers and strings (metrics) and numpy arrays by name. Several processes may compute the same
-    run at once: each in a folder of its own, and the first to finish is the one that stays.
-    Processes that compute together `agree` on whether it is there, lest one waits for the others.
+    run at once, each in its own folder; the run of the first to finish stays. Processes that
+    compute one run together must `agree` whether it exists, or some would wait for the others.
     """
     described = describe(config)
     path = _home(name) / digest(described)
@@ -154,7 +154,7 @@ def find(name: str, config: Any) -> Run | None:
 
 
 def plan(name: str, preset: str, cells: Sequence[Any]) -> None:
-    """Write down which runs a preset has, so that it can be read without the experiment."""
+    """Write the list of a preset's runs, so that they can be read without the experiment."""
     content = json.dumps(entries(cells), indent=1).encode()
     path = _plan(name, preset)
     try:
@@ -167,20 +167,20 @@ def plan(name: str, preset: str, cells: Sequence[Any]) -> None:
 
 
 def entries(cells: Sequence[Any]) -> list[dict[str, Any]]:
-    """What is written down of each cell: {"key", "config", "parts"}.
+    """The entry of each cell in the list of a preset: {"key", "config", "parts"}.
 
-    Parts are the keys of the dataclasses that are fields of the config: the key of a run made from
-    that part alone, such as the trained model.
+    Parts are the keys of the dataclasses that are fields of the config. A run made from such a
+    part alone, such as the trained model, has that key.
     """
     return [{"key": key(c), "config": describe(c), "parts": _parts(c)} for c in cells]
 
 
 def planned(name: str, preset: str) -> list[dict[str, Any]]:
-    """What `plan` wrote down: a list of {"key", "config", "parts"}."""
+    """The list that `plan` wrote: {"key", "config", "parts"} of each cell."""
     path = _plan(name, preset)
     try:
-        found = json.loads(path.read_bytes())
-        if any({"key", "config", "parts"} - entry.keys() for entry in found):
+        listed: list[dict[str, Any]] = json.loads(path.read_bytes())
+        if any({"key", "config", "parts"} - entry.keys() for entry in listed):
             raise ValueError("an entry is incomplete")
     except (FileNotFoundError, NotADirectoryError):
         raise MissingRuns(name, preset, 0, None) from None
@@ -189,11 +189,11 @@ def planned(name: str, preset: str) -> list[dict[str, Any]]:
         raise UserError(
             f"{path} cannot be read ({error}): write it again with `{again}`"
         ) from error
-    return found
+    return listed
 
 
 def load(name: str, preset: str, partial: bool = False) -> list[Run]:
-    """The runs of a preset, in order; all of them, unless `partial` asks for what there is."""
+    """The runs of a preset, in order; with `partial`, those that exist, else MissingRuns."""
     try:
         listed = planned(name, preset)
     except MissingRuns:
@@ -221,23 +221,18 @@ def _parts(config: Any) -> dict[str, str]:
 
 
 def _compute(path: Path, described: Any, compute: Callable[[Path], Outcome]) -> None:
-    with scratch.claim(path.parent, path.name) as slot, provenance.ledger() as page:
-        found = compute(slot.work)
-        run_files.write(path.parent.name, slot.draft, described, found, page, slot.resumed)
-        try:
-            slot.draft.rename(path)
-        except OSError:
-            if not path.is_dir():  # else another process was first: theirs stays
-                raise
-        disk.sync_folder(path.parent)
+    with scratch.claim(path.parent, path.name) as slot, provenance.recording() as ledger:
+        outcome = compute(slot.work)
+        run_files.write(path.parent.name, slot.draft, described, outcome, ledger, slot.resumed)
+        disk.publish(slot.draft, path)
 
 
 def _unwritable(error: OSError, path: Path) -> UserError | None:
-    """The disk's refusal in plain words; None if it is about something else than our folder."""
+    """A disk's error in plain words; None if it is not about the results folder."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    named = error.filename is not None and Path(error.filename).is_relative_to(results())
+    inside = error.filename is not None and Path(error.filename).is_relative_to(results())
     above = error.filename is not None and results().is_relative_to(error.filename)
-    if not full and not named and not above:
+    if not full and not inside and not above:
         return None
     reason = (error.strerror or str(error)).lower()
     again = "run the same command again; finished runs are kept"
@@ -246,9 +241,9 @@ def _unwritable(error: OSError, path: Path) -> UserError | None:
             f"cannot write {path} ({reason}): set RETRACE_RESULTS to a folder you can write to, "
             f"and {again}"
         )
-    standing = next(folder for folder in path.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(standing).free
+    existing = next(folder for folder in path.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(existing).free
     return UserError(
-        f"cannot write {path}: {reason} ({free:,} bytes free there): make room, or set "
+        f"cannot write {path}: {reason} ({free:,} bytes free): make room, or set "
         f"RETRACE_RESULTS to a folder on another disk, and {again}"
     )

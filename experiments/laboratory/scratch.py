@@ -1,8 +1,8 @@
-"""Working folders that outlive a killed job and are never shared by two living ones.
+"""Working folders ("slots") that outlive a killed process and are never shared by two living ones.
 
-The owner of a slot is written in the folder's own name, so taking over a dead owner's slot is one
-rename, which exactly one process can win. No locks: they cannot be trusted on network file systems.
-An owner that was only believed dead finds its folder gone; it cannot corrupt its successor's.
+A slot's name says who owns it, so taking over the slot of a dead owner is one rename, which exactly
+one process can win. There are no locks, because network file systems cannot be trusted with them.
+An owner that was wrongly taken for dead finds its folder gone; it cannot damage its successor's.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from functools import cache
 from pathlib import Path
 
 BEAT = 15.0  # seconds between two signs of life
-STALE = 300.0  # seconds without one after which an owner on another machine counts as dead
+STALE = 300.0  # seconds without one, after which an owner on another machine is silent
 FREE = "free"
 LIVING, SILENT, DEAD = "living", "silent", "dead"
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One process's folder: `work` survives a kill, `draft` is removed by whoever comes next."""
+    """The folder of one process: `work` survives a kill, `draft` is removed by the next owner."""
 
     path: Path
     resumed: bool
@@ -42,7 +42,7 @@ class Slot:
 
 @contextlib.contextmanager
 def claim(home: Path, key: str) -> Iterator[Slot]:
-    """Own a slot for `key`, the freshest one a dead process left if there is one.
+    """Own a slot for `key`: the most recently used one of a dead process, else a new one.
 
     An exception inside the block keeps the work for a later attempt; success removes it.
     """
@@ -61,19 +61,19 @@ def claim(home: Path, key: str) -> Iterator[Slot]:
 
 
 def slots(home: Path) -> dict[str, list[Path]]:
-    """The slots now there by key of their run, whoever owns them."""
-    found: dict[str, list[Path]] = {}
+    """All slots of an experiment, whoever owns them, by the key of their run."""
+    by_key: dict[str, list[Path]] = {}
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for parent in sorted((home / ".scratch").iterdir()):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # swept in this moment
-                found[parent.name] = sorted(parent.iterdir())
-    return {key: paths for key, paths in found.items() if paths}
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # it was just removed
+                by_key[parent.name] = sorted(parent.iterdir())
+    return {key: paths for key, paths in by_key.items() if paths}
 
 
 def state(slot: Path) -> str:
-    """Whether a slot's owner is LIVING or DEAD; SILENT if it is only known to give no sign.
+    """The state of a slot's owner: LIVING, DEAD, or SILENT (no sign of life for STALE seconds).
 
-    Only the owner's own machine knows that it is dead, or Slurm, which started it anew elsewhere.
+    Only the owner's own machine knows that it is dead, or Slurm, which restarted it elsewhere.
     """
     owner = slot.name.split(".")
     if owner[0] == FREE:
@@ -94,26 +94,26 @@ def silence(slot: Path) -> float:
 
 
 def job(slot: Path) -> str:
-    """The Slurm job that owns a slot, "" if none does."""
+    """The Slurm job that owns a slot; "" if no job does."""
     owner = slot.name.split(".")
     return owner[3] if len(owner) == 6 else ""
 
 
 def sweep(home: Path, key: str) -> None:
-    """Remove what dead processes left for a run that is now finished."""
+    """Remove the slots that dead processes left for a run that is now finished."""
     parent = home / ".scratch" / key
     if not parent.is_dir():
         return
     for path in _claimable(parent):
         remove(path)
     for folder in (parent, parent.parent):
-        with contextlib.suppress(OSError):  # not empty: somebody else is at work there
+        with contextlib.suppress(OSError):  # not empty: another process is at work
             folder.rmdir()
 
 
 def remove(slot: Path) -> bool:
-    """Remove a slot nobody owns; False if somebody took it first."""
-    # Taken by a rename first: another process may be about to claim the same one.
+    """Remove a slot without a living owner; False if another process took it first."""
+    # Renamed before it is removed: another process may be about to claim it.
     taken = _rename(slot, slot.parent / _token())
     if taken is None:
         return False
@@ -134,14 +134,14 @@ def _take(parent: Path) -> Slot:
         try:
             (mine / "work").mkdir(parents=True)
             break
-        except FileNotFoundError:  # a finishing process swept the empty parent: once more
+        except FileNotFoundError:  # a finishing process removed the empty parent: try again
             if attempt == 99:
                 raise
     return Slot(mine, resumed=False)
 
 
 def _release(slot: Slot) -> None:
-    """Leave the work to any successor, this very process included; leave no empty folder."""
+    """Leave the work to the next owner, which may be this process; leave no empty folder."""
     shutil.rmtree(slot.draft, ignore_errors=True)
     with contextlib.suppress(OSError):  # taken over, or on a disk that refuses every change
         if any(slot.work.iterdir()):
@@ -155,22 +155,19 @@ def _release(slot: Slot) -> None:
 def _rename(source: Path, target: Path) -> Path | None:
     with contextlib.suppress(OSError):
         source.rename(target)
-    # Asked of the disk, not of the call: a network file system may report a lost reply as an error.
+    # Look at the disk, not at the call: a network file system may report a lost reply as an error.
     return target if target.is_dir() else None
 
 
 def _claimable(parent: Path) -> list[Path]:
     """Slots whose owners are dead, the most recently used first."""
-    used: dict[Path, float] = {}
-    try:
-        slots = list(parent.iterdir())
-    except FileNotFoundError:  # swept in this moment
-        return []
-    for path in slots:
-        with contextlib.suppress(FileNotFoundError):  # taken in this moment
-            if state(path) != LIVING:
-                used[path] = path.stat().st_mtime
-    return sorted(used, key=lambda path: -used[path])
+    last_used: dict[Path, float] = {}
+    with contextlib.suppress(FileNotFoundError):  # the folder was just removed
+        for path in list(parent.iterdir()):
+            with contextlib.suppress(FileNotFoundError):  # another process just took it
+                if state(path) != LIVING:
+                    last_used[path] = path.stat().st_mtime
+    return sorted(last_used, key=lambda path: -last_used[path])
 
 
 def _token() -> str:
@@ -185,14 +182,14 @@ def _slurm() -> tuple[str, str]:
 
 @cache
 def _host() -> str:
-    """This machine and its process numbering: two containers may share the name of their host."""
+    """This machine and its process ids: two containers may share the name of their host."""
     with contextlib.suppress(OSError):
         return _digest(f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}")
     return _digest(socket.gethostname())
 
 
 def _started(pid: int) -> str:
-    """When a process began, lest a reused number pass for its owner; "" if it is dead."""
+    """When a process began, as process ids are reused; "" if it is dead."""
     try:
         # The name in parentheses may hold blanks; the state and 19 fields later the start follow.
         status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -201,7 +198,7 @@ def _started(pid: int) -> str:
     except OSError:
         if Path("/proc/self/stat").exists():
             return ""
-    try:  # no /proc, as on macOS: only whether the number is in use can be asked
+    try:  # without /proc, as on macOS, only whether the id is in use can be known
         os.kill(pid, 0)
     except ProcessLookupError:
         return ""

@@ -1,10 +1,11 @@
 """How far every experiment has come, from the disk alone: `python -m experiments status`.
 
-A cell is done if its run is there; running if somebody gives signs of life for it; dead if somebody
-began it and gives none; else missing. Nothing of a run is read: two listings of a folder a preset.
+A cell is done if its run exists, running if a process gives signs of life for it, dead if a process
+began it and gives none, else missing. No run is read: each preset takes two listings of a folder.
 """
 
 import collections
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.laboratory import registry, runs, scratch
-from experiments.laboratory.errors import Parser, UserError, nearest
+from experiments.laboratory.errors import Parser
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.table import aligned, flatten, varying
 
@@ -32,91 +33,86 @@ class Cell:
 def cells(name: str, entries: Sequence[Mapping[str, Any]]) -> list[Cell]:
     """The state of each cell that runs.entries describes."""
     home = runs.results() / "runs" / name
-    there = {path.name for path in home.iterdir()} if home.is_dir() else set()
+    done = {path.name for path in home.iterdir()} if home.is_dir() else set()
     slots = scratch.slots(home)
     return [
         Cell(i, entry["key"], DONE)
-        if entry["key"] in there
-        else _begun(i, entry["key"], slots.get(entry["key"], []))
+        if entry["key"] in done
+        else _unfinished(i, entry["key"], slots.get(entry["key"], []))
         for i, entry in enumerate(entries)
     ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; with a preset named, 1 while a cell of it is missing."""
+    """The command line; with a preset, the exit code is 1 while a cell of it has no run."""
     parser = Parser(prog="python -m experiments status", description=__doc__, allow_abbrev=False)
     parser.add_argument("experiment", nargs="?", help="one experiment (default: all)")
-    parser.add_argument("preset", nargs="?", help="name its cells without a run; 1 if there are")
+    parser.add_argument("preset", nargs="?", help="list its cells without a run")
     return parser.run(argv, lambda given: _main(given.experiment, given.preset))
 
 
 def _main(name: str | None, preset: str | None) -> int:
-    experiments = [registry.named(name)] if name else _importable()
-    rows, named = [], []
-    for experiment in experiments:
-        if preset is not None and preset not in experiment.presets:
-            raise UserError(f"no preset {preset!r}: {nearest(preset, experiment.presets)}")
+    shown = (RUNNING, DEAD, MISSING) if preset else (RUNNING, DEAD) if name else ()
+    rows, details = [], []
+    for experiment in [registry.named(name)] if name else _importable():
         for tier in [preset] if preset else experiment.presets:
-            listed = runs.entries(experiment.presets[tier])
-            found = cells(experiment.name, listed)
-            count = collections.Counter(cell.state for cell in found)
-            rows.append([experiment.name, tier, str(len(found))] + [str(count[s]) for s in STATES])
-            shown = (RUNNING, DEAD, MISSING) if preset else (RUNNING, DEAD) if name else ()
-            some = [cell for cell in found if cell.state in shown]
-            named += _described(tier, listed, some)
+            entries = runs.entries(experiment.cells(tier))
+            states = cells(experiment.name, entries)
+            count = collections.Counter(cell.state for cell in states)
+            rows.append([experiment.name, tier, str(len(states)), *(str(count[s]) for s in STATES)])
+            details += _details(tier, entries, [cell for cell in states if cell.state in shown])
     print(aligned(["experiment", "preset", "cells", *STATES], rows))
-    if named:
-        print("\n" + aligned(["preset", "cell", "key", "state", "last sign", "job", "what"], named))
+    if details:
+        header = ["preset", "cell", "key", "state", "last sign", "job", "settings"]
+        print("\n" + aligned(header, details))
     unfinished = preset is not None and rows[0][2] != rows[0][3]
     if unfinished:
         print(
-            f"\nwhat is missing: `slurm/submit {name} {preset}`, or "
+            f"\ncompute the missing cells: `slurm/submit {name} {preset}`, or "
             f"`python -m experiments.{name} --preset {preset}`"
         )
     return 1 if unfinished else 0
 
 
 def _importable() -> list[Experiment]:
-    found = []
+    experiments = []
     for name in registry.names():
         try:
-            found.append(registry.named(name))
-        except Exception as error:  # whatever is wrong with one, the others have a status
+            experiments.append(registry.named(name))
+        except Exception as error:  # the others have a status all the same
             reason = " ".join(str(error).split())
             print(f"{name} cannot be imported: {type(error).__name__}: {reason}", file=sys.stderr)
-    return found
+    return experiments
 
 
-def _begun(index: int, key: str, slots: Sequence[Path]) -> Cell:
-    found: dict[str, Path] = {}
+def _unfinished(index: int, key: str, slots: Sequence[Path]) -> Cell:
+    by_state: dict[str, Path] = {}
     for slot in slots:
-        try:
-            found[RUNNING if scratch.state(slot) == scratch.LIVING else DEAD] = slot
-        except FileNotFoundError:  # it ended in this moment
-            continue
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            by_state[RUNNING if scratch.state(slot) == scratch.LIVING else DEAD] = slot
     for state in (RUNNING, DEAD):
-        if state in found:
-            return Cell(index, key, state, found[state])
+        if state in by_state:
+            return Cell(index, key, state, by_state[state])
     return Cell(index, key, MISSING)
 
 
-def _described(
-    preset: str, entries: Sequence[Mapping[str, Any]], some: Sequence[Cell]
+def _details(
+    preset: str, entries: Sequence[Mapping[str, Any]], shown: Sequence[Cell]
 ) -> list[list[str]]:
+    """A row for each of these cells: its state, last sign of life, job and settings."""
     settings = [flatten(entry["config"]) for entry in entries]
     names = varying(settings)
     rows = []
-    for cell in some:
+    for cell in shown:
         sign, job = "", ""
         if cell.slot is not None:
-            job = scratch.job(cell.slot)
-            sign = _ago(cell.slot)
-        what = ", ".join(f"{name} {settings[cell.index].get(name, '')}" for name in names)
-        rows.append([preset, str(cell.index), cell.key, cell.state, sign, job, what])
+            job, sign = scratch.job(cell.slot), _last_sign(cell.slot)
+        varied = ", ".join(f"{name} {settings[cell.index].get(name, '')}" for name in names)
+        rows.append([preset, str(cell.index), cell.key, cell.state, sign, job, varied])
     return rows
 
 
-def _ago(slot: Path) -> str:
+def _last_sign(slot: Path) -> str:
     try:
         return f"{scratch.silence(slot):.0f} s ago"
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""W&B as a mirror of the runs: what is on disk is sent there, nothing is ever read back.
+"""W&B as a mirror of the runs on disk: they are sent there, and nothing is ever read back.
 
-    python -m experiments track replay [NAME]     send what is not there yet
-Online if there are credentials; WANDB_MODE (online, offline, disabled), WANDB_PROJECT and
-WANDB_ENTITY are honoured. A mirror that breaks says so once; no experiment fails for it.
+    python -m experiments track replay [NAME]     send the runs that are not there yet
+The mirror is online if there are credentials; WANDB_MODE (online, offline, disabled), WANDB_PROJECT
+and WANDB_ENTITY are honoured. If W&B fails, one line says so, and the experiment goes on.
 """
 
 import contextlib
@@ -22,26 +22,35 @@ from urllib.parse import urlparse
 import numpy as np
 
 from experiments.laboratory import disk, progress, runs
-from experiments.laboratory import progress as live
 from experiments.laboratory.errors import Parser, UserError, nearest
 from experiments.laboratory.runs import MissingRuns, Run
 from experiments.laboratory.table import flatten
 
-# Whether W&B is on, and where it sends to, from the variables that wandb itself honours.
+TABLE_ROWS = 1_000  # longer arrays are sent as a histogram
+IMAGES = 30
+FACTS = ("commit", "dirty", "device", "seconds", "peak_memory_bytes", "data", "slurm", "resumed")
+CURVE = "train_loss"  # the loss of each epoch, by experiments.training: only trained models have it
+SETTINGS = {
+    "silent": True,
+    "console": "off",
+    "init_timeout": 30,
+    # Without a network, wandb would wait forever for a page to be sent.
+    "finish_timeout": 120,
+    "finish_timeout_raises": True,
+}
 
 
 def mode() -> tuple[str, str]:
-    """The mode, and why it is off: "" if it is not."""
-    asked = os.environ.get("WANDB_MODE", "").lower()
-    found = {"": "online", "run": "online", "dryrun": "offline"}.get(asked, asked)
-    if found == "disabled":
-        return found, "WANDB_MODE is disabled"
-    if found not in ("online", "offline"):
-        near = nearest(asked, ["online", "offline", "disabled"])
-        return found, f"WANDB_MODE is {asked!r}: {near}"
-    if found == "online" and not _credentials():
-        return found, "no credentials: `wandb login`, or WANDB_MODE=offline, turns it on"
-    return found, ""
+    """The mode that wandb's variables ask for, and why W&B is off: "" if it is on."""
+    word = os.environ.get("WANDB_MODE", "").lower()
+    chosen = {"": "online", "run": "online", "dryrun": "offline"}.get(word, word)
+    if chosen == "disabled":
+        return chosen, "WANDB_MODE is disabled"
+    if chosen not in ("online", "offline"):
+        return chosen, f"WANDB_MODE is {word!r}: {nearest(word, ['online', 'offline', 'disabled'])}"
+    if chosen == "online" and not _credentials():
+        return chosen, "no credentials: `wandb login`, or WANDB_MODE=offline, turns it on"
+    return chosen, ""
 
 
 def project() -> str:
@@ -54,9 +63,9 @@ def entity() -> str | None:
     return os.environ.get("WANDB_ENTITY")
 
 
-def destination(found: str) -> str:
+def destination(chosen_mode: str) -> str:
     """Mode, entity and project as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", f"{found}-{entity() or ''}-{project()}")
+    return re.sub(r"[^A-Za-z0-9_-]", "_", f"{chosen_mode}-{entity() or ''}-{project()}")
 
 
 def _credentials() -> bool:
@@ -70,22 +79,13 @@ def _credentials() -> bool:
     return False
 
 
-# What a page of W&B shows of a run, of a preset and of its artifacts.
-
-
-TABLE_ROWS = 1_000  # longer arrays are sent as a histogram
-IMAGES = 30
-FACTS = ("commit", "dirty", "device", "seconds", "peak_memory_bytes", "data", "slurm", "resumed")
-CURVE = "train_loss"  # what experiments.training keeps of its epochs: a run that has it is a model
-
-
 def kind(run: Run) -> str:
-    """The job type of what cells are made of: a model is trained, the rest prepares scores."""
+    """The job type of a run that cells are made of: `train` if it is a trained model."""
     return "train" if CURVE in run.meta["arrays"] else "score"
 
 
 def curve(run: Run) -> Iterator[dict[str, float]]:
-    """The loss of a training by epoch, from 1 on."""
+    """The training loss by epoch, from 1 on."""
     if kind(run) == "train":
         for epoch, loss in enumerate(run.array(CURVE).tolist(), start=1):
             yield {"training/epoch": epoch, "training/loss": loss}
@@ -93,7 +93,7 @@ def curve(run: Run) -> Iterator[dict[str, float]]:
 
 def media(wandb: Any, run: Run) -> dict[str, Any]:
     """The arrays of a run that a person can look at: tables, histograms and images."""
-    found: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
     columns: dict[int, dict[str, np.ndarray]] = {}
     for name in run.meta["arrays"]:
         array = run.array(name)
@@ -102,55 +102,53 @@ def media(wandb: Any, run: Run) -> dict[str, Any]:
         elif array.ndim == 1 and array.dtype.kind in "biuf":
             values = array[np.isfinite(array)].astype(np.float64)
             counted = np.histogram(values, bins=64)
-            found[f"histograms/{name}"] = wandb.Histogram(np_histogram=counted)
+            shown[f"histograms/{name}"] = wandb.Histogram(np_histogram=counted)
         elif array.ndim == 3 and array.dtype == np.uint8:
-            found[f"images/{name}"] = [wandb.Image(np.asarray(image)) for image in array[:IMAGES]]
+            shown[f"images/{name}"] = [wandb.Image(np.asarray(image)) for image in array[:IMAGES]]
     for length, arrays in columns.items():
         rows = zip(*(array.tolist() for array in arrays.values()), strict=True)
         table = wandb.Table(columns=list(arrays), data=[list(row) for row in rows])
-        found[f"tables/{length}_rows"] = table
-    return found
+        shown[f"tables/{length}_rows"] = table
+    return shown
 
 
-def overview(wandb: Any, found: Sequence[Run]) -> Any:
+def overview(wandb: Any, finished: Sequence[Run]) -> Any:
     """Settings and metrics of many runs as one table."""
-    return _table(wandb, [flatten(run.config) | run.metrics for run in found])
+    return _table(wandb, [flatten(run.config) | run.metrics for run in finished])
 
 
 def committed_artifacts(name: str, preset: str) -> dict[Path, dict[str, Any]]:
     """The figures made of a preset's runs, with their provenance."""
-    found = {}
+    figures = {}
     for path in sorted((runs.results() / "artifacts" / preset).glob("*.json")):
         about = json.loads(path.read_bytes())
         if about["numbers"]["experiment"] == name and path.with_suffix(".png").exists():
-            found[path.with_suffix(".png")] = about
-    return found
+            figures[path.with_suffix(".png")] = about
+    return figures
 
 
 def artifact(wandb: Any, image: Path, about: dict[str, Any]) -> dict[str, Any]:
     """One artifact: its figure, captioned with title and verdict, and its numbers as a table."""
     caption = f"{about['title']}: {about['verdict']['word']}"
-    found = {f"figures/{image.stem}": wandb.Image(str(image), caption=caption)}
+    shown = {f"figures/{image.stem}": wandb.Image(str(image), caption=caption)}
     if image.with_suffix(".csv").exists():
         with image.with_suffix(".csv").open(newline="") as file:
             records = [{k: _value(v) for k, v in row.items()} for row in csv.DictReader(file)]
-        found[f"numbers/{image.stem}"] = _table(wandb, records)
-    return found
+        shown[f"numbers/{image.stem}"] = _table(wandb, records)
+    return shown
 
 
 def _table(wandb: Any, records: Sequence[dict[str, Any]]) -> Any:
     names = list(dict.fromkeys(name for record in records for name in record))
     kinds = {name: {type(r[name]) for r in records if r.get(name) is not None} for name in names}
     plain = {name for name, kind in kinds.items() if len(kind) == 1 and list not in kind}
-    # A column of W&B has one type: what varies is written out.
-    rows = [
-        [
-            None if r.get(name) is None else r[name] if name in plain else str(r[name])
-            for name in names
-        ]
-        for r in records
-    ]
-    return wandb.Table(columns=names, data=rows)
+
+    def cell(record: dict[str, Any], name: str) -> Any:
+        # A column of W&B has one type: values of several types become text.
+        value = record.get(name)
+        return value if value is None or name in plain else str(value)
+
+    return wandb.Table(columns=names, data=[[cell(r, name) for name in names] for r in records])
 
 
 def _value(text: str) -> float | str | None:
@@ -160,18 +158,8 @@ def _value(text: str) -> float | str | None:
         return text
 
 
-SETTINGS = {
-    "silent": True,
-    "console": "off",
-    "init_timeout": 30,
-    # Without a network, a page would be waited for without end.
-    "finish_timeout": 120,
-    "finish_timeout_raises": True,
-}
-
-
 class Mirror:
-    """Sends the runs of one preset, each once; a marker beside the runs remembers which."""
+    """Sends each run of one preset once; a marker beside the runs records which were sent."""
 
     def __init__(self, name: str, preset: str) -> None:
         self.name, self.preset, self.sent = name, preset, 0
@@ -179,7 +167,7 @@ class Mirror:
         self.wandb: Any = None
         self._page: Any = None
         if os.environ.get("RANK", "0") != "0":
-            self.off = "the first of the processes of a cell mirrors it"
+            self.off = "only the first process of a cell mirrors it"
             return
         if not self.off:
             try:
@@ -191,18 +179,18 @@ class Mirror:
 
     @contextlib.contextmanager
     def watching(self, config: Any) -> Iterator[None]:
-        """Show a cell while it is computed: what is told of it, and what the machine does.
+        """Show a cell while it is computed: its reported numbers, and the load of the machine.
 
-        A cell that is stopped, and requeued, goes on with the same page.
+        A cell that is stopped and requeued continues on the same page of W&B.
         """
         key = runs.key(config)
         if self.off or self._marker(self.name, key).exists() or runs.find(self.name, config):
             yield
             return
         with self._safely():
-            self._page = self._open(key, "score", flatten(runs.describe(config)), seen=True)
+            self._page = self._open(key, "score", flatten(runs.describe(config)), watched=True)
         try:
-            with live.watched_by(self._hear):
+            with progress.watched_by(self._log):
                 yield
         except BaseException as error:
             with self._safely():
@@ -210,27 +198,27 @@ class Mirror:
             raise
 
     def send(self, run: Run) -> None:
-        """Mirror a finished cell, and first the runs it is made of: the models it trained."""
+        """Mirror a finished cell, after the runs it is made of, such as the models it trained."""
         self._send(run, "score")
 
     def finish(self) -> None:
-        """Mirror a complete preset as one page: a table of its runs, and the artifacts of them."""
+        """Mirror a complete preset as one page: a table of its runs, and their artifacts."""
         if self.off or self.preset == "custom":
             return
         try:
-            found = runs.load(self.name, self.preset)
+            finished = runs.load(self.name, self.preset)
         except MissingRuns:
             return
         with self._safely():
             artifacts = committed_artifacts(self.name, self.preset)
             csvs = [about["csv_sha256"] for about in artifacts.values()]
             marker = self._marker(self.name, f"summary-{self.preset}")
-            content = _digest("".join([run.key for run in found] + csvs))
+            content = _digest("".join([run.key for run in finished] + csvs))
             if marker.is_file() and marker.read_text() == content:
                 return
             page = self._open(f"{self.name}-{self.preset}", "artifact", {})
             with _finishing(page):
-                page.log({"runs": overview(self.wandb, found)})
+                page.log({"runs": overview(self.wandb, finished)})
                 for image, about in artifacts.items():
                     page.log(artifact(self.wandb, image, about))
                     page.summary[f"verdict/{image.stem}"] = about["verdict"]["word"]
@@ -257,7 +245,7 @@ class Mirror:
             self._done(marker, "sent")
 
     def _send_part(self, path: Path) -> None:
-        """Mirror what a run is made of on a page of its own, unless it was moved away."""
+        """Mirror a run that another is made of on its own page, unless its folder is gone."""
         if path.is_dir():
             ours, self._page = self._page, None
             try:
@@ -266,7 +254,7 @@ class Mirror:
             finally:
                 self._page = ours
 
-    def _hear(self, values: dict[str, float]) -> None:
+    def _log(self, values: dict[str, float]) -> None:
         if self._page is not None:
             with self._safely():
                 self._page.log({f"training/{name}": value for name, value in values.items()})
@@ -282,19 +270,19 @@ class Mirror:
     def _safely(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # wandb raises many kinds; none may end an experiment
+        except Exception as error:  # no error of wandb may end an experiment
             self._page = None
             self.off = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             again = f"python -m experiments track replay {self.name}"
             print(f"W&B: off from here, {self.off}; later: `{again}`", file=sys.stderr)
 
-    def _open(self, identity: str, job: str, config: dict[str, Any], seen: bool = False) -> Any:
-        # Of a run that is only sent, this process's use of the machine says nothing.
+    def _open(self, page_id: str, job: str, config: dict[str, Any], watched: bool = False) -> Any:
+        # The load of this machine says nothing about a run that is only sent from here.
         page = self.wandb.init(
             project=project(),
             entity=entity(),
-            id=identity,
-            name=identity,
+            id=page_id,
+            name=page_id,
             group=f"{self.name}/{self.preset}",
             job_type=job,
             config=config,
@@ -302,13 +290,13 @@ class Mirror:
             reinit="create_new",
             mode=self.mode,
             dir=str(runs.results()),
-            settings=SETTINGS | {"x_disable_stats": not seen},
+            settings=SETTINGS | {"x_disable_stats": not watched},
         )
         page.define_metric("training/*", step_metric="training/epoch")
         return page
 
-    def _marker(self, name: str, identity: str) -> Path:
-        file = f"{identity}.{destination(self.mode)}"
+    def _marker(self, name: str, page_id: str) -> Path:
+        file = f"{page_id}.{destination(self.mode)}"
         return runs.results() / "runs" / name / "tracked" / file
 
     def _done(self, marker: Path, content: str) -> None:
@@ -318,7 +306,7 @@ class Mirror:
 
 
 def replay(name: str | None = None) -> int:
-    """Send every finished run, or those of one experiment, that is not mirrored yet."""
+    """Send the finished runs, of one experiment or of all, that are not mirrored yet."""
     home = runs.results() / "runs"
     known = sorted(path.parent.name for path in home.glob("*/presets"))
     if name is not None and name not in known:
@@ -329,12 +317,12 @@ def replay(name: str | None = None) -> int:
             mirror = Mirror(each, preset)
             if mirror.off:
                 return 2
-            found = runs.load(each, preset, partial=True)
+            finished = runs.load(each, preset, partial=True)
             with progress.show() as display:
-                for run in display.track(found, f"{each} {preset}"):
+                for run in display.track(finished, f"{each} {preset}"):
                     mirror.send(run)
                 mirror.finish()
-            print(f"{each}/{preset}: {len(found)} runs, {mirror.sent} pages sent {mirror.mode}")
+            print(f"{each}/{preset}: {len(finished)} runs, {mirror.sent} pages sent {mirror.mode}")
             if mirror.off:
                 return 2
     return 0

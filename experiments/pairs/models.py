@@ -21,6 +21,7 @@ from experiments.training import models as training
 from experiments.training.loop import fit
 from experiments.training.plans import AdamW, CrossEntropy, Decayed, Fit
 from methods.progress import track
+from methods.randomness import Purpose, numpy_generator
 from methods.task import Examples
 
 # Hidden states under the trained layers, computed once: a run whose array is a column.

@@ -13,7 +13,6 @@ import pytest
 
 from experiments import speed_ensembles
 from experiments.cluster import array, jobs, slurm
-from experiments.cluster import jobs as division
 from experiments.cluster import submit as cluster
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
@@ -42,29 +41,29 @@ def entries(models: list[str]) -> list[dict]:
 
 
 def test_cells_that_share_a_model_are_one_task():
-    assert division.divide(entries(["a", "b", "a", "c"]), "model") == [[0, 2], [1], [3]]
-    assert division.divide(entries(["a", "b", "a"]), "stored") == [[0], [1], [2]]
+    assert jobs.divide(entries(["a", "b", "a", "c"]), "model") == [[0, 2], [1], [3]]
+    assert jobs.divide(entries(["a", "b", "a"]), "stored") == [[0], [1], [2]]
 
 
 def test_fewer_tasks_take_whole_groups_and_more_halve_the_largest():
     listed = entries([*"aaaa", *"bb", "c", "d"])
-    assert division.divide(listed, "model", 2) == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert division.divide(listed, "model", 5) == [[0, 1], [2, 3], [4, 5], [6], [7]]
-    assert division.divide(listed, "model", 100) == [[i] for i in range(8)]
-    assert len(division.divide(entries([str(i) for i in range(2_500)]), "model")) == 1_000
+    assert jobs.divide(listed, "model", 2) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert jobs.divide(listed, "model", 5) == [[0, 1], [2, 3], [4, 5], [6], [7]]
+    assert jobs.divide(listed, "model", 100) == [[i] for i in range(8)]
+    assert len(jobs.divide(entries([str(i) for i in range(2_500)]), "model")) == 1_000
 
 
 @pytest.mark.parametrize("tasks", [None, *range(1, 13)])
 def test_every_cell_is_in_one_task_and_the_number_of_tasks_gives_the_division_again(tasks):
     listed = entries([*"abcabcaadda"])
-    tasks = division.divide(listed, "model", tasks)
+    tasks = jobs.divide(listed, "model", tasks)
     assert sorted(cell for task in tasks for cell in task) == list(range(11))
-    assert division.divide(listed, "model", len(tasks)) == tasks
+    assert jobs.divide(listed, "model", len(tasks)) == tasks
 
 
 def test_indices_are_written_as_slurm_reads_them():
-    assert division.ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
-    assert division.ranges([3]) == "3"
+    assert jobs.ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
+    assert jobs.ranges([3]) == "3"
 
 
 def queued(task: jobs.Array, *indices: int) -> list[slurm.Queued]:
@@ -278,7 +277,7 @@ def task_words(number: int, plan: str | None = None) -> list[str]:
     """The words with which array.sbatch starts a task of the slow walks, there the small tier."""
     runs.plan("tiny", "small", SMALL)
     listed = runs.entries(SMALL)
-    made = division.fingerprint(listed, division.divide(listed, "model", 3))
+    made = jobs.fingerprint(listed, jobs.divide(listed, "model", 3))
     options = ["--shared=model", "--tasks=3", f"--plan={plan or made}", f"--task={number}"]
     return ["tiny", "small", *options]
 
@@ -375,7 +374,7 @@ def test_a_cancelled_task_saves_and_is_not_requeued(fresh, tmp_path):
 
 def test_several_processes_compute_a_cell_together_and_write_it_once(fresh):
     listed = [{"key": runs.key(pair.Config(n)), "config": {}, "parts": {}} for n in (1, 2)]
-    plan = division.fingerprint(listed, division.divide(listed, "", 1))
+    plan = jobs.fingerprint(listed, jobs.divide(listed, "", 1))
     runs.plan("pair", "smoke", pair.EXPERIMENT.presets["smoke"])
     options = ["--tasks=1", f"--plan={plan}", "--task=0", "--processes=2"]
     done = fresh.python("experiments", "array", "pair", "smoke", *options)

@@ -13,7 +13,7 @@ from experiments import __main__ as listing
 from experiments.laboratory import progress, runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import sweep
-from experiments.laboratory.table import aligned, interval, summarise, told
+from experiments.laboratory.table import aligned, interval, plus_minus, summarise
 from tests.experiments.laboratory.tiny import EXPERIMENT, Config, Mean, Power
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -69,11 +69,11 @@ def test_runs_that_differ_in_seeds_alone_share_a_row_with_its_interval():
     header, rows = summarise(runs.load("tiny", "smoke"), ["level"])
     assert header == ["method", "level", "seeds", "runs"]
     levels = [run.metrics["level"] for run in runs.load("tiny", "smoke")][::2]
-    assert rows[0] == ["Mean", told(*interval(levels)), "3", "3"]
+    assert rows[0] == ["Mean", plus_minus(*interval(levels)), "3", "3"]
     assert interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.4841377), rel=1e-6)
-    assert told(0.99041, 0.0031) == "0.9904 ± 0.0031"
-    assert told(10.09, 13.4) == "10 ± 13"
-    assert told(0.12345678, float("nan")) == "0.1235"
+    assert plus_minus(0.99041, 0.0031) == "0.9904 ± 0.0031"
+    assert plus_minus(10.09, 13.4) == "10 ± 13"
+    assert plus_minus(0.12345678, float("nan")) == "0.1235"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def test_draws_on_one_model_are_no_seeds_of_their_own():
     ]
     header, rows = summarise(found)
     assert header == ["level", "seeds", "runs"]
-    assert rows == [[told(*interval([0.5, 10.5])), "2", "22"]]
+    assert rows == [[plus_minus(*interval([0.5, 10.5])), "2", "22"]]
 
 
 def test_rows_that_words_do_not_tell_apart_show_what_varies(capsys):

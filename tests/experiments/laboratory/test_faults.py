@@ -178,7 +178,7 @@ def test_a_full_disk_loses_no_finished_run(tmp_path, store):
         error = err.splitlines()[-1]
         assert error.startswith("error: cell 2 of preset big: cannot write ")
         assert str(folder / "runs") in error
-        assert "bytes free there" in error
+        assert "bytes free)" in error
         assert "finished runs are kept" in error
         assert "Traceback" not in err
         assert len(runs.load("tiny", "big", partial=True)) == 2
