@@ -1,4 +1,4 @@
-"""Images moved and mirrored at random in training."""
+"""How a classifier sees images: moved at random in training, plain, or in several views."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,30 +9,32 @@ from torch import Tensor
 
 from experiments.training.plans import Loss
 
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop, as torchvision draws it
+
 
 @dataclass(frozen=True)
 class CropAndFlip:
-    """`pad` black pixels on each side, a crop of the original size, mirrored half of the time.
+    """Add `pad` black pixels on each side, crop to the original size, mirror half of the time.
 
-    He et al. (2016), Sec. 4.2. Numbers come from torch's global generator, which training seeds
-    for every step.
+    He et al. (2016), Sec. 4.2. Random numbers come from torch's global generator, which training
+    seeds for every step.
     """
 
     pad: int = 4
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Move every image (b, channels, height, width) on its own."""
+        """Move each image of (b, channels, height, width) independently."""
         return moved(image, self.pad, mirror=True)
 
     def loss(self, loss: Loss) -> Loss:
-        """The loss of moved images."""
+        """The loss on moved images."""
         return lambda model, batch: loss(model, {**batch, "image": self(batch["image"])})
 
 
 def moved(image: Tensor, pad: int, mirror: bool) -> Tensor:
-    """Crops of the original size of images (b, channels, height, width) with a black margin.
+    """Random crops of images (b, channels, height, width) with black margins, as large as they are.
 
-    With `mirror`, half of them are. Numbers come from torch's global generator.
+    With `mirror`, half of them are mirrored. Random numbers come from torch's global generator.
     """
     b, _, height, width = image.shape
     top, left = torch.randint(0, 2 * pad + 1, (2, b, 1))
@@ -48,25 +50,20 @@ def moved(image: Tensor, pad: int, mirror: bool) -> Tensor:
     return padded[torch.arange(b, device=device)[:, None, None], rows, columns].movedim(3, 1)
 
 
-# How a classifier sees images: moved at random in training, plain, or in several views.
-
-
-SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop, as torchvision draws it
-
-
 @dataclass(frozen=True)
 class Shifted:
-    """Small images (b, channels, height, width), seen through `pad` black pixels on each side.
+    """Small images (b, channels, height, width) with `pad` black pixels added on each side.
 
-    In training a random crop of the original size, half of them mirrored if `mirror`. Several views
-    are the crops at the corners and in the middle, and if `mirror` the same mirrored: 5 or 10.
+    Training sees a random crop of the original size, half of them mirrored if `mirror`. The several
+    views are the crops at the corners and in the middle, and if `mirror` their mirror images: 5 or
+    10.
     """
 
     pad: int = 4
     mirror: bool = True
 
     def moved(self, images: Tensor) -> Tensor:
-        """Every image moved on its own; from torch's global generator."""
+        """Each image moved independently, by torch's global generator."""
         return moved(images, self.pad, self.mirror)
 
     def plain(self, images: Tensor) -> Tensor:
@@ -74,7 +71,7 @@ class Shifted:
         return images
 
     def several(self, images: Tensor) -> Iterator[Tensor]:
-        """View after view of all images."""
+        """All images, one view after another."""
         _, _, height, width = images.shape
         padded = F.pad(images, (self.pad,) * 4)
         yield from _five(padded, height, width, self.mirror)
@@ -82,18 +79,18 @@ class Shifted:
 
 @dataclass(frozen=True)
 class Photographed:
-    """Photographs (3, height, width) uint8 of many sizes, as ImageNet's usual pipeline has them.
+    """Photographs (3, height, width) uint8 of many sizes, seen as usual for ImageNet.
 
-    In training a random part, resized to `side` pixels, half of them mirrored. Plain is the middle
-    of the photograph whose shorter side is `shorter`; several views are its corners and middle, and
-    the same mirrored: 10.
+    Training sees a random part, resized to `side` pixels, half of them mirrored. The plain view is
+    the middle of the photograph, resized to a shorter side of `shorter` pixels; the several views
+    are its corners and middle, and their mirror images: 10.
     """
 
     side: int = 224
     shorter: int = 256
 
     def moved(self, photos: Sequence[Tensor]) -> Tensor:
-        """A random part of each photograph, (b, 3, side, side); from torch's global generator."""
+        """A random part of each photograph, (b, 3, side, side), by torch's global generator."""
         from torchvision.transforms import RandomResizedCrop
 
         parts = []
@@ -109,7 +106,7 @@ class Photographed:
         return torch.stack([_crop(self._whole(p), 0.5, 0.5, self.side, self.side) for p in photos])
 
     def several(self, photos: Sequence[Tensor]) -> Iterator[Tensor]:
-        """View after view of all photographs."""
+        """All photographs, one view after another."""
         views = [list(_five(self._whole(p)[None], self.side, self.side, True)) for p in photos]
         for same in zip(*views, strict=True):
             yield torch.cat(same)
@@ -118,9 +115,6 @@ class Photographed:
         _, height, width = photo.shape
         factor = self.shorter / min(height, width)
         return _resized(photo, *(max(self.shorter, round(factor * n)) for n in (height, width)))
-
-
-View = Shifted | Photographed
 
 
 def _five(images: Tensor, height: int, width: int, mirror: bool) -> Iterator[Tensor]:
@@ -132,14 +126,14 @@ def _five(images: Tensor, height: int, width: int, mirror: bool) -> Iterator[Ten
 
 
 def _crop(images: Tensor, down: float, right: float, height: int, width: int) -> Tensor:
-    """A part of images (..., h, w), at shares of the way down and to the right."""
+    """A part of images (..., h, w); `down` and `right` are 0 to 1, from the top left corner."""
     top = round(down * (images.shape[-2] - height))
     left = round(right * (images.shape[-1] - width))
     return images[..., top : top + height, left : left + width]
 
 
 def _resized(photo: Tensor, height: int, width: int) -> Tensor:
-    """In [0, 1], float32."""
+    """The photograph in float32, in [0, 1], of another size."""
     pixels = photo[None].float() / 255
     return F.interpolate(
         pixels, (height, width), mode="bilinear", align_corners=False, antialias=True

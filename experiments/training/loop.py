@@ -1,4 +1,4 @@
-"""The one training loop: seeded, checkpointed, and resumable after a kill to the last bit."""
+"""The one training loop: seeded, with checkpoints; killed and resumed, it gives the same bits."""
 
 import hashlib
 import io
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,167 +16,27 @@ from torch import Tensor, nn
 from experiments.laboratory import disk, process, progress
 from experiments.laboratory.errors import Diverged, UserError
 from experiments.laboratory.keys import key
-from experiments.training.plans import (
-    AdamW,
-    Draws,
-    Fit,
-    Loss,
-    SharpnessAware,
-    Shuffled,
-)
+from experiments.training.plans import AdamW, Draws, Fit, Loss, SharpnessAware, Shuffled
 from methods.progress import track
 from methods.task import floating_buffers
 
-# Sharpness-aware minimisation (Foret et al., 2021, arXiv:2010.01412): what it does in a step.
-
-
-def sharpen(module: nn.Module, rho: float, loss: Callable[[], Tensor]) -> None:
-    """Replace the gradient g that parameters have by that of the mean of `loss()` at
-    params + rho g / |g| (their Eqs. 2 and 3); the parameters stay as they are, to the last bit.
-
-    `loss()` is of the same batch, (b,): seed what is random in it as it was before.
-    """
-    params = [value for value in module.parameters() if value.grad is not None]
-    kept = [value.detach().clone() for value in params]
-    gradients = [value.grad.detach() for value in params if value.grad is not None]
-    norm = torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()
-    with torch.no_grad():
-        for value, gradient in zip(params, gradients, strict=True):
-            value.add_(gradient * (rho / norm.clamp_min(torch.finfo(torch.float32).tiny)))
-            value.grad = None
-    values = loss()
-    if values.ndim != 1:
-        raise UserError(
-            "sharpness-aware minimisation of a stack of networks would mix their gradients: train "
-            "them one after another"
-        )
-    values.mean().backward()
-    with torch.no_grad():
-        for value, before in zip(params, kept, strict=True):
-            value.copy_(before)
-
-
-# A training's state and checkpoints in its scratch, and when the state is due to be saved.
-
-
-SAVE_SECONDS = 5.0  # between two states on disk: the most that a kill can lose
-SLOW_SAVE = 0.25  # seconds above which saving is rarer in proportion: a twentieth of the time
-
-
-class Saved:
-    """What is on disk of one training, whose `name` says all that its state depends on."""
-
-    def __init__(self, scratch: Path, name: str) -> None:
-        self.scratch, self.name = scratch, name
-        self.pause = _pause()
-        self.due_at = time.monotonic() + self.pause
-
-    @property
-    def due(self) -> bool:
-        """Whether the last state is old enough for another."""
-        return time.monotonic() > self.due_at
-
-    def write(self, state: dict[str, Any]) -> None:
-        began, content = time.monotonic(), io.BytesIO()
-        torch.save(state, content)
-        disk.write_file(self._state, content.getvalue())
-        took = time.monotonic() - began
-        self.due_at = time.monotonic() + self.pause * max(1.0, took / SLOW_SAVE)
-
-    def read(self, device: torch.device) -> dict[str, Any] | None:
-        """The state that was written last, of this process or of one before it."""
-        if not self._state.exists():
-            return None
-        found: dict[str, Any] = torch.load(self._state, map_location=device, weights_only=True)
-        return found
-
-    def keep(self, index: int, checkpoint: np.ndarray) -> None:
-        content = io.BytesIO()
-        np.save(content, checkpoint)
-        disk.write_file(self._checkpoint(index), content.getvalue())
-
-    def kept(self, count: int) -> np.ndarray:
-        """The first `count` checkpoints, one a row."""
-        return np.stack([np.load(self._checkpoint(index)) for index in range(count)])
-
-    @property
-    def _state(self) -> Path:
-        return self.scratch / f"{self.name}.pt"
-
-    def _checkpoint(self, index: int) -> Path:
-        return self.scratch / f"{self.name}-{index:04d}.npy"
-
-
-def _pause() -> float:
-    """Seconds between two states, which a cluster with a busy disk may want more of."""
-    asked = os.environ.get("RETRACE_SAVE_SECONDS")
-    try:
-        return float(asked) if asked else SAVE_SECONDS
-    except ValueError as error:
-        raise UserError(f"RETRACE_SAVE_SECONDS is {asked!r}: give a number, as 60") from error
-
-
-# A module's state as vectors, and back: its parameters, and the buffers that training changes.
-
-
-def flat_params(module: nn.Module) -> np.ndarray:
-    """All parameters as one vector (p,), in the order of `named_parameters`."""
-    pieces = [value.detach().reshape(-1) for _, value in module.named_parameters()]
-    return torch.cat(pieces).cpu().numpy()
-
-
-def flat_buffers(module: nn.Module) -> np.ndarray:
-    """What training changes beside parameters, such as BatchNorm's running statistics, (q,)."""
-    pieces = [value.reshape(-1) for value in floating_buffers(module).values()]
-    return torch.cat(pieces).cpu().numpy() if pieces else np.empty(0, np.float32)
-
-
-def load_buffers(module: nn.Module, flat: np.ndarray) -> nn.Module:
-    """Put a vector of `flat_buffers` back into a module of the same architecture."""
-    values = list(floating_buffers(module).values())
-    wanted = sum(value.numel() for value in values)
-    if flat.shape != (wanted,):
-        raise UserError(
-            f"checkpoint has buffers of shape {flat.shape}, {type(module).__name__} has {wanted:,} "
-            "numbers: it is of another architecture; give the network it was trained with"
-        )
-    vector = torch.from_numpy(np.array(flat))
-    for value, part in zip(values, vector.split([v.numel() for v in values]), strict=True):
-        value.copy_(part.view(value.shape))  # shares the buffer's memory
-    return module
-
-
-def load_params(module: nn.Module, flat: np.ndarray) -> nn.Module:
-    """Put a vector of `flat_params` back into a module of the same architecture."""
-    wanted = sum(value.numel() for value in module.parameters())
-    if flat.shape != (wanted,):
-        found = f"{flat.size:,}" if flat.ndim == 1 else f"shape {flat.shape}, not a vector, of"
-        raise UserError(
-            f"checkpoint has {found} parameters, {type(module).__name__} has {wanted:,}: "
-            "it is of another architecture; give the network it was trained with"
-        )
-    vector = torch.from_numpy(np.array(flat))
-    at = 0
-    with torch.no_grad():
-        for value in module.parameters():
-            value.copy_(vector[at : at + value.numel()].view(value.shape))
-            at += value.numel()
-    return module
-
+Module = TypeVar("Module", bound=nn.Module)
 
 LOOK_STEPS = 20  # between two looks at the loss, each of which waits for the device
+SAVE_SECONDS = 5.0  # between two saved states: the most that a kill can lose
+SLOW_SAVE = 0.25  # seconds; where saving takes longer, it is rarer in proportion
 
 
 def fit(
     module: nn.Module, loss: Loss, train: dict[str, Tensor], plan: Fit, seed: int, scratch: Path
 ) -> dict[str, np.ndarray]:
-    """Train `module` in place; `loss(module, batch)` gives (b,), one value an example.
+    """Train `module` in place; `loss(module, batch)` gives (b,), one value per example.
 
     Returns `params` (n_checkpoints, p), flattened in the order of `named_parameters`; `lrs` and
     `steps` (n_checkpoints,); `train_loss` (epochs,), the mean over the epoch, without weight decay;
-    and `buffers` (n_checkpoints, q) of `flat_buffers` if the module has any.
-    State goes to `scratch`: killed at any moment and called again, the outcome has the same bits
-    (on the same kind of CPU). The module ends in evaluation mode.
+    and `buffers` (n_checkpoints, q) of `flat_buffers` if the module has any. The module ends in
+    evaluation mode. State is saved in `scratch`: after a kill at any moment, the next call resumes
+    and gives the same bits (on the same kind of CPU).
     """
     check(plan, train)
     count = len(next(iter(train.values())))
@@ -191,10 +51,10 @@ def descend(
     draws: Draws,
     scratch: Path,
 ) -> dict[str, np.ndarray]:
-    """`fit` with the batches that `draws` gives, of one network or of a stack of them.
+    """`fit` with the batches that `draws` gives, for one network or a stack of K networks.
 
-    A stack's loss gives (K, b), and its train_loss is (epochs, K); each network descends its own
-    mean.
+    The loss of a stack gives (K, b), and its train_loss is (epochs, K); each network descends the
+    mean of its own losses.
     """
     work = _Training(module, loss, train, plan, draws, scratch)
     devices = [work.device] if work.device.type == "cuda" else []
@@ -220,10 +80,10 @@ class _Training:
         self.draws, self.count = draws, draws.count
         self.device = next(module.parameters()).device
         self.optimizer = _optimizer(module, plan)
-        # The name says all that the state depends on: another model, or other data, starts anew.
+        # The name says all that the state depends on: another model or other data start anew.
         self.saved = Saved(scratch, f"fit-{_fingerprint(module, train, plan, draws)}")
         self.epoch, self.step = 0, 0
-        self.sum: Any = 0.0  # of the losses so far in the epoch; (K,) of a stack
+        self.sum: Any = 0.0  # of the losses so far in the epoch; (K,) for a stack
         self.steps: list[int] = []
         self.train_loss: list[Any] = []
         state = self.saved.read(self.device)
@@ -239,7 +99,7 @@ class _Training:
         for step in track(steps, f"epoch {epoch + 1} of {plan.epochs}"):
             for group in self.optimizer.param_groups:
                 group["lr"] = plan.rate(epoch + step / len(batches))
-            torch.manual_seed(noise[step])  # dropout is the same after a restart in mid-epoch
+            torch.manual_seed(noise[step])  # dropout is the same after a restart within an epoch
             rows = batches[step].to(self.device)
             batch = {name: column[rows] for name, column in self.train.items()}
             values = self.loss(self.module, batch)
@@ -264,19 +124,19 @@ class _Training:
 
     def outcome(self) -> dict[str, np.ndarray]:
         count, per_epoch = len(self.steps), -(-self.count // self.plan.batch_size)
-        rows = self.saved.kept(count)
-        kept = flat_buffers(self.module).size
-        found = {
-            "params": rows[:, : rows.shape[1] - kept],
+        rows = self.saved.checkpoints(count)
+        params, buffers = np.split(rows, [rows.shape[1] - flat_buffers(self.module).size], axis=1)
+        arrays = {
+            "params": params,
             "lrs": np.array([self.plan.rate(step // per_epoch - 1) for step in self.steps]),
             "steps": np.array(self.steps, dtype=np.int64),
             "train_loss": np.array(self.train_loss),
         }
-        return {**found, "buffers": rows[:, rows.shape[1] - kept :]} if kept else found
+        return {**arrays, "buffers": buffers} if buffers.size else arrays
 
     def _add(self, recent: list[Tensor], epoch: int, step: int, n_steps: int) -> None:
         for offset, value in enumerate(torch.stack(recent).cpu().numpy()):
-            self.sum = self.sum + value  # in the order of the steps, however often it is called
+            self.sum = self.sum + value  # in the order of the steps, whatever the grouping
             if not np.isfinite(value).all():
                 raise self._diverged("the loss", value, epoch, step - len(recent) + 1 + offset)
         if step == n_steps - 1 and not np.isfinite(flat_params(self.module)).all():
@@ -289,7 +149,7 @@ class _Training:
         self.sum = 0.0
         if (epoch + 1) % plan.every == 0 or epoch + 1 == plan.epochs:
             values = np.concatenate([flat_params(self.module), flat_buffers(self.module)])
-            self.saved.keep(len(self.steps), values)
+            self.saved.write_checkpoint(len(self.steps), values)
             self.steps.append((epoch + 1) * -(-self.count // plan.batch_size))
         self.step = 0
         if self.saved.due or epoch + 1 == plan.epochs:
@@ -334,7 +194,7 @@ def _optimizer(module: nn.Module, plan: Fit) -> torch.optim.Optimizer:
 
 
 def check(plan: Fit, train: dict[str, Tensor]) -> None:
-    """Refuse a plan or a training set that cannot be."""
+    """Refuse settings and training sets that cannot be trained with."""
     sizes = {name: len(column) for name, column in train.items()}
     if len(set(sizes.values())) != 1 or 0 in sizes.values():
         raise UserError(f"columns of the training set must have one length above 0: {sizes}")
@@ -349,3 +209,120 @@ def _fingerprint(module: nn.Module, train: dict[str, Tensor], plan: Fit, draws: 
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:12]
+
+
+class Saved:
+    """The files of one training in its scratch; `name` says all that its state depends on."""
+
+    def __init__(self, scratch: Path, name: str) -> None:
+        self.scratch, self.name = scratch, name
+        self.pause = _pause()
+        self.due_at = time.monotonic() + self.pause
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save another state."""
+        return time.monotonic() > self.due_at
+
+    def write(self, state: dict[str, Any]) -> None:
+        began, content = time.monotonic(), io.BytesIO()
+        torch.save(state, content)
+        disk.write_file(self._state, content.getvalue())
+        took = time.monotonic() - began
+        self.due_at = time.monotonic() + self.pause * max(1.0, took / SLOW_SAVE)
+
+    def read(self, device: torch.device) -> dict[str, Any] | None:
+        """The state that was written last, by this process or by one that was killed."""
+        if not self._state.exists():
+            return None
+        state: dict[str, Any] = torch.load(self._state, map_location=device, weights_only=True)
+        return state
+
+    def write_checkpoint(self, index: int, checkpoint: np.ndarray) -> None:
+        content = io.BytesIO()
+        np.save(content, checkpoint)
+        disk.write_file(self._checkpoint(index), content.getvalue())
+
+    def checkpoints(self, count: int) -> np.ndarray:
+        """The first `count` checkpoints, one a row."""
+        return np.stack([np.load(self._checkpoint(index)) for index in range(count)])
+
+    @property
+    def _state(self) -> Path:
+        return self.scratch / f"{self.name}.pt"
+
+    def _checkpoint(self, index: int) -> Path:
+        return self.scratch / f"{self.name}-{index:04d}.npy"
+
+
+def _pause() -> float:
+    """Seconds between two states; a cluster with a busy disk may need more."""
+    given = os.environ.get("RETRACE_SAVE_SECONDS")
+    try:
+        return float(given) if given else SAVE_SECONDS
+    except ValueError as error:
+        raise UserError(f"RETRACE_SAVE_SECONDS is {given!r}: give a number, as 60") from error
+
+
+def sharpen(module: nn.Module, rho: float, loss: Callable[[], Tensor]) -> None:
+    """The step of sharpness-aware minimisation (Foret et al., 2021, arXiv:2010.01412, Eqs. 2, 3).
+
+    Replaces the gradient g of the parameters by the gradient of the mean of `loss()` at
+    params + rho g / |g|; the parameters do not change by a bit. `loss()` is the loss of the same
+    batch, (b,); its random numbers must be seeded as they were for g.
+    """
+    params = [value for value in module.parameters() if value.grad is not None]
+    originals = [value.detach().clone() for value in params]
+    gradients = [value.grad.detach() for value in params if value.grad is not None]
+    norm = torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()
+    with torch.no_grad():
+        for value, gradient in zip(params, gradients, strict=True):
+            value.add_(gradient * (rho / norm.clamp_min(torch.finfo(torch.float32).tiny)))
+            value.grad = None
+    values = loss()
+    if values.ndim != 1:
+        raise UserError(
+            "sharpness-aware minimisation would mix the gradients of a stack of networks: train "
+            "them one after another"
+        )
+    values.mean().backward()
+    with torch.no_grad():
+        for value, original in zip(params, originals, strict=True):
+            value.copy_(original)
+
+
+def flat_params(module: nn.Module) -> np.ndarray:
+    """All parameters as one vector (p,), in the order of `named_parameters`."""
+    pieces = [value.detach().reshape(-1) for _, value in module.named_parameters()]
+    return torch.cat(pieces).cpu().numpy()
+
+
+def flat_buffers(module: nn.Module) -> np.ndarray:
+    """What training changes beside parameters, such as BatchNorm's running statistics, (q,)."""
+    pieces = [value.reshape(-1) for value in floating_buffers(module).values()]
+    return torch.cat(pieces).cpu().numpy() if pieces else np.empty(0, np.float32)
+
+
+def load_params(module: Module, flat: np.ndarray) -> Module:
+    """Put a vector of `flat_params` back into a module of the same architecture."""
+    _fill(module, list(module.parameters()), flat, "parameters")
+    return module
+
+
+def load_buffers(module: Module, flat: np.ndarray) -> Module:
+    """Put a vector of `flat_buffers` back into a module of the same architecture."""
+    _fill(module, list(floating_buffers(module).values()), flat, "numbers in buffers")
+    return module
+
+
+@torch.no_grad()
+def _fill(module: nn.Module, values: list[Any], flat: np.ndarray, what: str) -> None:
+    sizes = [value.numel() for value in values]
+    if flat.shape != (sum(sizes),):
+        given = f"{flat.size:,}" if flat.ndim == 1 else f"an array of shape {flat.shape} as"
+        raise UserError(
+            f"checkpoint has {given} {what}, {type(module).__name__} has {sum(sizes):,}: "
+            "it is of another architecture; give the network it was trained with"
+        )
+    for value, part in zip(values, torch.from_numpy(np.array(flat)).split(sizes), strict=True):
+        value.copy_(part.view(value.shape))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import numpy as np
 import torch
@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from experiments.laboratory import runs
 from experiments.laboratory.runs import Outcome, Run
-from experiments.training.loop import Loss, load_buffers, load_params
+from experiments.training.loop import Module, load_buffers, load_params
+from experiments.training.plans import Loss
 from methods.task import Checkpoint, Task, floating_buffers
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)

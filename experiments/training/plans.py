@@ -1,4 +1,4 @@
-"""How a model is trained: plans, which are configs; experiments/training.py carries them out."""
+"""How a model is trained: losses, plans (which are configs) and the random order of examples."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ cross_entropy = CrossEntropy()
 
 
 def negative_log_odds(model: Callable[[Tensor], Tensor], batch: dict[str, Tensor]) -> Tensor:
-    """Minus log p / (1 - p) of the given label, (b,): a measurement that does not saturate."""
+    """Minus log p / (1 - p) for the given label, (b,): a measurement that does not saturate."""
     logits, label = model(batch["image"]), batch["label"][:, None]
     others = logits.scatter(1, label, float("-inf")).logsumexp(1)
     return others - logits.gather(1, label)[:, 0]
@@ -40,7 +40,7 @@ def negative_log_odds(model: Callable[[Tensor], Tensor], batch: dict[str, Tensor
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam's decay rates; weight decay stays part of the gradient, as an L2 penalty is."""
+    """Adam's decay rates; weight decay is added to the gradient, as for an L2 penalty."""
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -48,12 +48,12 @@ class Adam:
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Weight decay apart from the gradient (Loshchilov & Hutter, 2019)."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019)."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Minibatch descent on mean loss + weight_decay/2 |params|^2: momentum, or Adam if given.
+    """Minibatch descent on mean loss + weight_decay/2 |params|^2, by momentum, or Adam if given.
 
     `every` is the number of epochs between checkpoints; the last epoch always ends with one.
     """
@@ -67,54 +67,54 @@ class Fit:
     adam: Adam | None = None
 
     def rate(self, epoch: float) -> float:
-        """The learning rate in force after so many epochs."""
+        """The learning rate after so many epochs."""
         return self.lr
 
     def batches(self, train: Mapping[str, Tensor], draw: np.random.Generator) -> list[Tensor]:
-        """Which examples each step of an epoch takes."""
+        """The examples of each step of an epoch, as positions."""
         n = len(next(iter(train.values())))
         return list(torch.from_numpy(draw.permutation(n)).split(self.batch_size))
 
 
 @dataclass(frozen=True)
 class Stepped(Fit):
-    """The same with the learning rate divided by `factor` after these shares of the epochs.
+    """The learning rate is divided by `factor` after each of these shares of the epochs.
 
-    As He et al. (2016, arXiv:1512.03385, Sec. 4.2) train on CIFAR-10: 64k steps of 128 examples
-    with drops at half and at three quarters of them, momentum 0.9 and weight decay 1e-4.
+    He et al. (2016, arXiv:1512.03385, Sec. 4.2) train so on CIFAR-10: 64k steps of 128 examples,
+    drops after a half and three quarters of them, momentum 0.9, weight decay 1e-4.
     """
 
     drops: tuple[float, ...] = (0.5, 0.75)
     factor: float = 10.0
 
     def rate(self, epoch: float) -> float:
-        """The learning rate in force after so many epochs."""
+        """The learning rate after so many epochs."""
         passed = sum(epoch >= round(share * self.epochs) for share in self.drops)
         return self.lr / self.factor**passed
 
 
 @dataclass(frozen=True)
 class Cosine(Fit):
-    """The same with a learning rate that falls to zero along half a cosine, step by step."""
+    """The learning rate falls to zero along half a cosine, step by step."""
 
     def rate(self, epoch: float) -> float:
-        """The learning rate in force after so many epochs."""
+        """The learning rate after so many epochs."""
         return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
 
 
 @dataclass(frozen=True)
 class Ending(Fit):
-    """The last `epochs` epochs of another plan, at the learning rates it has there."""
+    """The last `epochs` epochs of the plan `of`, at its learning rates there."""
 
     of: Fit = field(default_factory=Fit)
 
     def rate(self, epoch: float) -> float:
-        """The learning rate in force after so many epochs."""
+        """The learning rate after so many epochs."""
         return self.of.rate(self.of.epochs - self.epochs + epoch)
 
 
 def ending(plan: Fit, share: float) -> Ending:
-    """The last `share` of a plan's epochs, one at least; its momentum starts at zero."""
+    """The last `share` of a plan's epochs, at least one; momentum starts at zero."""
     if not 0 < share <= 1:
         raise UserError(f"a share of {share} of the epochs: give more than 0 and at most 1")
     epochs = max(1, round(share * plan.epochs))
@@ -124,16 +124,16 @@ def ending(plan: Fit, share: float) -> Ending:
 
 @dataclass(frozen=True)
 class Grouped(Fit):
-    """The same with batches of examples alike in `length`, which are less padded.
+    """Batches hold examples of similar `length`, which need less padding.
 
-    The random order is cut in pools of so many batches, each is sorted by the column `length`, and
-    its batches come in random order.
+    The random order is cut into pools of `pool` batches; each pool is sorted by the column
+    `length`; all batches then come in random order.
     """
 
     pool: int = 40
 
     def batches(self, train: Mapping[str, Tensor], draw: np.random.Generator) -> list[Tensor]:
-        """Which examples each step of an epoch takes."""
+        """The examples of each step of an epoch, as positions."""
         length = train["length"].cpu()
         order = torch.from_numpy(draw.permutation(len(length)))
         pools = [
@@ -146,27 +146,28 @@ class Grouped(Fit):
 
 @dataclass(frozen=True)
 class Decayed(Grouped):
-    """The same with a learning rate that falls linearly to zero, as fine-tuning has it."""
+    """The learning rate falls linearly to zero, as is usual in fine-tuning."""
 
     def rate(self, epoch: float) -> float:
-        """The learning rate in force after so many epochs."""
+        """The learning rate after so many epochs."""
         return self.lr * (1 - epoch / self.epochs)
 
 
 @dataclass(frozen=True)
 class SharpnessAware(Fit):
-    """SAM (Foret et al., 2021, arXiv:2010.01412): the gradient of a step is that at the worst point
-    within `rho` of the parameters, to first order, of the batch's own mean loss.
+    """SAM (Foret et al., 2021, arXiv:2010.01412).
 
-    The learning rate rises linearly for a share `warmup` of the epochs, then falls to zero along a
-    half cosine, as in Chen et al. (2021, arXiv:2106.01548), who train vision Transformers by it.
+    A step takes the gradient of the batch's mean loss not at the parameters but at the worst point
+    within `rho` of them, to first order. The learning rate rises linearly for a share `warmup` of
+    the epochs, then falls to zero along half a cosine, as for the vision Transformers of Chen et
+    al. (2021, arXiv:2106.01548).
     """
 
     rho: float = 0.05
     warmup: float = 0.0
 
     def rate(self, epoch: float) -> float:
-        """The learning rate in force after so many epochs."""
+        """The learning rate after so many epochs."""
         rise = self.warmup * self.epochs
         if epoch < rise:
             return self.lr * (epoch + 1 / self.epochs) / (rise + 1 / self.epochs)
@@ -175,44 +176,41 @@ class SharpnessAware(Fit):
 
 @dataclass(frozen=True)
 class Warmed(Grouped):
-    """The same with a rate that rises linearly for `warmup` epochs and falls as their root.
+    """The learning rate rises linearly for `warmup` epochs, then falls as 1 / sqrt(epoch).
 
-    `lr` is the highest rate, that after the warm-up (Vaswani et al., 2017, Sec. 5.3).
+    `lr` is the highest rate, which ends the warm-up (Vaswani et al., 2017, Sec. 5.3).
     """
 
     warmup: float = 1.0
 
     def rate(self, epoch: float) -> float:
-        """The learning rate in force after so many epochs."""
+        """The learning rate after so many epochs."""
         if epoch < self.warmup:
             return self.lr * epoch / self.warmup
         return self.lr * (self.warmup / epoch) ** 0.5
 
 
-# What is random in training, as a network trained alone draws it.
-
-
 class Draws(Protocol):
-    """Which examples each step takes, and the noise of it."""
+    """What is random in training: the examples of each step, and the seed of its noise."""
 
     @property
     def count(self) -> int:
-        """Examples of an epoch, of one network."""
+        """Examples of one network in an epoch."""
 
     @property
     def name(self) -> str:
-        """All that the numbers depend on."""
+        """Everything that the drawn numbers depend on."""
 
     def batches(self, plan: Fit, train: dict[str, Tensor], epoch: int) -> list[Tensor]:
-        """Rows of the training set for each step, (b,), or (K, b) of a stack of K networks."""
+        """Rows of the training set for each step, (b,), or (K, b) for a stack of K networks."""
 
     def noise(self, epoch: int, n_steps: int) -> list[int]:
-        """A seed of torch's generators for each step."""
+        """A seed of torch's generators for every step."""
 
 
 @dataclass(frozen=True)
 class Shuffled:
-    """All `count` examples, in another order every epoch."""
+    """All `count` examples, in a new order every epoch."""
 
     seed: int
     count: int
@@ -230,9 +228,10 @@ class Shuffled:
 
 @dataclass(frozen=True)
 class Cycled:
-    """Budgets in steps: an "epoch" is `count` examples, from one random order of `n` after another.
+    """An "epoch" is `count` examples, whatever the size `n` of the training set.
 
-    Training sets of different sizes thus get the same number of steps.
+    They come from one random order of all examples after another, so that training sets of
+    different sizes get the same number of steps.
     """
 
     seed: int

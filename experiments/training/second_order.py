@@ -1,8 +1,8 @@
-"""The second-order end of training: full-batch, preconditioned L-BFGS to a stated gradient.
+"""A second-order end of training: full-batch, preconditioned L-BFGS to a stated gradient norm.
 
-It stands in for the hundreds of thousands of SGD steps that papers spend for the same purpose.
-Each round writes out the Hessian over some of the examples and works in coordinates in which
-its absolute value is the identity; in the raw ones L-BFGS creeps along flat valleys.
+It replaces the hundreds of thousands of SGD steps that papers spend for the same purpose. Each
+round computes the Hessian over some of the examples and works in coordinates in which its absolute
+value is the identity; in the original coordinates L-BFGS is slow along flat valleys.
 """
 
 import io
@@ -33,8 +33,8 @@ CHUNK = 500
 class Finish:
     """Rounds of L-BFGS on mean loss + weight_decay/2 |params|^2, summed in float64.
 
-    Ends where |gradient|_2 <= `tolerance`, or after `rounds` rounds of `iterations` each, with
-    the Hessian over `sample` examples as preconditioner. A killed job loses at most a round.
+    They end where |gradient|_2 <= `tolerance`, or after `rounds` rounds of `iterations` each. The
+    preconditioner is the Hessian over `sample` examples. A killed job loses at most one round.
     """
 
     rounds: int = 5
@@ -52,9 +52,9 @@ def converge(
     seed: int,
     scratch: Path,
 ) -> tuple[np.ndarray, float]:
-    """Minimise from the module's parameters on; return them, (p,) float64, and |gradient|_2.
+    """Minimise, starting at the module's parameters, and leave the module at the minimum.
 
-    The module is left at the minimum.
+    Returns the minimum, (p,) float64, and its |gradient|_2.
     """
     count = len(next(iter(train.values())))
     state = scratch / "converge.npz"
@@ -67,7 +67,7 @@ def converge(
     for number in track(range(first, plan.rounds), "converging"):
         value, gradient = _objective(module, loss, train, weight_decay, point)
         if not np.isfinite(value):
-            raise UserError(f"the loss is {value} where minibatch training ended: lower fit.lr")
+            raise UserError(f"the loss is {value} after minibatch training: lower fit.lr")
         if np.linalg.norm(gradient) <= plan.tolerance:
             break
         chosen = numpy_generator(seed, Purpose.PRECONDITION, number).permutation(count)[
@@ -84,7 +84,8 @@ def converge(
     norm = float(np.linalg.norm(gradient))
     if norm > plan.tolerance:
         log.warning(
-            "not at a minimum: |gradient| is %.2g after %d rounds of %d, and %.2g was asked for",
+            "not at a minimum: |gradient| is %.2g after %d rounds of %d iterations, above the "
+            "tolerance of %.2g",
             norm,
             plan.rounds,
             plan.iterations,
@@ -120,14 +121,16 @@ def _descend(
 ) -> np.ndarray:
     """One round of L-BFGS over y, where params = start + scale y."""
 
-    def of(y: np.ndarray) -> tuple[float, np.ndarray]:
+    def objective(y: np.ndarray) -> tuple[float, np.ndarray]:
         at = start + scale @ y
         value, gradient = _objective(module, loss, columns, weight_decay, at)
         return value, scale @ gradient
 
     options = {"maxiter": plan.iterations, "gtol": 0.0, "maxcor": 30, "ftol": 0.0}
-    found = minimize(of, np.zeros_like(start), jac=True, method="L-BFGS-B", options=options)
-    return start + scale @ found.x
+    minimum = minimize(
+        objective, np.zeros_like(start), jac=True, method="L-BFGS-B", options=options
+    )
+    return start + scale @ minimum.x
 
 
 def _objective(

@@ -1,9 +1,9 @@
 """Many networks trained at once: a stack under vmap, each member as if it were trained alone.
 
 Every member has its own initial parameters, its own order of examples and its own subset of the
-training set. Steps are those of `experiments.training`, so a kill changes no bit of them either.
-The stack lives where its members' parameters and the examples are, CPU or GPU. Whether stacking
-is faster than one after another depends on network and device: `experiments.speed_ensembles`.
+training set. The steps are those of `training.loop`, so a stack too resumes to the same bits.
+Whether stacking is faster than training one after another depends on network and device:
+`experiments.speed_ensembles` measures it.
 """
 
 import copy
@@ -36,7 +36,7 @@ class Stack(nn.Module):
                 f"a stack of {len(members)} networks: give one or more, of one architecture"
             )
         self.size = len(members)
-        self._lone = [copy.deepcopy(members[0])]  # in a list: no part of the stack's state
+        self._lone = [copy.deepcopy(members[0])]  # in a list, which keeps it out of the state
         self._names = {name: name.replace(".", "__") for name in states[0]}
         trained = {name for name, _ in members[0].named_parameters()}
         for name, own in self._names.items():
@@ -51,13 +51,13 @@ class Stack(nn.Module):
         return super().train(mode)
 
     def at(self, member: int) -> nn.Module:
-        """A member as a network of its own, with a copy of its numbers."""
+        """A copy of one member as an ordinary network."""
         network = copy.deepcopy(self._lone[0])
         network.load_state_dict({name: value[member] for name, value in self._state().items()})
         return network
 
     def own(self, function: Loss, batch: Examples) -> Tensor:
-        """`function(network, its batch)` of every member; columns are (K, b, ...)."""
+        """`function(network, batch)` of every member on its own batch; columns are (K, b, ...)."""
         return self._mapped(function, 0)(self._state(), batch)
 
     def shared(self, function: Loss, batch: Examples) -> Tensor:
@@ -73,7 +73,7 @@ class Stack(nn.Module):
 
 @dataclass(frozen=True)
 class Subsets:
-    """Each member's own rows in an order of its own; that of a network trained on them alone."""
+    """Each member's rows, in the order that a network trained on them alone would have."""
 
     seeds: tuple[int, ...]
     rows: np.ndarray
@@ -91,19 +91,19 @@ class Subsets:
         own = []
         for seed, rows in zip(self.seeds, self.rows, strict=True):
             where = torch.from_numpy(rows)
-            # What plans look at is a number an example: images are not copied to be counted.
+            # Plans look only at columns of one number per example: images are not copied.
             subset = {"row": where} | {name: column[where] for name, column in flat.items()}
             draw = numpy_generator(seed, Purpose.ORDER, epoch)
             own.append([where[batch] for batch in plan.batches(subset, draw)])
         if any([len(batch) for batch in one] != [len(batch) for batch in own[0]] for one in own):
             raise UserError(
-                f"{type(plan).__name__} draws batches of other sizes for each network, and a stack "
+                f"{type(plan).__name__} draws batches of different sizes for the networks, but a stack "
                 "steps together: give a batch_size that divides the examples of a mask"
             )
         return [torch.stack(step) for step in zip(*own, strict=True)]
 
     def noise(self, epoch: int, n_steps: int) -> list[int]:
-        """The first member's: noise, unlike all else, is not that of a network trained alone."""
+        """The first member's seeds: unlike all else, noise differs from training alone."""
         return torch_seeds(self.seeds[0], Purpose.NOISE, epoch, n_steps)
 
 
@@ -118,17 +118,17 @@ def fit_stack(
 ) -> dict[str, np.ndarray]:
     """Train every member in place, on the examples of its mask, in the order of its seed.
 
-    `masks` (K, n_train) bool have as many examples each; `loss(network, batch)` gives (b,). A
-    member ends as `fit` would leave it on those examples alone, to rounding, unless it draws noise.
-    Returns what `fit` does with a member's axis: `params` (n_checkpoints, K, p), `train_loss`
-    (epochs, K), and `buffers` (n_checkpoints, K, q) if the networks have any.
+    `masks` (K, n_train) bool select equally many examples each; `loss(network, batch)` gives (b,).
+    A member ends, to rounding, as `fit` would leave it on those examples alone, unless it draws
+    noise. Returns what `fit` does with an axis for the members: `params` (n_checkpoints, K, p),
+    `train_loss` (epochs, K), and `buffers` (n_checkpoints, K, q) if the networks have any.
     """
     check(plan, train)
     draws = Subsets(tuple(seeds), rows_of(masks))
     if not stack.size == len(draws.seeds) == len(draws.rows):
         raise UserError(
             f"a stack of {stack.size} networks has {len(draws.rows)} masks and {len(seeds)} seeds: "
-            "give one of each for a network"
+            "give one mask and one seed per network"
         )
     outcome = descend(stack, lambda _, batch: stack.own(loss, batch), train, plan, draws, scratch)
     shapes = {
@@ -144,14 +144,14 @@ def rows_of(masks: np.ndarray) -> np.ndarray:
     sizes = {int(size) for size in masks.sum(1)}
     if len(sizes) != 1 or 0 in sizes:
         raise UserError(
-            f"masks of {min(sizes)} to {max(sizes)} examples: a stack steps together, so give "
+            f"masks have {min(sizes)} to {max(sizes)} examples, but a stack steps together: give "
             "masks of one size above 0"
         )
     return np.nonzero(masks)[1].reshape(len(masks), sizes.pop())
 
 
 def _by_member(flat: np.ndarray, shapes: Sequence[torch.Size]) -> np.ndarray:
-    """(n, sum of K * size) of stacked values one after another, as (n, K, sum of size)."""
+    """Flat stacked values, (n, sum of K * size), split by member, (n, K, sum of size)."""
     ends = np.cumsum([shape.numel() for shape in shapes])[:-1]
     parts = np.split(flat, ends, axis=1)
     pieces = [
