@@ -97,8 +97,8 @@ class Subsets:
             own.append([where[batch] for batch in plan.batches(subset, draw)])
         if any([len(batch) for batch in one] != [len(batch) for batch in own[0]] for one in own):
             raise UserError(
-                f"{type(plan).__name__} draws batches of different sizes for the networks, but a stack "
-                "steps together: give a batch_size that divides the examples of a mask"
+                f"{type(plan).__name__} draws batches of different sizes for the networks, but a "
+                "stack steps together: give a batch_size that divides the examples of a mask"
             )
         return [torch.stack(step) for step in zip(*own, strict=True)]
 

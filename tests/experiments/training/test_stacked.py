@@ -166,11 +166,11 @@ def test_batches_of_examples_alike_are_each_member_s_own(tmp_path):
 
 
 MISTAKES = {
-    "batches of other sizes for each network": lambda folder: fit_stack(
+    "batches of different sizes for the networks": lambda folder: fit_stack(
         stack_of(mlp), cross_entropy, WITH_LENGTH, MASKS, Grouped(1, 20, 0.1), SEEDS, folder
     ),
     "of one architecture": lambda folder: Stack([mlp(0), cnn(0)]),
-    "masks of 90 to 91 examples": lambda folder: rows_of(MASKS & (np.arange(130) != 1)),
+    "masks have 90 to 91 examples": lambda folder: rows_of(MASKS & (np.arange(130) != 1)),
     "has 2 masks and 3 seeds": lambda folder: fit_stack(
         stack_of(mlp), cross_entropy, TRAIN, MASKS[:2], PLAN, SEEDS, folder
     ),
