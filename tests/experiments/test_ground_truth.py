@@ -25,6 +25,7 @@ from methods.ihvp.exact import Exact
 from methods.ihvp.lissa import LiSSA
 from methods.influence import Influence
 from tests.analysis.synthetic import ground_truth as synthetic
+from tests.analysis.synthetic import shapes
 from tests.experiments.test_subset_ensembles import of_few_photos
 
 TINY = Ensemble(DigitsMLP((8,), (1, 8, 8)), Data("digits", 40, 30), Fit(8, 14, 0.1), stack=6)
@@ -53,6 +54,7 @@ def scratch(tmp_path):
 @pytest.mark.parametrize("cell", CELLS, ids=lambda c: display(getattr(c, "method", c)))
 def test_every_cell_of_a_preset_runs(cell, scratch):
     found = run(cell, scratch)
+    shapes.hold("ground_truth", found)
     if isinstance(cell, Train):
         assert found["accuracy_train"] > 0.2
         return

@@ -16,6 +16,7 @@ from experiments.mnli_retraining import Asked, asked, without
 from experiments.pairs.influence import Plan, balanced
 from experiments.pairs.models import SMOKE, Model, Sample, load, passed
 from tests.analysis.synthetic import mnli_retraining as synthetic
+from tests.analysis.synthetic import shapes
 
 MODEL = replace(SMOKE, train=replace(SMOKE.train, n=120), fit=replace(SMOKE.fit, epochs=3, every=3))
 DEV = Sample("mnli dev", "generated", 90)
@@ -102,6 +103,7 @@ def test_models_keep_the_keys_they_are_stored_under():
 
 def test_losses_are_those_of_the_retrained_classifiers(tmp_path):
     found = experiment.run(replace(TINY, point=1), tmp_path)
+    shapes.hold("mnli_retraining", found)
     systems = found["systems"].tolist()
     assert list(dict.fromkeys(systems)) == [
         "Fast, k = 20", "Fast, k = 60", "Full", "H = I", "features", "random",

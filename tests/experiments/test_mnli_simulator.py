@@ -22,6 +22,7 @@ from methods.errors import MethodError
 from methods.task import take
 from methods.tracin import TracIn
 from tests.analysis.synthetic import mnli_simulator as synthetic
+from tests.analysis.synthetic import shapes
 
 MODEL = replace(SMOKE, train=replace(SMOKE.train, n=120), fit=replace(SMOKE.fit, epochs=4, every=4))
 DEV = Sample("mnli dev", "generated", 90)
@@ -178,6 +179,7 @@ def test_a_step_too_far_names_the_learning_rate(tmp_path):
 
 def test_the_simulator_is_asked_for_the_task_model_s_prediction(tmp_path):
     found = experiment.run(TINY, tmp_path)
+    shapes.hold("mnli_simulator", found)
     at = balanced(MODEL, DEV, POINTS)
     guess, right = predicted(MODEL, DEV)
     simulator = trained(Simulator(MODEL, 1))

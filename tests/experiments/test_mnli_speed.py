@@ -23,6 +23,7 @@ from methods.errors import MethodError
 from methods.ihvp.cg import CG
 from methods.task import take
 from methods.workers import ALONE
+from tests.analysis.synthetic import shapes
 
 N = 90
 TINY = replace(
@@ -304,6 +305,7 @@ def shrunk(work):
 def test_a_cell_of_the_paper_tier_runs(cell, there, tmp_path):
     assert cell.model == PAPER
     found = shrunk(cell.work).run(TINY, tmp_path)
+    shapes.hold("mnli_speed", found)
     assert found["work"] in ("recall", "inverse", "agreement", "run time", "product")
     assert len(found["product" if found["work"] == "product" else "right"]) == 4
 

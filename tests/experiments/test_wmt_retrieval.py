@@ -28,6 +28,7 @@ from experiments.wmt_retrieval import Config, Fold, Translation
 from methods.ihvp.arnoldi import Krylov
 from methods.task import take
 from methods.tracin import TracIn
+from tests.analysis.synthetic import shapes
 from tests.analysis.synthetic import wmt_retrieval as synthetic
 
 BASIS = Krylov(6, 16, 0, 4)
@@ -157,6 +158,7 @@ CELLS = {kind(cell): smaller(cell) for cell in wmt_retrieval.PRESETS["paper"]}
 @pytest.mark.parametrize("name", CELLS)
 def test_a_cell_of_the_paper_tier_runs(name, tmp_path):
     outcome = wmt_retrieval.run(CELLS[name], tmp_path)
+    shapes.hold("wmt_retrieval", outcome)
     if name.startswith("Translation"):
         assert 0 <= outcome["bleu"] <= 100
         return

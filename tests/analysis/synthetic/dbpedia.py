@@ -1,12 +1,11 @@
 """Made-up runs of the experiment on DBpedia."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.laboratory import runs
+from tests.analysis.synthetic.shapes import write_made_up
 
 QUERIES, LISTED = 80, 5
 ROLES = ("example", "proponent 1", "proponent 2", "opponent 1")
@@ -40,13 +39,7 @@ def cells(seeds: int) -> list[Config]:
 
 def write(preset: str, seeds: int, *, share: float = 0.97) -> None:
     """Write a preset in which a `share` of the proponents is of the query's class."""
-    runs.plan("dbpedia", preset, cells(seeds))
-    for cell in cells(seeds):
-
-        def compute(_: Path, cell: Config = cell) -> dict[str, Any]:
-            return outcome(cell, share)
-
-        runs.once("dbpedia", cell, compute)
+    write_made_up("dbpedia", preset, cells(seeds), lambda cell: outcome(cell, share))
 
 
 def outcome(cell: Config, share: float) -> dict[str, Any]:

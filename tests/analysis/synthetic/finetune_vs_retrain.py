@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.laboratory import runs
 from tests.analysis.synthetic.nondeterminism import NETWORKS, Data, Recipe, pairs
+from tests.analysis.synthetic.shapes import write_made_up
 
 N_DROPPED = 4
 GROUPS = {"SmallInception": (0.756, 0.740, 0.742), "SmallImageResNet18": (0.820, 0.777, 0.778)}
@@ -47,9 +47,8 @@ def write(preset: str, seeds: int, *, better: float = 0.0) -> None:
     """Write a preset; fine-tuned networks agree with retrained ones by `better` more than seeds."""
     recipes = [Recipe(NETWORKS[name], Data("cifar100")) for name in GROUPS]
     cells = [*map(Full, recipes), *(Compared(recipe, seeds) for recipe in recipes)]
-    runs.plan("finetune_vs_retrain", preset, cells)
-    for cell in cells:
-        if isinstance(cell, Full):
-            runs.once("finetune_vs_retrain", cell, lambda _: {"accuracy": 0.8})
-        else:
-            runs.once("finetune_vs_retrain", cell, lambda _, cell=cell: outcome(cell, better))
+
+    def made(cell: Full | Compared) -> dict:
+        return {"accuracy": 0.8} if isinstance(cell, Full) else outcome(cell, better)
+
+    write_made_up("finetune_vs_retrain", preset, cells, made)

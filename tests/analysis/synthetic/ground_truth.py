@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.laboratory import runs
+from tests.analysis.synthetic.shapes import write_made_up
 from tests.analysis.synthetic.subset_ensembles import Ensemble
 
 LEVEL = {"Influence": 0.3, "TracIn": 0.2, "Gradients": 0.1, "RandProj 20": 0.08, "Random": 0.0}
@@ -69,9 +69,11 @@ def estimate(n: int) -> dict:
 
 def write(preset: str, seeds: int, *, gain: float = 0.1) -> None:
     """Write a preset of as many networks and queries; `gain` is what averaging brings."""
-    methods = [Attribution(name) for name in LEVEL]
-    runs.plan("ground_truth", preset, [Train(), Estimate(), *methods])
-    runs.once("ground_truth", Train(), lambda _: {"accuracy_query": 0.9})
-    runs.once("ground_truth", Estimate(), lambda _: estimate(seeds))
-    for one in methods:
-        runs.once("ground_truth", one, lambda _, name=one.name: attribution(name, seeds, gain))
+    cells = [Train(), Estimate(), *(Attribution(name) for name in LEVEL)]
+
+    def made(cell: Train | Estimate | Attribution) -> dict:
+        if isinstance(cell, Attribution):
+            return attribution(cell.name, seeds, gain)
+        return estimate(seeds) if isinstance(cell, Estimate) else {"accuracy_query": 0.9}
+
+    write_made_up("ground_truth", preset, cells, made)

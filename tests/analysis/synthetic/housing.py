@@ -1,12 +1,11 @@
 """Made-up runs of the experiment on housing."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.laboratory import runs
+from tests.analysis.synthetic.shapes import write_made_up
 
 N, QUERIES, IN_THE_CITY, TOP = 400, 50, 11, 4
 
@@ -47,13 +46,7 @@ def write(
     """Write a preset whose proponents are `near` times as far as the rest, whose self-influence
     grows with density, where `dense` is positive, and whose proponents have more rows before them
     where few live, where `away` is."""
-    runs.plan("housing", preset, cells(seeds))
-    for cell in cells(seeds):
-
-        def compute(_: Path, cell: Config = cell) -> dict[str, Any]:
-            return outcome(cell, dense, near, away)
-
-        runs.once("housing", cell, compute)
+    write_made_up("housing", preset, cells(seeds), lambda cell: outcome(cell, dense, near, away))
 
 
 def outcome(cell: Config, dense: float, near: float, away: float) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.laboratory import runs
+from tests.analysis.synthetic.shapes import write_made_up
 
 SLICES = ("lexical_overlap", "subsequence", "constituent")
 QUERIES, K, N_TRAIN = 40, 60, 600
@@ -39,11 +39,12 @@ def cells(seeds: int) -> list[Config]:
 
 def write(preset: str, seeds: int, *, sign: float = 1.0, none_wrong: str = "") -> None:
     """Write a preset; a negative sign makes helpful harmful; one slice of HANS may be all right."""
-    runs.plan("mnli_effects", preset, cells(seeds))
-    for cell in cells(seeds):
+
+    def made(cell: Config) -> dict[str, Any]:
         empty = cell.part == none_wrong and cell.model.train.which == "hans train"
-        n = 0 if empty else QUERIES
-        runs.once("mnli_effects", cell, lambda _, cell=cell, n=n: outcome(cell, n, sign))
+        return outcome(cell, 0 if empty else QUERIES, sign)
+
+    write_made_up("mnli_effects", preset, cells(seeds), made)
 
 
 def outcome(cell: Config, n: int, sign: float) -> dict[str, Any]:

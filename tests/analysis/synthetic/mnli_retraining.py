@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.laboratory import runs
+from tests.analysis.synthetic.shapes import write_made_up
 
 SYSTEMS = ("Fast, k = 300", "Fast, k = 1,500", "Full", "H = I", "features")
 CLASSES = ("entailment", "neutral", "contradiction")
@@ -27,9 +27,7 @@ class Config:
 def write(preset: str, seeds: int, *, fast: float = 1.0) -> None:
     """Write a preset in which Fast has `fast` times the effect of Full."""
     cells = [Config(Model(0), point) for point in range(seeds)]
-    runs.plan("mnli_retraining", preset, cells)
-    for cell in cells:
-        runs.once("mnli_retraining", cell, lambda _, cell=cell: outcome(cell.point, fast))
+    write_made_up("mnli_retraining", preset, cells, lambda cell: outcome(cell.point, fast))
 
 
 def outcome(point: int, fast: float) -> dict[str, Any]:

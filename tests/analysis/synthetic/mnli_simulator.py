@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.laboratory import runs
+from tests.analysis.synthetic.shapes import write_made_up
 
 CLASSES = np.array(["entailment", "neutral", "contradiction"])
 SYSTEMS = ("FastIF", "H = I", "features")
@@ -28,9 +28,8 @@ class Config:
 
 def write(preset: str, seeds: int, *, effect: float = 40.0) -> None:
     """Write a preset in which steps on influential pairs change the loss by `effect` times lr."""
-    cell = Config(Model(0), 2 * seeds)
-    runs.plan("mnli_simulator", preset, [cell])
-    runs.once("mnli_simulator", cell, lambda _: outcome(seeds, effect))
+    cells = [Config(Model(0), 2 * seeds)]
+    write_made_up("mnli_simulator", preset, cells, lambda _: outcome(seeds, effect))
 
 
 def outcome(each: int, effect: float) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.laboratory import runs
+from tests.analysis.synthetic.shapes import write_made_up
 
 QUERIES, SIZES = 200, (600, 6_000)
 EFFORTS = {"Exact": (), "HNSW": (10, 40, 160), "IVF": (1, 4, 16)}
@@ -47,10 +47,7 @@ class Config:
 
 def write(preset: str, seeds: int) -> None:
     """Write the runs of exact and approximate indexes."""
-    cells = nearest_cells(range(seeds))
-    runs.plan("tracin_nearest", preset, cells)
-    for cell in cells:
-        runs.once("tracin_nearest", cell, lambda _, cell=cell: outcome(cell))
+    write_made_up("tracin_nearest", preset, nearest_cells(range(seeds)), outcome)
 
 
 def nearest_cells(seeds: Iterable[int]) -> list[Config]:

@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 
-from experiments.laboratory import runs
+from tests.analysis.synthetic.shapes import write_made_up
 
 N = 400
 GROUPS = {  # agreement and accuracy
@@ -87,9 +87,8 @@ def write(preset: str, seeds: int, *, apart: float = 0.0, gain: tuple[float, flo
         *map(Networks, recipes),
         *(Compared(*each, seeds) for each in product(recipes, ("both", "init", "order"))),
     ]
-    runs.plan("nondeterminism", preset, cells)
-    for cell in cells:
-        if isinstance(cell, Networks):
-            runs.once("nondeterminism", cell, lambda _: {"accuracy": 0.8})
-        else:
-            runs.once("nondeterminism", cell, lambda _, cell=cell: outcome(cell, apart, gain))
+
+    def made(cell: Networks | Compared) -> dict:
+        return {"accuracy": 0.8} if isinstance(cell, Networks) else outcome(cell, apart, gain)
+
+    write_made_up("nondeterminism", preset, cells, made)

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from experiments.laboratory import runs
+from tests.analysis.synthetic.shapes import write_made_up
 
 METHODS = {  # shares of the top that are of the query's class, and of the confusable one
     "TracIn": (0.95, 0.7),
@@ -51,13 +50,11 @@ def write_proponents(
     Displays are in turn of a correctly classified query and of a misclassified one.
     """
     cells = [Config(Model(seed), Method(name)) for seed in seeds for name in shares]
-    runs.plan(experiment, preset, cells)
-    for cell in cells:
 
-        def compute(_: Path, cell: Config = cell) -> dict:
-            return outcome(cell, shape, shares[cell.method.name], displays)
+    def made(cell: Config) -> dict:
+        return outcome(cell, shape, shares[cell.method.name], displays)
 
-        runs.once(experiment, cell, compute)
+    write_made_up(experiment, preset, cells, made)
 
 
 def outcome(

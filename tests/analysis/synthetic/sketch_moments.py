@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.laboratory import runs
+from tests.analysis.synthetic.shapes import write_made_up
 
 DIMS = (1_024, 16_384)
 KINDS = ("aligned", "orthogonal", "proponents", "proponents", "random gradients")
@@ -41,10 +41,7 @@ class Config:
 
 def write(preset: str, seeds: int) -> None:
     """Write the runs of three maps and their costs."""
-    cells = sketch_cells(range(seeds))
-    runs.plan("tracin_sketch", preset, cells)
-    for cell in cells:
-        runs.once("tracin_sketch", cell, lambda _, cell=cell: outcome(cell))
+    write_made_up("tracin_sketch", preset, sketch_cells(range(seeds)), outcome)
 
 
 def sketch_cells(seeds: Iterable[int]) -> list[Config]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from experiments.laboratory import runs
+from tests.analysis.synthetic.shapes import write_made_up
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,4 @@ def outcome(config: Config, preset: str) -> dict:
 def write(preset: str, seeds: int) -> None:
     """Write the runs of a preset, `seeds` of each work."""
     cells = [replace(work, again=again) for again in range(seeds) for work in WORKS]
-    runs.plan("speed", preset, cells)
-    for config in cells:
-        runs.once("speed", config, lambda _, config=config: outcome(config, preset))
+    write_made_up("speed", preset, cells, lambda config: outcome(config, preset))

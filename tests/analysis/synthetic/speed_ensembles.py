@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import product
 
-from experiments.laboratory import runs
+from tests.analysis.synthetic.shapes import write_made_up
 
 GAINS = {"DigitsMLP": 0.5, "StridedCNN": 0.15}
 WAYS = (("Autocast", 1), ("Stacked", 4), ("Stacked", 16))
@@ -48,6 +48,4 @@ def write(preset: str, seeds: int) -> None:
         for again in range(seeds)
         for one in [*kinds, Config("Estimate")]
     ]
-    runs.plan("speed_ensembles", preset, cells)
-    for cell in cells:
-        runs.once("speed_ensembles", cell, lambda _, cell=cell: outcome(cell))
+    write_made_up("speed_ensembles", preset, cells, outcome)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.laboratory import runs
 from tests.analysis.synthetic._methods import attributor
+from tests.analysis.synthetic.shapes import write_made_up
 
 N, CLASSES = 300, 10
 
@@ -113,36 +113,33 @@ def write_mislabel(
     `rename` gives a method the numbers of another under its own name.
     """
     cells = mislabel_cells(preset) if cells is None else cells
-    runs.plan("mnist_mislabel", preset, cells)
-    for cell in cells[: len(cells) - leave_out]:
+
+    def made(cell: Config) -> dict:
         acted = replace(cell, name=(rename or {}).get(cell.name, cell.name))
+        return mislabel_outcome(acted) | {"method": cell.name}
 
-        def compute(_: Path, acted: Config = acted, name: str = cell.name) -> dict:
-            return mislabel_outcome(acted) | {"method": name}
-
-        runs.once("mnist_mislabel", cell, compute)
+    write_made_up("mnist_mislabel", preset, cells, made, cells[: len(cells) - leave_out])
 
 
 def write_rest(preset: str, seeds: int = 3) -> None:
     """Write the runs of every other experiment: `write(preset, seeds)` of each."""
     for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
-        if path.name != Path(__file__).name:
-            importlib.import_module(f"tests.analysis.synthetic.{path.stem}").write(preset, seeds)
+        module = importlib.import_module(f"tests.analysis.synthetic.{path.stem}")
+        if hasattr(module, "write"):
+            module.write(preset, seeds)
 
 
 def write_sketch(preset: str, final_error: float = 0.04, seeds: int = 3) -> None:
     """Write a preset of two batch sizes, whose error ends near `final_error`."""
     cells = [Sketch(batch, seed) for batch in (64, 512) for seed in range(seeds)]
-    runs.plan("mnist_sketch", preset, cells)
-    for cell in cells:
-        runs.once("mnist_sketch", cell, lambda _, cell=cell: sketch_outcome(cell, final_error))
+    write_made_up("mnist_sketch", preset, cells, lambda cell: sketch_outcome(cell, final_error))
 
 
 def sketch_outcome(cell: Sketch, final_error: float) -> dict:
     noise = np.random.default_rng([cell.seed, cell.batch_size]).normal(size=101)
     steps = np.arange(0, 2001, 20)
     error = final_error + np.exp(-steps / 200 + 0.05 * noise)
-    return {"steps": steps, "error": error, "lr": 0.1, "damping": 0.05, "fit_seconds": 3.0}
+    return {"steps": steps, "error": error, "damping": 0.05, "fit_seconds": 3.0}
 
 
 def mislabel_outcome(cell: Config) -> dict:
@@ -170,8 +167,6 @@ def mislabel_outcome(cell: Config) -> dict:
         "ratio": seconds * (1 + 0.1 * draw.random()),
         "fit_seconds": 70.0 * machine,
         "chance_ap": 0.2,
-        "scale": 400.0,
-        "negative_share": 0.001,
         "accuracy_corrupted": 0.75 + jitter,
         "accuracy_true": 0.945 + jitter,
         "gradient_norm": 1e-6 * (1 + draw.random()),
@@ -185,8 +180,12 @@ def mislabel_outcome(cell: Config) -> dict:
         "top": top,
         "top_images": np.stack([_digit(label, draw) for label in true[top]]),
     }
+    if name.startswith("LiSSA"):
+        outcome["scale"] = 400.0
     eigenvalues = _eigenvalues(name, dimension, seed)
-    return outcome if eigenvalues is None else outcome | {"eigenvalues": eigenvalues}
+    if eigenvalues is not None:
+        outcome |= {"eigenvalues": eigenvalues, "negative_share": 0.001}
+    return outcome
 
 
 def _curve(name: str, dimension: int) -> tuple[float, float]:

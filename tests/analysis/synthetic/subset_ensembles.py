@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.laboratory import runs
+from tests.analysis.synthetic.shapes import write_made_up
 
 SIZES, THRESHOLDS = (25, 100, 400), np.round(0.1 * np.arange(1, 8), 2)
 KINDS = ("hard", "soft", "null", "hard_full", "soft_full", "hard_rest", "soft_rest")
@@ -79,8 +79,9 @@ def restarts() -> dict:
 
 def write(preset: str, seeds: int, *, better: float = 0.75) -> None:
     """Write a preset; with `better`, two estimates of 400 models agree by so much more."""
-    cells = [Train(), Halves(splits=seeds), Restarts()]
-    runs.plan("subset_ensembles", preset, cells)
-    runs.once("subset_ensembles", cells[0], lambda _: {"accuracy_query": 0.9})
-    runs.once("subset_ensembles", cells[1], lambda _: halves(seeds, better))
-    runs.once("subset_ensembles", cells[2], lambda _: restarts())
+    made = {
+        Train(): {"accuracy_query": 0.9},
+        Halves(splits=seeds): halves(seeds, better),
+        Restarts(): restarts(),
+    }
+    write_made_up("subset_ensembles", preset, [*made], made.__getitem__)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.laboratory import runs
+from tests.analysis.synthetic.shapes import write_made_up
 
 FACTORS = np.array([0.25, 0.5, 1.0])
 N_STEPS, N_QUERY, N_CHECKPOINTS = 40, 30, 20
@@ -79,9 +79,7 @@ def write_steps(preset: str, seeds: int, power: float = 2.0) -> None:
         for lr in rates
         for seed in range(seeds)
     ]
-    runs.plan("mnist_first_order", preset, cells)
-    for cell in cells:
-        runs.once("mnist_first_order", cell, lambda _, c=cell: steps_outcome(c, power))
+    write_made_up("mnist_first_order", preset, cells, lambda cell: steps_outcome(cell, power))
 
 
 def steps_outcome(cell: Steps, power: float) -> dict:
@@ -107,10 +105,7 @@ def write_checkpoints(preset: str, seeds: int, ap: dict[str, float] | None = Non
         for name in AP
         for number in range(2 if name.startswith("random") else 1)
     ]
-    runs.plan("mnist_checkpoints", preset, cells)
-    for cell in cells:
-        outcome = checkpoints_outcome(cell, ap or {})
-        runs.once("mnist_checkpoints", cell, lambda _, outcome=outcome: outcome)
+    write_made_up("mnist_checkpoints", preset, cells, lambda c: checkpoints_outcome(c, ap or {}))
 
 
 def checkpoints_outcome(cell: Traced, ap: dict[str, float]) -> dict:

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.laboratory import runs
 from tests.analysis.synthetic._methods import attributor
+from tests.analysis.synthetic.shapes import write_made_up
 
 N, SIDE, QUERIES = 300, 6, 8
 SHARES, DIMS = (0.1, 1.0), (10,)
@@ -81,9 +81,7 @@ def write(preset: str, seeds: int) -> None:
 def write_retrieval(preset: str, seeds: int, *, backwards: bool = False) -> None:
     """Write a preset in which Arnoldi is a little better than RandProj, or worse."""
     cells = [cell for seed in range(seeds) for cell in _cells(seed)]
-    runs.plan("vit_mislabel", preset, cells)
-    for cell in cells:
-        runs.once("vit_mislabel", cell, lambda _, c=cell: retrieval(c, backwards))
+    write_made_up("vit_mislabel", preset, cells, lambda cell: retrieval(cell, backwards))
 
 
 def _cells(seed: int) -> list[Config]:
@@ -175,9 +173,7 @@ def write_scaling(preset: str, seeds: int, *, power: float = 1.0, rough: float =
     """Write a preset whose time grows as a power of p; `rough` is the error of bfloat16."""
     cells = [Scaling(Timing(label, again)) for again in range(seeds) for label in NETWORKS]
     cells += [Scaling(Precision(seed)) for seed in range(seeds)]
-    runs.plan("hessian_scaling", preset, cells)
-    for cell in cells:
-        runs.once("hessian_scaling", cell, lambda _, c=cell: scaling(c.work, power, rough))
+    write_made_up("hessian_scaling", preset, cells, lambda cell: scaling(cell.work, power, rough))
 
 
 def scaling(work: Timing | Precision, power: float, rough: float) -> dict[str, Any]:

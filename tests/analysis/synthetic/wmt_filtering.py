@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.laboratory import runs
 from experiments.translation.filters import Arm, Chance, Everything, Lowest, Rules
+from tests.analysis.synthetic.shapes import write_made_up
 
 BLEU = {  # early, late
     "None 100%": (9.9, 17.8), "Pre-filtering": (11.7, 22.6),
@@ -59,9 +59,8 @@ def cells(preset: str, seeds: int) -> list[Config]:
 
 def write(preset: str, seeds: int, *, arnoldi: float = 0.0) -> None:
     """Write a preset, the BLEU of Arnoldi's arms moved by a number."""
-    runs.plan("wmt_filtering", preset, cells(preset, seeds))
-    for cell in cells(preset, seeds):
-        runs.once("wmt_filtering", cell, lambda _, cell=cell: outcome(cell, arnoldi))
+    made = cells(preset, seeds)
+    write_made_up("wmt_filtering", preset, made, lambda cell: outcome(cell, arnoldi))
 
 
 def outcome(cell: Config, arnoldi: float) -> dict[str, Any]:

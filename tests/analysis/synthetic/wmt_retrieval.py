@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.laboratory import runs
 from tests.analysis.synthetic._methods import attributor
+from tests.analysis.synthetic.shapes import write_made_up
 
 N, CORRUPTED = 64, 4
 SEEN = {  # AUC and AP by family, layers and dimension
@@ -65,9 +65,7 @@ def cells(folds: int) -> list[Config]:
 
 def write(preset: str, seeds: int, *, arnoldi: float = 0.0) -> None:
     """Write a preset of so many folds, Arnoldi's AUC and AP moved by a number."""
-    runs.plan("wmt_retrieval", preset, cells(seeds))
-    for cell in cells(seeds):
-        runs.once("wmt_retrieval", cell, lambda _, cell=cell: outcome(cell, arnoldi))
+    write_made_up("wmt_retrieval", preset, cells(seeds), lambda cell: outcome(cell, arnoldi))
 
 
 def outcome(cell: Config, arnoldi: float) -> dict[str, Any]:

@@ -1,0 +1,88 @@
+"""What runs of each experiment hold: names and types of metrics and arrays, in shapes.json.
+
+Made-up runs may have no name or type that a real run has not. tests/experiments/test_shapes.py
+holds the file against real cells of the smoke presets. After a change of what an experiment returns,
+run its smoke preset and then `python -m tests.analysis.synthetic.shapes`.
+"""
+
+import importlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.laboratory import runs
+
+FILE = Path(__file__).with_suffix(".json")
+KNOWN = json.loads(FILE.read_text())
+"""For each experiment: [cell of its smoke preset, or null for other presets; name -> type]."""
+
+
+def shape(outcome: Mapping[str, Any]) -> dict[str, str]:
+    """The type of each metric, and of each array its kind and number of axes, such as f2.
+
+    A number between underscores in a name is a setting, as in fast_1000_depth: it becomes #.
+    """
+    named = {re.sub(r"(?<=_)\d+(?=_|$)", "#", name): value for name, value in outcome.items()}
+    return {name: _type(value) for name, value in sorted(named.items())}
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype.kind}{value.ndim}"
+    return "text" if isinstance(value, str) else "number"
+
+
+def differences(wanted: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
+    """What `given` has that `wanted` has not, or has of another type."""
+    return [f"{name} is {given[name]}, not {wanted.get(name)}" for name in given
+            if given[name] != wanted.get(name)]  # fmt: skip
+
+
+def hold(experiment: str, outcome: Mapping[str, Any]) -> None:
+    """Assert that a real run holds just what one shape of the experiment has."""
+    given = shape(outcome)
+    unlike = [differences(one, given) + differences(given, one) for _, one in KNOWN[experiment]]
+    assert not min(unlike, key=len), f"{experiment} has no such shape: see {__name__}"
+
+
+def write_made_up(
+    experiment: str,
+    preset: str,
+    cells: Sequence[Any],
+    outcome: Callable[[Any], Mapping[str, Any]],
+    written: Iterable[Any] | None = None,
+) -> None:
+    """Write the plan of a preset and made-up runs of its cells, or of those `written` alone."""
+    runs.plan(experiment, preset, cells)
+    for cell in cells if written is None else written:
+        made = dict(outcome(cell))
+        nearest = min((differences(one, shape(made)) for _, one in KNOWN[experiment]), key=len)
+        assert not nearest, f"no run of {experiment} is like the made-up one: {nearest}"
+        runs.once(experiment, cell, lambda _, made=made: made)
+
+
+def seen(experiment: str) -> list[tuple[int | None, dict[str, str]]]:
+    """Each shape of the finished smoke runs of an experiment, with its quickest cell.
+
+    Shapes of other presets (those without a cell) stay as they are.
+    """
+    cells = importlib.import_module(f"experiments.{experiment}").EXPERIMENT.presets["smoke"]
+    place = {runs.key(cell): number for number, cell in enumerate(cells)}
+    quickest: dict[str, tuple[float, int]] = {}
+    for run in runs.load(experiment, "smoke"):
+        text = json.dumps(shape(run.metrics | run.arrays()))
+        one = run.meta["seconds"], place[run.path.name]
+        quickest[text] = min(one, quickest.get(text, one))
+    smoke = sorted((number, json.loads(text)) for text, (_, number) in quickest.items())
+    return [*smoke, *(one for one in KNOWN[experiment] if one[0] is None)]
+
+
+if __name__ == "__main__":
+    lines = [
+        f'"{name}": [\n' + ",\n".join(map(json.dumps, seen(name))) + "\n]" for name in sorted(KNOWN)
+    ]
+    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -1,0 +1,27 @@
+"""Cells of the smoke presets hold what tests/analysis/synthetic/shapes.json says they do."""
+
+import importlib
+import pkgutil
+
+import pytest
+
+import experiments
+from tests.analysis.synthetic.shapes import KNOWN, hold
+
+# Their cells take longer: their own tests hold smaller ones against the file.
+SLOW = {"ground_truth", "mnli_retraining", "mnli_simulator", "mnli_speed", "wmt_retrieval"}
+
+
+def test_every_experiment_has_shapes():
+    modules = pkgutil.iter_modules(experiments.__path__)
+    assert {one.name for one in modules if not one.ispkg} - {"__main__"} == set(KNOWN)
+    assert all(KNOWN.values())
+
+
+@pytest.mark.parametrize("name", sorted(set(KNOWN) - SLOW))
+def test_cells_of_each_kind_hold_what_the_file_says(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path))
+    experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+    for number in [number for number, _ in KNOWN[name] if number is not None]:
+        run = experiment.once(experiment.presets["smoke"][number])
+        hold(name, run.metrics | run.arrays())
