@@ -1,8 +1,8 @@
 """What runs of each experiment hold: names and types of metrics and arrays, in shapes.json.
 
 Made-up runs may have no name or type that a real run has not. tests/experiments/test_shapes.py
-holds the file against real cells of the smoke presets. After a change of what an experiment returns,
-run its smoke preset and then `python -m tests.analysis.synthetic.shapes`.
+holds the file against real cells of the smoke presets. After a change of what an experiment
+returns, run its smoke preset and then `python -m tests.analysis.synthetic.shapes`.
 """
 
 import importlib
