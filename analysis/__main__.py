@@ -1,4 +1,7 @@
-"""Build every artifact whose runs exist, then the report: `python -m analysis`."""
+"""Build every artifact whose runs exist, then the report: `python -m analysis`.
+
+`python -m analysis docs` writes the tables and numbers of README.md and docs/ instead.
+"""
 
 import argparse
 import importlib
@@ -9,7 +12,7 @@ from collections.abc import Sequence
 
 import analysis
 from analysis.numbers.verdict import TIERS
-from analysis.page import report
+from analysis.page import docs, report
 from analysis.page.artifact import Artifact, add_options, guarded, known_tier, shown_path
 from experiments.laboratory import runs
 from experiments.laboratory.runs import MissingRuns, Parser, UserError
@@ -35,12 +38,15 @@ def artifacts() -> tuple[list[Artifact], list[str]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if [*words] == ["docs"]:
+        return docs.main()
     parser = Parser(prog="python -m analysis", description=__doc__)
     add_options(parser, default=None)
     parser.add_argument("--experiment", metavar="NAME", help="only what is made from its runs")
 
     def work() -> int:
-        options = parser.parse_args(arguments)
+        options = parser.parse_args(words)
         tiers = TIERS if options.preset is None else (known_tier(options.preset),)
         known, broken = artifacts()
         errors, shown = list(broken), 0

@@ -1,9 +1,13 @@
-"""The README table of artifacts, from the committed results: `python -m analysis.readme`."""
+"""The generated parts of README.md and docs/*.md: `python -m analysis docs` writes them.
+
+Tables stand between two comments. A number in a sentence is a link to the CSV that it is from, with
+its row in the title, as in `[4.7](../results/artifacts/small/ID.csv "method | quantity")`.
+"""
 
 import json
-import sys
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +16,36 @@ from analysis.numbers.verdict import WORDS
 from analysis.page import artifact
 from analysis.page.artifact import guarded
 from analysis.page.tables import tally
-from experiments.laboratory import runs
+from experiments.laboratory.runs import UserError
 
-README = Path(__file__).parents[2] / "README.md"
-BEGIN, END = "<!-- artifacts: python -m analysis.readme -->\n", "<!-- end of artifacts -->"
+ROOT = Path(__file__).parents[2]
+BEGIN = "<!-- {} of the artifacts: `python -m analysis docs` writes this -->\n"
+END = "<!-- end of what is generated -->\n"
+DRAWN = [word for word in WORDS if word != "not run"]
 SHOWN = ("paper", "small")  # the first of these tiers that an artifact has
-PAPERS = (
-    "TracIn", "FastIF", "Scaling Up Influence Functions",
-    "How many trained neural networks are needed",
-)  # fmt: skip
+PAPERS = {  # short name -> how Artifact.paper begins
+    "TracIn": ("TracIn",),
+    "FastIF": ("FastIF",),
+    "Arnoldi": ("Arnoldi", "Scaling Up Influence Functions"),
+    "Subsets": ("Subsets", "How many trained neural networks are needed"),
+}
 BEYOND = "Beyond the papers"
-HEAD, RULE = "| artifact | what it shows | tier | verdict | command |", "|---|---|---|---|---|"
+HEAD = "| artifact | what it shows | experiment | tier | verdict |\n|---|---|---|---|---|"
+NUMBER = re.compile(r'\[(-?[\d,.]+)\]\(([\w./]*?results/artifacts/\w+/\w+\.csv) "(.+?) \| (.+?)"\)')
 
 
 @dataclass(frozen=True)
 class Line:
-    """An artifact at its highest tier on disk, as the README shows it."""
+    """An artifact at its highest tier on disk, as a line of a table shows it."""
 
     about: dict[str, Any]
     claims: str
 
     @property
     def source(self) -> str:
-        """The paper it is of, or that it is of none."""
-        named = (name for name in PAPERS if self.about["paper"].startswith(name))
-        return next(named, BEYOND)
+        """The short name of the paper, or that it is of none."""
+        names = (name for name, starts in PAPERS.items() if self.about["paper"].startswith(starts))
+        return next(names, BEYOND)
 
     @property
     def word(self) -> str:
@@ -44,57 +53,95 @@ class Line:
         return str(self.about["verdict"]["word"])
 
     def __str__(self) -> str:
-        about = self.about
-        link = f"[{about['id']}](results/artifacts/{about['tier']}/{about['id']}.png)"
-        missing = about["numbers"]["missing"]
-        tier = f"{about['tier']}{f', {missing} runs missing' if missing else ''}"
+        about, numbers = self.about, self.about["numbers"]
+        link = f"[{about['id']}](../results/artifacts/{about['tier']}/{about['id']}.png)"
+        missing = f", {numbers['missing']} runs missing" if numbers["missing"] else ""
         verdict = f"**{self.word}**{f', {self.claims}' if self.claims else ''}"
-        return f"| {link} | {about['title']} | {tier} | {verdict} | `{about['command']}` |"
+        cells = (link, about["title"], numbers["experiment"], about["tier"] + missing, verdict)
+        return f"| {' | '.join(cells)} |"
 
 
-def table() -> str:
-    """By paper: how many artifacts hold, then a line of Markdown each."""
+def committed() -> dict[str, list[Line]]:
+    """The committed artifacts by paper, each at its highest tier."""
     seen: dict[str, Line] = {}
     for tier in SHOWN:
-        for path in sorted((runs.results() / "artifacts" / tier).glob("*.json")):
+        for path in sorted((ROOT / "results" / "artifacts" / tier).glob("*.json")):
             about = json.loads(path.read_text())
             claims = tally(from_csv(path.with_suffix(".csv").read_text()))
             seen.setdefault(about["id"], Line(about, claims.rpartition(" ")[0]))
-    lines = sorted(
-        seen.values(), key=lambda line: ((*PAPERS, BEYOND).index(line.source), line.about["id"])
+    lines = sorted(seen.values(), key=lambda line: line.about["id"])
+    by_paper = {name: [one for one in lines if one.source == name] for name in (*PAPERS, BEYOND)}
+    return {name: mine for name, mine in by_paper.items() if mine}
+
+
+def summary() -> str:
+    """A line of Markdown for each paper: its verdicts, and how many claims hold."""
+    lines = [f"| {name} | {_counts(mine)} |" for name, mine in committed().items()]
+    verdicts = " | ".join(word for word in WORDS if word != "not run")
+    return "\n".join(
+        [f"| paper | {verdicts} | claims that hold |", "|---|---|---|---|---|", *lines]
     )
-    out = []
-    for source, group in groupby(lines, key=lambda line: line.source):
-        mine = list(group)
-        out += [f"**{source}**: {_counted(mine)}", "", HEAD, RULE, *map(str, mine), ""]
-    return "\n".join(out)
 
 
-def _counted(lines: list[Line]) -> str:
-    """How the artifacts of a paper fare, and how many of their claims hold."""
+def _counts(lines: list[Line]) -> str:
     words = [line.word for line in lines]
-    fare = ", ".join(f"{words.count(word)} {word}" for word in WORDS if word in words)
     pairs = [line.claims.split()[0:3:2] for line in lines if line.claims]
     holding, tested = (sum(int(pair[place]) for pair in pairs) for place in (0, 1))
-    return f"{fare}; {holding} of {tested} claims hold at least in direction."
+    counts = [str(words.count(word) or "") for word in DRAWN]
+    return " | ".join([*counts, f"{holding} of {tested}"])
 
 
-def rewritten(text: str) -> str:
-    """The README's text with the table of now."""
-    before, _, rest = text.partition(BEGIN)
-    return before + BEGIN + table() + END + rest.partition(END)[2]
+def tables() -> str:
+    """A table of Markdown for each paper, a line an artifact."""
+    parts = [
+        "\n".join([f"## {name}", "", HEAD, *map(str, mine), ""])
+        for name, mine in committed().items()
+    ]
+    return "\n".join(parts)
+
+
+GENERATED: dict[str, Callable[[], str]] = {"summary": summary, "tables": tables}
+
+
+def pages() -> list[Path]:
+    """README.md and the pages of docs/."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def rewritten(page: Path) -> str:
+    """The text of a page with tables and numbers from the committed artifacts."""
+    text = artifact.read(page, "run this in a checkout").decode()
+    for name, make in GENERATED.items():
+        before, begin, rest = text.partition(BEGIN.format(name))
+        if begin:
+            text = before + begin + make().strip("\n") + "\n" + END + rest.partition(END)[2]
+    return NUMBER.sub(lambda match: _current(page, match), text)
+
+
+def _current(page: Path, match: re.Match[str]) -> str:
+    """A linked number as the CSV has it now, with as many decimals as it was written."""
+    number, path, method, quantity = match.groups()
+    rows = from_csv((page.parent / path).read_text())
+    mine = rows[(rows["method"] == method) & (rows["quantity"] == quantity)]
+    judged = mine[mine["kind"] != "curve"] if len(mine) > 1 else mine
+    if len(judged) != 1:
+        raise UserError(
+            f"{page.name}: {path} has {len(judged)} rows {method!r} | {quantity!r}, not one: "
+            "mend the title of that link"
+        )
+    decimals = len(number.partition(".")[2])
+    return match[0].replace(f"[{number}]", f"[{judged['ours'].iat[0]:,.{decimals}f}]", 1)
 
 
 def main() -> int:
-    """Write the table into the README and return the exit code."""
+    """Write every page whose generated parts have changed, and return the exit code."""
 
     def work() -> int:
-        text = artifact.read(README, "run it in a checkout").decode()
-        artifact.write(README, rewritten(text).encode(), "free or permit that folder")
+        for page in pages():
+            text = rewritten(page)
+            if text.encode() != page.read_bytes():
+                artifact.write(page, text.encode(), "free or permit that folder")
+                print(f"wrote {artifact.shown_path(page)}")
         return 0
 
     return guarded(work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

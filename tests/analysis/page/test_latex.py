@@ -8,7 +8,7 @@ import pytest
 from analysis.page import docs
 from analysis.page.tables import Table, escaped, latex
 
-FOLDER = docs.README.parent / "results" / "artifacts"
+FOLDER = docs.ROOT / "results" / "artifacts"
 COMMITTED = sorted(FOLDER.glob("*/*.json"))
 ABOUT = {
     "id": "one", "title": "A & B", "tier": "paper", "command": "make",
