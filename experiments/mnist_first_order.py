@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.func import functional_call
 
 from experiments.data import digits, labels
-from experiments.data import digits as mnist
 from experiments.digits.models import Network, predictions
 from experiments.laboratory import disk, process
 from experiments.laboratory.errors import UserError
@@ -143,11 +142,11 @@ class Walk:
 
 def load(config: Config) -> tuple[Examples, Examples, tuple[Tensor, np.ndarray]]:
     """Training and query examples, and images with labels to tell the accuracy of the model."""
-    whole = mnist.load_mnist("train") if config.source == "mnist" else digits.load_sklearn()
+    whole = digits.load_mnist("train") if config.source == "mnist" else digits.load_sklearn()
     n = len(whole["label"])
     if config.source == "mnist":
         (chosen,) = labels.split(n, [config.n_train], config.seed)
-        other = mnist.load_mnist("test")
+        other = digits.load_mnist("test")
         asked, rest = np.split(labels.split(10_000, [10_000], config.seed)[0], [config.n_query])
     else:
         if config.n_train + config.n_query >= n:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.digits.models import SMALL, SMOKE, Blocks, trained, write_out
+from experiments.digits.models import SMALL, SMOKE, Blocks, block_hessians, trained
 from experiments.laboratory.experiment import Experiment, sweep
 from methods.curvature.operators import Hessian
 from methods.ihvp.sketch import Sketch
@@ -52,7 +52,7 @@ class BlockHessian(Hessian):
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     there = trained(config.blocks.model)
     task, train = there.task, there.train.examples
-    kept = write_out(config.blocks)
+    kept = block_hessians(config.blocks)
     blocks = torch.from_numpy(np.array(kept.array("hessians")))
     hessian = BlockHessian(task, train, blocks, config.damping, config.sketch.seed)
     exact = blocks.double().mean(0) + hessian.shift * torch.eye(task.size, dtype=torch.float64)

@@ -1,9 +1,9 @@
-"""Digit classifiers trained on partly wrong labels: what the experiments on digits share."""
+"""Digit classifiers, some of them trained on partly wrong labels, and their exact Hessians."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from experiments.data import digits, labels
-from experiments.data import digits as mnist
 from experiments.laboratory import provenance, runs
 from experiments.laboratory.errors import UserError
 from experiments.models.mnist_cnn import DigitsCNN, LargeCNN, SmallCNN
@@ -23,17 +22,18 @@ from experiments.training.second_order import Finish, converge
 from methods.curvature.exact_hessian import exact_hessian
 from methods.progress import track
 from methods.randomness import numpy_generator
-from methods.task import take
+from methods.task import chunks, count, take
 
 Network = LargeCNN | SmallCNN | DigitsCNN
+CHUNK = 500  # examples in a forward pass
 
 
 @dataclass(frozen=True)
 class Data:
-    """Two disjoint random subsets, for training and evaluation, with labels changed in both.
+    """Two disjoint random subsets, for training and evaluation.
 
-    `noise` is the share of examples given another, uniformly random label before training.
-    `n_eval` 0 is the whole test split of MNIST in place of the second subset, with its own labels.
+    noise   share of examples of both that get another, uniformly random label before training
+    n_eval  0 means the whole test split of MNIST, with its own labels, as the second subset
     """
 
     source: Literal["mnist", "digits"] = "mnist"
@@ -55,7 +55,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Digits:
-    """Images with the labels given to training, and the truth about them."""
+    """Images with the labels given to training; their true labels, and which ones were changed."""
 
     examples: dict[str, Tensor]
     true: np.ndarray
@@ -74,36 +74,36 @@ class Trained(training.Trained[nn.Module]):
 @provenance.remembered
 def load_data(data: Data, seed: int) -> tuple[Digits, Digits]:
     """The training and the evaluation subset."""
-    whole = mnist.load_mnist("train") if data.source == "mnist" else digits.load_sklearn()
+    whole = digits.load_mnist("train") if data.source == "mnist" else digits.load_sklearn()
     parts = labels.split(len(whole["label"]), [data.n_train, data.n_eval], seed)
-    made = []
+    subsets = []
     for which, index in enumerate(parts):
         true = whole["label"][torch.from_numpy(index)].numpy()
-        # The second subset's wrong labels come from a stream of their own.
+        # Each subset draws its wrong labels from a stream of its own.
         given, corrupted = labels.reassign(true, data.noise, 10, 2 * seed + which)
         examples = {
             "image": whole["image"][torch.from_numpy(index)],
             "label": torch.from_numpy(given),
         }
-        made.append(Digits(examples, true, corrupted, index))
-    return made[0], made[1] if data.n_eval else _test_split(data)
+        subsets.append(Digits(examples, true, corrupted, index))
+    return subsets[0], subsets[1] if data.n_eval else _test_split(data)
 
 
 def _test_split(data: Data) -> Digits:
     if data.source != "mnist":
         raise UserError(f"data.n_eval is 0, but {data.source} has no test split: give a number")
-    examples = mnist.load_mnist("test")
+    examples = digits.load_mnist("test")
     true = examples["label"].numpy()
     return Digits(examples, true, np.zeros(len(true), dtype=bool), np.arange(len(true)))
 
 
 def check_shape(model: Model, train: Digits) -> None:
-    """Refuse images of another shape than the network's."""
+    """Refuse images whose shape the network cannot take."""
     shape, wanted = tuple(train.examples["image"].shape[1:]), model.network.image_shape
     if shape != wanted:
         raise UserError(
-            f"{type(model.network).__name__} takes images of shape {wanted}, those of "
-            f"{model.data.source} are {shape}: choose another network or data.source"
+            f"{type(model.network).__name__} takes images of shape {wanted}, "
+            f"{model.data.source} has {shape}: choose another network or data.source"
         )
 
 
@@ -144,13 +144,13 @@ def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The Hessians of `count` disjoint random minibatches that make up the training set."""
+    """The Hessians of `count` disjoint random minibatches, which together are the training set."""
 
     model: Model
     count: int = 20
 
 
-def write_out(blocks: Blocks) -> runs.Run:
+def block_hessians(blocks: Blocks) -> runs.Run:
     """The run with the undamped `hessians` (count, p, p) of the trained model, and `seconds`.
 
     Their mean is the exact Hessian of the mean training loss.
@@ -158,47 +158,45 @@ def write_out(blocks: Blocks) -> runs.Run:
 
     def compute(_scratch: Path) -> dict[str, Any]:
         started = time.perf_counter()
-        there = trained(blocks.model)  # cites the model's run, and so its data
+        there = trained(blocks.model)  # noted as what this run was made of
         train = there.train.examples
         n = len(train["label"])
         order = torch.from_numpy(numpy_generator(blocks.model.seed, "blocks").permutation(n))
         if n % blocks.count:
-            raise UserError(f"{n} examples in {blocks.count} blocks: choose a count that divides")
+            raise UserError(
+                f"{n} examples do not make {blocks.count} equal blocks: give a count that divides"
+            )
         groups = order.split(n // blocks.count)
-        made = [exact_hessian(there.task, take(train, g)).numpy() for g in track(groups, "blocks")]
-        return {"hessians": np.stack(made), "seconds": time.perf_counter() - started}
+        hessians = [
+            exact_hessian(there.task, take(train, rows)).numpy() for rows in track(groups, "blocks")
+        ]
+        return {"hessians": np.stack(hessians), "seconds": time.perf_counter() - started}
 
     return runs.once("digit_blocks", blocks, compute)
 
 
 def mean_hessian(blocks: Blocks) -> tuple[Tensor, float]:
-    """The exact Hessian of the mean training loss, (p, p), and the seconds it took to make."""
-    kept = write_out(blocks)  # asked for every time, so that a run's provenance names it
-    return _mean(str(kept.path), kept.array("hessians")), float(kept.metrics["seconds"])
+    """The exact Hessian of the mean training loss, (p, p), and the seconds it took to compute."""
+    run = block_hessians(blocks)  # looked up every time, so that each user notes it
+    return _mean(run.path), float(run.metrics["seconds"])
 
 
-_held: dict[str, Tensor] = {}
-
-
-def _mean(path: str, hessians: np.ndarray) -> Tensor:
-    if path not in _held:
-        _held.clear()
-        _held[path] = torch.from_numpy(hessians.mean(0))
-    return _held[path]
+@lru_cache(maxsize=1)
+def _mean(path: Path) -> Tensor:
+    return torch.from_numpy(runs.Run.at(path).array("hessians").mean(0))
 
 
 def predictions(module: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
     """The predicted class of each image, (n,)."""
-    return torch.cat([module(some).argmax(1) for some in images.split(500)]).numpy()
+    return torch.cat([module(some).argmax(1) for some in images.split(CHUNK)]).numpy()
 
 
 def _gradient(module: nn.Module, examples: dict[str, Tensor], decay: float) -> np.ndarray:
+    """The gradient of mean loss + decay/2 |params|^2, (p,)."""
     params = list(module.parameters())
-    count = len(examples["label"])
     total = [decay * p.detach() for p in params]
-    for start in range(0, count, 500):
-        batch = {k: v[start : start + 500] for k, v in examples.items()}
-        grads = torch.autograd.grad(cross_entropy(module, batch).sum() / count, params)
+    for batch in chunks(examples, CHUNK):
+        grads = torch.autograd.grad(cross_entropy(module, batch).sum() / count(examples), params)
         total = [t + g for t, g in zip(total, grads, strict=True)]
     return torch.cat([t.flatten() for t in total]).numpy()
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from experiments.data import cifar, cifar100, digits, labels
-from experiments.data import digits as mnist
 from experiments.laboratory import provenance, runs
 from experiments.laboratory.device import device, on_device
 from experiments.laboratory.errors import UserError
@@ -24,7 +23,7 @@ from experiments.models.digits_mlp import DigitsMLP
 from experiments.models.inception import SmallInception
 from experiments.models.resnet import ResNet
 from experiments.models.strided_cnn import StridedCNN
-from experiments.training.augmentation import CropAndFlip
+from experiments.training.augmentation import CropAndFlip, augmented
 from experiments.training.plans import Fit, Loss, Stepped, cross_entropy
 from experiments.training.stacked import Stack, fit_stack
 from methods.ensembles.masks import Packed, draw_masks
@@ -122,11 +121,11 @@ def load(data: Data) -> tuple[Examples, Examples]:
 
 
 def _drawn(data: Data, split: Literal["train", "test"], n: int) -> Examples:
-    counts = {"mnist": mnist.N_EXAMPLES, "cifar100": cifar100.N_EXAMPLES}
+    counts = {"mnist": digits.N_EXAMPLES, "cifar100": cifar100.N_EXAMPLES}
     total = counts.get(data.source, cifar.N_EXAMPLES)[split]
     index = labels.split(total, [n], data.seed)[0]
     if data.source == "mnist":
-        return take(mnist.load_mnist(split), torch.from_numpy(index))
+        return take(digits.load_mnist(split), torch.from_numpy(index))
     if data.source == "cifar100":
         return cifar100.load(split, index)
     assert data.source == "jpeg" or data.source == "original"
@@ -135,7 +134,7 @@ def _drawn(data: Data, split: Literal["train", "test"], n: int) -> Examples:
 
 def loss(ensemble: Ensemble) -> Loss:
     """What its networks are trained on."""
-    return cross_entropy if ensemble.augment is None else ensemble.augment.loss(cross_entropy)
+    return augmented(cross_entropy, ensemble.augment)
 
 
 def _train(one: Part, scratch: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Residual networks trained on CIFAR-10: data, training and checkpoints with running statistics."""
+"""Residual networks trained on CIFAR-10, with running statistics in their checkpoints."""
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from experiments.data import cifar, digits, labels
 from experiments.models.resnet import ResNet
 from experiments.training import models as training
-from experiments.training.augmentation import CropAndFlip
+from experiments.training.augmentation import CropAndFlip, augmented
 from experiments.training.loop import fit
 from experiments.training.plans import Stepped, cross_entropy
-from methods.task import Examples, take
+from methods.task import Examples, chunks, take
 
 
 @dataclass(frozen=True)
 class Data:
-    """Random examples for training and for evaluation: of the two splits, if the source has them.
+    """Random examples for training and evaluation: from two splits, if the source has them.
 
-    source  of experiments.data.cifar, or the bundled digits as grey RGB images
+    source  one of experiments.data.cifar, or the bundled digits as grey RGB images
     """
 
     source: Literal["original", "jpeg", "first4000", "digits"] = "original"
@@ -51,11 +51,16 @@ class Trained(training.Trained[nn.Module]):
 def load_data(data: Data, seed: int) -> tuple[Examples, Examples]:
     """The training and the evaluation examples: columns image (n, 3, h, w) and label."""
     loaded = _load(data, seed)
-    if data.source == "digits":
+    note_source(data.source)
+    return loaded
+
+
+def note_source(source: cifar.Source | Literal["digits"]) -> None:
+    """Note the data of a run, which a cache may have read for an earlier run."""
+    if source == "digits":
         digits.load_sklearn()
     else:
-        cifar.identify(data.source)
-    return loaded
+        cifar.identify(source)
 
 
 @lru_cache(maxsize=1)
@@ -94,7 +99,7 @@ def trained(model: Model) -> Trained:
 
 def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
     train, evaluation = load_data(model.data, model.seed)
-    loss = cross_entropy if model.augment is None else model.augment.loss(cross_entropy)
+    loss = augmented(cross_entropy, model.augment)
     outcome = fit(module, loss, train, model.fit, model.seed, scratch)
     return {
         **outcome,
@@ -106,13 +111,9 @@ def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
 @torch.no_grad()
 def accuracy(module: nn.Module, examples: Examples) -> float:
     """The share of examples whose label has the highest logit."""
-    hits: list[Tensor] = [
-        module(image).argmax(1) == label
-        for image, label in zip(
-            examples["image"].split(250), examples["label"].split(250), strict=True
-        )
-    ]
-    return float(torch.cat(hits).double().mean())
+    parts = chunks(examples, 250)
+    hits = torch.cat([module(part["image"]).argmax(1) == part["label"] for part in parts])
+    return float(hits.double().mean())
 
 
 PAPER = Model()

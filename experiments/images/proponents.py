@@ -1,6 +1,7 @@
-"""Proponents and opponents of many queries: what Figures 5, 6 and 9 of 001 rest on.
+"""Proponents and opponents of many queries, for Figures 5, 6 and 9 of TracIn.
 
-One picture proves nothing, so the retrieval behind it is done for the many of experiments.queries.
+Single pictures prove nothing: the paper's retrieval is repeated for many random queries. Which
+queries are displayed is declared before anything is scored.
 """
 
 import time
@@ -23,17 +24,22 @@ from methods.representer import FittedRepresenter, Representer
 from methods.task import Examples, Objective, Task, take
 from methods.tracin import TracIn
 
-# The queries of a retrieval: drawn at random out of classified images.
-#
-# Which of them are displayed is declared before anything is scored.
-
-
 BATCH = 500  # examples in a forward pass
+Method = TracIn | Influence | Representer
+COLUMNS = (  # what the command line prints of `measure`
+    "proponents_of_class",
+    "chance_of_class",
+    "opponents_of_rival",
+    "chance_of_rival",
+    "accuracy",
+    "fit_seconds",
+    "seconds",
+)
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A query to display: the first of the random order that is so classified, of that class."""
+    """A query to display: the first in random order with this class and (in)correct prediction."""
 
     correct: bool = True
     label: int | None = None
@@ -41,10 +47,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class Queries:
-    """`count` evaluation examples at random, and the first `wrong` misclassified ones.
+    """`count` random evaluation examples, and the first `wrong` misclassified ones.
 
-    Those drawn at random are what shares are counted over; misclassified ones are a stratum of
-    their own, since there the class given and the class predicted differ.
+    Shares are counted over the random ones. Misclassified ones are a separate stratum, since their
+    label differs from the predicted class.
     """
 
     count: int = 300
@@ -55,11 +61,11 @@ class Queries:
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Labelled images with the two classes the model prefers.
+    """Labelled images with the model's first and second choice of class.
 
     examples   columns image (n, channels, h, w) and label (n,)
     predicted, runner_up   (n,) classes of the highest and second highest logit
-    pixels     uint8 (n, h, w), or (n, h, w, 3) in colour, as a person would see them
+    pixels     uint8 (n, h, w), or (n, h, w, 3) in colour, to display
     """
 
     examples: Examples
@@ -79,11 +85,11 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """Queries out of a pool.
+    """Queries from a pool.
 
-    index   (m,) positions in the pool, each once
-    random  (m,) bool, those of the random draw; the rest are there because they are misclassified
-            or displayed
+    index   (m,) positions in the pool, without repetition
+    random  (m,) bool, whether a query is one of the random draw; the others were added because they
+            are misclassified or displayed
     shown   (s,) rows of `index` to display, in the order of the plan; -1 where the pool has none
     """
 
@@ -97,26 +103,25 @@ class Drawn:
 def pool(
     model: Callable[[Tensor], Tensor], examples: Examples, pixels: np.ndarray | None = None
 ) -> Pool:
-    """Classify images; `pixels` are needed where the column image is not in [0, 1]."""
+    """Classify images; give `pixels` if the column image is not in [0, 1]."""
     best = torch.cat([model(some).topk(2).indices for some in examples["image"].split(BATCH)])
-    seen = to_pixels(examples["image"]) if pixels is None else pixels
     first, second = best.cpu().numpy().T
-    return Pool(examples, first, second, seen)
+    return Pool(examples, first, second, to_pixels(examples["image"]) if pixels is None else pixels)
 
 
 def to_pixels(image: Tensor) -> np.ndarray:
     """Images (n, 1 or 3, h, w) in [0, 1] as uint8 (n, h, w) or (n, h, w, 3)."""
     if float(image.min()) < 0 or float(image.max()) > 1:
-        raise UserError("images outside of [0, 1]: give their pixels beside them")
+        raise UserError("images have values outside of [0, 1]: give their pixels too")
     whole = (image * 255).round().to(torch.uint8).cpu()
     return (whole[:, 0] if whole.shape[1] == 1 else whole.movedim(1, 3)).contiguous().numpy()
 
 
 def draw(evaluation: Pool, plan: Queries, seed: int) -> Drawn:
-    """Draw the queries and find the displayed ones, all in one random order of the pool."""
+    """Draw the queries and choose the displayed ones, all in one random order of the pool."""
     n = len(evaluation.label)
     if plan.count > n:
-        raise UserError(f"{plan.count} queries of {n} evaluation examples: lower queries.count")
+        raise UserError(f"{plan.count} queries, but {n} evaluation examples: lower queries.count")
     order = numpy_generator(seed, "queries").permutation(n)
     right = evaluation.predicted[order] == evaluation.label[order]
     wanted = []
@@ -134,25 +139,13 @@ def draw(evaluation: Pool, plan: Queries, seed: int) -> Drawn:
     return Drawn(evaluation, index, random, np.array(places, dtype=np.int64))
 
 
-Method = TracIn | Influence | Representer
-COLUMNS = (  # what the command line prints of `measure`
-    "proponents_of_class",
-    "chance_of_class",
-    "opponents_of_rival",
-    "chance_of_rival",
-    "accuracy",
-    "fit_seconds",
-    "seconds",
-)
-
-
 def predicted_logit(model: Callable[[Tensor], Tensor], batch: Examples) -> Tensor:
-    """Minus the logit of the class the model prefers, (b,): what Representer decomposes."""
+    """Minus the highest logit, (b,): what Representer decomposes."""
     return -model(batch["image"]).amax(1)
 
 
 def display(method: Method) -> str:
-    """The method's name in tables and figures: variants of one have what they differ in added."""
+    """The method's name in tables and figures; variants carry a distinguishing suffix."""
     if isinstance(method, TracIn):
         last = ", last layer" if method.layers else ""
         return f"TracIn{last}{'' if method.learning_rates else ', no learning rates'}"
@@ -165,13 +158,13 @@ def display(method: Method) -> str:
 
 
 def influence(num_eigen: int, basis: Krylov, damping: float = 0.0) -> list[Method]:
-    """Influence functions on all kept eigenvectors and, to see what these decide, on half."""
+    """Influence functions on all eigenvectors kept and, to see how many matter, on half of them."""
     return [Influence(Arnoldi(n, basis), damping) for n in (num_eigen, num_eigen // 2)]
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What the once-per-model work depends on: a run of its own, shared by the cells."""
+    """What a method computes once per model: a run of its own, shared by the cells."""
 
     model: Any
     preparation: Any
@@ -193,10 +186,10 @@ def measure(
     top: int,
     basis: tuple[Prepared | None, float] = (None, 0.0),
 ) -> dict[str, Any]:
-    """Score every training example for every query and return all that the artifacts need.
+    """Score every training example for every query and return everything the artifacts need.
 
-    TracIn and influence functions explain the loss at the query's label, Representer the logit of
-    the class its refitted model predicts: `asked` is that class.
+    TracIn and influence functions explain the loss at the query's label; Representer explains the
+    logit of the class that its refitted model predicts. `asked` is the class explained.
     """
     query = drawn.pool.take(drawn.index)
     ready, basis_seconds = basis
@@ -225,10 +218,10 @@ def measure(
 
 
 def rival(query: Pool, asked: np.ndarray) -> np.ndarray:
-    """The class that each query may be taken for, (m,).
+    """The class that each query may be confused with, (m,).
 
-    Of a misclassified query, the true class or the predicted one, whichever was not asked about;
-    of a correctly classified one, the model's runner-up.
+    For a misclassified query, the true or the predicted class, whichever was not explained; for a
+    correctly classified one, the model's second choice.
     """
     other = np.where(query.predicted == asked, query.runner_up, query.predicted)
     return np.where(query.label == asked, other, query.label)
@@ -239,20 +232,20 @@ def retrieve(
 ) -> dict[str, Any]:
     """The `top` proponents and opponents of each query, their labels, and the displayed images.
 
-    scores (m, n), rows as `drawn.index`; asked (m,), the class whose score each query is about.
+    scores (m, n), rows as in `drawn.index`; asked (m,), the class explained of each query
     """
     if top > scores.shape[1]:
-        raise UserError(f"the top {top} of {scores.shape[1]} training examples: lower queries.top")
+        raise UserError(f"top {top} of {scores.shape[1]} training examples: lower queries.top")
     query = drawn.pool.take(drawn.index)
     against = rival(query, asked)
     share = np.bincount(train.label, minlength=int(max(asked.max(), against.max())) + 1)
     share = share / share.sum()
-    found: dict[str, Any] = {}
+    ranked: dict[str, Any] = {}
     shown = drawn.shown
     for role, largest in (("proponent", True), ("opponent", False)):
         best = scores.topk(top, largest=largest)
         index = best.indices.numpy()
-        found |= {
+        ranked |= {
             f"{role}_index": index,
             f"{role}_score": best.values.numpy(),
             f"{role}_label": train.label[index],
@@ -260,10 +253,10 @@ def retrieve(
             f"{role}_images": train.pixels[index[shown]],
         }
     random = drawn.random
-    of_class = found["proponent_label"][random] == asked[random, None]
-    of_rival = found["opponent_label"][random] == against[random, None]
+    of_class = ranked["proponent_label"][random] == asked[random, None]
+    of_rival = ranked["opponent_label"][random] == against[random, None]
     return {
-        **found,
+        **ranked,
         "query_index": drawn.index,
         "query_images": query.pixels[shown],
         "random": random,

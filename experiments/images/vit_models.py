@@ -1,7 +1,7 @@
 """Vision Transformers fine-tuned by SAM on few images, some of them with a wrong label.
 
 Schioppa et al. (2022), Sec. 5.3. A network starts from a published checkpoint, or from one trained
-here, by SAM too, on images of the same data set that fine-tuning never sees.
+here, also by SAM, on images of the same data set that fine-tuning never sees.
 """
 
 import copy
@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from experiments.data import cifar, digits, labels
-from experiments.images.cifar_models import accuracy
+from experiments.images.cifar_models import accuracy, note_source
 from experiments.laboratory import runs
 from experiments.laboratory.device import device, on_device
 from experiments.laboratory.errors import UserError
 from experiments.models.vit import VisionTransformer, ViT
 from experiments.models.vit_checkpoint import Published
 from experiments.training import models as training
-from experiments.training.augmentation import CropAndFlip
+from experiments.training.augmentation import CropAndFlip, augmented
 from experiments.training.loop import fit, load_params
 from experiments.training.plans import AdamW, SharpnessAware, cross_entropy
 from methods.task import Examples, take
@@ -46,8 +46,8 @@ class Pretraining:
 class Data:
     """Images to fine-tune on and to test on, and which of them get wrong labels.
 
-    where  "test": of test images alone, after training, as in the paper; "train": of training
-           images, before training
+    where  "test": only test images, after training, as in the paper; "train": training images,
+           before training
     """
 
     source: Source = "original"
@@ -70,7 +70,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a network trained here depends on: a run of its own, shared by the seeds."""
+    """A network trained here: a run of its own, shared by the seeds."""
 
     network: ViT
     source: Source
@@ -101,10 +101,7 @@ class Tuned(training.Trained[VisionTransformer]):
 def load_data(model: Model) -> tuple[Split, Split]:
     """What the model is fine-tuned on, and test images."""
     loaded = _load(model.data, _n_pretraining(model), model.seed)
-    if model.data.source == "digits":
-        digits.load_sklearn()
-    else:
-        cifar.identify(model.data.source)
+    note_source(model.data.source)
     return loaded
 
 
@@ -113,8 +110,8 @@ def _load(data: Data, n_before: int, seed: int) -> tuple[Split, Split]:
     rest = _before(data.source, n_before)[1]
     if data.n_train > len(rest):
         raise UserError(
-            f"{data.n_train:,} images to fine-tune on, of {len(rest):,} that pretraining leaves: "
-            "lower data.n_train, or start.n"
+            f"{data.n_train:,} images to fine-tune on, but pretraining leaves {len(rest):,}: lower "
+            "data.n_train or start.n"
         )
     n_test = _size(data.source, "test")
     drawn: dict[cifar.Split, np.ndarray] = {
@@ -186,11 +183,11 @@ def _tune(model: Model, module: VisionTransformer, scratch: Path) -> dict[str, A
     train, test = load_data(model)
     seen = on_device(train.examples)
     outcome = fit(module, cross_entropy, seen, model.fit, model.seed, scratch)
-    truly = {**test.examples, "label": torch.from_numpy(test.true)}
+    with_true = {**test.examples, "label": torch.from_numpy(test.true)}
     return {
         **outcome,
         "accuracy_train": accuracy(module, seen),
-        "accuracy_test": accuracy(module, on_device(truly)),
+        "accuracy_test": accuracy(module, on_device(with_true)),
     }
 
 
@@ -199,13 +196,13 @@ def _pretrain(wanted: Pretrained, scratch: Path) -> dict[str, Any]:
     first, rest = _before(wanted.source, plan.n)
     train = on_device(_images(wanted.source, "train", first))
     module = wanted.network.build(plan.seed).to(device())
-    loss = cross_entropy if plan.augment is None else plan.augment.loss(cross_entropy)
+    loss = augmented(cross_entropy, plan.augment)
     outcome = fit(module, loss, train, plan.fit, plan.seed, scratch)
-    held = on_device(_images(wanted.source, "train", rest[:1_000]))
+    others = on_device(_images(wanted.source, "train", rest[:1_000]))
     return {
         **outcome,
         "accuracy_train": accuracy(module, take(train, slice(0, 2_000))),
-        "accuracy_held": accuracy(module, held),
+        "accuracy_held": accuracy(module, others),
     }
 
 

@@ -31,6 +31,11 @@ class CropAndFlip:
         return lambda model, batch: loss(model, {**batch, "image": self(batch["image"])})
 
 
+def augmented(loss: Loss, augment: CropAndFlip | None) -> Loss:
+    """The loss on moved images; the loss itself without augmentation."""
+    return loss if augment is None else augment.loss(loss)
+
+
 def moved(image: Tensor, pad: int, mirror: bool) -> Tensor:
     """Random crops of images (b, channels, height, width) with black margins, as large as they are.
 

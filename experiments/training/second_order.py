@@ -70,10 +70,8 @@ def converge(
             raise UserError(f"the loss is {value} after minibatch training: lower fit.lr")
         if np.linalg.norm(gradient) <= plan.tolerance:
             break
-        chosen = numpy_generator(seed, Purpose.PRECONDITION, number).permutation(count)[
-            : plan.sample
-        ]
-        some = {k: v[torch.from_numpy(chosen)] for k, v in train.items()}
+        order = numpy_generator(seed, Purpose.PRECONDITION, number).permutation(count)
+        some = {k: v[torch.from_numpy(order[: plan.sample])] for k, v in train.items()}
         scale = _preconditioner(module, loss, some, weight_decay, point)
         point = _descend(module, loss, train, weight_decay, point, scale, plan)
         content = io.BytesIO()
@@ -127,9 +125,8 @@ def _descend(
         return value, scale @ gradient
 
     options = {"maxiter": plan.iterations, "gtol": 0.0, "maxcor": 30, "ftol": 0.0}
-    minimum = minimize(
-        objective, np.zeros_like(start), jac=True, method="L-BFGS-B", options=options
-    )
+    origin = np.zeros_like(start)
+    minimum = minimize(objective, origin, jac=True, method="L-BFGS-B", options=options)
     return start + scale @ minimum.x
 
 

@@ -219,7 +219,7 @@ def test_pretraining_and_fine_tuning_share_no_image():
     assert not train.corrupted.any()
     assert test.corrupted.sum() == 30
     assert ((test.true != test.examples["label"].numpy()) == test.corrupted).all()
-    with pytest.raises(UserError, match="that pretraining leaves"):
+    with pytest.raises(UserError, match="but pretraining leaves"):
         vit_models.load_data(replace(model, data=replace(model.data, n_train=1_300)))
 
 
