@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from experiments.data import dbpedia, gazetteer, labels
+from experiments.data import dbpedia, generated_articles, labels
 from experiments.data.dbpedia import Articles
 from experiments.data.words import Vocabulary, jaccard
 from experiments.laboratory.errors import UserError
@@ -97,7 +97,7 @@ def load_data(data: Data, seed: int) -> tuple[Part, Part, Vocabulary]:
         whole = (
             dbpedia.load_subset()
             if data.source == "subset"
-            else gazetteer.generate(sum(sizes), GENERATED_SEED)
+            else generated_articles.generate(sum(sizes), GENERATED_SEED)
         )
         parts = labels.split(len(whole.label), sizes, seed)
         train, test = (whole.take(np.sort(index)) for index in parts)

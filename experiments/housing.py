@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
-from experiments.data import housing, labels, towns
+from experiments.data import generated_housing, housing, labels
 from experiments.data.housing import Houses
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
@@ -90,7 +90,7 @@ def load_data(data: Data, seed: int, coordinates: bool) -> tuple[Part, Part]:
     whole = (
         housing.load()
         if data.source == "california"
-        else towns.generate(data.n_generated, GENERATED_SEED)
+        else generated_housing.generate(data.n_generated, GENERATED_SEED)
     )
     n = len(whole.value)
     if not 0 < data.n_test < n:

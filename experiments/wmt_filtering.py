@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data.noise import CLEAN, KINDS
 from experiments.data.parallel import Corpus, Pairs
+from experiments.data.translation_noise import CLEAN, KINDS
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run

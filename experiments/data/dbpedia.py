@@ -1,30 +1,27 @@
 """DBpedia-14: titles and first paragraphs of articles of 14 classes (Zhang, Zhao & LeCun, 2015).
 
-At hand without a network is `dbpedia/test.subset.csv` under the data folder, 7,600 rows of the
-original test file (class 1 to 14, title, content; no header), with `classes.txt`. The whole,
-560,000 rows for training and 70,000 for testing, is read by Hugging Face's `datasets`.
+The subset needs no network: `dbpedia/test.subset.csv` under the data folder, 7,600 rows of the
+original test file (class 1 to 14, title, content; no header), with `classes.txt`. Hugging Face's
+`datasets` reads the whole data set: 560,000 rows for training and 70,000 for testing.
 """
 
 import csv
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from experiments.laboratory import data_folder
-from experiments.laboratory.data_folder import reachable
 from experiments.laboratory.errors import UserError
-from experiments.laboratory.runs import note
 
 N_SUBSET, N_CLASSES = 7_600, 14
 N_WHOLE = {"train": 560_000, "test": 70_000}
-WHOLE, SERVER = "fancyzhx/dbpedia_14", "https://huggingface.co"
+HUB = "fancyzhx/dbpedia_14"
 
 
 @dataclass(frozen=True)
 class Articles:
-    """Labels (n,) from 0, and a title and a content each; names of the classes."""
+    """Labels (n,) from 0, a title and a content each, and the names of the classes."""
 
     label: np.ndarray
     title: list[str]
@@ -38,80 +35,68 @@ class Articles:
 
 
 def load_subset() -> Articles:
-    """The 7,600 rows at hand, in the order of the file."""
+    """The 7,600 rows of the subset, in the order of the file."""
     folder = data_folder.root() / "dbpedia"
     names = _read(folder / "classes.txt").split("\n")
     classes = tuple(name.strip() for name in names if name.strip())
     if len(classes) != N_CLASSES:
         raise UserError(
-            f"{folder / 'classes.txt'} has {len(classes)} of {N_CLASSES} names: copy a whole one "
-            "there, a name a line"
+            f"{folder / 'classes.txt'} has {len(classes)} of {N_CLASSES} names: replace it by a "
+            "complete copy with one name a line"
         )
     path = folder / "test.subset.csv"
-    mend = f"remove it with `rm {path}` and copy a whole one there"
+    remedy = data_folder.replace(path)
     try:
-        lines = list(csv.reader(_read(path).splitlines(), strict=True))
+        rows = list(csv.reader(_read(path).splitlines(), strict=True))
     except csv.Error as error:
-        raise UserError(f"{path} is not a table of quoted values ({error}): {mend}") from error
-    if len(lines) != N_SUBSET:
-        raise UserError(f"{path} has {len(lines):,} of {N_SUBSET:,} rows: {mend}")
-    label = np.empty(len(lines), dtype=np.int64)
-    for number, line in enumerate(lines):
-        known = len(line) == 3 and line[0].isdigit() and 1 <= int(line[0]) <= N_CLASSES
-        if not known:
+        raise UserError(f"{path} is not a table of quoted values ({error}): {remedy}") from error
+    if len(rows) != N_SUBSET:
+        raise UserError(f"{path} has {len(rows):,} of {N_SUBSET:,} rows: {remedy}")
+    for number, row in enumerate(rows, start=1):
+        if not (len(row) == 3 and row[0].isdigit() and 1 <= int(row[0]) <= N_CLASSES):
             raise UserError(
-                f"{path}, line {number + 1}, is not a class from 1 to {N_CLASSES}, a title and a "
-                f"content: {mend}"
+                f"{path}, line {number}, is not a class from 1 to {N_CLASSES}, a title and a "
+                f"content: {remedy}"
             )
-        label[number] = int(line[0]) - 1
-    return Articles(label, [line[1] for line in lines], [line[2] for line in lines], classes)
+    label = np.array([int(row[0]) - 1 for row in rows], dtype=np.int64)
+    return Articles(label, [row[1] for row in rows], [row[2] for row in rows], classes)
 
 
 def _read(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path.name} is not in {path.parent}, and this choice of 7,600 rows has no download: "
-            "put it there, name another place with --data DIR or RETRACE_DATA=DIR, where DIR has "
-            "dbpedia, or take --preset paper, which downloads the whole data set"
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    note("data", {f"dbpedia/{path.name}": f"md5 {digest}"})
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: copy a whole one there") from error
+    if not path.exists():
+        raise data_folder.missing(
+            f"{path.name} is not in {path.parent}",
+            "this subset has no download",
+            "put it there, take --preset paper, which downloads the whole data set",
+            "dbpedia",
+        )
+    return data_folder.read_text(path, data_folder.replace(path))
 
 
 def load_whole(split: str) -> Articles:
-    """The `train` or `test` rows of the whole data set, downloaded if they are not there."""
-    from datasets import load_dataset
-
+    """The `train` or `test` rows of the whole data set, downloaded if they are missing."""
     folder = data_folder.root() / "dbpedia" / "huggingface"
-    if not folder.exists() and not reachable(SERVER):
-        raise _unavailable(folder, f"{SERVER} does not answer")
-    try:
-        table = load_dataset(WHOLE, split=split, cache_dir=str(folder))
+
+    def failure(reason: str) -> UserError:
+        remedy = (
+            "run the same command where there is a network and copy the folder, take --preset "
+            "small, which needs only the subset of 7,600 rows"
+        )
+        what = f"{HUB} is not in {folder}"
+        return data_folder.missing(what, reason, remedy, "dbpedia/huggingface")
+
+    def load(cache_dir: str) -> Articles:
+        from datasets import load_dataset
+
+        table = load_dataset(HUB, split=split, cache_dir=cache_dir)
         label = np.asarray(table["label"], dtype=np.int64)
-        title, content = list(table["title"]), list(table["content"])
         classes = tuple(str(name) for name in table.features["label"].names)
-    except Exception as error:  # whatever it was: the remedy is the same
-        raise _unavailable(folder, f"it could not be read: {error}") from error
-    if len(label) != N_WHOLE[split]:
-        raise UserError(f"{WHOLE} has {len(label):,} of {N_WHOLE[split]:,} rows: `rm -r {folder}`")
-    digest = hashlib.md5(label.tobytes(), usedforsecurity=False)
-    for text in (*title, *content):
-        digest.update(text.encode())
-    note("data", {f"{WHOLE} {split}": f"md5 {digest.hexdigest()}"})
-    return Articles(label, title, content, classes)
+        return Articles(label, list(table["title"]), list(table["content"]), classes)
 
-
-def _unavailable(folder: Path, reason: str) -> UserError:
-    return UserError(
-        f"{WHOLE} is not in {folder} and {reason}: run the same command where there is a network "
-        "and copy the folder, or name another place with --data DIR or RETRACE_DATA=DIR, where "
-        "DIR has dbpedia/huggingface; --preset small needs the 7,600 rows at hand alone"
-    )
+    articles = data_folder.from_hub(folder, load, failure)
+    n, expected = len(articles.label), N_WHOLE[split]
+    if n != expected:
+        raise UserError(f"{HUB} has {n:,} of {expected:,} rows: `rm -r {folder}`")
+    texts = (text.encode() for text in (*articles.title, *articles.content))
+    data_folder.note_content(f"{HUB} {split}", articles.label.tobytes(), *texts)
+    return articles

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.data.photos import Photos, chosen, fetch, read
+from experiments.data.photos import Photos, downloaded, positions, read
 from experiments.laboratory.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -18,6 +18,7 @@ FOLDER, CLASSES = "flowers-102", 102
 N_EXAMPLES: dict[Split, int] = {"train": 1_020, "val": 1_020, "test": 6_149}
 COLUMNS: dict[Split, str] = {"train": "trnid", "val": "valid", "test": "tstid"}
 ARCHIVE = "102flowers.tgz with imagelabels.mat and setid.mat in a folder flowers-102"
+REMEDY = f"replace the data set by the unpacked {ARCHIVE}"
 
 
 def load(split: Split, index: np.ndarray, keep: bool = False) -> tuple[Photos, Tensor]:
@@ -25,19 +26,19 @@ def load(split: Split, index: np.ndarray, keep: bool = False) -> tuple[Photos, T
     from torchvision.datasets import Flowers102
 
     address = f"{Flowers102._download_url_prefix}{Flowers102._file_dict['setid'][0]}"
-    home = fetch(FOLDER, address, lambda draft: Flowers102(draft, download=True), ARCHIVE)
+    home = downloaded(FOLDER, address, lambda home: Flowers102(home, download=True), ARCHIVE)
     numbers = _column(home / "setid.mat", COLUMNS[split])
     labels = _column(home / "imagelabels.mat", "labels")
     n = N_EXAMPLES[split]
     if len(numbers) != n or not 0 < int(numbers.min()) <= int(numbers.max()) <= len(labels):
         raise UserError(
             f"{home / 'setid.mat'} lists {len(numbers):,} photographs for {split}, not {n:,} of "
-            f"{len(labels):,}: copy a whole one there"
+            f"{len(labels):,}: {REMEDY}"
         )
-    some = [int(numbers[i]) for i in chosen(n, index, str(home))]
-    wanted = [home / "jpg" / f"image_{number:05d}.jpg" for number in some]
+    chosen = [int(numbers[i]) for i in positions(n, index, home)]
+    wanted = [home / "jpg" / f"image_{number:05d}.jpg" for number in chosen]
     photos = read(f"flowers-102 {split}", wanted, keep)
-    return photos, torch.tensor([int(labels[i - 1]) - 1 for i in some], dtype=torch.int64)
+    return photos, torch.tensor([int(labels[i - 1]) - 1 for i in chosen], dtype=torch.int64)
 
 
 def _column(path: Any, name: str) -> np.ndarray:
@@ -48,4 +49,4 @@ def _column(path: Any, name: str) -> np.ndarray:
     try:
         return np.atleast_1d(loadmat(path, squeeze_me=True)[name]).astype(np.int64)
     except (*unreadable, MatReadError, zlib.error) as error:
-        raise UserError(f"cannot read {path} ({error}): put the unpacked {ARCHIVE}") from error
+        raise UserError(f"cannot read {path} ({error}): {REMEDY}") from error

@@ -1,22 +1,19 @@
 """California housing, the census of 1990: `california_housing/housing.csv` under the data folder.
 
 Rows are block groups (Pace & Barry, 1997). The file is the edition with `ocean_proximity`, which
-is not used: it is a place in words, and scikit-learn's copy, the second source, lacks it.
-207 block groups lack `total_bedrooms`: they are given the median of bedrooms per room, times their
-rooms. scikit-learn's copy has ratios, from which counts are computed back; there none is missing.
+is not used: it describes the place in words, and scikit-learn's copy, the second source, lacks it.
+207 block groups lack `total_bedrooms`: they get the median of bedrooms per room, times their rooms.
+scikit-learn's copy has ratios, from which counts are computed back; none is missing there.
 """
 
 import csv
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from experiments.laboratory import data_folder
-from experiments.laboratory.data_folder import reachable
 from experiments.laboratory.errors import UserError, nearest
-from experiments.laboratory.runs import note
 
 N_ROWS = 20_640
 INPUTS = (
@@ -36,7 +33,7 @@ class Houses:
     """Block groups: degrees north and east, inputs other than the place, and the median value.
 
     latitude, longitude (n,); inputs (n, 6) in the order of INPUTS, income in tens of thousands of
-    dollars; value (n,) in dollars, where the census wrote 500,001 for all above 500,000.
+    dollars; value (n,) in dollars, where the census wrote 500,001 for every value above 500,000.
     """
 
     latitude: np.ndarray
@@ -58,45 +55,42 @@ def load() -> Houses:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    mend = f"remove it with `rm {path}` and copy a whole one there"
+    remedy = data_folder.replace(path)
+    text = data_folder.read_text(path, remedy)
     try:
-        content = path.read_bytes()
-        header, *lines = csv.reader(content.decode().splitlines())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+        header, *lines = csv.reader(text.splitlines())
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{path} is not a table of values separated by commas: {mend}") from error
+        raise UserError(f"{path} is not a table of values separated by commas: {remedy}") from error
     wanted = [*INPUTS, *PLACE, VALUE]
     for name in wanted:
         if name not in header:
             unknown = [column for column in header if column not in (*wanted, WORDS)]
-            raise UserError(f"{path} has no column {name}: {nearest(name, unknown)} {mend}")
+            raise UserError(f"{path} has no column {name}: {nearest(name, unknown)} {remedy}")
     if len(lines) != N_ROWS:
-        raise UserError(f"{path} has {len(lines):,} of {N_ROWS:,} rows: {mend}")
+        raise UserError(f"{path} has {len(lines):,} of {N_ROWS:,} rows: {remedy}")
     columns = {name: np.empty(N_ROWS) for name in wanted}
-    for number, line in enumerate(lines, start=2):
+    for row, line in enumerate(lines):
+        place = f"{path}, line {row + 2}"
         if len(line) != len(header):
-            raise UserError(
-                f"{path}, line {number}, has {len(line)} of {len(header)} cells: {mend}"
-            )
+            raise UserError(f"{place}, has {len(line)} of {len(header)} cells: {remedy}")
         cells = dict(zip(header, line, strict=True))
         for name in wanted:
-            columns[name][number - 2] = _number(cells[name], name, path, number, mend)
-    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    note("data", {"california_housing/housing.csv": f"md5 {digest}"})
+            value = _number(cells[name], may_lack=name == MAY_LACK)
+            if value is None:
+                raise UserError(f"{place}: {name} is {cells[name]!r}, not a number: {remedy}")
+            columns[name][row] = value
     return columns
 
 
-def _number(cell: str, name: str, path: Path, number: int, mend: str) -> float:
-    if not cell and name == MAY_LACK:
+def _number(cell: str, may_lack: bool) -> float | None:
+    """A cell as a number, NaN if it is empty and may be, None if it is not a finite number."""
+    if not cell and may_lack:
         return float("nan")
     try:
         value = float(cell)
-        if np.isfinite(value):
-            return value
     except ValueError:
-        pass
-    raise UserError(f"{path}, line {number}: {name} is {cell!r}, not a number: {mend}")
+        return None
+    return value if np.isfinite(value) else None
 
 
 def _second_source(path: Path) -> dict[str, np.ndarray]:
@@ -104,21 +98,22 @@ def _second_source(path: Path) -> dict[str, np.ndarray]:
     from sklearn.datasets import _california_housing as source
     from sklearn.datasets import fetch_california_housing
 
-    kept = path.parent / "cal_housing_py3.pkz"
-    if not kept.exists() and not reachable(source.ARCHIVE.url):
-        raise _missing(path, "the server that scikit-learn downloads it from does not answer")
+    def failure(reason: str) -> UserError:
+        what, remedy = f"{path.name} is not in {path.parent}", "put the table there"
+        return data_folder.missing(what, reason, remedy, "california_housing/housing.csv")
+
+    pickled = path.parent / "cal_housing_py3.pkz"
+    if not pickled.exists() and not data_folder.reachable(source.ARCHIVE.url):
+        raise failure("the server that scikit-learn downloads it from does not answer")
     try:
         bunch = fetch_california_housing(data_home=str(path.parent), n_retries=0)
-    except Exception as error:  # whatever it was: the remedy is the same
-        raise _missing(path, f"scikit-learn's copy failed: {error}") from error
-    column = {
-        name: np.asarray(bunch.data[:, i], dtype=float)
-        for i, name in enumerate(bunch.feature_names)
-    }
+    except Exception as error:  # scikit-learn raises errors of many kinds, with one remedy
+        raise failure(f"scikit-learn's copy failed: {error}") from error
     if len(bunch.data) != N_ROWS:
-        raise UserError(f"{kept} has {len(bunch.data):,} of {N_ROWS:,} rows: `rm {kept}`")
-    digest = hashlib.md5(kept.read_bytes(), usedforsecurity=False).hexdigest()
-    note("data", {f"california_housing/{kept.name}": f"md5 {digest}"})
+        raise UserError(f"{pickled} has {len(bunch.data):,} of {N_ROWS:,} rows: `rm {pickled}`")
+    data_folder.note_file(pickled)
+    columns = np.asarray(bunch.data, dtype=float).T
+    column = dict(zip(bunch.feature_names, columns, strict=True))
     households = (column["Population"] / column["AveOccup"]).round()
     return {
         "housing_median_age": column["HouseAge"],
@@ -131,11 +126,3 @@ def _second_source(path: Path) -> dict[str, np.ndarray]:
         "longitude": column["Longitude"],
         VALUE: (np.asarray(bunch.target, dtype=float) * 1e5).round(),
     }
-
-
-def _missing(path: Path, reason: str) -> UserError:
-    return UserError(
-        f"{path.name} is not in {path.parent} and {reason}: put the table of {N_ROWS:,} rows "
-        "there, or name another place with --data DIR or RETRACE_DATA=DIR, where DIR has "
-        "california_housing/housing.csv"
-    )

@@ -1,4 +1,4 @@
-"""Wrong labels and disjoint parts, the same on every machine."""
+"""Wrong labels and disjoint random subsets, the same on every machine."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ def reassign(
 
 
 def split(n: int, sizes: Sequence[int], seed: int) -> list[np.ndarray]:
-    """Disjoint random sets of positions below n, of the given sizes, in random order."""
+    """Disjoint random sets of positions below n, of the given sizes, each in random order."""
     if min(sizes, default=0) < 0 or sum(sizes) > n:
         raise UserError(f"parts of {' + '.join(map(str, sizes))} do not fit into {n} examples")
     order = numpy_generator(seed, Purpose.SPLIT).permutation(n)

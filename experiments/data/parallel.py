@@ -1,10 +1,13 @@
 """German-English sentence pairs: line-aligned files, Hugging Face's WMT17, or a generated grammar.
 
-Line n of `NAME.de` is the translation of line n of `NAME.en`, under the data folder. A corpus of a
-hundred million pairs is never held: `Lines` gives the pairs of any range of lines.
+Line n of `NAME.de` under the data folder is the translation of line n of `NAME.en`. A corpus of a
+hundred million pairs does not fit in memory: `Lines` reads the pairs of any range of lines.
+
+The generated language is small enough to learn in seconds. Its word order differs as in the real
+languages: in German the participle comes last, the place before it, and articles agree with their
+noun in gender and case.
 """
 
-import hashlib
 import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,60 +18,9 @@ from typing import Literal
 import numpy as np
 
 from experiments.laboratory import data_folder
-from experiments.laboratory.data_folder import reachable
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.runs import note
 from methods.randomness import Purpose, numpy_generator
-
-# Generated German-English sentences: a grammar small enough to learn in seconds.
-#
-# Word order differs as it does in both languages: in German the participle comes last, the place
-# before it, and articles agree with their noun in gender and case.
-
-
-# English, German, gender
-PEOPLE = (
-    ("man", "Mann", "m"), ("woman", "Frau", "f"), ("child", "Kind", "n"), ("dog", "Hund", "m"),
-    ("girl", "Mädchen", "n"), ("teacher", "Lehrer", "m"), ("cat", "Katze", "f"),
-    ("nurse", "Pflegerin", "f"), ("horse", "Pferd", "n"), ("cook", "Koch", "m"),
-)  # fmt: skip
-VERBS = (
-    ("seen", "gesehen"), ("found", "gefunden"), ("called", "gerufen"), ("followed", "verfolgt"),
-    ("heard", "gehört"), ("painted", "gemalt"), ("helped", "unterstützt"), ("met", "getroffen"),
-)  # fmt: skip
-PLACES = (
-    ("in the garden", "im Garten"), ("at the station", "am Bahnhof"), ("on the beach", "am Strand"),
-    ("in the kitchen", "in der Küche"), ("near the river", "am Fluss"),
-    ("in the city", "in der Stadt"),
-)  # fmt: skip
-ADJECTIVES = (("old", "alte"), ("young", "junge"), ("small", "kleine"), ("tired", "müde"))
-TIMES = (("today", "heute"), ("yesterday", "gestern"), ("often", "oft"), ("never", "nie"))
-FIRST = {"m": "der", "f": "die", "n": "das"}
-FOURTH = {"m": "den", "f": "die", "n": "das"}
-
-
-def generate(n: int, seed: int) -> tuple[list[str], list[str]]:
-    """n German sentences and their English translations."""
-    draw = numpy_generator(seed, "translation grammar")
-    pairs = [_sentence(draw) for _ in range(n)]
-    text = "\n".join(f"{source}\t{target}" for source, target in pairs)
-    digest = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-    note("data", {f"generated translations, seed {seed}": f"md5 {digest}"})
-    return [source for source, _ in pairs], [target for _, target in pairs]
-
-
-def _sentence(draw: np.random.Generator) -> tuple[str, str]:
-    one, other = (PEOPLE[i] for i in draw.choice(len(PEOPLE), 2, replace=False))
-    verb, place, time = (of[draw.integers(len(of))] for of in (VERBS, PLACES, TIMES))
-    adjective = ADJECTIVES[draw.integers(len(ADJECTIVES))] if draw.random() < 0.5 else None
-    subject = [FIRST[one[2]], *([adjective[1]] if adjective else []), one[1]]
-    english = ["the", *([adjective[0]] if adjective else []), one[0]]
-    where, there = (place[1], place[0]) if draw.random() < 0.6 else ("", "")
-    when, then = (time[1], time[0]) if draw.random() < 0.5 else ("", "")
-    german = [*subject, "hat", when, FOURTH[other[2]], other[1], where, f"{verb[1]}."]
-    target = [*english, "has", then, verb[0], "the", other[0], there]
-    return " ".join(filter(None, german)), f"{' '.join(filter(None, target))}."
-
 
 Name = Literal[
     "multi30k",
@@ -91,16 +43,36 @@ FILES = {
     "newstest2016": "wmt17/newstest2016",
     "paracrawl": "paracrawl/wmt18.de-en",
 }
-BOTH = ("multi30k", "wmt sample")  # what "both" joins, in this order
-HUB, SERVER = "wmt/wmt17", "https://huggingface.co"
+BOTH: tuple[Name, ...] = ("multi30k", "wmt sample")  # what "both" joins, in this order
+HUB = "wmt/wmt17"
 HUB_SPLIT = {"wmt17": "train", "newstest2016": "validation"}
 PARACRAWL = (
     "the corpus of the WMT18 parallel corpus filtering task, statmt.org/wmt18, unpacked to two "
     "files of one sentence a line"
 )
-GENERATED = 2_000  # sentences of the generated corpus, and as many apart for testing
-SPACED = re.compile(r" ([.,;:?!%)\]])")
+GENERATED = 2_000  # sentences of the generated corpus, and of its separate test corpus
+SPACED = re.compile(r" ([.,;:?!%)\]])")  # Moses puts spaces around punctuation
 OPENING = re.compile(r"([(\[]) ")
+
+# The generated language: English, German and, of nouns, the gender.
+PEOPLE = (
+    ("man", "Mann", "m"), ("woman", "Frau", "f"), ("child", "Kind", "n"), ("dog", "Hund", "m"),
+    ("girl", "Mädchen", "n"), ("teacher", "Lehrer", "m"), ("cat", "Katze", "f"),
+    ("nurse", "Pflegerin", "f"), ("horse", "Pferd", "n"), ("cook", "Koch", "m"),
+)  # fmt: skip
+VERBS = (
+    ("seen", "gesehen"), ("found", "gefunden"), ("called", "gerufen"), ("followed", "verfolgt"),
+    ("heard", "gehört"), ("painted", "gemalt"), ("helped", "unterstützt"), ("met", "getroffen"),
+)  # fmt: skip
+PLACES = (
+    ("in the garden", "im Garten"), ("at the station", "am Bahnhof"), ("on the beach", "am Strand"),
+    ("in the kitchen", "in der Küche"), ("near the river", "am Fluss"),
+    ("in the city", "in der Stadt"),
+)  # fmt: skip
+ADJECTIVES = (("old", "alte"), ("young", "junge"), ("small", "kleine"), ("tired", "müde"))
+TIMES = (("today", "heute"), ("yesterday", "gestern"), ("often", "oft"), ("never", "nie"))
+NOMINATIVE = {"m": "der", "f": "die", "n": "das"}
+ACCUSATIVE = {"m": "den", "f": "die", "n": "das"}
 
 
 @dataclass(frozen=True)
@@ -123,7 +95,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Corpus:
-    """`n` pairs of a corpus from `start` on in a random order that never changes; None is all.
+    """`n` pairs of a corpus from `start` on in a fixed random order; None is all.
 
     Ranges that do not overlap are disjoint sets of lines.
     """
@@ -133,7 +105,7 @@ class Corpus:
     n: int | None = None
 
     def load(self) -> Pairs:
-        """The pairs; a clear error says which file is missing or is not aligned."""
+        """The pairs; an error names the file that is missing or not aligned."""
         whole = _whole(self.name)
         if self.n is None and self.start == 0:
             return whole
@@ -148,21 +120,44 @@ class Corpus:
         )
 
 
+def generate(n: int, seed: int) -> tuple[list[str], list[str]]:
+    """n German sentences and their English translations."""
+    draw = numpy_generator(seed, "translation grammar")
+    pairs = [_sentence(draw) for _ in range(n)]
+    text = "\n".join(f"{source}\t{target}" for source, target in pairs)
+    data_folder.note_content(f"generated translations, seed {seed}", text.encode())
+    return [source for source, _ in pairs], [target for _, target in pairs]
+
+
+def _sentence(draw: np.random.Generator) -> tuple[str, str]:
+    one, other = (PEOPLE[i] for i in draw.choice(len(PEOPLE), 2, replace=False))
+    verb, place, time = (words[draw.integers(len(words))] for words in (VERBS, PLACES, TIMES))
+    adjective = ADJECTIVES[draw.integers(len(ADJECTIVES))] if draw.random() < 0.5 else None
+    subject = [NOMINATIVE[one[2]], *([adjective[1]] if adjective else []), one[1]]
+    english = ["the", *([adjective[0]] if adjective else []), one[0]]
+    place = place if draw.random() < 0.6 else ("", "")
+    time = time if draw.random() < 0.5 else ("", "")
+    german = [*subject, "hat", time[1], ACCUSATIVE[other[2]], other[1], place[1], f"{verb[1]}."]
+    english += ["has", time[0], verb[0], "the", other[0], place[0]]
+    return " ".join(filter(None, german)), f"{' '.join(filter(None, english))}."
+
+
 def _whole(name: Name) -> Pairs:
     if name == "both":
-        parts = [_whole(one) for one in BOTH]  # type: ignore[arg-type]
+        parts = [_whole(part) for part in BOTH]
         return Pairs([s for p in parts for s in p.source], [t for p in parts for t in p.target])
     if name in ("generated", "generated test"):
         return Pairs(*generate(GENERATED, int(name == "generated test")))
     stem = data_folder.root() / FILES[name]
     if name in HUB_SPLIT and not side(stem, "de").exists():
-        return _hub(name)
+        return _from_hub(name)
     texts = [_read(side(stem, language), name) for language in ("de", "en")]
     if len(texts[0]) != len(texts[1]):
         raise misaligned(stem, *map(len, texts))
-    joined = [[_joined(line) for line in text] for text in texts] if ".tok" in stem.name else texts
-    kept = [i for i, pair in enumerate(zip(*joined, strict=True)) if all(s.strip() for s in pair)]
-    return Pairs(*joined).take(kept)
+    if ".tok" in stem.name:
+        texts = [[_joined(line) for line in text] for text in texts]
+    both = [i for i, pair in enumerate(zip(*texts, strict=True)) if all(s.strip() for s in pair)]
+    return Pairs(*texts).take(both)
 
 
 def side(stem: Path, language: str) -> Path:
@@ -171,7 +166,7 @@ def side(stem: Path, language: str) -> Path:
 
 
 def misaligned(stem: Path, de: int, en: int) -> UserError:
-    """Two files that cannot be translations of each other, line by line."""
+    """The error for two files that cannot be translations of each other, line by line."""
     return UserError(
         f"{stem}.de has {de:,} lines and {stem}.en {en:,}: line n of one must translate line n of "
         "the other; copy both again"
@@ -179,66 +174,60 @@ def misaligned(stem: Path, de: int, en: int) -> UserError:
 
 
 def _read(path: Path, name: str) -> list[str]:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise absent(path, name) from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    note("data", {str(path.relative_to(data_folder.root())): f"md5 {digest}"})
-    try:
-        lines = content.decode().split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: copy a whole one there") from error
+    if not path.exists():
+        raise absent(path, name)
+    lines = data_folder.read_text(path, data_folder.replace(path)).split("\n")
     return lines[:-1] if lines and not lines[-1] else lines
 
 
 def absent(path: Path, name: str) -> UserError:
-    """A file that is not there, and where it comes from."""
+    """The error for a missing file, which says where it comes from."""
     origin = f" ({PARACRAWL})" if name == "paracrawl" else ""
-    return UserError(
-        f"{path.name} of {name} is not in {path.parent}: put the line-aligned files "
-        f"{path.stem}.de and {path.stem}.en there{origin}, or name another place with --data DIR "
-        f"or RETRACE_DATA=DIR, where DIR has {path.parent.name}"
+    return data_folder.missing(
+        f"{path.name} of {name} is not in {path.parent}",
+        "has no download",
+        f"put the line-aligned files {path.stem}.de and {path.stem}.en there{origin}",
+        path.parent.name,
     )
 
 
 def _joined(line: str) -> str:
-    """Moses' tokens put together again, as far as punctuation and escapes go."""
+    """A line of Moses' tokens with its escapes decoded and the spaces at punctuation removed."""
     plain = html.unescape(line).replace("@-@", "-")
     return OPENING.sub(r"\1", SPACED.sub(r"\1", plain)).strip()
 
 
-def _hub(name: str) -> Pairs:
+def _from_hub(name: str) -> Pairs:
     folder = data_folder.root() / "wmt17" / "huggingface"
-    if not folder.exists() and not reachable(SERVER):
-        raise _unavailable(folder, name, f"{SERVER} does not answer")
-    try:
+
+    def failure(reason: str) -> UserError:
+        files = f"{FILES[name]}.de and {FILES[name]}.en"
+        what = f"{name} is neither in {files} under {data_folder.root()} nor in {folder}"
+        remedy = (
+            "put the line-aligned files there, or run the same command where there is a network "
+            "and copy the folder, or take --preset small, which needs only wmt/multi30k.* and "
+            "wmt/wmt_mix_train10k.*"
+        )
+        return data_folder.missing(what, reason, remedy, "wmt17")
+
+    def load(cache_dir: str) -> Pairs:
         from datasets import load_dataset
 
-        table = load_dataset(HUB, "de-en", split=HUB_SPLIT[name], cache_dir=str(folder))
+        table = load_dataset(HUB, "de-en", split=HUB_SPLIT[name], cache_dir=cache_dir)
         rows = list(table["translation"])
-        pairs = Pairs([row["de"] for row in rows], [row["en"] for row in rows])
-    except Exception as error:  # whatever it was: the remedy is the same
-        raise _unavailable(folder, name, f"it could not be read: {error}") from error
+        return Pairs([row["de"] for row in rows], [row["en"] for row in rows])
+
+    pairs = data_folder.from_hub(folder, load, failure)
     note("data", {f"{HUB} {HUB_SPLIT[name]}": f"{len(pairs)} pairs"})
     return pairs
 
 
-def _unavailable(folder: Path, name: str, reason: str) -> UserError:
-    files = f"{FILES[name]}.de and {FILES[name]}.en"
-    return UserError(
-        f"{name} is neither in {files} under {data_folder.root()} nor in {folder}, "
-        f"and {reason}: put the line-aligned files there, or run the same command where "
-        "there is a network and copy the folder, or name another place with --data DIR or "
-        "RETRACE_DATA=DIR; --preset small needs wmt/multi30k.* and wmt/wmt_mix_train10k.* alone"
-    )
-
-
 @dataclass(frozen=True)
 class Lines:
-    """Two files too large to hold: `offsets` (n_marks,) of every `stride`-th line of each."""
+    """Two files too large for memory, and `offsets` (n_marks,) of every `stride`-th line of each.
+
+    n is the number of lines.
+    """
 
     stem: Path
     stride: int
@@ -246,12 +235,11 @@ class Lines:
     n: int
 
     def take(self, start: int, end: int) -> Pairs:
-        """The pairs of lines `start` to `end`, read from the nearest mark on."""
-        found = [self._lines(language, start, min(end, self.n)) for language in ("de", "en")]
-        return Pairs(*found)
+        """The pairs of lines `start` to `end`, read from the mark before them on."""
+        return Pairs(*(self._lines(side, start, min(end, self.n)) for side in ("de", "en")))
 
     def chosen(self, index: np.ndarray) -> Iterator[tuple[str, str]]:
-        """The pairs at increasing line numbers, one after another."""
+        """Iterate over the pairs at increasing line numbers."""
         for mark in np.unique(index // self.stride):
             start = int(mark) * self.stride
             block = self.take(start, start + self.stride)
@@ -269,21 +257,20 @@ class Lines:
 
 
 def marks(path: Path, name: str, stride: int) -> tuple[np.ndarray, int]:
-    """Where every `stride`-th line of a file starts, in bytes, and how many lines it has."""
+    """The offset in bytes of every `stride`-th line of a file, and how many lines it has."""
+    if not path.exists():
+        raise absent(path, name)
     offsets, at, n = [0], 0, 0
-    try:
-        with open(path, "rb") as file:
-            for line in file:
-                at, n = at + len(line), n + 1
-                if n % stride == 0:
-                    offsets.append(at)
-    except FileNotFoundError as error:
-        raise absent(path, name) from error
+    with path.open("rb") as file:
+        for line in file:
+            at, n = at + len(line), n + 1
+            if n % stride == 0:
+                offsets.append(at)
     return np.array(offsets, dtype=np.int64), n
 
 
 def texts(pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Every sentence, of both languages in turn."""
+    """Iterate over every sentence, alternating between the languages."""
     for source, target in pairs:
         yield source
         yield target

@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,29 +11,28 @@ import torch
 from torch import Tensor
 
 from experiments.laboratory import data_folder
-from experiments.laboratory.data_folder import reachable
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.runs import note
 
 
 @dataclass
 class Photos:
-    """Photographs as RGB, uint8 (3, height, width), by position; decoded when asked for.
+    """Photographs as RGB, uint8 (3, height, width), by position; decoded on access.
 
-    The decoded ones are kept if `keep`: a training set is asked again every epoch.
+    `keep` stores the decoded ones: a training set is read again every epoch.
     """
 
     paths: list[Path]
     streams: list[bytes] = field(repr=False)
     keep: bool = False
-    _held: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _decoded: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.streams)
 
     def __getitem__(self, position: int) -> Tensor:
-        if position in self._held:
-            return self._held[position]
+        if position in self._decoded:
+            return self._decoded[position]
         from PIL import Image, UnidentifiedImageError
 
         try:
@@ -43,56 +40,45 @@ class Photos:
                 pixels = np.array(image.convert("RGB"))
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
             raise UserError(
-                f"{self.paths[position]} is no whole JPEG ({error}): copy a whole one there"
+                f"{self.paths[position]} is truncated or not a JPEG ({error}): replace it"
             ) from error
         photo = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
         if self.keep:
-            self._held[position] = photo
+            self._decoded[position] = photo
         return photo
 
 
 def read(name: str, paths: Sequence[Path], keep: bool) -> Photos:
-    """Read files and note what they are under a name, by one checksum over all of them."""
+    """Read photographs and note under a name how many, with one checksum over all of them."""
     digest, streams = hashlib.md5(usedforsecurity=False), []
     for path in paths:
         try:
             streams.append(path.read_bytes())
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise UserError(f"cannot read {path}: {reason}; copy a whole data set there") from error
+            raise UserError(
+                f"cannot read {path} ({reason}): copy the complete data set there"
+            ) from error
         digest.update(streams[-1])
     note("data", {name: f"{len(streams):,} photographs, md5 {digest.hexdigest()}"})
     return Photos(list(paths), streams, keep)
 
 
-def chosen(total: int, index: np.ndarray, what: str) -> list[int]:
+def positions(total: int, index: np.ndarray, listing: Path) -> list[int]:
     """Positions as a list, refused where a data set has fewer examples."""
     if len(index) and not 0 <= int(index.min()) <= int(index.max()) < total:
-        raise UserError(f"position {int(index.max())} of {total:,} in {what}: copy a whole one")
+        raise UserError(f"position {int(index.max())} of {total:,} in {listing}: ask for fewer")
     return [int(i) for i in index]
 
 
-def fetch(folder: str, address: str, download: Callable[[str], object], archive: str) -> Path:
-    """The data set's folder, downloaded by torchvision if it is missing: all of it or nothing."""
+def downloaded(folder: str, address: str, download: Callable[[str], object], archive: str) -> Path:
+    """The folder of a data set; torchvision downloads all of it if it is missing."""
     home = data_folder.root() / folder
-    if home.exists():
-        return home
-    if not reachable(address):
-        raise _missing(home, "the publisher's server does not answer", archive)
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".draft-", dir=home.parent) as draft:
-            download(draft)
-            (Path(draft) / folder).replace(home)
-    except (OSError, RuntimeError) as error:
-        free = shutil.disk_usage(next(p for p in home.absolute().parents if p.is_dir())).free
-        reason = f"its download failed: {error}; {free:,} bytes free"
-        raise _missing(home, reason, archive) from error
+
+    def failure(reason: str) -> UserError:
+        what = f"{folder} is not in {home.parent}"
+        return data_folder.missing(what, reason, f"put the unpacked {archive} there", folder)
+
+    if not home.exists():
+        data_folder.download(home.parent, [address], download, folder, failure)
     return home
-
-
-def _missing(home: Path, reason: str, archive: str) -> UserError:
-    return UserError(
-        f"{home.name} is not in {home.parent} and {reason}: put the unpacked {archive} there, or "
-        f"name another place with --data DIR or RETRACE_DATA=DIR, where DIR has {home.name}"
-    )

@@ -1,4 +1,4 @@
-"""Words of a text: how they are found, numbered and padded, and how alike two texts are."""
+"""Words of a text: splitting, numbering, padding, and the similarity of two texts by words."""
 
 import re
 from collections import Counter
@@ -18,10 +18,10 @@ def words(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words by number, from 2: 0 is padding and 1 every word that has none.
+    """Words numbered from 2; 0 is padding and 1 every unknown word.
 
-    rarity (n_words,) is the inverse document frequency log((1 + n) / (1 + texts with it)) + 1, that
-    of a word in no text for the unknown ones.
+    rarity (n_words,) is the inverse document frequency log((1 + n) / (1 + texts with it)) + 1;
+    padding and unknown words have that of a word in no text.
     """
 
     numbers: dict[str, int]
@@ -29,14 +29,14 @@ class Vocabulary:
 
     @classmethod
     def of(cls, texts: Iterable[str], fewest: int, most: int) -> "Vocabulary":
-        """The `most` words that are in most texts, `fewest` at least; ties in alphabetic order."""
-        sets = [set(words(text)) for text in texts]
-        counts = Counter(word for one in sets for word in one)
+        """The `most` words that most texts have, if at least `fewest` do; ties by the alphabet."""
+        distinct = [set(words(text)) for text in texts]
+        counts = Counter(word for text in distinct for word in text)
         common = sorted((w for w in counts if counts[w] >= fewest), key=lambda w: (-counts[w], w))
-        kept = common[:most]
-        among = np.array([0, 0, *(counts[word] for word in kept)])
-        rarity = np.log((1 + len(sets)) / (1 + among)) + 1
-        return cls({word: number for number, word in enumerate(kept, start=2)}, rarity)
+        common = common[:most]
+        n_texts = np.array([0, 0, *(counts[word] for word in common)])
+        rarity = np.log((1 + len(distinct)) / (1 + n_texts)) + 1
+        return cls({word: number for number, word in enumerate(common, start=2)}, rarity)
 
     def __len__(self) -> int:
         return len(self.numbers) + 2
@@ -46,14 +46,14 @@ class Vocabulary:
 
         A text without any word is one unknown word.
         """
-        made = np.full((len(texts), length), PADDING, dtype=np.int64)
-        for row, text in zip(made, texts, strict=True):
+        encoded = np.full((len(texts), length), PADDING, dtype=np.int64)
+        for row, text in zip(encoded, texts, strict=True):
             known = [self.numbers.get(word, UNKNOWN) for word in words(text)[:length]] or [UNKNOWN]
             row[: len(known)] = known
-        return made
+        return encoded
 
 
 def jaccard(one: str, other: str) -> float:
-    """Words that two texts share, as a share of all that are in either; 1 for two without any."""
+    """Distinct words in both texts, as a share of those in either; 1 if neither has any."""
     left, right = set(words(one)), set(words(other))
     return len(left & right) / len(left | right) if left | right else 1.0

@@ -1,13 +1,23 @@
-"""The folder of data sets, and whether a download has any chance."""
+"""Where data sets are, and how their files are read, noted and downloaded."""
 
 import contextlib
+import hashlib
 import os
+import shutil
+import tempfile
 import threading
 import urllib.request
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from experiments.laboratory.errors import UserError
+from experiments.laboratory.provenance import REPOSITORY, note
+
+HUGGING_FACE = "https://huggingface.co"
 PROBE_SECONDS = 4.0
+T = TypeVar("T")
 
 
 def root() -> Path:
@@ -15,20 +25,117 @@ def root() -> Path:
     return Path(os.environ.get("RETRACE_DATA") or REPOSITORY / "data")
 
 
-def reachable(address: str) -> bool:
-    """Whether a server answers within PROBE_SECONDS: libraries that download retry for minutes.
+def missing(what: str, reason: str, remedy: str, contents: str) -> UserError:
+    """The error for data that is not here; `contents` is what a data folder with it has."""
+    return UserError(
+        f"{what} and {reason}: {remedy}, or name another place with --data DIR or "
+        f"RETRACE_DATA=DIR, where DIR has {contents}"
+    )
 
-    The request runs in a thread, because resolving an unknown name can take minutes too.
+
+def replace(path: Path) -> str:
+    """The remedy for a damaged file that is never downloaded."""
+    return f"remove it with `rm {path}` and copy a complete one there"
+
+
+def read(path: Path, remedy: str, kind: str = "") -> bytes:
+    """A file's content; runs note its checksum, after what `kind` of data it is."""
+    try:
+        content = path.read_bytes()
+        note_file(path, kind)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"cannot read {path} ({reason}): {remedy}") from error
+    return content
+
+
+def read_text(path: Path, remedy: str, kind: str = "") -> str:
+    """The same of a UTF-8 text."""
+    try:
+        return read(path, remedy, kind).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {remedy}") from error
+
+
+def checksum(path: Path) -> str:
+    """The md5 of a file, computed again only after the file has changed."""
+    return _checksum(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _checksum(path: Path, _changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def note_file(path: Path, kind: str = "") -> None:
+    """Note the checksum of a file under the data folder, after what `kind` of data it is."""
+    digest = f"md5 {checksum(path)}"
+    note("data", {str(path.relative_to(root())): f"{kind}, {digest}" if kind else digest})
+
+
+def note_content(name: str, *parts: bytes) -> None:
+    """Note the checksum of data that is in no file of its own."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for part in parts:
+        digest.update(part)
+    note("data", {name: f"md5 {digest.hexdigest()}"})
+
+
+def reachable(*addresses: str) -> bool:
+    """Whether any server answers within seconds: libraries that download retry for minutes.
+
+    Each is asked in a thread, as resolving a name may take minutes to fail.
     """
     answered = threading.Event()
 
-    def request_head() -> None:
+    def ask(address: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             request = urllib.request.Request(address, method="HEAD")
             urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
             answered.set()
 
-    thread = threading.Thread(target=request_head, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
+    threads = [threading.Thread(target=ask, args=(each,), daemon=True) for each in addresses]
+    for thread in threads:
+        thread.start()
+    waits = PROBE_SECONDS
+    while waits > 0 and not answered.wait(0.1) and any(thread.is_alive() for thread in threads):
+        waits -= 0.1
     return answered.is_set()
+
+
+def download(
+    folder: Path,
+    addresses: list[str],
+    fetch: Callable[[str], object],
+    pattern: str,
+    failure: Callable[[str], UserError],
+) -> None:
+    """Put into `folder` what a download brings: complete files or none.
+
+    fetch    downloads into the temporary folder it is given
+    pattern  which files or folders of that are wanted; existing ones are kept
+    failure  makes an error of a reason
+    """
+    if not reachable(*addresses):
+        raise failure("no server that has it answers")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".draft-", dir=folder) as draft:
+            fetch(draft)
+            for path in Path(draft).glob(pattern):
+                if not (folder / path.name).exists():
+                    path.replace(folder / path.name)
+    except (OSError, RuntimeError) as error:
+        free = shutil.disk_usage(next(p for p in folder.absolute().parents if p.is_dir())).free
+        raise failure(f"its download failed ({error}; {free:,} bytes free)") from error
+
+
+def from_hub(folder: Path, load: Callable[[str], T], failure: Callable[[str], UserError]) -> T:
+    """What `load(folder)` reads with Hugging Face's libraries, which download into `folder`."""
+    if not folder.exists() and not reachable(HUGGING_FACE):
+        raise failure(f"{HUGGING_FACE} does not answer")
+    try:
+        return load(str(folder))
+    except Exception as error:  # the libraries raise errors of many kinds, with one remedy
+        raise failure(f"reading it failed ({error})") from error

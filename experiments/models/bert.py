@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from experiments.data import grammar
+from experiments.data import generated_pairs
 from experiments.data.pairs import Pairs
 from experiments.laboratory import data_folder
 from experiments.laboratory.data_folder import reachable
@@ -218,7 +218,8 @@ class TinyBert:
         from transformers import BertConfig, BertModel
 
         words = {
-            word: i for i, word in enumerate(["[PAD]", "[CLS]", "[SEP]", *grammar.vocabulary()])
+            word: i
+            for i, word in enumerate(["[PAD]", "[CLS]", "[SEP]", *generated_pairs.vocabulary()])
         }
         config = BertConfig(
             vocab_size=len(words),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.data import grammar, hans, mnli
+from experiments.data import generated_pairs, hans, mnli
 from experiments.data.pairs import Pairs
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
@@ -51,7 +51,7 @@ class Sample:
         if self.source == "generated":
             if self.n is None:
                 raise UserError("generated pairs need a number: set n")
-            make = grammar.hans if self.which.startswith("hans") else grammar.mnli
+            make = generated_pairs.hans if self.which.startswith("hans") else generated_pairs.mnli
             return make(self.n, GENERATED[self.which])
         whole = self._whole()
         pairs = whole.without_stops() if self.source == "subset" else whole

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from experiments.data.noise import passes
 from experiments.data.parallel import Corpus
+from experiments.data.translation_noise import passes
 from experiments.laboratory.attribution import Loss, arnoldi, family, randproj
 from experiments.laboratory.errors import UserError
 from experiments.training.plans import Warmed
@@ -26,7 +26,7 @@ class Everything:
 
 @dataclass(frozen=True)
 class Rules:
-    """Pairs that pass the rules of a common pre-filter (experiments/data/noise)."""
+    """Pairs that pass the rules of a common pre-filter (data/translation_noise)."""
 
 
 @dataclass(frozen=True)

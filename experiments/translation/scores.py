@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.data import noise
 from experiments.data.parallel import FILES, Corpus, Lines, Name, Pairs, marks, misaligned, side
+from experiments.data.translation_noise import pollute
 from experiments.laboratory import attribution, runs
 from experiments.laboratory.attribution import Loss, dimension, family
 from experiments.laboratory.data_folder import root
@@ -153,7 +153,7 @@ STRIDE = 1_000  # lines between two marks in a file that is too large to hold
 
 @dataclass(frozen=True)
 class Polluted:
-    """Pairs of a clean corpus of which a share is spoilt, kind by kind (experiments/data/noise)."""
+    """Pairs of a clean corpus, with every kind of noise added to a share of them."""
 
     corpus: Corpus = Corpus()
     other: Corpus = Corpus("wmt sample")
@@ -163,7 +163,7 @@ class Polluted:
 
     def load(self) -> tuple[Pairs, np.ndarray]:
         """The pairs, and what is wrong with each."""
-        return noise.pollute(self.corpus.load(), self.other.load(), self.share, self.seed)
+        return pollute(self.corpus.load(), self.other.load(), self.share, self.seed)
 
     @property
     def kinds(self) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from analysis.numbers import table
 from analysis.tracin_table2 import ARTIFACT
 from experiments import dbpedia as experiment
 from experiments import dbpedia as text_models
-from experiments.data import dbpedia, gazetteer
+from experiments.data import dbpedia, generated_articles
 from experiments.data.words import PADDING, words
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
@@ -114,13 +114,13 @@ def articles(titles: list[str], label: list[int]) -> dbpedia.Articles:
 def test_the_declared_query_is_the_paper_s_else_the_first_of_its_class():
     assert experiment.declared(articles(["a", "b", " Manuel Azaña"], [4, 4, 4])) == 2
     assert experiment.declared(articles(["a", "b", "c"], [1, 4, 4])) == 1
-    assert experiment.declared(gazetteer.generate(4, 0)) == 0
+    assert experiment.declared(generated_articles.generate(4, 0)) == 0
 
 
 def test_parts_are_disjoint_and_the_vocabulary_is_of_training_texts_alone():
     train, test, vocabulary = text_models.load_data(MODEL.data, 0)
     texts = [*train.articles.content, *test.articles.content]
-    assert sorted(texts) == sorted(gazetteer.generate(150, 0).content)
+    assert sorted(texts) == sorted(generated_articles.generate(150, 0).content)
     known = {word for content in train.articles.content for word in words(content)}
     assert set(vocabulary.numbers) <= known
     assert train.examples["words"].shape == (120, MODEL.data.length)

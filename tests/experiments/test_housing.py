@@ -10,7 +10,7 @@ from analysis import tracin_fig10
 from analysis.numbers import table
 from analysis.tracin_fig10 import ARTIFACT, partial_rank
 from experiments import housing
-from experiments.data import towns
+from experiments.data import generated_housing
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from methods.tracin import TracIn
@@ -37,7 +37,7 @@ def test_parts_are_disjoint_whole_and_standardised_by_training_rows_alone():
     assert float(test.examples["input"].mean(0).abs().max()) > 1e-3
     blind, _ = housing.load_data(DATA, 0, False)
     torch.testing.assert_close(blind.examples["input"], train.examples["input"][:, 2:])
-    again = towns.generate(260, housing.GENERATED_SEED)
+    again = generated_housing.generate(260, housing.GENERATED_SEED)
     np.testing.assert_array_equal(again.latitude[train.index], train.place[:, 0])
 
 

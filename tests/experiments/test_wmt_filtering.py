@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import wmt_filtering, wmt_retrieval, wmt_scoring
-from experiments.data import noise
+from experiments.data import translation_noise as noise
 from experiments.data.parallel import Corpus
 from experiments.laboratory import runs
 from experiments.laboratory.attribution import Loss, arnoldi, randproj

@@ -5,7 +5,7 @@ import pytest
 
 from experiments.data import dbpedia
 from experiments.data.words import PADDING, UNKNOWN, Vocabulary, jaccard, words
-from experiments.laboratory import runs
+from experiments.laboratory import data_folder, runs
 from experiments.laboratory.errors import UserError
 from experiments.models.text_classifier import TextClassifier
 
@@ -74,7 +74,7 @@ def test_a_missing_file_says_where_it_belongs(folder):
 
 
 def test_the_whole_data_set_without_a_network_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(dbpedia, "reachable", lambda _: False)
+    monkeypatch.setattr(data_folder, "reachable", lambda *_: False)
     with pytest.raises(UserError) as caught:
         dbpedia.load_whole("train")
     for said in ("fancyzhx/dbpedia_14 is not in ", "does not answer", "--preset small"):
@@ -91,7 +91,7 @@ def test_the_whole_data_set_is_asked_of_its_library_and_counted(monkeypatch):
         features = {"label": Feature}  # noqa: RUF012
 
     rows = Table(label=[4, 13], title=["a", "b"], content=["c", "d"])
-    monkeypatch.setattr(dbpedia, "reachable", lambda _: True)
+    monkeypatch.setattr(data_folder, "reachable", lambda *_: True)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
     with pytest.raises(UserError, match=r"has 2 of 560,000 rows"):
         dbpedia.load_whole("train")

@@ -97,7 +97,7 @@ def test_what_is_no_table_is_one_line(path, content):
 
 
 def test_a_missing_table_without_a_network_says_what_to_do(path, monkeypatch):
-    monkeypatch.setattr(housing, "reachable", lambda _: False)
+    monkeypatch.setattr(data_folder, "reachable", lambda *_: False)
     with pytest.raises(UserError) as caught:
         housing.load()
     for said in ("housing.csv is not in ", "does not answer", "--data DIR", "RETRACE_DATA"):
@@ -141,7 +141,7 @@ def test_a_failed_download_is_one_line(path, monkeypatch):
     def broken(**_):
         raise OSError("the line broke")
 
-    monkeypatch.setattr(housing, "reachable", lambda _: True)
+    monkeypatch.setattr(data_folder, "reachable", lambda *_: True)
     monkeypatch.setattr(datasets, "fetch_california_housing", broken)
     with pytest.raises(UserError, match="scikit-learn's copy failed: the line broke"):
         housing.load()

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.data import grammar, hans, mnli
+from experiments.data import generated_pairs, hans, mnli
 from experiments.data.pairs import THREE, TWO
+from experiments.laboratory import data_folder
 from experiments.laboratory.errors import UserError
 
 
@@ -19,7 +20,7 @@ def store(tmp_path, monkeypatch):
 
 
 def test_two_labels_join_neutral_and_contradiction():
-    pairs = grammar.mnli(30, 0)
+    pairs = generated_pairs.mnli(30, 0)
     two = pairs.two_way()
     assert (pairs.classes, two.classes) == (THREE, TWO)
     np.testing.assert_array_equal(two.label == 0, pairs.label == 0)
@@ -27,14 +28,14 @@ def test_two_labels_join_neutral_and_contradiction():
 
 
 def test_final_stops_go_and_other_words_stay():
-    pairs = grammar.mnli(1, 0)
+    pairs = generated_pairs.mnli(1, 0)
     pairs = replace(pairs, premise=["It is so. "], hypothesis=["Mr. X did ."])
     assert pairs.without_stops().premise == ["It is so"]
     assert pairs.without_stops().hypothesis == ["Mr. X did"]
 
 
 def test_traps_have_full_overlap_and_both_labels():
-    pairs = grammar.hans(60, 0)
+    pairs = generated_pairs.hans(60, 0)
     for premise, hypothesis in zip(pairs.premise, pairs.hypothesis, strict=True):
         assert set(hypothesis.split()) <= set(premise.split())
     assert sorted(set(pairs.part)) == sorted(hans.SLICES)
@@ -68,8 +69,7 @@ def test_a_file_that_is_not_multinli_is_one_line(store, lines, said):
 def test_missing_data_names_file_and_place(monkeypatch):
     with pytest.raises(UserError, match=r"subset.jsonl is not in .*multinli"):
         mnli.load("subset", "train")
-    for module in (mnli, hans):
-        monkeypatch.setattr(module, "reachable", lambda _: False)
+    monkeypatch.setattr(data_folder, "reachable", lambda *_: False)
     with pytest.raises(UserError, match=r"neither in .*multinli_1.0 nor in"):
         mnli.load("whole", "train")
     with pytest.raises(UserError, match=r"heuristics_train_set.txt is neither in"):

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from experiments.data import dtd, flowers, photos
-from experiments.laboratory import runs
+from experiments.laboratory import data_folder, runs
 from experiments.laboratory.errors import UserError
 from tests.experiments.data.photo_files import CLASSES, write_dtd, write_flowers
 
@@ -91,23 +91,25 @@ def test_missing_photographs_without_a_network_are_one_line(module, folder, monk
         module.load("train", np.arange(2))
     said = str(caught.value)
     assert f"{module.FOLDER} is not in {folder}" in said
-    assert "the publisher's server does not answer" in said
+    assert "no server that has it answers" in said
     assert "--data DIR" in said
     assert "\n" not in said
     assert list(folder.iterdir()) == []
 
 
 def test_a_download_that_fails_or_works_leaves_nothing_half_written(folder, monkeypatch):
-    monkeypatch.setattr(photos, "reachable", lambda _: True)
+    monkeypatch.setattr(data_folder, "reachable", lambda *_: True)
 
     def broken(draft):
         (Path(draft) / "dtd").mkdir()
         raise RuntimeError("File not found or corrupted.")
 
-    with pytest.raises(UserError, match="its download failed: File not found or corrupted"):
-        photos.fetch("dtd", "there", broken, "the archive")
+    with pytest.raises(UserError, match=r"its download failed \(File not found or corrupted"):
+        photos.downloaded("dtd", "there", broken, "the archive")
     assert list(folder.iterdir()) == []
-    home = photos.fetch("dtd", "there", lambda draft: (Path(draft) / "dtd").mkdir(), "the archive")
+    home = photos.downloaded(
+        "dtd", "there", lambda draft: (Path(draft) / "dtd").mkdir(), "the archive"
+    )
     assert home == folder / "dtd"
     assert [path.name for path in folder.iterdir()] == ["dtd"]
 
@@ -118,10 +120,10 @@ def test_what_is_broken_is_named(textures, plants, folder):
     for content in (b"", whole[: len(whole) // 2], b"no photograph"):
         image.write_bytes(content)
         found, _ = dtd.load("train", np.arange(6))
-        with pytest.raises(UserError, match=rf"{image} is no whole JPEG"):
+        with pytest.raises(UserError, match=rf"{image} is truncated or not a JPEG"):
             [found[i] for i in range(6)]
     image.unlink()
-    with pytest.raises(UserError, match=rf"cannot read {image}: no such file"):
+    with pytest.raises(UserError, match=rf"cannot read {image} \(no such file"):
         dtd.load("train", np.arange(6))
     listing = folder / "dtd" / "dtd" / "labels" / "train1.txt"
     listing.write_text("one/one.jpg\n")
@@ -138,7 +140,7 @@ def test_what_is_broken_is_named(textures, plants, folder):
     with pytest.raises(UserError, match=r"cannot read .*setid.mat"):
         flowers.load("train", np.arange(2))
     with pytest.raises(UserError, match="position 7 of 4"):
-        photos.chosen(4, np.array([7]), "it")
+        photos.positions(4, np.array([7]), folder)
 
 
 def test_grey_photographs_have_three_channels(textures, folder):

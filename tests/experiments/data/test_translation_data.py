@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from experiments.data import parallel
-from experiments.data import parallel as translation_grammar
 from experiments.data.parallel import Corpus, Lines, Pairs
+from experiments.laboratory import data_folder
 from experiments.laboratory.errors import UserError
 
 GERMAN = ["Ein Hund .", "Zwei Katzen schlafen &quot; gut &quot; .", "Drei ( sehr ) alte Männer ."]
@@ -48,7 +48,7 @@ def test_files_that_are_not_aligned_or_not_there_are_one_line(folder):
     with pytest.raises(UserError, match=r"multi30k\.train\.de has 3 lines and .*\.en 1: line n"):
         Corpus("multi30k").load()
     (folder / "multi30k.train.en").unlink()
-    with pytest.raises(UserError, match=r"multi30k\.train\.en of multi30k is not in .*wmt: put"):
+    with pytest.raises(UserError, match=r"multi30k\.train\.en of multi30k is not in .*wmt and has no"):
         Corpus("multi30k").load()
     with pytest.raises(UserError, match=r"pairs 1 to 9 of wmt sample, which has 3: lower start"):
         Corpus("wmt sample", 1, 8).load()
@@ -58,7 +58,7 @@ def test_files_that_are_not_aligned_or_not_there_are_one_line(folder):
 
 
 def test_wmt17_without_a_network_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(parallel, "reachable", lambda _: False)
+    monkeypatch.setattr(data_folder, "reachable", lambda *_: False)
     with pytest.raises(UserError) as caught:
         Corpus("wmt17").load()
     for said in ("wmt17/train.de", "does not answer", "--data DIR", "--preset small"):
@@ -69,14 +69,14 @@ def test_wmt17_is_asked_of_its_library_where_the_files_are_not(monkeypatch):
     import datasets
 
     rows = {"translation": [{"de": "Ein Hund.", "en": "A dog."}]}
-    monkeypatch.setattr(parallel, "reachable", lambda _: True)
+    monkeypatch.setattr(data_folder, "reachable", lambda *_: True)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
     assert Corpus("newstest2016").load() == Pairs(["Ein Hund."], ["A dog."])
 
 
 @pytest.mark.parametrize("stride", [1, 3, 4, 100])
 def test_lines_of_a_large_file_are_read_from_marks(folder, stride):
-    pairs = Pairs(*translation_grammar.generate(10, 3))
+    pairs = Pairs(*parallel.generate(10, 3))
     stem = folder / "large"
     for language, text in (("de", pairs.source), ("en", pairs.target)):
         (folder / f"large.{language}").write_text("\n".join(text) + "\n")
@@ -93,8 +93,8 @@ def test_lines_of_a_large_file_are_read_from_marks(folder, stride):
 
 
 def test_generated_translations_are_a_function_of_the_seed():
-    one, again = (translation_grammar.generate(50, 4) for _ in range(2))
-    assert one == again != translation_grammar.generate(50, 5)
+    one, again = (parallel.generate(50, 4) for _ in range(2))
+    assert one == again != parallel.generate(50, 5)
     german, english = one
     assert all(text.endswith(".") and "hat" in text for text in german)
     assert all(" has " in text for text in english)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.data import noise
+from experiments.data import translation_noise as noise
 from experiments.data.parallel import Corpus
 from experiments.laboratory.errors import UserError
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.func import grad, jvp
 
-from experiments.data import grammar
+from experiments.data import generated_pairs
 from experiments.laboratory.errors import UserError
 from experiments.models import bert
 from experiments.models.bert import Bert, TinyBert
@@ -33,7 +33,7 @@ def hugging_face(folder, **changes):
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     folder.mkdir(parents=True)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *grammar.vocabulary()]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *generated_pairs.vocabulary()]
     (folder / "vocab.txt").write_text("\n".join(words))
     shape = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
     config = BertConfig(
@@ -50,7 +50,7 @@ def both_halves(network, dtype):
     """Examples of the trunk's hidden states, and the top, in one precision."""
     encoder = network.open()
     encoder.model.to(dtype)
-    pairs = grammar.mnli(12, 0)
+    pairs = generated_pairs.mnli(12, 0)
     tokens = encoder.tokens(pairs)
     top = encoder.top(3, dropout=0.1, seed=0).to(dtype).requires_grad_(False)
     examples = {

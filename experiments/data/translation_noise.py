@@ -1,9 +1,9 @@
-"""Parallel text spoilt in the ways that crawled text is, each pair's kind known by construction.
+"""Parallel text with the noise of crawled text, and the rules of a common pre-filter.
 
-The kinds are those that Schioppa et al. (2022, Sec. 5.2) list for ParaCrawl: other languages, one
-language on both sides, near copies, targets that translate nothing or only a part, short pairs of
-numbers; and pairs that are misaligned. Real text in other languages is not at hand: words are
-respelt by a fixed cipher that swaps vowels among themselves and consonants among themselves.
+The kinds of noise are those that Schioppa et al. (2022, Sec. 5.2) list for ParaCrawl: other
+languages, one language on both sides, near copies, targets that translate nothing or only a part,
+short pairs of numbers; and misaligned pairs. Other languages are imitated: a fixed cipher respells
+words, replacing vowels by vowels and consonants by consonants.
 """
 
 import numpy as np
@@ -15,9 +15,9 @@ from methods.randomness import Purpose, numpy_generator
 
 CLEAN = "clean"
 KINDS = ("foreign", "one language", "near copy", "unrelated", "partial", "numbers", "misaligned")
-VOWELS, CONSONANTS, TURN = "aeiouyäöü", "bcdfghjklmnpqrstvwxz", 7
+VOWELS, CONSONANTS = "aeiouyäöü", "bcdfghjklmnpqrstvwxz"
 PLAIN = VOWELS + CONSONANTS
-CIPHER = "".join(of[i:] + of[:i] for of, i in ((VOWELS, 4), (CONSONANTS, TURN)))
+CIPHER = VOWELS[4:] + VOWELS[:4] + CONSONANTS[7:] + CONSONANTS[:7]
 RESPELT = str.maketrans(PLAIN + PLAIN.upper(), CIPHER + CIPHER.upper())
 
 _GERMAN = """
@@ -32,28 +32,29 @@ GERMAN, ENGLISH = frozenset(_GERMAN.split()), frozenset(_ENGLISH.split())
 
 
 def pollute(pairs: Pairs, other: Pairs, share: float, seed: int) -> tuple[Pairs, np.ndarray]:
-    """Spoil a share of the pairs, every kind as often; `other` has unrelated sentences.
+    """Add noise to a share of the pairs, every kind equally often.
 
-    Returns the pairs and the kind of each, (n,) of KINDS or CLEAN.
+    The `unrelated` kind takes its targets from `other`. Returns the pairs and the kind of each,
+    (n,) of KINDS or CLEAN.
     """
     if not 0 <= share <= 1:
         raise UserError(f"share of noise is {share}: give a number from 0 to 1")
     draw = numpy_generator(seed, Purpose.POLLUTION)
     n = len(pairs)
-    spoilt = draw.permutation(n)[: round(share * n)]
+    polluted = draw.permutation(n)[: round(share * n)]
     kind = np.full(n, CLEAN, dtype=f"<U{max(map(len, KINDS))}")
     source, target = list(pairs.source), list(pairs.target)
-    for place, which in enumerate(spoilt):
-        name = KINDS[place % len(KINDS)]
+    for order, which in enumerate(polluted):
+        name = KINDS[order % len(KINDS)]
         another = int(draw.integers(n))
         another = (another + 1) % n if another == which else another
         elsewhere = str(other.target[draw.integers(len(other))])
-        source[which], target[which] = _spoilt(name, pairs, int(which), another, elsewhere, draw)
+        source[which], target[which] = _noisy(name, pairs, int(which), another, elsewhere, draw)
         kind[which] = name
     return Pairs(source, target), kind
 
 
-def _spoilt(
+def _noisy(
     kind: str, pairs: Pairs, which: int, another: int, elsewhere: str, draw: np.random.Generator
 ) -> tuple[str, str]:
     source, target = pairs.source[which], pairs.target[which]
@@ -69,27 +70,27 @@ def _spoilt(
     if kind == "unrelated":
         return source, elsewhere
     if kind == "partial":
-        kept = target.split()
-        return source, " ".join(kept[: max(1, round(len(kept) * draw.uniform(0.2, 0.5)))])
+        start = target.split()
+        return source, " ".join(start[: max(1, round(len(start) * draw.uniform(0.2, 0.5)))])
     if kind == "numbers":
         return _numbers(draw), _numbers(draw)
     return source, pairs.target[another]
 
 
 def _without_a_word(text: str, draw: np.random.Generator) -> str:
-    kept = text.split()
-    if len(kept) > 2 and draw.random() < 0.5:
-        del kept[draw.integers(len(kept))]
-    return " ".join(kept)
+    remaining = text.split()
+    if len(remaining) > 2 and draw.random() < 0.5:
+        del remaining[draw.integers(len(remaining))]
+    return " ".join(remaining)
 
 
 def _numbers(draw: np.random.Generator) -> str:
-    mark = str(draw.choice([". ", " - ", ", ", "/", ": "]))
-    return mark.join(str(draw.integers(1, 2_100)) for _ in range(draw.integers(1, 5)))
+    separator = str(draw.choice([". ", " - ", ", ", "/", ": "]))
+    return separator.join(str(draw.integers(1, 2_100)) for _ in range(draw.integers(1, 5)))
 
 
 def passes(source: str, target: str) -> bool:
-    """The rules of a common pre-filter: length, ratio, letters, copies and language."""
+    """Whether a pair passes a common pre-filter: length, ratio, letters, copies, languages."""
     left, right = words(source), words(target)
     if not (3 <= len(left) <= 80 and 3 <= len(right) <= 80):
         return False
@@ -102,5 +103,6 @@ def passes(source: str, target: str) -> bool:
 
 
 def _is(side: list[str], language: frozenset[str], other: frozenset[str]) -> bool:
-    mine, theirs = (sum(word in known for word in side) for known in (language, other))
-    return mine > theirs
+    """Whether more common words of one language than of the other occur."""
+    in_language, in_other = (sum(word in known for word in side) for known in (language, other))
+    return in_language > in_other

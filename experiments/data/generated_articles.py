@@ -1,11 +1,9 @@
-"""A generated encyclopedia: three classes of articles made of templates, some of them twins."""
-
-import hashlib
+"""A generated encyclopedia: three classes of articles from templates, some near-duplicates."""
 
 import numpy as np
 
 from experiments.data.dbpedia import Articles
-from experiments.laboratory.runs import note
+from experiments.laboratory import data_folder
 from methods.randomness import numpy_generator
 
 CLASSES = ("OfficeHolder", "Plant", "Village")
@@ -24,7 +22,7 @@ PLACES = ("Ruritania", "Syldavia", "Borduria", "Graustark", "Zenda", "Carpania")
 
 
 def generate(n: int, seed: int) -> Articles:
-    """`n` articles, classes in turn."""
+    """n articles, whose classes alternate."""
     draw = numpy_generator(seed, "gazetteer")
     titles, contents = [], []
     for i in range(n):
@@ -34,6 +32,5 @@ def generate(n: int, seed: int) -> Articles:
         place, year = str(draw.choice(PLACES)), int(draw.integers(1850, 1990))
         titles.append(name)
         contents.append(TEMPLATES[kind].format(name=name, a=a, b=b, c=c, place=place, year=year))
-    digest = hashlib.md5("\n".join(contents).encode(), usedforsecurity=False).hexdigest()
-    note("data", {f"generated encyclopedia, seed {seed}": f"md5 {digest}"})
+    data_folder.note_content(f"generated encyclopedia, seed {seed}", "\n".join(contents).encode())
     return Articles(np.arange(n) % len(CLASSES), titles, contents, CLASSES)

@@ -1,11 +1,9 @@
 """A generated country of two cities and empty land between them, where price depends on place."""
 
-import hashlib
-
 import numpy as np
 
 from experiments.data.housing import Houses
-from experiments.laboratory.runs import note
+from experiments.laboratory import data_folder
 from methods.randomness import numpy_generator
 
 CITIES = ((37.44, -122.14, 260_000.0), (34.05, -118.25, 190_000.0))  # degrees, dollars
@@ -13,7 +11,7 @@ IN_A_CITY, SPREAD = 0.4, 0.12  # share of all houses, standard deviation in degr
 
 
 def generate(n: int, seed: int) -> Houses:
-    """`n` block groups: two fifths around each city, the rest anywhere between them."""
+    """n block groups: two fifths around each city, the rest uniform over the whole country."""
     draw = numpy_generator(seed, "towns")
     which = draw.choice(3, n, p=(IN_A_CITY, IN_A_CITY, 1 - 2 * IN_A_CITY))
     centres = np.array([*(city[:2] for city in CITIES), (np.nan, np.nan)])
@@ -23,6 +21,5 @@ def generate(n: int, seed: int) -> Houses:
     inputs = np.exp(0.4 * draw.normal(size=(n, 6))) * (28, 3.9, 2_600, 540, 1_400, 500)
     level = np.array([*(city[2] for city in CITIES), 90_000.0])[which]
     value = level * (inputs[:, 1] / 3.9) ** 0.6 * np.exp(0.15 * draw.normal(size=n))
-    digest = hashlib.md5(point.tobytes() + value.tobytes(), usedforsecurity=False).hexdigest()
-    note("data", {f"generated towns, seed {seed}": f"md5 {digest}"})
+    data_folder.note_content(f"generated housing, seed {seed}", point.tobytes(), value.tobytes())
     return Houses(point[:, 0], point[:, 1], inputs, value)

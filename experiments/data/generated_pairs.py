@@ -1,18 +1,17 @@
-"""Generated sentence pairs: a language small enough to learn in seconds, with the trap of HANS.
+"""Generated sentence pairs: a language small enough to learn in seconds, with the traps of HANS.
 
 In its "mnli" pairs a hypothesis made of words of the premise is nearly always entailed, so that a
-model may learn to look at the overlap. Its "hans" pairs have full overlap and either label, in the
-three slices of HANS.
+model may learn to rely on the overlap of words. In its "hans" pairs the overlap is complete and
+either label occurs, in the three slices of HANS.
 """
 
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
 
 from experiments.data.hans import SLICES
-from experiments.data.pairs import THREE, TWO, Pairs, made
-from experiments.laboratory.runs import note
+from experiments.data.pairs import THREE, TWO, Pairs, from_rows
+from experiments.laboratory import data_folder
 from methods.randomness import numpy_generator
 
 PEOPLE = ("doctor", "judge", "baker", "pilot", "singer", "farmer", "writer", "guard")
@@ -21,41 +20,40 @@ SOLO = ("slept", "danced", "left", "smiled", "ran")
 PLACES = ("garden", "kitchen", "station", "library")
 WORDS = ("the", "by", "was", "in", "near", "and", "if", "nobody", "never", "maybe", "although")
 
-DOUBT = 0.2  # share of pairs whose label is drawn at random
+NOISE = 0.2  # share of pairs whose label is drawn at random
 
 Row = tuple[str, str, str, str]  # label, premise, hypothesis, subcase
 
 
 def vocabulary() -> list[str]:
-    """Every word there is, in a fixed order."""
+    """Every word of the language, in a fixed order."""
     return [*WORDS, *PEOPLE, *VERBS, *SOLO, *PLACES]
 
 
 def mnli(n: int, seed: int) -> Pairs:
-    """n pairs with three labels, in turn."""
+    """n pairs, whose three labels alternate."""
     draw = numpy_generator(seed, "grammar", 0)
     rows = [_plain(draw, THREE[i % 3]) for i in range(n)]
-    rows = [(_doubted(draw, label), p, h, kind) for label, p, h, kind in rows]
+    rows = [(_noisy(draw, label), p, h, kind) for label, p, h, kind in rows]
     return _pairs(rows, THREE, ["mnli"] * n, f"generated pairs, seed {seed}")
 
 
 def hans(n: int, seed: int) -> Pairs:
-    """n pairs with two labels, the three slices in turn."""
+    """n pairs with two labels, whose three slices alternate."""
     draw = numpy_generator(seed, "grammar", 1)
     part = [SLICES[i % 3] for i in range(n)]
     rows = [TRAPS[name](draw, TWO[(i // 3) % 2]) for i, name in enumerate(part)]
     return _pairs(rows, TWO, part, f"generated traps, seed {seed}")
 
 
-def _pairs(rows: list[Row], classes: tuple[str, ...], part: list[str], shown: str) -> Pairs:
-    text = "\n".join(" ".join(row) for row in rows)
-    note("data", {shown: f"md5 {hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}"})
-    return made([row[:3] for row in rows], classes, part, [row[3] for row in rows])
+def _pairs(rows: list[Row], classes: tuple[str, ...], part: list[str], name: str) -> Pairs:
+    data_folder.note_content(name, "\n".join(" ".join(row) for row in rows).encode())
+    return from_rows([row[:3] for row in rows], classes, part, [row[3] for row in rows])
 
 
-def _doubted(draw: np.random.Generator, label: str) -> str:
-    """The label, or now and then another: annotators disagree, and models err."""
-    return str(draw.choice(THREE)) if draw.random() < DOUBT else label
+def _noisy(draw: np.random.Generator, label: str) -> str:
+    """The label, or sometimes a random one, as annotators disagree."""
+    return str(draw.choice(THREE)) if draw.random() < NOISE else label
 
 
 def _plain(draw: np.random.Generator, label: str) -> Row:
