@@ -22,19 +22,22 @@ from experiments.laboratory import disk
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.pairs import influence
-from experiments.pairs.influence import (
-    BY_RULE,
-    PAPER,
-    RELEASED,
-    SMALL,
-    SMOKE,
-    WHOLE,
+from experiments.pairs.influence import BY_RULE, RELEASED, Plan
+from experiments.pairs.models import (
+    PAPER_TWO,
+    SMALL_TWO,
+    SMOKE_TWO,
+    WHOLE_HANS,
     Hans,
-    Plan,
-    generated,
-    subset,
+    Model,
+    Sample,
+    Trained,
+    Tuned,
+    generated_hans,
+    load,
+    subset_hans,
+    trained,
 )
-from experiments.pairs.models import Model, Sample, Trained, Tuned, load, trained
 from experiments.training.plans import Fit
 from methods import fastif
 from methods.curvature.operators import Operator
@@ -52,7 +55,7 @@ BY_QUERY = ("scores", "similarity", "cosine")
 class Config:
     """At most n wrongly predicted pairs of one part of a sample, and plan.k candidates of each."""
 
-    model: Model = SMALL
+    model: Model = SMALL_TWO
     sample: Sample = Sample("mnli dev")
     part: str = "mnli"
     plan: Plan = Plan()
@@ -195,30 +198,34 @@ def seeds(model: Model, plan: Plan, n: int) -> list[tuple[Model, Plan]]:
     return [(replace(model, seed=seed), plan) for seed in range(n)]
 
 
-TRAPS, SOME = generated(150, 240), subset(9_000, 9_000)
+TRAPS, SOME = generated_hans(150, 240), subset_hans(9_000, 9_000)
 FEW = Plan(k=30, depth=8)
 AT_SMOKE = Config(sample=Sample("mnli dev", "generated", 120), n=10)
 PRESETS: dict[str, list[Config]] = {
     "smoke": cells(
         AT_SMOKE,
         TRAPS,
-        [*seeds(SMOKE, FEW, 2), *seeds(on_hans(SMOKE, TRAPS.train, 1), FEW, 2)],
+        [*seeds(SMOKE_TWO, FEW, 2), *seeds(on_hans(SMOKE_TWO, TRAPS.train, 1), FEW, 2)],
     ),
     "small": cells(
         Config(),
         SOME,
         [
-            (SMALL, BY_RULE),
-            (on_hans(SMALL, SOME.train, 1), BY_RULE),
-            *seeds(SMALL, BY_RULE, 3)[1:],
+            (SMALL_TWO, BY_RULE),
+            (on_hans(SMALL_TWO, SOME.train, 1), BY_RULE),
+            *seeds(SMALL_TWO, BY_RULE, 3)[1:],
         ],
     ),
     "paper": cells(
         Config(sample=Sample("mnli dev", "whole")),
-        WHOLE,
+        WHOLE_HANS,
         [
-            *seeds(PAPER, RELEASED, 3),
-            *seeds(on_hans(PAPER, WHOLE.train, 1), replace(RELEASED, damping=5e3, scale=1e6), 3),
+            *seeds(PAPER_TWO, RELEASED, 3),
+            *seeds(
+                on_hans(PAPER_TWO, WHOLE_HANS.train, 1),
+                replace(RELEASED, damping=5e3, scale=1e6),
+                3,
+            ),
         ],
     ),
 }

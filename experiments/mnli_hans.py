@@ -23,20 +23,22 @@ from experiments.data.hans import SLICES
 from experiments.data.pairs import Pairs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
-from experiments.pairs.influence import (
-    BY_RULE,
-    PAPER,
-    RELEASED,
-    SMALL,
-    SMOKE,
-    WHOLE,
+from experiments.pairs.influence import BY_RULE, RELEASED, Plan, features
+from experiments.pairs.models import (
+    PAPER_TWO,
+    SMALL_TWO,
+    SMOKE_TWO,
+    WHOLE_HANS,
     Hans,
-    Plan,
-    features,
-    generated,
-    subset,
+    Model,
+    Sample,
+    Trained,
+    generated_hans,
+    load,
+    logits,
+    subset_hans,
+    trained,
 )
-from experiments.pairs.models import Model, Sample, Trained, load, logits, trained
 from methods import fastif
 from methods.curvature.operators import Operator
 from methods.progress import track
@@ -152,13 +154,13 @@ class Config:
     batch       pairs a step
     """
 
-    model: Model = SMALL
+    model: Model = SMALL_TWO
     arm: Arm = Influential()
     part: Part = "lexical_overlap"
     lr: float = 1e-4
     repeat: int = 0
     plan: Plan = Plan()
-    evaluation: Sample = WHOLE.evaluation
+    evaluation: Sample = WHOLE_HANS.evaluation
     n_anchors: int = 10
     iterations: int = 10
     batch: int = 10
@@ -280,12 +282,12 @@ PAPER_LR, HIGHER_LR = 1e-4, 1e-2
 TRUNCATED = Plan(k=30, depth=8)
 PRESETS: dict[str, list[Config]] = {
     "smoke": cells(
-        Config(SMOKE, plan=TRUNCATED, iterations=2), generated(150, 210), 2, {PAPER_LR: 1}
+        Config(SMOKE_TWO, plan=TRUNCATED, iterations=2), generated_hans(150, 210), 2, {PAPER_LR: 1}
     ),
     "small": cells(
-        Config(SMALL, plan=BY_RULE), subset(3_000, 1_830), 3, {PAPER_LR: 3, HIGHER_LR: 1}
+        Config(SMALL_TWO, plan=BY_RULE), subset_hans(3_000, 1_830), 3, {PAPER_LR: 3, HIGHER_LR: 1}
     ),
-    "paper": cells(Config(PAPER, plan=RELEASED), WHOLE, 3, {PAPER_LR: 3, HIGHER_LR: 3}),
+    "paper": cells(Config(PAPER_TWO, plan=RELEASED), WHOLE_HANS, 3, {PAPER_LR: 3, HIGHER_LR: 3}),
 }
 
 EXPERIMENT = Experiment(

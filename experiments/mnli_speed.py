@@ -1,8 +1,8 @@
 """FastIF's own analysis: recall of kNN, cost and error of s_test, agreement, and run time.
 
 Reproduces Sec. 3.5 (Table 1), 5.1 (Figure 3), 5.2 (Figure 4) and 5.3 (Table 3) of Guo et al.
-(2021) on MultiNLI, each with controls that the paper has not. Deviations: those of each tier are
-in the artifacts; the small tier has another encoder and a subset of MultiNLI.
+(2021) on MultiNLI, each with controls that the paper lacks. Deviations: the artifacts list those of
+each tier; the small tier has another encoder and a subset of MultiNLI.
 """
 
 import sys
@@ -20,25 +20,33 @@ from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from experiments.pairs import influence
-from experiments.pairs.influence import RELEASED, Plan, along, check_counts, influences, told
+from experiments.pairs.influence import RELEASED, Plan, as_metrics, check_counts, gradient_products
 from experiments.pairs.inverse import Everything, Inverse
 from experiments.pairs.models import PAPER, SMOKE, Model, Sample, Trained, small, trained
 from experiments.pairs.runtime import Product, RunTime
 from methods.fastif import FastIF, inverted, neighbours, query_gradients
 from methods.workers import here
 
-# Whether fast influence agrees with full influence, and with plain gradients (Sec. 5.3).
+KINDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "harmful": torch.neg,
+    "helpful": torch.clone,
+    "unsigned": torch.abs,
+}
+BLOCK = 25  # points whose s_test are in memory at once: half a GB at 5.5M parameters
+SELECTORS = ("kNN", "H = I")
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Scores by systems that differ in how s_test is estimated, each with draws of its own.
+    """Whether fast influence agrees with full influence and with plain gradients (Sec. 5.3).
+
+    The systems differ in how s_test is estimated, each with minibatches of its own.
 
     full      no kNN, a large B
-    fast      a small B; estimated anew for each k, as two runs of FastIF are
-    few       to the same damping in as few steps as its own scale takes, if given
+    fast      a small B; estimated anew for each k, as by separate runs of FastIF
+    few       if given, the same damping in as few steps as its own scale needs
 
-    Processes started together divide the repeats of each among them.
+    Processes that start together share the repeats of each.
     """
 
     sample: Sample = Sample("mnli dev")
@@ -49,7 +57,7 @@ class Agreement:
     few: Plan | None = None
 
     def plans(self) -> dict[str, Plan]:
-        """Every system by name; seeds set their minibatches apart."""
+        """Every system by name, with a seed for its minibatches."""
         fast = {f"fast_{k}": replace(self.fast, k=k, seed=1 + i) for i, k in enumerate(self.ks)}
         few = {} if self.few is None else {"few": replace(self.few, k=None, seed=1 + len(fast))}
         return {"full": replace(self.full, k=None, seed=0), **fast, **few}
@@ -60,63 +68,59 @@ class Agreement:
         neighbours (n_points, max(ks)) are the candidates, nearest first; `error_NAME` (n_points,)
         the relative error of s_test by the spread of its repeats, nan where there is one.
         """
-        there = trained(model)
-        check_counts(len(there.pairs), ks=self.ks)
+        classifier = trained(model)
+        n_train = len(classifier.pairs)
+        check_counts(n_train, ks=self.ks)
         index = influence.balanced(model, self.sample, self.n_points)
-        gradients = query_gradients(there.task, influence.examples(model, self.sample, index))
+        gradients = query_gradients(classifier.task, influence.examples(model, self.sample, index))
         settings = {name: plan.settle(model) for name, plan in self.plans().items()}
         s_tests = {
-            name: checkpointed(scratch, name, partial(_s_test, there, gradients, one), here().all)
-            for name, one in settings.items()
+            name: checkpointed(scratch, name, partial(_s_test, classifier, gradients, plan), here().all)
+            for name, plan in settings.items()
         }
-        directions = [torch.from_numpy(one["mean"]) for one in s_tests.values()]
-        scores = along(there.task, there.train, torch.cat([*directions, gradients]))
+        directions = [*(torch.from_numpy(s_test["mean"]) for s_test in s_tests.values()), gradients]
+        scores = gradient_products(classifier.task, classifier.train, torch.cat(directions))
         blocks = dict(zip([*settings, "gradients"], scores.split(len(index)), strict=True))
-        found: dict[str, Any] = {"work": "agreement", "n_train": len(there.pairs)}
-        found["result"] = "Pearson with full over all pairs: " + ", ".join(
+        correlations = ", ".join(
             f"{name} {_correlation(block, blocks['full']):.4f}"
             for name, block in blocks.items()
             if name != "full"
         )
-        found |= {f"scores_{name}": block.numpy() for name, block in blocks.items()}
-        for name, one in settings.items():
-            found |= told(one, f"{name}_")
-            found[f"error_{name}"] = s_tests[name]["error"]
+        results = {f"scores_{name}": block.numpy() for name, block in blocks.items()}
+        for name, plan in settings.items():
+            results |= as_metrics(plan, f"{name}_")
+            results[f"error_{name}"] = s_tests[name]["error"]
         features = influence.features(model, self.sample)[index]
         near = neighbours(features, influence.features(model, model.train), max(self.ks))
-        right = influence.predicted(model, self.sample)[1][index]
-        return {**found, "neighbours": near.numpy(), "points": index, "right": right}
+        return {
+            "work": "agreement",
+            "n_train": n_train,
+            "result": f"Pearson with full over all pairs: {correlations}",
+            **results,
+            "neighbours": near.numpy(),
+            "points": index,
+            "right": influence.predicted(model, self.sample)[1][index],
+        }
 
 
-def _s_test(there: Trained, gradients: Tensor, settings: FastIF) -> dict[str, np.ndarray]:
-    found = inverted(there.task, there.train, gradients, settings, here())
-    return {"mean": found.mean.numpy(), "error": found.relative_error.numpy()}
+def _s_test(classifier: Trained, gradients: Tensor, settings: FastIF) -> dict[str, np.ndarray]:
+    s_test = inverted(classifier.task, classifier.train, gradients, settings, here())
+    return {"mean": s_test.mean.numpy(), "error": s_test.relative_error.numpy()}
 
 
 def _correlation(one: Tensor, other: Tensor) -> float:
-    """Pearson's correlation of two rows, the mean over rows."""
+    """Pearson's correlation of corresponding rows, the mean over rows."""
     rows = zip(one, other, strict=True)
     return float(np.mean([float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in rows]))
 
 
-# How many of the most influential training pairs are among the nearest (Sec. 5.1).
-
-
-KINDS: dict[str, Callable[[Tensor], Tensor]] = {
-    "harmful": torch.neg,
-    "helpful": torch.clone,
-    "unsigned": torch.abs,
-}
-BLOCK = 25  # points whose s_test are held at once: half a GB of them at 5.5M parameters
-SELECTORS = ("kNN", "H = I")
-
-
 @dataclass(frozen=True)
 class Recall:
-    """R@m over `n_points` pairs, half of them predicted rightly.
+    """How many of the m most influential training pairs are among k selected ones (R@m, Sec. 5.1).
 
-    The truth is the influence over the whole training set, its s_test by `plan`. Among the first k
-    by distance of features (kNN) and by size of the inner product of gradients (H = I).
+    The truth is the influence over the whole training set, its s_test by `plan`. The k are selected
+    by distance of features (kNN), or by absolute inner product of gradients (H = I). Half of
+    `n_points` are rightly predicted.
     """
 
     sample: Sample = Sample("mnli dev")
@@ -127,40 +131,40 @@ class Recall:
 
     def run(self, model: Model, scratch: Path) -> dict[str, Any]:
         """`recall` (selectors, kinds, ms, ks, n_points) and the scores it is made of."""
-        seen = influence.features(model, model.train)
-        check_counts(len(seen), ks=self.ks, ms=self.ms)
+        train_features = influence.features(model, model.train)
+        n_train = len(train_features)
+        check_counts(n_train, ks=self.ks, ms=self.ms)
         index = influence.balanced(model, self.sample, self.n_points)
         settings = self.plan.settle(model)
         blocks = []
-        for place, some in enumerate(np.split(index, range(BLOCK, len(index), BLOCK))):
-            query = influence.examples(model, self.sample, some)
-            compute = partial(influences, model, query, settings)
-            blocks.append(checkpointed(scratch, f"block-{place}", compute))
+        for number, points in enumerate(np.split(index, range(BLOCK, len(index), BLOCK))):
+            query = influence.examples(model, self.sample, points)
+            compute = partial(influence.influences, model, query, settings)
+            blocks.append(checkpointed(scratch, f"block-{number}", compute))
         scores, similarity = (
             torch.from_numpy(np.concatenate([block[name] for block in blocks]))
             for name in ("scores", "similarity")
         )
         features = influence.features(model, self.sample)[index]
         orders = (
-            neighbours(features, seen, max(self.ks)),
+            neighbours(features, train_features, max(self.ks)),
             similarity.abs().topk(max(self.ks)).indices,
         )
         recall = np.stack([recalls(scores, order, self.ks, self.ms) for order in orders])
-        right = influence.predicted(model, self.sample)[1][index]
         return {
             "work": "recall",
             "recall": recall,
             "scores": scores.numpy(),
             "similarity": similarity.numpy(),
             "points": index,
-            "right": right,
-            "n_train": len(seen),
-            "result": self._told(recall),
+            "right": influence.predicted(model, self.sample)[1][index],
+            "n_train": n_train,
+            "result": self._summary(recall),
             "relative_error": np.concatenate([block["relative_error"] for block in blocks]),
-            **told(settings),
+            **as_metrics(settings),
         }
 
-    def _told(self, recall: np.ndarray) -> str:
+    def _summary(self, recall: np.ndarray) -> str:
         shares = recall[0, -1, -1].mean(1)
         listed = ", ".join(f"{100 * x:.0f}% at {k:,}" for k, x in zip(self.ks, shares, strict=True))
         return f"R@{self.ms[-1]:,} of kNN, unsigned: {listed}"
@@ -175,11 +179,11 @@ def recalls(scores: Tensor, order: Tensor, ks: tuple[int, ...], ms: tuple[int, .
     rank = torch.full((n_points, n), n)
     rank.scatter_(1, order, torch.arange(order.shape[1]).expand(n_points, -1))
     out = np.empty((len(KINDS), len(ms), len(ks), n_points))
-    for kind, turned in enumerate(KINDS.values()):
-        for place, m in enumerate(ms):
-            ranks = rank.gather(1, turned(scores).topk(m).indices)
+    for i, oriented in enumerate(KINDS.values()):
+        for j, m in enumerate(ms):
+            ranks = rank.gather(1, oriented(scores).topk(m).indices)
             for at, k in enumerate(ks):
-                out[kind, place, at] = (ranks < k).double().mean(1).numpy()
+                out[i, j, at] = (ranks < k).double().mean(1).numpy()
     return out
 
 
@@ -210,10 +214,10 @@ def cells(
 ) -> list[Config]:
     """One cell of each, and those with a damping twice: by our rule, and as released.
 
-    The run time alone is that of `timed`, of which every trained layer takes part; Hessian
-    products are timed on both models.
+    The run time is that of `timed`, whose trained layers are all differentiated; Hessian products
+    are timed on both models.
     """
-    again = replace(
+    as_released = replace(
         agreement,
         full=replace(released, sample=agreement.full.sample, repeats=1),
         fast=released,
@@ -224,20 +228,19 @@ def cells(
         inverse,
         replace(inverse, damping=released.damping, scale=released.scale),
         agreement,
-        again,
+        as_released,
     ]
-    products = [Config(one, product) for one in dict.fromkeys((model, timed))]
+    products = [Config(measured, product) for measured in dict.fromkeys((model, timed))]
     return [*(Config(model, work) for work in works), Config(timed, run_time), *products]
 
 
-def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
-    """A line a cell: what came out, in words."""
+def table(finished: list[Run]) -> tuple[list[str], list[list[str]]]:
+    """One line for each cell, with its result in words."""
     rows = []
-    for run_ in found:
-        metrics = run_.metrics
+    for metrics in (cell.metrics for cell in finished):
         damping = metrics.get("damping", metrics.get("full_damping"))
-        told = "" if damping is None else f"{damping:.3g}"
-        rows.append([str(metrics["work"]), told, str(metrics["result"])])
+        shown = "" if damping is None else f"{damping:.3g}"
+        rows.append([str(metrics["work"]), shown, str(metrics["result"])])
     return ["work", "damping", "result"], rows
 
 

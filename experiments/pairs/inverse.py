@@ -1,4 +1,8 @@
-"""What s_test costs and how wrong it is, over J, B and T (Sec. 5.2)."""
+"""The cost and the error of s_test over J, B and T (FastIF, Sec. 5.2).
+
+Errors are exact over the last two layers alone, the head: it has few parameters, and its input, the
+first token after the last encoder layer, is computed once and kept as a column.
+"""
 
 import time
 from collections.abc import Mapping
@@ -18,7 +22,7 @@ from experiments.laboratory.errors import UserError
 from experiments.models.bert import Top
 from experiments.pairs import influence
 from experiments.pairs.influence import Curvature, Plan, curvature, measure
-from experiments.pairs.models import BATCH, Model, Sample, load, task_model, trained
+from experiments.pairs.models import BATCH, Model, Sample, load, trained
 from methods.curvature.operators import Hessian
 from methods.errors import MethodError
 from methods.fastif import FastIF, query_gradients, recursion_of
@@ -28,13 +32,9 @@ from methods.ihvp.lissa import LiSSA
 from methods.progress import track
 from methods.task import Examples, Task, take
 
-# The last two layers of a classifier as a task of their own: so few parameters that all is exact.
-#
-# What enters them, the first token after the last encoder layer, is computed once and a column.
-
 
 class Head(nn.Module):
-    """Pooler and classifier: first token (b, width) to logits, the same as the whole model's."""
+    """Pooler and classifier: first token (b, width) to the logits of the whole model."""
 
     def __init__(self, top: Top) -> None:
         super().__init__()
@@ -61,33 +61,33 @@ class First:
 def column(model: Model, sample: Sample) -> Examples:
     """Examples with `first` (n, width) and `label` (n,)."""
     config = First(model, sample)
-    run = runs.once("nli_first", config, lambda scratch: _compute(config))
-    examples, _ = load(task_model(model), sample)
+    run = runs.once("nli_first", config, lambda _: _first_tokens(config))
+    examples, _ = load(model, sample)
     return {"first": torch.from_numpy(np.array(run.array("first"))), "label": examples["label"]}
 
 
 @torch.no_grad()
-def _compute(config: First) -> dict[str, Any]:
-    there = trained(config.model)
-    examples, _ = load(task_model(config.model), config.sample)
+def _first_tokens(config: First) -> dict[str, Any]:
+    module = trained(config.model).module
+    examples, _ = load(config.model, config.sample)
     order = examples["length"].argsort(stable=True)
-    first = torch.empty(len(order), there.module.classifier.in_features)
+    first = torch.empty(len(order), module.classifier.in_features)
     for rows in track(list(order.split(BATCH)), "first tokens"):
-        first[rows] = there.module.first(examples["hidden"][rows], examples["length"][rows])
+        first[rows] = module.first(examples["hidden"][rows], examples["length"][rows])
     return {"first": first.numpy()}
 
 
 @dataclass(frozen=True)
 class HeadAlone:
-    """Differentiate pooler and classifier alone."""
+    """Differentiate only pooler and classifier."""
 
     def task(self, model: Model) -> Task:
-        """The task of the loss as a function of the head."""
+        """The task whose parameters are the head's."""
         head = Head(trained(model).module).eval()
         return Task.of(head, cross_entropy, weight_decay=model.fit.weight_decay)
 
     def examples(self, model: Model, sample: Sample) -> Examples:
-        """The pairs of a sample, as the head takes them."""
+        """The pairs of a sample, as inputs of the head."""
         return column(model, sample)
 
     def curvature(self, model: Model, sample: int) -> runs.Run:
@@ -102,7 +102,7 @@ class HeadAlone:
 
 @dataclass(frozen=True)
 class Everything:
-    """Differentiate all that was trained."""
+    """Differentiate all trained parameters."""
 
     def task(self, model: Model) -> Task:
         """The task of the trained model."""
@@ -124,10 +124,10 @@ Part = HeadAlone | Everything
 class Inverse:
     """The grid of Sec. 5.2 over `part` of the parameters, and seconds a step over all of them.
 
-    One path of the recursion passes through every J, and its independent repeats are averaged to
-    every T up to `repeats`. All B share one damping and one scale, found at the smallest B unless
-    given. Errors are lengths of differences over the length of what they are taken from: of the
-    solution by conjugate gradients, and of the estimate by the largest J, B and T.
+    One path of the recursion passes through every J, and its independent repeats are averaged for
+    every T up to `repeats`. All B share one damping and one scale, that of the smallest B unless
+    given. Errors are relative distances from two references: the solution by conjugate gradients,
+    and the estimate of the largest J, B and T.
     """
 
     part: Part = HeadAlone()
@@ -145,11 +145,11 @@ class Inverse:
     def run(self, model: Model, scratch: Path) -> dict[str, Any]:
         """`error`, `distance` (samples, depths, repeats, n_points), `seconds` (..., repeats).
 
-        error is taken from the solution, distance from the most expensive estimate; seconds are of
-        one repeat and all points at once. Where the recursion diverged all are nan.
+        error is from the solution, distance from the most expensive estimate; seconds are those of
+        one repeat for all points together. All are nan where the recursion diverged.
         """
         if not self.depths or not self.samples:
-            raise UserError("depths and samples are empty: give one of each at least")
+            raise UserError("depths or samples are empty: give at least one of each")
         task, train = self.part.task(model), self.part.examples(model, model.train)
         index = influence.balanced(model, self.sample, self.n_points)
         query = take(self.part.examples(model, self.sample), torch.from_numpy(index))
@@ -164,22 +164,22 @@ class Inverse:
         best: Tensor | None = None
         paths = []
         for sample in track(sorted(self.samples, reverse=True), "minibatch sizes"):
-            walk = partial(_walk, self, sample, settings, task, train, vectors, solution, best)
-            paths.append(checkpointed(scratch, f"sample-{sample}", walk))
+            path = partial(_path, self, sample, settings, task, train, vectors, solution, best)
+            paths.append(checkpointed(scratch, f"sample-{sample}", path))
             best = torch.from_numpy(paths[0]["last"])
-        found = {
+        grids = {
             name: np.stack([path[name] for path in reversed(paths)])
             for name in ("error", "distance", "seconds")
         }
         return {
             "work": "inverse",
-            "result": self._told(found["error"]),
-            **found,
+            "result": self._summary(grids["error"]),
+            **grids,
             "samples": np.array(sorted(self.samples)),
             "depths": np.array(sorted(self.depths)),
             "points": index,
             "right": influence.predicted(model, self.sample)[1][index],
-            "whole_seconds": _whole(self, model),
+            "whole_seconds": _step_seconds(self, model),
             "damping": settings.damping,
             "scale": settings.lissa.scale,
             "lowest": curvature["lowest"],
@@ -187,14 +187,14 @@ class Inverse:
             "residual": float(solved["residual"].max()),
             "num_params": task.size,
             "n_train": len(train["label"]),
-            "diverged": int(np.isnan(found["seconds"]).any(1).sum()),
+            "diverged": int(np.isnan(grids["seconds"]).any(1).sum()),
         }
 
-    def _told(self, error: np.ndarray) -> str:
-        one, all_ = np.nanmean(error[0, -1, 0]), np.nanmean(error[-1, -1, -1])
+    def _summary(self, error: np.ndarray) -> str:
+        cheapest, dearest = np.nanmean(error[0, -1, 0]), np.nanmean(error[-1, -1, -1])
         return (
-            f"error {one:.2g} at J = {max(self.depths):,}, B = {min(self.samples)}, T = 1; "
-            f"{all_:.2g} at B = {max(self.samples)}, T = {self.repeats}"
+            f"error {cheapest:.2g} at J = {max(self.depths):,}, B = {min(self.samples)}, T = 1; "
+            f"{dearest:.2g} at B = {max(self.samples)}, T = {self.repeats}"
         )
 
 
@@ -208,7 +208,7 @@ def _solve(
     return {"solution": solution.numpy(), "residual": residual.numpy()}
 
 
-def _walk(
+def _path(
     work: Inverse,
     sample: int,
     settings: FastIF,
@@ -218,69 +218,70 @@ def _walk(
     solution: Tensor,
     best: Tensor | None,
 ) -> dict[str, np.ndarray]:
-    """The paths of all repeats at one B; `best` None: the last estimate of all is the best."""
+    """`error`, `distance`, `seconds` at one B; `best` None is the last estimate at this B."""
     depths = sorted(work.depths)
     lissa = LiSSA(depths[-1], sample, settings.lissa.scale, work.repeats)
     recursion = recursion_of(task, train, FastIF(None, lissa, settings.damping))
     seconds = np.full((len(depths), work.repeats), np.nan)
     sums = torch.zeros(len(depths), *vectors.shape)
-    means: dict[tuple[int, int], Tensor] = {}  # held only where the best is yet to come
+    means: dict[tuple[int, int], Tensor] = {}  # filled only while the best is not known yet
     shape = (len(depths), work.repeats, len(vectors))
     error, distance = np.full(shape, np.nan), np.full(shape, np.nan)
     for repeat in track(range(work.repeats), f"repeats of B = {sample}"):
         path, spent = recursion.along(vectors, repeat, depths), 0.0
         for place in range(len(depths)):
-            began = _now()
+            began = _time()
             try:
                 _, estimate = next(path)
             except MethodError:
                 return _diverged(sample, best, {"error": error, "distance": distance}, seconds)
-            spent += _now() - began
+            spent += _time() - began
             seconds[place, repeat] = spent
             sums[place] += estimate
             mean = sums[place] / (repeat + 1)
-            error[place, repeat] = apart(mean, solution)
+            error[place, repeat] = relative_distance(mean, solution)
             if best is None:
                 means[place, repeat] = mean
             else:
-                distance[place, repeat] = apart(mean, best)
+                distance[place, repeat] = relative_distance(mean, best)
     last = sums[-1] / work.repeats
     for (place, repeat), mean in means.items():
-        distance[place, repeat] = apart(mean, last)
+        distance[place, repeat] = relative_distance(mean, last)
     return {"error": error, "distance": distance, "seconds": seconds, "last": last.numpy()}
 
 
 def _diverged(
-    sample: int, best: Tensor | None, found: Mapping[str, np.ndarray], seconds: np.ndarray
+    sample: int, best: Tensor | None, errors: Mapping[str, np.ndarray], seconds: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What is known of a B whose recursion diverged; of the largest, nothing can be measured."""
+    """The results of a B whose recursion diverged; an error for the largest, the reference."""
     if best is None:
         raise MethodError(
             f"LiSSA diverged at the largest minibatch, {sample}: raise scale, or damping"
         )
-    return {**found, "seconds": np.full_like(seconds, np.nan), "last": np.zeros(0)}
+    return {**errors, "seconds": np.full_like(seconds, np.nan), "last": np.zeros(0)}
 
 
-def apart(one: Tensor, other: Tensor) -> np.ndarray:
-    """Length of the difference over the length of the other, row by row, (k,)."""
-    return ((one - other).norm(dim=1) / norms(other)).numpy()
+def relative_distance(estimate: Tensor, reference: Tensor) -> np.ndarray:
+    """Length of the difference over the length of the reference, row by row, (k,)."""
+    return ((estimate - reference).norm(dim=1) / norms(reference)).numpy()
 
 
-def _whole(work: Inverse, model: Model) -> np.ndarray:
+def _step_seconds(work: Inverse, model: Model) -> np.ndarray:
     """Seconds of steps for one vector over all trained parameters, (whole_samples, whole_steps)."""
-    there = trained(model)
-    vector = torch.randn(1, there.task.size, generator=torch.Generator().manual_seed(0))
+    classifier = trained(model)
+    size = classifier.task.size
+    vector = torch.randn(1, size, generator=torch.Generator().manual_seed(0))
     seconds = np.empty((len(work.whole_samples), work.whole_steps))
     for row, sample in zip(seconds, work.whole_samples, strict=True):
-        hessian = Hessian(there.task, there.train, sample=sample)
+        hessian = Hessian(classifier.task, classifier.train, sample=sample)
         hessian.apply(vector, 0)
         for step in range(work.whole_steps):
-            began = _now()
+            began = _time()
             hessian.apply(vector, 1 + step)
-            row[step] = _now() - began
+            row[step] = _time() - began
     return seconds
 
 
-def _now() -> float:
-    """Seconds of the processor, which other processes do not lengthen; with a GPU, of the clock."""
+def _time() -> float:
+    """Seconds of CPU time, which other processes do not lengthen; of wall time with a GPU."""
     return time.perf_counter() if torch.cuda.is_available() else time.process_time()

@@ -1,4 +1,8 @@
-"""Classifiers of sentence pairs: what FastIF is tried on, and what they are trained on."""
+"""Classifiers of sentence pairs (MultiNLI, HANS), and the samples they are trained on.
+
+The lower layers of a classifier are frozen. What leaves them, the hidden states of every sample, is
+computed once and kept as a run; training and influence computations read it as a column.
+"""
 
 import shutil
 import warnings
@@ -24,20 +28,22 @@ from methods.progress import track
 from methods.randomness import Purpose, numpy_generator
 from methods.task import Examples
 
-# Hidden states under the trained layers, computed once: a run whose array is a column.
-
-
-TRUNK_BATCH = 128
-GENERATED = {"mnli train": 0, "mnli dev": 1, "hans train": 2, "hans evaluation": 3}
+TRUNK_BATCH, BATCH = 128, 256  # pairs a pass through the frozen and through the trained layers
+GENERATED_SEED = {"mnli train": 0, "mnli dev": 1, "hans train": 2, "hans evaluation": 3}
 Source = Literal["subset", "whole", "generated"]
 Which = Literal["mnli train", "mnli dev", "hans train", "hans evaluation"]
+
+FIT = Decayed(
+    epochs=2, batch_size=64, lr=2e-4, momentum=0.0, weight_decay=0.005, every=2, adam=AdamW()
+)
+SECOND = replace(FIT, lr=1e-4)  # of the last layer, trained again
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some pairs of a data set: `n` drawn at random, or all; of HANS as many from each subcase.
+    """Pairs of a data set: `n` at random, equally many of each subcase of HANS, or all.
 
-    The draw depends on nothing but these settings: every model of an experiment sees the same.
+    The draw depends only on these settings, so all models of an experiment see the same pairs.
     """
 
     which: Which = "mnli train"
@@ -45,14 +51,15 @@ class Sample:
     n: int | None = None
 
     def load(self) -> Pairs:
-        """The pairs, in the order of the data set, without final stops where `subset` has none."""
+        """The pairs in the order of the data set; those of `subset` without final stops."""
         if self.n is not None and self.n < 1:
             raise UserError(f"{self.n} pairs of {self.which}: give n = 1 or more, or None for all")
         if self.source == "generated":
             if self.n is None:
                 raise UserError("generated pairs need a number: set n")
-            make = generated_pairs.hans if self.which.startswith("hans") else generated_pairs.mnli
-            return make(self.n, GENERATED[self.which])
+            of_hans = self.which.startswith("hans")
+            generate = generated_pairs.hans if of_hans else generated_pairs.mnli
+            return generate(self.n, GENERATED_SEED[self.which])
         whole = self._whole()
         pairs = whole.without_stops() if self.source == "subset" else whole
         return pairs if self.n is None else pairs.take(self._drawn(whole, self.n))
@@ -74,94 +81,42 @@ class Sample:
                 f"{np.bincount(group).min() * len(names):,}"
             )
         order = numpy_generator(0, Purpose.SPLIT).permutation(len(pairs))
-        chosen = [order[group[order] == one][:each] for one in range(len(names))]
+        chosen = [order[group[order] == subcase][:each] for subcase in range(len(names))]
         return np.sort(np.concatenate(chosen))
 
 
 @dataclass(frozen=True)
-class Hidden:
-    """What the hidden states of a sample depend on."""
+class Hans:
+    """Pairs to learn from, and pairs to evaluate on."""
 
-    network: Network
-    sample: Sample
-
-
-def column(network: Network, sample: Sample) -> tuple[Examples, Pairs]:
-    """Examples with `hidden` (n, T, width), mapped from disk, `length` and `label` (n,); the pairs.
-
-    The pairs carry the labels of their data set; the examples those too.
-    """
-    pairs = sample.load()
-    config = Hidden(network, sample)
-    run = runs.once("nli_hidden", config, lambda scratch: _compute(config, pairs, scratch))
-    _check_weights(network, run)
-    if len(run.array("length")) != len(pairs):
-        raise UserError(f"{run.path} is of other pairs: remove it with `rm -r {run.path}`")
-    return {
-        "hidden": _mapped(run.array("hidden")),
-        "length": torch.from_numpy(np.array(run.array("length"))),
-        "label": torch.from_numpy(np.array(pairs.label)),
-    }, pairs
+    train: Sample
+    evaluation: Sample
 
 
-def _compute(config: Hidden, pairs: Pairs, scratch: Path) -> dict[str, Any]:
-    encoder = config.network.open()
-    tokens = encoder.tokens(pairs)
-    n, width = tokens["ids"].shape
-    size = 4 * n * width * encoder.width
-    free = shutil.disk_usage(scratch).free
-    if 2 * size > free:
-        raise UserError(
-            f"hidden states of {n:,} pairs take {size / 1e9:.1f} GB, twice while they are written, "
-            f"and {free / 1e9:.1f} GB are free at {scratch}: lower `length` or `n`, or set "
-            "RETRACE_RESULTS to a folder on another disk"
-        )
-    hidden = np.lib.format.open_memmap(
-        scratch / "hidden.npy", mode="w+", dtype=np.float32, shape=(n, width, encoder.width)
+def generated_hans(n_train: int, n_evaluation: int) -> Hans:
+    """Pairs of the generated language that have the traps of HANS."""
+    return _hans("generated", n_train, n_evaluation)
+
+
+def subset_hans(n_train: int, n_evaluation: int) -> Hans:
+    """Some pairs of HANS, without final stops as in the subset of MultiNLI."""
+    return _hans("subset", n_train, n_evaluation)
+
+
+def _hans(source: Source, n_train: int | None, n_evaluation: int | None) -> Hans:
+    return Hans(
+        Sample("hans train", source, n_train), Sample("hans evaluation", source, n_evaluation)
     )
-    order = tokens["length"].argsort()
-    for rows in track(list(order.split(TRUNK_BATCH)), "hidden states"):
-        longest = int(tokens["length"][rows].max())
-        some = {k: v[rows] if v.ndim == 1 else v[rows, :longest] for k, v in tokens.items()}
-        hidden[rows.numpy(), :longest] = encoder.trunk(some).numpy()
-    return {
-        "hidden": hidden,
-        "length": tokens["length"].numpy(),
-        "weights": config.network.weights(),
-    }
 
 
-def _check_weights(network: Network, run: Run) -> None:
-    if run.metrics["weights"] != network.weights():
-        raise UserError(
-            f"{run.path} was computed with other weights than are in "
-            f"{getattr(network, 'folder', network)} now: put those back, or remove what was made "
-            f"with them, `rm -r {run.path.parent}`"
-        )
-
-
-def _mapped(array: np.ndarray) -> Tensor:
-    """A read-only array on disk as a tensor, without a copy; nothing here writes to columns."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.asarray(array))
-
-
-BATCH = 256
-
-FIT = Decayed(
-    epochs=2, batch_size=64, lr=2e-4, momentum=0.0, weight_decay=0.005, every=2, adam=AdamW()
-)
-
-
-SECOND = replace(FIT, lr=1e-4)
+WHOLE_HANS = _hans("whole", None, None)
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A trunk that was fine-tuned before: all but the layers above `frozen` stay as they ended.
+    """A network with fine-tuned lower layers: those of a Model trained before, `frozen` of them.
 
-    The other fields are those of the Model that was trained first.
+    The other fields are those of that Model.
     """
 
     network: Bert | TinyBert = Bert()
@@ -173,15 +128,15 @@ class Tuned:
     frozen: int = 5
 
     def open(self) -> Encoder:
-        """The network with the layers of the model that was trained first."""
+        """The network with the layers of the model that was trained before."""
         return self.network.open().tuned(trained(self.first()).module, self.frozen)
 
     def weights(self) -> str:
-        """They follow from the network's and these settings."""
+        """The checksum of the network: these settings determine the rest."""
         return self.network.weights()
 
     def first(self) -> "Model":
-        """The model that was trained first."""
+        """The model that was trained before."""
         return Model(self.network, self.train, self.labels, self.fit, self.dropout, self.seed)
 
 
@@ -199,7 +154,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Simulator:
-    """The same network, trained on the predictions of a task model in place of the labels."""
+    """The network of a task model, trained on that model's predictions in place of the labels."""
 
     of: Model = Model()
     seed: int = 1
@@ -213,7 +168,7 @@ SMOKE = Model(
     ),
 )
 
-PAPER = Model(  # what the paper leaves out is as its released code has it
+PAPER = Model(  # settings that the paper does not state are those of its released code
     Bert("bert-base-cased", frozen=10, length=128),
     Sample("mnli train", "whole"),
     fit=replace(FIT, epochs=10, batch_size=512, lr=2e-5, every=10),
@@ -221,12 +176,84 @@ PAPER = Model(  # what the paper leaves out is as its released code has it
 
 
 def small(labels: Labels = 3, seed: int = 0) -> Model:
-    """The small tier's model: its last encoder layer trained again on a trunk tuned before.
+    """The small tier's model: the last encoder layer, trained again on tuned lower layers.
 
-    A sixth of the encoder's layers is differentiated, as in the paper (two of twelve). The trunk
-    is the same for every seed.
+    One of six layers is differentiated, as two of twelve in the paper. The lower layers are the
+    same for every seed.
     """
     return Model(Tuned(labels=labels), labels=labels, fit=SECOND, seed=seed)
+
+
+SMOKE_TWO, SMALL_TWO, PAPER_TWO = replace(SMOKE, labels=2), small(2), replace(PAPER, labels=2)
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What the hidden states of a sample depend on."""
+
+    network: Network
+    sample: Sample
+
+
+def column(network: Network, sample: Sample) -> tuple[Examples, Pairs]:
+    """Examples with `hidden` (n, T, width), mapped from disk, `length` and `label` (n,); the pairs.
+
+    Both have the labels of the data set.
+    """
+    pairs = sample.load()
+    config = Hidden(network, sample)
+    run = runs.once("nli_hidden", config, lambda scratch: _hidden_states(config, pairs, scratch))
+    _check_weights(network, run)
+    if len(run.array("length")) != len(pairs):
+        raise UserError(f"{run.path} has other pairs: remove it with `rm -r {run.path}`")
+    return {
+        "hidden": _mapped(run.array("hidden")),
+        "length": torch.from_numpy(np.array(run.array("length"))),
+        "label": torch.from_numpy(np.array(pairs.label)),
+    }, pairs
+
+
+def _hidden_states(config: Hidden, pairs: Pairs, scratch: Path) -> dict[str, Any]:
+    encoder = config.network.open()
+    tokens = encoder.tokens(pairs)
+    n, width = tokens["ids"].shape
+    size = 4 * n * width * encoder.width
+    free = shutil.disk_usage(scratch).free
+    if 2 * size > free:
+        raise UserError(
+            f"hidden states of {n:,} pairs take {size / 1e9:.1f} GB, twice while they are written, "
+            f"and {free / 1e9:.1f} GB are free at {scratch}: lower `length` or `n`, or set "
+            "RETRACE_RESULTS to a folder on another disk"
+        )
+    hidden = np.lib.format.open_memmap(
+        scratch / "hidden.npy", mode="w+", dtype=np.float32, shape=(n, width, encoder.width)
+    )
+    order = tokens["length"].argsort()
+    for rows in track(list(order.split(TRUNK_BATCH)), "hidden states"):
+        longest = int(tokens["length"][rows].max())
+        batch = {k: v[rows] if v.ndim == 1 else v[rows, :longest] for k, v in tokens.items()}
+        hidden[rows.numpy(), :longest] = encoder.trunk(batch).numpy()
+    return {
+        "hidden": hidden,
+        "length": tokens["length"].numpy(),
+        "weights": config.network.weights(),
+    }
+
+
+def _check_weights(network: Network, run: Run) -> None:
+    if run.metrics["weights"] != network.weights():
+        raise UserError(
+            f"{run.path} was computed with other weights than "
+            f"{getattr(network, 'folder', network)} has now: put those back, or remove the runs "
+            f"made with them, `rm -r {run.path.parent}`"
+        )
+
+
+def _mapped(array: np.ndarray) -> Tensor:
+    """A read-only array on disk as a tensor, without a copy: nothing writes to a column."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array))
 
 
 @dataclass(frozen=True)
@@ -242,7 +269,7 @@ cross_entropy = CrossEntropy(("hidden", "length"))
 
 
 def load(model: Model, sample: Sample) -> tuple[Examples, Pairs]:
-    """The examples of a sample, with the labels that a model takes."""
+    """The examples of a sample, with two labels or three as the model has, and the pairs."""
     examples, pairs = column(model.network, sample)
     if model.labels == 2:
         pairs = pairs.two_way()
@@ -255,7 +282,7 @@ def load(model: Model, sample: Sample) -> tuple[Examples, Pairs]:
 
 
 def task_model(model: Model | Simulator) -> Model:
-    """The model whose settings both share."""
+    """A model itself, or the task model of a simulator."""
     return model.of if isinstance(model, Simulator) else model
 
 
@@ -284,22 +311,22 @@ class Pass:
 
 
 def passed(model: Model | Simulator, sample: Sample) -> Run:
-    """A run with `features` (n, width), what the classifier sees, and `logits` (n, labels)."""
+    """A run with `features` (n, width), the classifier's inputs, and `logits` (n, labels)."""
     config = Pass(model, sample)
-    return runs.once("nli_pass", config, lambda scratch: _pass(config))
+    return runs.once("nli_pass", config, lambda _: _pass(config))
 
 
 @torch.no_grad()
 def logits(module: Top, examples: Examples) -> Tensor:
-    """Logits (n, labels), longest pairs last so that little is padded."""
+    """Logits (n, labels), in batches of similar length so that little is padded."""
     order = examples["length"].argsort(stable=True)
     out: Tensor | None = None
     for rows in track(list(order.split(BATCH)), "predictions"):
-        found = module(examples["hidden"][rows], examples["length"][rows])
-        out = found.new_empty(len(order), found.shape[1]) if out is None else out
-        out[rows] = found
+        batch = module(examples["hidden"][rows], examples["length"][rows])
+        out = batch.new_empty(len(order), batch.shape[1]) if out is None else out
+        out[rows] = batch
     if out is None:
-        raise UserError("no examples to predict: give a slice that has some")
+        raise UserError("no examples to predict: choose a part of the sample that has some")
     return out
 
 
@@ -309,19 +336,20 @@ def accuracy(module: Top, examples: Examples) -> float:
 
 
 def _pass(config: Pass) -> dict[str, Any]:
-    there = trained(config.model)
+    module = trained(config.model).module
     examples, _ = load(task_model(config.model), config.sample)
     order = examples["length"].argsort(stable=True)
-    n, width = len(order), there.module.classifier.in_features
-    features = torch.empty(n, width)
+    features = torch.empty(len(order), module.classifier.in_features)
     with torch.no_grad():
         for rows in track(list(order.split(BATCH)), "features"):
-            features[rows] = there.module.features(
-                examples["hidden"][rows], examples["length"][rows]
-            )
-        found = there.module.classifier(features)
-    same = float((found.argmax(1) == examples["label"]).float().mean())
-    return {"features": features.numpy(), "logits": found.numpy(), "accuracy": same}
+            features[rows] = module.features(examples["hidden"][rows], examples["length"][rows])
+        predicted = module.classifier(features)
+    right = (predicted.argmax(1) == examples["label"]).float()
+    return {
+        "features": features.numpy(),
+        "logits": predicted.numpy(),
+        "accuracy": float(right.mean()),
+    }
 
 
 def _training_set(model: Model | Simulator) -> tuple[Examples, Pairs]:

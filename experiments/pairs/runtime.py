@@ -1,7 +1,12 @@
-"""What each part of an influence function costs, the original's way and ours (Sec. 3.5)."""
+"""Seconds of each part of an influence function, as released and as written here (Sec. 3.5).
+
+`PlainAutograd` computes influence as the released code does: plain autograd, no caches, one pair at
+a time. `Product` times a Hessian product of the trained layers against a pass over the same batch.
+"""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -29,56 +34,56 @@ from methods.randomness import numpy_generator, torch_generator
 from methods.task import Examples, chunks, count, take
 from methods.workers import ALONE, Group
 
-# Influence as the released code computes it: plain autograd, nothing kept, one pair at a time.
+DAMPING, SCALE = FastIF().damping, 1e4  # the released settings, which do not affect the time
+PASS_BATCH = 64  # pairs of a batched pass
+Works = dict[str, tuple[Callable[[], Any], int]]  # by name: what is timed, and of how many units
+States = Callable[[Tensor], tuple[Tensor, Tensor]]  # positions to hidden states and lengths
 
 
-Entering = Callable[[Tensor], tuple[Tensor, Tensor]]
+def through_trunk(encoder: Encoder, pairs: Pairs) -> States:
+    """Hidden states (b, T, width) and lengths (b,), computed by the frozen layers at each call.
 
-
-def through_trunk(encoder: Encoder, pairs: Pairs) -> Entering:
-    """From positions among some pairs to what enters the trained layers, through the frozen ones.
-
-    Tokens are ready; the hidden states (b, T, width) and lengths (b,) are computed at each call.
+    The tokens are computed once.
     """
     tokens = encoder.tokens(pairs)
 
-    def enter(index: Tensor) -> tuple[Tensor, Tensor]:
+    def states(index: Tensor) -> tuple[Tensor, Tensor]:
         length = tokens["length"][index]
-        some = {name: tokens[name][index, : int(length.max())] for name in ("ids", "types")}
-        return encoder.trunk({**some, "length": length}), length
+        batch = {name: tokens[name][index, : int(length.max())] for name in ("ids", "types")}
+        return encoder.trunk({**batch, "length": length}), length
 
-    return enter
+    return states
 
 
-def from_column(examples: Examples) -> Entering:
-    """The same from hidden states that were computed once."""
+def from_column(examples: Examples) -> States:
+    """Hidden states and lengths that were computed once."""
 
-    def enter(index: Tensor) -> tuple[Tensor, Tensor]:
+    def states(index: Tensor) -> tuple[Tensor, Tensor]:
         length = examples["length"][index]
         return examples["hidden"][index, : int(length.max())], length
 
-    return enter
+    return states
 
 
-class Plain:
+class PlainAutograd:
     """Gradients and Hessian products of a classifier by autograd over its own parameters."""
 
-    def __init__(self, top: Top, enter: Entering, label: Tensor) -> None:
+    def __init__(self, top: Top, states: States, label: Tensor) -> None:
         self.module = deepcopy(top).requires_grad_(True)
         self.params = list(self.module.parameters())
-        self.enter, self.label = enter, label
+        self.states, self.label = states, label
 
     def loss(self, index: Tensor) -> Tensor:
         """The mean loss of the pairs at some positions."""
-        return F.cross_entropy(self.module(*self.enter(index)), self.label[index])
+        return F.cross_entropy(self.module(*self.states(index)), self.label[index])
 
     def scores(self, s_test: Tensor, index: Tensor) -> Tensor:
         """<s_test (p,), gradient> of the pairs at some positions, (n,), one after another."""
         parts = self.split(s_test)
         out = torch.empty(len(index))
-        for place, one in enumerate(index):
-            grads = torch.autograd.grad(self.loss(one[None]), self.params)
-            out[place] = sum(float((g * s).sum()) for g, s in zip(grads, parts, strict=True))
+        for i, position in enumerate(index):
+            grads = torch.autograd.grad(self.loss(position[None]), self.params)
+            out[i] = sum(float((g * s).sum()) for g, s in zip(grads, parts, strict=True))
         return out
 
     def product(self, vector: Tensor, index: Tensor) -> Tensor:
@@ -101,14 +106,12 @@ class Plain:
         return [part.view(p.shape) for part, p in zip(parts, self.params, strict=True)]
 
 
-# What a Hessian product of the trained layers costs, beside a pass over the same batch.
-
-
 @dataclass(frozen=True)
 class Product:
-    """Seconds of both on random batches of training pairs, in turns and with one thread.
+    """Seconds of a Hessian product and of a pass on random batches of training pairs.
 
-    takes is the number of rounds a batch, of which the median counts: others share the machine.
+    Both are timed alternately with one thread. takes is the number of rounds for each batch; their
+    median counts, because other processes share the machine.
     """
 
     batch: int = 32
@@ -118,55 +121,46 @@ class Product:
     def run(self, model: Model, scratch: Path) -> dict[str, Any]:
         """Seconds of a product and of a forward and backward pass, (batches,) each."""
         at_least(1, batch=self.batch, batches=self.batches, takes=self.takes)
-        there = trained(model)
-        check_counts(len(there.pairs), batch=(self.batch,))
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
+        classifier = trained(model)
+        task, n = classifier.task, len(classifier.pairs)
+        check_counts(n, batch=(self.batch,))
         draw = numpy_generator(model.seed, "batches of products that are timed")
-        vector = torch.randn(1, there.task.size, generator=torch_generator(model.seed, "direction"))
-        module = deepcopy(there.module).requires_grad_(True)
+        vector = torch.randn(1, task.size, generator=torch_generator(model.seed, "direction"))
+        module = deepcopy(classifier.module).requires_grad_(True)
         unit = partial(one_pass, module, list(module.parameters()))
-        found: dict[str, list[float]] = {}
-        try:
-            for i in range(self.batches):
-                chosen = draw.permutation(len(there.pairs))[: self.batch]
-                batch = take(there.train, torch.from_numpy(np.sort(chosen)))
-                works: Works = {
-                    "product": (partial(Hessian(there.task, batch).apply, vector), 1),
-                    "product_pass": (partial(unit, batch), 1),
-                }
-                taken = rounds(works, self.takes + (i == 0))[-self.takes :]  # one to warm up
-                for name in works:
-                    found.setdefault(name, []).append(median(one[name] for one in taken))
-        finally:
-            torch.set_num_threads(before)
-        product, one = (np.array(found[name]) for name in ("product", "product_pass"))
+        seconds = Seconds(self.takes)
+        with one_thread():
+            for _ in range(self.batches):
+                chosen = np.sort(draw.permutation(n)[: self.batch])
+                batch = take(classifier.train, torch.from_numpy(chosen))
+                seconds.add(
+                    {
+                        "product": (partial(Hessian(task, batch).apply, vector), 1),
+                        "product_pass": (partial(unit, batch), 1),
+                    }
+                )
+        product, passes = seconds.arrays["product"], seconds.arrays["product_pass"]
         return {
             "work": "product",
-            "result": f"{np.median(product / one):.3g} passes a Hessian product",
+            "result": f"{np.median(product / passes):.3g} passes for each Hessian product",
             "product": product,
-            "product_pass": one,
-            "num_params": there.task.size,
+            "product_pass": passes,
+            "num_params": task.size,
         }
-
-
-DAMPING, SCALE = FastIF().damping, 1e4  # the released settings: no number here changes the time
-PASSED = 64  # pairs of a batched pass
-Works = dict[str, tuple[Callable[[], Any], int]]  # by name, with the units that each is of
 
 
 @dataclass(frozen=True)
 class RunTime:
-    """Seconds of the linear parts, which the artifact multiplies; one thread a process.
+    """Seconds of the linear parts, which the artifact multiplies; one thread in each process.
 
     ks          sizes of the candidate set
     depth       J of both; the artifact multiplies seconds of a step by it
-    batch       B of the original; the fast has 1
+    batch       B of the released code; the fast recursion has 1
     workers     processes, and T of the fast s_test
-    candidates  pairs whose influence is computed one at a time, a point
-    batched     nearest pairs whose influence is computed in batches, a point
-    steps       of the recursion, a point and process
-    takes       rounds of all works a point, of which the median counts: others share the machine
+    candidates  pairs for each point whose influence is computed one at a time
+    batched     nearest pairs for each point whose influence is computed in batches
+    steps       of the recursion, for each point and process
+    takes       rounds for each point; their median counts, as other processes share the machine
     """
 
     sample: Sample = Sample("mnli dev")
@@ -181,18 +175,14 @@ class RunTime:
     takes: int = 3
 
     def run(self, model: Model, scratch: Path) -> dict[str, Any]:
-        """Seconds of every work, (n_points,) each, measured in turns point after point."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        """Seconds of every work, (n_points,) each, measured alternately, point after point."""
+        with one_thread():
             return self._run(model)
-        finally:
-            torch.set_num_threads(before)
 
     def _run(self, model: Model) -> dict[str, Any]:
         at_least(1, depth=self.depth, steps=self.steps, takes=self.takes, workers=self.workers)
-        there = trained(model)
-        n = len(there.pairs)
+        classifier = trained(model)
+        n = len(classifier.pairs)
         check_counts(
             n,
             ks=self.ks,
@@ -202,164 +192,177 @@ class RunTime:
         )
         index = influence.balanced(model, self.sample, self.n_points)
         query = influence.examples(model, self.sample, index)
-        seen = influence.features(model, model.train)
+        train_features = influence.features(model, model.train)
         features = influence.features(model, self.sample)[index]
-        near = neighbours(features, seen, self.batched)
-        bench = _Bench(self, model, there)
-        found: dict[str, list[float]] = {}
+        near = neighbours(features, train_features, self.batched)
+        bench = _Bench(self, model, classifier)
+        seconds = Seconds(self.takes)
         for point in range(len(index)):
             at = slice(point, point + 1)
-            works = bench.works(take(query, at), features[at], seen, near[at], point)
-            taken = rounds(works, self.takes + (point == 0))[-self.takes :]  # one to warm up
-            for name in works:
-                found.setdefault(name, []).append(median(one[name] for one in taken))
+            seconds.add(bench.works(take(query, at), features[at], train_features, near[at], point))
         began = time.perf_counter()
         shared, spent = workers.run(_shared, self.workers, self, model, query, near)
         start = time.perf_counter() - began - spent
         return {
             "work": "run time",
-            "result": _told(found),
-            **{name: np.array(values) for name, values in {**found, **shared}.items()},
+            "result": _summary(seconds.arrays),
+            **seconds.arrays,
+            **shared,
             "points": index,
             "right": influence.predicted(model, self.sample)[1][index],
             "n_train": n,
-            "num_params": there.task.size,
+            "num_params": classifier.task.size,
             "workers": self.workers,
             "startup_seconds": max(start, 0.0),
-            **_once_a_model(model),
+            **_preparation_seconds(model),
         }
 
 
-def rounds(works: Works, takes: int) -> list[dict[str, float]]:
-    """Seconds a unit of every work, in turns."""
-    return [
-        {name: _seconds(work) / units for name, (work, units) in works.items()}
-        for _ in range(takes)
-    ]
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Seconds:
+    """Seconds a unit of each work, the median of several rounds in which works alternate."""
+
+    def __init__(self, takes: int) -> None:
+        self.takes = takes
+        self._medians: dict[str, list[float]] = {}
+
+    def add(self, works: Works) -> None:
+        """Time every work; the first time, one more round comes before to warm up."""
+        taken: dict[str, list[float]] = {name: [] for name in works}
+        for _ in range(self.takes + (not self._medians)):
+            for name, (work, units) in works.items():
+                began = time.perf_counter()
+                work()
+                taken[name].append((time.perf_counter() - began) / units)
+        for name, values in taken.items():
+            self._medians.setdefault(name, []).append(median(values[-self.takes :]))
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The medians by name, one for each call of `add`."""
+        return {name: np.array(values) for name, values in self._medians.items()}
 
 
 class _Bench:
-    """What the works of a point are made of: pairs, models and recursions, opened once."""
+    """The pairs, models and recursions that the works of all points share.
 
-    def __init__(self, work: RunTime, model: Model, there: Trained) -> None:
-        self.work, self.there = work, there
+    The released code meets a random pool of pairs: tokenising every pair would outlast the timing.
+    """
+
+    def __init__(self, work: RunTime, model: Model, classifier: Trained) -> None:
+        self.work, self.classifier = work, classifier
         self.draw = numpy_generator(model.seed, "minibatches that are timed")
-        self.chosen = torch.from_numpy(
-            np.sort(self.draw.permutation(len(there.pairs))[: self.pool])
-        )
-        pairs = there.pairs.take(self.chosen.numpy())
-        some, label = take(there.train, self.chosen), there.train["label"][self.chosen]
-        enter = through_trunk(model.network.open(), pairs)
-        self.whole = Plain(there.module, enter, label)
-        self.cached = Plain(there.module, from_column(some), label)
-        self.recursion = recursion(there, work.steps, 1)
-        self.batch = take(there.train, self.chosen[: work.batch])
-        self.hessian = Hessian(there.task, self.batch)
-        module = self.cached.module
-        self.unit = partial(one_pass, module, list(module.parameters()))
-
-    @property
-    def pool(self) -> int:
-        """Random pairs that the original meets: tokens of all would take longer than they last."""
-        work = self.work
-        return min(len(self.there.pairs), max(work.candidates, work.batch * work.steps))
+        pool_size = max(work.candidates, work.batch * work.steps)
+        pool = np.sort(self.draw.permutation(len(classifier.pairs))[:pool_size])
+        self.pool = torch.from_numpy(pool)
+        examples = take(classifier.train, self.pool)
+        module, label = classifier.module, examples["label"]
+        trunk = through_trunk(model.network.open(), classifier.pairs.take(pool))
+        self.whole = PlainAutograd(module, trunk, label)
+        self.cached = PlainAutograd(module, from_column(examples), label)
+        self.recursion = recursion(classifier, work.steps, 1)
+        self.batch = take(classifier.train, self.pool[: work.batch])
+        self.hessian = Hessian(classifier.task, self.batch)
+        self.unit = partial(one_pass, self.cached.module, self.cached.params)
 
     def works(
-        self, query: Examples, features: Tensor, seen: Tensor, near: Tensor, point: int
+        self, query: Examples, features: Tensor, train_features: Tensor, near: Tensor, point: int
     ) -> Works:
         """Every work of one point; near (1, batched) are its candidates."""
-        work, there = self.work, self.there
-        vector = query_gradients(there.task, query)
-        size = len(self.chosen)
+        work, task, train = self.work, self.classifier.task, self.classifier.train
+        vector = query_gradients(task, query)
+        size = len(self.pool)
         some = torch.from_numpy(self.draw.permutation(size)[: work.candidates])
         large, small = (
             [torch.from_numpy(self.draw.permutation(size)[:b]) for _ in range(work.steps)]
             for b in (work.batch, 1)
         )
-        candidates = take(there.train, near[0, there.train["length"][near[0]].argsort()])
-        found: Works = {f"search_{k}": (partial(neighbours, features, seen, k), 1) for k in work.ks}
+        candidates = take(train, near[0, train["length"][near[0]].argsort()])
+        works: Works = {
+            f"search_{k}": (partial(neighbours, features, train_features, k), 1) for k in work.ks
+        }
         for name, plain in (("whole", self.whole), ("cached", self.cached)):
-            found[f"{name}_candidate"] = partial(plain.scores, vector[0], some), len(some)
+            works[f"{name}_candidate"] = partial(plain.scores, vector[0], some), len(some)
             step = partial(plain.recursion, vector[0], DAMPING / SCALE, SCALE)
-            found[f"{name}_step_large"] = partial(step, large), work.steps
-            found[f"{name}_step_one"] = partial(step, small), work.steps
-        found |= {
-            "rows_candidate": (
-                partial(scores, there.task, vector, there.train, near),
-                near.numel(),
-            ),
+            works[f"{name}_step_large"] = partial(step, large), work.steps
+            works[f"{name}_step_one"] = partial(step, small), work.steps
+        works |= {
+            "rows_candidate": (partial(scores, task, vector, train, near), near.numel()),
             "rows_pass": (partial(self.unit, candidates), near.numel()),
             "step_one": (partial(self.recursion.estimate, vector, point), work.steps),
             "product": (partial(self.hessian.apply, vector), 1),
             "product_pass": (partial(self.unit, self.batch), 1),
         }
-        return found
+        return works
 
 
-def recursion(there: Trained, depth: int, repeats: int) -> Recursion:
-    """The fast recursion, B = 1, on hidden states that are there."""
+def recursion(classifier: Trained, depth: int, repeats: int) -> Recursion:
+    """The fast recursion, B = 1, on hidden states that were computed once."""
     lissa = LiSSA(depth, 1, SCALE, repeats)
-    return recursion_of(there.task, there.train, FastIF(None, lissa, DAMPING))
+    return recursion_of(classifier.task, classifier.train, FastIF(None, lissa, DAMPING))
 
 
-def one_pass(module: torch.nn.Module, params: list[Tensor], batch: Examples) -> None:
-    """The unit: a forward and a backward pass in batches, nothing for each example."""
-    for some in chunks(batch, PASSED):
-        torch.autograd.grad(cross_entropy(module, some).mean(), params)
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+def one_pass(module: torch.nn.Module, params: Sequence[Tensor], batch: Examples) -> None:
+    """The unit of cost: a forward and a backward pass in batches, without per-example work."""
+    for chunk in chunks(batch, PASS_BATCH):
+        torch.autograd.grad(cross_entropy(module, chunk).mean(), params)
 
 
 def _shared(
     group: Group, work: RunTime, model: Model, query: Examples, near: Tensor
-) -> tuple[dict[str, list[float]], float]:
-    """Seconds of T repeats of the recursion, a step, and of a candidate: together, and alone.
+) -> tuple[dict[str, np.ndarray], float]:
+    """Seconds of a step of T repeats of the recursion, and of a candidate: together, and alone.
 
-    In turns within the same processes: while the first works alone, the others wait for it.
+    Both alternate within the same processes: while the first works alone, the others wait for it.
     """
     began = time.perf_counter()
-    there = trained(model)
-    steps = recursion(there, work.steps, group.size)
-    found: dict[str, list[float]] = {}
+    classifier = trained(model)
+    task, train = classifier.task, classifier.train
+    steps = recursion(classifier, work.steps, group.size)
+    seconds = Seconds(work.takes)
     for point in range(count(query)):
-        vector = query_gradients(there.task, take(query, slice(point, point + 1)))
+        vector = query_gradients(task, take(query, slice(point, point + 1)))
         own, works = near[point : point + 1], Works()
-        for name, who in (("together", group), ("alone", ALONE)):
-            step = partial(averaged, steps, vector, group.size, who, point * group.size)
-            works[f"{name}_step"] = partial(_in_step, group, who, step), work.steps
-            part = partial(scores, there.task, vector, there.train, own, who)
-            works[f"{name}_candidate"] = partial(_in_step, group, who, part), own.numel()
-        taken = rounds(works, work.takes + (point == 0))[-work.takes :]
-        for name in works:
-            found.setdefault(name, []).append(median(one[name] for one in taken))
-    return found, time.perf_counter() - began
+        for name, processes in (("together", group), ("alone", ALONE)):
+            step = partial(averaged, steps, vector, group.size, processes, point * group.size)
+            works[f"{name}_step"] = partial(_in_step, group, processes, step), work.steps
+            part = partial(scores, task, vector, train, own, processes)
+            works[f"{name}_candidate"] = partial(_in_step, group, processes, part), own.numel()
+        seconds.add(works)
+    return seconds.arrays, time.perf_counter() - began
 
 
-def _in_step(group: Group, who: Group, call: Callable[[], Any]) -> None:
-    """Begin and end together, whoever works: the group, or its first process alone."""
+def _in_step(group: Group, working: Group, call: Callable[[], Any]) -> None:
+    """Let all processes begin and end together, though only the `working` ones call."""
     group.sum(torch.zeros(1))
-    if who.size == group.size or group.rank == 0:
+    if working.size == group.size or group.rank == 0:
         call()
     group.sum(torch.zeros(1))
 
 
-def _told(found: dict[str, list[float]]) -> str:
-    candidate, step, rows, ours = (
-        1e3 * float(np.median(found[name]))
+def _summary(seconds: dict[str, np.ndarray]) -> str:
+    candidate, step, rows, fast = (
+        1e3 * float(np.median(seconds[name]))
         for name in ("whole_candidate", "whole_step_large", "rows_candidate", "step_one")
     )
     return (
-        f"ms a candidate {rows:.3g}, originally {candidate:.3g}; "
-        f"a step {ours:.3g}, originally {step:.3g}"
+        f"candidate {rows:.3g} ms, in the released code {candidate:.3g}; "
+        f"step {fast:.3g} ms, in the released code {step:.3g}"
     )
 
 
-def _once_a_model(model: Model) -> dict[str, float]:
-    """What is spent once, whoever is asked about: no part of the table, but told beside it."""
+def _preparation_seconds(model: Model) -> dict[str, float]:
+    """Seconds spent once for all points: not part of the table, but shown with it."""
     spent = {
         "hidden_seconds": runs.find("nli_hidden", models.Hidden(model.network, model.train)),
         "features_seconds": runs.find("nli_pass", Pass(model, model.train)),

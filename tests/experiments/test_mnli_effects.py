@@ -14,8 +14,8 @@ from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.mnli_effects import Config
 from experiments.pairs import influence as nli_points
-from experiments.pairs.influence import SMOKE, Plan, generated
-from experiments.pairs.models import Sample, load, trained
+from experiments.pairs.influence import Plan
+from experiments.pairs.models import SMOKE_TWO, Sample, generated_hans, load, trained
 from methods import fastif
 from methods.errors import MethodError
 from methods.task import take
@@ -23,9 +23,11 @@ from methods.tracin import FittedCheckpoint
 from tests.analysis.synthetic import mnli_effects as synthetic_mnli_effects
 
 MODEL = replace(
-    SMOKE, train=Sample("mnli train", "generated", 90), fit=replace(SMOKE.fit, epochs=2, every=2)
+    SMOKE_TWO,
+    train=Sample("mnli train", "generated", 90),
+    fit=replace(SMOKE_TWO.fit, epochs=2, every=2),
 )
-HANS = generated(60, 90)
+HANS = generated_hans(60, 90)
 PLAN = Plan(k=12, depth=10, sample=4, damping=2.0, scale=60.0)
 AT = Config(MODEL, HANS.evaluation, "subsequence", PLAN, n=7)
 

@@ -13,8 +13,8 @@ from experiments import mnli_hans
 from experiments import mnli_hans as nli_correction
 from experiments.laboratory.errors import UserError
 from experiments.mnli_hans import Anchors, Config, Influential, Nearest, Random, Similar
-from experiments.pairs.influence import SMOKE, Plan, features, generated
-from experiments.pairs.models import Sample, load, trained
+from experiments.pairs.influence import Plan, features
+from experiments.pairs.models import SMOKE_TWO, Sample, generated_hans, load, trained
 from methods import fastif
 from methods.errors import MethodError
 from methods.task import take
@@ -22,9 +22,11 @@ from methods.tracin import FittedCheckpoint
 from tests.analysis.synthetic import mnli_hans as synthetic_mnli_hans
 
 MODEL = replace(
-    SMOKE, train=Sample("mnli train", "generated", 120), fit=replace(SMOKE.fit, epochs=4, every=4)
+    SMOKE_TWO,
+    train=Sample("mnli train", "generated", 120),
+    fit=replace(SMOKE_TWO.fit, epochs=4, every=4),
 )
-HANS = generated(60, 90)
+HANS = generated_hans(60, 90)
 PLAN = Plan(k=25, depth=15, sample=4, damping=2.0, scale=60.0)
 AT = Config(MODEL, plan=PLAN, evaluation=HANS.evaluation, n_anchors=6, iterations=3, batch=5)
 

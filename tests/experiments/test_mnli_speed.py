@@ -13,10 +13,10 @@ from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.errors import UserError
 from experiments.mnli_speed import Agreement, Config, Recall, recalls
 from experiments.pairs import influence, models
-from experiments.pairs.influence import Plan, along
+from experiments.pairs.influence import Plan, gradient_products
 from experiments.pairs.inverse import Everything, HeadAlone, Inverse
 from experiments.pairs.models import PAPER, SMOKE, Sample, load, trained
-from experiments.pairs.runtime import Plain, Product, RunTime, from_column, through_trunk
+from experiments.pairs.runtime import PlainAutograd, Product, RunTime, from_column, through_trunk
 from methods import fastif, workers
 from methods.curvature.operators import Hessian
 from methods.errors import MethodError
@@ -84,8 +84,8 @@ def test_the_curvature_of_a_part_is_asked_once_and_settles_a_plan(there):
 def test_the_original_finds_what_the_fast_way_does(there):
     _, pairs = load(TINY, TINY.train)
     label = there.train["label"]
-    whole = Plain(there.module, through_trunk(TINY.network.open(), pairs), label)
-    cached = Plain(there.module, from_column(there.train), label)
+    whole = PlainAutograd(there.module, through_trunk(TINY.network.open(), pairs), label)
+    cached = PlainAutograd(there.module, from_column(there.train), label)
     vector = torch.randn(1, there.task.size, generator=torch.Generator().manual_seed(0))
     index = torch.tensor([4, 0, 17])
     wanted = fastif.scores(there.task, vector, there.train, index[None])[0]
@@ -120,7 +120,7 @@ def test_a_pass_over_all_pairs_gives_the_scores_of_candidates(there):
     index = torch.arange(N).expand(3, N)
     wanted = fastif.scores(there.task, directions, there.train, index)
     torch.testing.assert_close(
-        along(there.task, there.train, directions), wanted, rtol=1e-4, atol=1e-5
+        gradient_products(there.task, there.train, directions), wanted, rtol=1e-4, atol=1e-5
     )
 
 

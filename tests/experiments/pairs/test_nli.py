@@ -70,7 +70,7 @@ def test_points_are_half_right_and_half_wrong():
     _, right = influence.predicted(QUICK, DEV)
     assert right[index].tolist() == [True] * 4 + [False] * 4
     assert len(set(index.tolist())) == 8
-    with pytest.raises(UserError, match="that are predicted"):
+    with pytest.raises(UserError, match="are needed"):
         influence.balanced(QUICK, DEV, 80)
 
 
