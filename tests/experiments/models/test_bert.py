@@ -133,7 +133,7 @@ def test_every_gradient_of_the_top_stays_factored_and_its_hessian_is_right():
 
 def test_hidden_states_are_computed_once_and_mapped(monkeypatch):
     first, pairs = models.column(TinyBert(), DEV)
-    monkeypatch.setattr(models, "_compute", None)
+    monkeypatch.setattr(models, "_hidden_states", None)
     again, _ = models.column(TinyBert(), DEV)
     assert len(pairs) == 40
     for name in ("hidden", "length", "label"):
