@@ -75,7 +75,9 @@ class Agreement:
         gradients = query_gradients(classifier.task, influence.examples(model, self.sample, index))
         settings = {name: plan.settle(model) for name, plan in self.plans().items()}
         s_tests = {
-            name: checkpointed(scratch, name, partial(_s_test, classifier, gradients, plan), here().all)
+            name: checkpointed(
+                scratch, name, partial(_s_test, classifier, gradients, plan), here().all
+            )
             for name, plan in settings.items()
         }
         directions = [*(torch.from_numpy(s_test["mean"]) for s_test in s_tests.values()), gradients]
