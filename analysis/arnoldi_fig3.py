@@ -1,4 +1,4 @@
-"""Figure 3 of 003: Arnoldi's run time against parameters, and what a smaller basis costs."""
+"""Arnoldi, Figure 3: run time against parameters, and what a smaller basis costs."""
 
 import math
 import sys
@@ -17,12 +17,144 @@ from analysis.numbers.table import Row, aside, claim, curve, records, tabulated,
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
-# The panels of Figure 3 of 003: run time against parameters, and the error of a smaller basis.
-
-
 TOTAL, SLOPE = "run time", "p, exponent in the run time"
 ERRORS = "relative error of eigenvalues"
+FORWARD = "p, exponent of forward operations in the run time"
 COLOURS = {"bfloat16": ORANGE, "on disk": GREEN, "another start and draws": GREY}
+PAPER_HOURS = {"ViT-L/32": 15.0}  # Sec. 5.3, on one TPUv2 of 4 cores
+LINEAR = (0.8, 1.2)  # bounds of the exponent of p
+LEADING = 10  # eigenvalues on which a smaller basis is judged
+CLOSE, ADDS = 0.01, 0.25  # relative error of eigenvalues; of the sum of parts against the whole
+WAYS = {"bfloat16": "bfloat16", "disk": "on disk", "another_start": "another start and draws"}
+
+RULE = (
+    "Claims: (1) the run time of n = 200 iterations is proportional to a power of the number of"
+    f" parameters p between {LINEAR[0]:g} and {LINEAR[1]:g}: the slope of a line through the"
+    " logarithms of all architectures, with the interval of that regression; (2) the same of vision"
+    f" Transformers alone; (3) kept in bfloat16, the {LEADING} leading eigenvalues are off by less"
+    f" than {CLOSE:.0%} in the mean, and (4) by less than those of another start and other draws;"
+    " (5) on disk by nothing; (6) the sum of parts is within"
+    f" {ADDS:.0%} of an iteration that was run whole. (3) to (6) are bounds of our own, over runs."
+    " The printed 15 hours are of another machine and decide nothing."
+)
+
+
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    timed = [run for run in runs if run.metrics["work"] == "Timing"]
+    if not timed:
+        return tabulated([])
+    networks: dict[str, list[Run]] = {}
+    for run in timed:
+        networks.setdefault(str(run.metrics["label"]), []).append(run)
+    fitted = {n: group for n, group in networks.items() if "whole_seconds" not in group[0].metrics}
+    fitted = fitted if len(fitted) > 2 else networks  # the paper tier runs all of them whole
+    rows: list[Row] = []
+    for label, group in sorted(networks.items(), key=lambda one: one[1][0].metrics["num_params"]):
+        rows += _network(label, group, label in fitted)
+    rows += _slopes(fitted)
+    rows += _precision([run for run in runs if run.metrics["work"] == "Precision"])
+    return tabulated([*rows, _whole(timed)])
+
+
+def _network(label: str, group: list[Run], fitted: bool) -> list[Row]:
+    metrics, storage = [run.metrics for run in group], group[0].config["work"]["storage"]["type"]
+    size = int(metrics[0]["num_params"])
+    done = "whole_seconds" in metrics[0] and metrics[0]["wanted_seconds"] == _smallest(group[0])
+    about: dict[str, Any] = {"p": size, "operations": float(metrics[0]["operations"])}
+    about |= {"fitted": int(fitted), "extrapolated": int(not done)}
+    hours = [float(m["whole_seconds" if done else "total_seconds"]) / 3600 for m in metrics]
+    printed = PAPER_HOURS.get(label, math.nan)
+    quantities = (
+        ("a Hessian product", "s", _seconds(metrics, "wanted_seconds")),
+        ("orthogonalisation, all", "s", _seconds(metrics, "orthogonal_seconds")),
+        ("memory a vector, float32", "MB", exact(4e-6 * size)),
+        ("memory of 200 vectors, float32", "GB", exact(800e-9 * size)),
+        ("memory of 200 vectors, bfloat16", "GB", exact(400e-9 * size)),
+    )
+    rows = [aside(label, TOTAL, "h", geometric(hours), printed, 10.0, **about)]
+    rows += [curve(label, name, unit, ours, **about) for name, unit, ours in quantities]
+    return [row | {"storage": str(storage)} for row in rows]
+
+
+def _smallest(run: Run) -> float:
+    """Seconds of a product with the smallest batch timed; axis of product_seconds: (batches,)."""
+    return float(np.asarray(run.array("product_seconds"))[0])
+
+
+def _seconds(metrics: list[dict[str, Any]], name: str) -> Interval:
+    return geometric([max(float(m[name]), 1e-12) for m in metrics])
+
+
+def _slopes(networks: dict[str, list[Run]]) -> list[Row]:
+    bounds = {"at_least": LINEAR[0], "at_most": LINEAR[1]}
+    vision = {label: group for label, group in networks.items() if label.startswith("ViT")}
+    rows = []
+    for name, some in (("all architectures", networks), ("vision Transformers", vision)):
+        slope, start = _line(some, "num_params")
+        rows.append(claim(name, SLOPE, "", slope, **bounds, intercept=start))
+        by_run = [
+            _line({label: [own[i]] for label, own in some.items() if i < len(own)}, "num_params")
+            for i in range(max(map(len, some.values()), default=0))
+        ]
+        ours = over_seeds([slope.mean for slope, _ in by_run if slope.n])
+        rows.append(curve(name, "exponent of p by run, without the spread of networks", "", ours))
+    slope, start = _line(networks, "operations")
+    rows.append(curve("all architectures", FORWARD, "", slope, intercept=start))
+    return rows
+
+
+def _line(networks: dict[str, list[Run]], size: str) -> tuple[Interval, float]:
+    """The slope of log time on the log of a size over networks, and the intercept, in hours."""
+    x = [math.log(group[0].metrics[size]) for group in networks.values()]
+    y = [
+        math.log(geometric([run.metrics["total_seconds"] / 3600 for run in group]).mean)
+        for group in networks.values()
+    ]
+    if len(set(x)) < 3:
+        return NONE, math.nan
+    line = stats.linregress(x, y)
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(x) - 2) * line.stderr)
+    slope = float(line.slope)
+    return Interval(slope, slope - half, slope + half, len(x)), float(line.intercept)
+
+
+def _precision(runs: list[Run]) -> list[Row]:
+    rows: list[Row] = []
+    leading: dict[str, list[float]] = {}
+    for way, name in WAYS.items():
+        each = [_errors(run, way) for run in runs]
+        for rank in range(min(map(len, each), default=0)):
+            rows.append(curve(name, ERRORS, "", over_seeds([e[rank] for e in each]), rank=rank + 1))
+        leading[way] = [float(errors[:LEADING].mean()) for errors in each]
+        off = over_seeds([float(run.metrics[f"{way}_loss"]) for run in runs])
+        rows.append(curve(name, "largest inner product off orthonormal", "", off))
+    what = f"relative error of {LEADING} eigenvalues"
+    half, disk, chance = (over_seeds(leading[way]) for way in WAYS)
+    pairs = zip(leading["bfloat16"], leading["another_start"], strict=True)
+    ratio = over_seeds([one / max(other, 1e-300) for one, other in pairs])
+    return [
+        *rows,
+        claim("bfloat16", what, "", half, at_most=CLOSE),
+        curve("another start and draws", what, "", chance),
+        claim("bfloat16 ÷ another start", what, "x", ratio, at_most=1.0),
+        claim("on disk", what, "", disk, at_most=1e-12),
+    ]
+
+
+def _errors(run: Run, way: str) -> np.ndarray:
+    """The relative error of each eigenvalue, by rank; axis of the arrays: (ranks,)."""
+    native = np.asarray(run.array("native"))
+    return np.abs(np.asarray(run.array(way)) - native) / np.abs(native)
+
+
+def _whole(timed: list[Run]) -> Row:
+    off = [
+        abs(m["smallest_seconds"] / m["whole_seconds"] - 1)
+        for m in (run.metrics for run in timed)
+        if "whole_seconds" in m
+    ]
+    label = "distance of the sum of parts from the whole"
+    return claim("an iteration run whole", label, "", over_seeds(off), at_most=ADDS)
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -53,8 +185,8 @@ def _draw_times(axes: Axes, table: pd.DataFrame) -> None:
             if row["n"] > 0 and not math.isnan(row["ours"]):
                 x = np.geomspace(sizes.min() / 1.3, sizes.max() * 1.3, 50)
                 y = np.exp(row["intercept"]) * x ** row["ours"]
-                told = f"{name}: $p^{{{row['ours']:.2f}}}$"
-                axes.plot(x, y, style, color=BLACK if style == "-" else BLUE, lw=0.9, label=told)
+                label = f"{name}: $p^{{{row['ours']:.2f}}}$"
+                axes.plot(x, y, style, color=BLACK if style == "-" else BLUE, lw=0.9, label=label)
     axes.margins(x=0.25, y=0.15)
     axes.legend(loc="lower right", fontsize=6.5)
     if any(row["extrapolated"] for row in rows):
@@ -78,176 +210,40 @@ def _draw_errors(axes: Axes, table: pd.DataFrame) -> None:
     axes.legend(title="against float32 in memory", title_fontsize=6.5, fontsize=6.5)
 
 
-PAPER_HOURS = {"ViT-L/32": 15.0}  # Sec. 5.3, on one TPUv2 of 4 cores
-LINEAR = (0.8, 1.2)  # bounds of the exponent of p
-LEADING = 10  # eigenvalues on which a smaller basis is judged
-CLOSE, ADDS = 0.01, 0.25  # relative error of eigenvalues; of the sum of parts against the whole
-WAYS = {"bfloat16": "bfloat16", "disk": "on disk", "another_start": "another start and draws"}
-
-RULE = (
-    "Claims: (1) the run time of n = 200 iterations is proportional to a power of the number of"
-    f" parameters p between {LINEAR[0]:g} and {LINEAR[1]:g}: the slope of a line through the"
-    " logarithms of all architectures, with the interval of that regression; (2) the same of vision"
-    f" Transformers alone; (3) kept in bfloat16, the {LEADING} leading eigenvalues are off by less"
-    f" than {CLOSE:.0%} in the mean, and (4) by less than those of another start and other draws;"
-    " (5) on disk by nothing; (6) the sum of parts is within"
-    f" {ADDS:.0%} of an iteration that was run whole. (3) to (6) are bounds of our own, over runs."
-    " The printed 15 hours are of another machine and decide nothing."
-)
-
-
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    timed = [run for run in found if run.metrics["work"] == "Timing"]
-    groups: dict[str, list[Run]] = {}
-    for run in timed:
-        groups.setdefault(str(run.metrics["label"]), []).append(run)
-    fitted = {label: of for label, of in groups.items() if "whole_seconds" not in of[0].metrics}
-    fitted = fitted if len(fitted) > 2 else groups  # the paper tier runs all of them whole
-    rows: list[Row] = []
-    for label, of in sorted(groups.items(), key=lambda one: one[1][0].metrics["num_params"]):
-        rows += _network(label, of, label in fitted)
-    rows += _slopes(fitted)
-    rows += _precision([run for run in found if run.metrics["work"] == "Precision"])
-    rows.append(_whole(timed))
-    return tabulated(rows) if timed else tabulated([])
-
-
-def _network(label: str, of: list[Run], fitted: bool) -> list[Row]:
-    metrics = [run.metrics for run in of]
-    size, storage = int(metrics[0]["num_params"]), str(of[0].config["work"]["storage"]["type"])
-    done = "whole_seconds" in metrics[0] and metrics[0]["wanted_seconds"] == _asked(of[0])
-    about: dict[str, Any] = {"p": size, "operations": float(metrics[0]["operations"])}
-    about |= {"fitted": int(fitted), "extrapolated": int(not done)}
-    hours = [float(m["whole_seconds" if done else "total_seconds"]) / 3600 for m in metrics]
-    total = geometric(hours)
-    rows = [
-        aside(label, TOTAL, "h", total, PAPER_HOURS.get(label, math.nan), 10.0, **about),
-        curve(label, "a Hessian product", "s", _over(metrics, "wanted_seconds"), **about),
-        curve(label, "orthogonalisation, all", "s", _over(metrics, "orthogonal_seconds"), **about),
-        curve(label, "memory a vector, float32", "MB", exact(4e-6 * size), **about),
-        curve(label, "memory of 200 vectors, float32", "GB", exact(800e-9 * size), **about),
-        curve(label, "memory of 200 vectors, bfloat16", "GB", exact(400e-9 * size), **about),
-    ]
-    return [row | {"storage": storage} for row in rows]
-
-
-def _asked(run: Run) -> float:
-    """Seconds of the product that was run whole, which is one of the smallest batch timed."""
-    return float(np.asarray(run.array("product_seconds"))[0])
-
-
-def _over(metrics: list[dict[str, Any]], name: str) -> Interval:
-    return geometric([max(float(m[name]), 1e-12) for m in metrics])
-
-
-def _slopes(groups: dict[str, list[Run]]) -> list[Row]:
-    bounds = {"at_least": LINEAR[0], "at_most": LINEAR[1]}
-    vision = {label: of for label, of in groups.items() if label.startswith("ViT")}
-    rows = []
-    for name, some in (("all architectures", groups), ("vision Transformers", vision)):
-        slope, start = _line(some, "num_params")
-        rows.append(claim(name, SLOPE, "", slope, **bounds, intercept=start))
-        own = [
-            _line({label: [of[i]] for label, of in some.items() if i < len(of)}, "num_params")[0]
-            for i in range(max((len(of) for of in some.values()), default=0))
-        ]
-        over = over_seeds([one.mean for one in own if one.n])
-        rows.append(curve(name, "exponent of p by run, without the spread of networks", "", over))
-    slope, start = _line(groups, "operations")
-    label = "p, exponent of forward operations in the run time"
-    rows.append(curve("all architectures", label, "", slope, intercept=start))
-    return rows
-
-
-def _line(groups: dict[str, list[Run]], of: str) -> tuple[Interval, float]:
-    """The slope of log time on log size over architectures, and the intercept, in hours."""
-    x = [math.log(runs[0].metrics[of]) for runs in groups.values()]
-    y = [
-        math.log(geometric([r.metrics["total_seconds"] / 3600 for r in runs]).mean)
-        for runs in groups.values()
-    ]
-    if len(set(x)) < 3:
-        return NONE, math.nan
-    line = stats.linregress(x, y)
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(x) - 2) * line.stderr)
-    slope = float(line.slope)
-    return Interval(slope, slope - half, slope + half, len(x)), float(line.intercept)
-
-
-def _precision(found: list[Run]) -> list[Row]:
-    rows: list[Row] = []
-    errors: dict[str, list[float]] = {}
-    for way, name in WAYS.items():
-        each = [_errors(run, way) for run in found]
-        for rank in range(min((len(one) for one in each), default=0)):
-            ours = over_seeds([one[rank] for one in each])
-            rows.append(curve(name, ERRORS, "", ours, rank=rank + 1))
-        errors[way] = [float(one[:LEADING].mean()) for one in each]
-        off = over_seeds([float(run.metrics[f"{way}_loss"]) for run in found])
-        rows.append(curve(name, "largest inner product off orthonormal", "", off))
-    what = f"relative error of {LEADING} eigenvalues"
-    half, disk, chance = (over_seeds(errors[way]) for way in WAYS)
-    rows.append(claim("bfloat16", what, "", half, at_most=CLOSE))
-    rows.append(curve("another start and draws", what, "", chance))
-    pairs = zip(errors["bfloat16"], errors["another_start"], strict=True)
-    ratio = over_seeds([one / max(other, 1e-300) for one, other in pairs])
-    rows.append(claim("bfloat16 ÷ another start", what, "x", ratio, at_most=1.0))
-    rows.append(claim("on disk", what, "", disk, at_most=1e-12))
-    return rows
-
-
-def _errors(run: Run, way: str) -> np.ndarray:
-    """|difference| of each eigenvalue from the native one of its rank, in shares of that."""
-    native = np.asarray(run.array("native"))
-    return np.abs(np.asarray(run.array(way)) - native) / np.abs(native)
-
-
-def _whole(timed: list[Run]) -> Row:
-    off = [
-        abs(m["smallest_seconds"] / m["whole_seconds"] - 1)
-        for m in (run.metrics for run in timed)
-        if "whole_seconds" in m
-    ]
-    label = "distance of the sum of parts from the whole"
-    return claim("an iteration run whole", label, "", over_seeds(off), at_most=ADDS)
-
-
 def page(table: pd.DataFrame) -> pd.DataFrame:
     """Time and memory by network, then the claims."""
     wide: dict[str, Row] = {}
     rest: list[Row] = []
     for row in records(table):
-        if row["p"] == row["p"] and row["kind"] != "claim" and row["p"] != "":
-            line = wide.setdefault(
-                row["method"], {"network": row["method"], "p": f"{row['p']:,.0f}"}
-            )
+        if row["kind"] != "claim" and pd.notna(row["p"]):
+            about = {"network": row["method"], "p": f"{row['p']:,.0f}"}
+            line = wide.setdefault(row["method"], about)
             line[f"{row['quantity']}, {row['unit']}"] = written(row, ".3g")
-        elif row["rank"] != row["rank"] or row["rank"] == "":
-            told = {"network": row["method"], "quantity": row["quantity"]}
-            rest.append(told | {"value": written(row, ".3g"), "verdict": row["verdict"]})
+        elif pd.isna(row["rank"]):
+            about = {"network": row["method"], "quantity": row["quantity"]}
+            rest.append(about | {"value": written(row, ".3g"), "verdict": row["verdict"]})
     return pd.DataFrame([*wide.values(), *rest]).fillna("")
 
 
 def findings(table: pd.DataFrame) -> list[str]:
-    """What the time does follow, if not p."""
+    """What the run time grows with, and how much it differs between networks of a size."""
     rows = {(r["method"], r["quantity"]): r for r in records(table)}
-    own = rows.get(("all architectures", SLOPE))
-    label = "p, exponent of forward operations in the run time"
-    other = rows.get(("all architectures", label))
-    said = []
-    if own and other and own["n"] > 0 and other["n"] > 0:
-        said.append(
-            f"The run time grows as p to the power {written(own, '.2f')}, over {own['n']} networks,"
-            f" and as the operations of a forward pass to the power {written(other, '.2f')}."
+    by_p, by_work = (rows.get(("all architectures", name)) for name in (SLOPE, FORWARD))
+    sentences = []
+    if by_p and by_work and by_p["n"] > 0 and by_work["n"] > 0:
+        sentences.append(
+            f"The run time grows as p to the power {written(by_p, '.2f')}, over {by_p['n']}"
+            " networks, and as the operations of a forward pass to the power"
+            f" {written(by_work, '.2f')}."
         )
-    times = [r for r in records(table) if r["quantity"] == TOTAL and r["fitted"] == 1]
+    times = [r for r in rows.values() if r["quantity"] == TOTAL and r["fitted"] == 1]
     if times:
         each = {r["method"]: 3600e6 * r["ours"] / r["p"] for r in times}
         low, high = min(each, key=lambda n: each[n]), max(each, key=lambda n: each[n])
-        said.append(
+        sentences.append(
             f"Seconds a million parameters: {each[low]:.3g} ({low}) to {each[high]:.3g} ({high})."
         )
-    return said
+    return sentences
 
 
 ARTIFACT = Artifact(

@@ -148,7 +148,7 @@ def _claims(frame: pd.DataFrame) -> list[Row]:
     return rows
 
 
-def _findings(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     rows = {(r["method"], r["quantity"]): r for r in records(table)}
     sentences = mislabel.comparison_with_loss(table)
     for p in SIZES:
@@ -201,7 +201,7 @@ ARTIFACT = Artifact(
         "Few steps of LiSSA do little more than scale gradients, as its rank correlation with"
         f" {UNIT} says: eigenvalues below scale ÷ r are not inverted.",
     ),
-    findings=_findings,
+    findings=findings,
     tier_notes=mislabel.TIER_NOTES,
     needs=mislabel.needs("LargeCNN"),
 )

@@ -260,7 +260,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _findings(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     rows = {(r["method"], r["quantity"]): r for r in records(table)}
     sentences = []
     for (method, quantity), row in rows.items():
@@ -312,7 +312,7 @@ ARTIFACT = Artifact(
         " RandSelect 100 have 79.3 on all layers and 80.2 on the last. The claim is tested for"
         " Arnoldi and RandProj.",
     ),
-    findings=_findings,
+    findings=findings,
     tier_notes={
         "smoke": (
             "Smoke tier: generated sentences of a small grammar and a network of 50 thousand"

@@ -215,7 +215,7 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _findings(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     rows = records(table)
     sentences = [
         f"{row['method'].partition(' − ')[0]} minus the same share by the plain loss, which needs"
@@ -278,7 +278,7 @@ ARTIFACT = Artifact(
         " WMT17, which the model that scores was trained on, or at the small tier captions that it"
         " was not.",
     ),
-    findings=_findings,
+    findings=findings,
     tier_notes={
         "smoke": (
             "Smoke tier: generated sentences, a few dozen steps: BLEU is near zero everywhere. It"

@@ -156,7 +156,7 @@ def page(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([*wide.values(), *rest]).fillna("")
 
 
-def _findings(table: pd.DataFrame) -> list[str]:
+def findings(table: pd.DataFrame) -> list[str]:
     """The mass of negative eigenvalues by part, and the controls beside the methods."""
     test = table[(table["where"] == "test") & (table["kind"] == "curve")]
     mass = [
@@ -190,7 +190,7 @@ ARTIFACT = Artifact(
         " fine-tuning itself.",
         "The negative mass is that of as many leading eigenvalues as the basis keeps, at most 100.",
     ),
-    findings=_findings,
+    findings=findings,
     page=page,
     tier_notes=vit_retrieval.TIER_NOTES,
 )
