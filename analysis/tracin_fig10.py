@@ -1,4 +1,4 @@
-"""Figure 10 of 001: influential houses on the map, and the two statements about them in numbers."""
+"""TracIn, Figure 10: influential houses on the map, and the two statements about them in numbers."""
 
 import math
 import sys
@@ -18,9 +18,6 @@ from analysis.numbers.table import Row, claim, curve, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
-# The maps of Figure 10: points packed into cells of the CSV, and drawn at their proportions.
-
-
 STEP = 0.01  # degrees: what the census rounds places to
 EVERYWHERE = "#F0E442"  # the yellow of Okabe and Ito's palette: the paper's colour for all data
 INSET_DEGREES = 0.55  # half the height of the map's detail, around the queries
@@ -32,13 +29,151 @@ SHOWN = {
     "high": ("highest 3%", VERMILLION, "o", 3.0),
     "low": ("lowest 3%", BLUE, "o", 3.0),
 }
+QUERIES = {"query": "random queries", "city": "11 queries of Palo Alto"}
+SHARE = 0.03  # of the training examples, drawn as high and as low self-influence
+Measure = Callable[[Run], float]
+
+RULE = (
+    "Claims, over seeds; each seed has its own split of the same rows, its own model and its own"
+    " random test queries. (1) Influence is local: the median over queries of"
+    " (median distance of the top proponents ÷ median distance of all training examples) is below"
+    " 1. (2) High self-influence is in dense areas: Spearman's correlation of self-influence with"
+    " the number of training examples within 10 km is above 0. (3) In sparse areas proponents are"
+    " far away for the place: Spearman's correlation, over queries, of the share of training rows"
+    " that are nearer than the proponents with the number of training examples within 10 km is"
+    " below 0. The same correlation of their distance in km is shown next to it, and that of the"
+    " distance of all rows, which are far away there too. The 11 queries of Palo Alto are shown and"
+    " decide nothing."
+)
+
+
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_name(run), []).append(run)
+    rows: list[Row] = []
+    for method, members in groups.items():
+        for which, label in QUERIES.items():
+            rows += _locality(method, members, which, label)
+        explained = _estimate(members, lambda run: float(run.metrics["r2_test"]))
+        rows.append(curve(method, "R² of test rows", "", explained))
+    for method in ("TracIn", "TracIn, no coordinates"):
+        if method in groups:
+            rows += _self_influence(method, groups[method])
+    traced = groups.get("TracIn", [])
+    if not traced:
+        return tabulated(rows)
+    first = min(traced, key=lambda run: run.config["model"]["seed"])
+    return tabulated([*rows, *_claims(traced), *_maps(first)])
+
+
+def _name(run: Run) -> str:
+    """What tables call a method."""
+    if run.config["method"]["type"] != "TracIn":
+        return "Nearest inputs"
+    return "TracIn" if run.config["model"]["coordinates"] else "TracIn, no coordinates"
+
+
+def _estimate(members: list[Run], measure: Measure) -> Interval:
+    return over_seeds([measure(run) for run in members])
+
+
+def _median(name: str) -> Measure:
+    return lambda run: float(np.median(run.array(name)))
+
+
+def _relative(which: str, what: str) -> Measure:
+    def measure(run: Run) -> float:
+        return float(np.median(run.array(f"{which}_{what}_km") / run.array(f"{which}_random_km")))
+
+    return measure
+
+
+def _locality(method: str, members: list[Run], which: str, label: str) -> list[Row]:
+    rows = []
+    if method == "TracIn":
+        everywhere = _estimate(members, _median(f"{which}_random_km"))
+        rows.append(curve("all training", f"distance, {label}", "km", everywhere))
+    kinds = ("proponent",) if method == "Nearest inputs" else ("proponent", "opponent")
+    for kind in kinds:
+        name = f"{method}, {kind}s"
+        km = _estimate(members, _median(f"{which}_{kind}_km"))
+        share = _estimate(members, _median(f"{which}_{kind}_nearer"))
+        ratio = geometric([_relative(which, kind)(run) for run in members])
+        rows.append(curve(name, f"distance, {label}", "km", km))
+        rows.append(curve(name, f"distance ÷ all training, {label}", "", ratio))
+        rows.append(curve(name, f"share of training rows nearer, {label}", "", share))
+    return rows
+
+
+def _self_influence(method: str, members: list[Run]) -> list[Row]:
+    measures: dict[str, Measure] = {
+        "with density (10 km)": lambda run: _rank(run, "train_density"),
+        "with nearness of the 10th neighbour": lambda run: -_rank(run, "train_neighbour_km"),
+        "with training loss": lambda run: _rank(run, "train_loss"),
+        "with density, training loss removed": lambda run: _partial(run, "train_density"),
+        "with nearness, training loss removed": lambda run: -_partial(run, "train_neighbour_km"),
+    }
+    name = f"{method}, self-influence"
+    rows = [curve(name, f"Spearman {k}", "", _estimate(members, m)) for k, m in measures.items()]
+    loss = _estimate(members, lambda run: _rank(run, "train_density", "train_loss"))
+    return [*rows, curve(f"{method}, training loss", "Spearman with density (10 km)", "", loss)]
+
+
+def _rank(run: Run, name: str, other: str = "self_influence") -> float:
+    return float(stats.spearmanr(run.array(other), run.array(name)).statistic)
+
+
+def _partial(run: Run, name: str) -> float:
+    return partial_rank(*(run.array(n) for n in ("self_influence", name, "train_loss")))
+
+
+def partial_rank(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
+    """Spearman's correlation of x and y with the effect of a third quantity removed."""
+    ranks = np.stack([stats.rankdata(values) for values in (x, y, given)])
+    (_, xy, xz), (_, _, yz), _ = np.corrcoef(ranks)
+    return float((xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2)))
+
+
+def _query_rank(run: Run, what: str) -> float:
+    """Spearman's correlation, over queries, of a quantity with density."""
+    return float(stats.spearmanr(run.array(f"query_{what}"), run.array("query_density")).statistic)
+
+
+def _claims(traced: list[Run]) -> list[Row]:
+    local = geometric([_relative("query", "proponent")(run) for run in traced])
+    dense = _estimate(traced, lambda run: _rank(run, "train_density"))
+    away = _estimate(traced, lambda run: _query_rank(run, "proponent_km"))
+    whole = _estimate(traced, lambda run: _query_rank(run, "random_km"))
+    nearer = _estimate(traced, lambda run: _query_rank(run, "proponent_nearer"))
+    what = "Spearman, density and"
+    return [
+        curve("TracIn, proponents", f"{what} distance", "", away),
+        curve("all training", f"{what} distance", "", whole),
+        claim("TracIn", "distance of proponents ÷ of all training", "", local, at_most=1.0),
+        claim("TracIn", "Spearman, self-influence and density", "", dense, at_least=0.0),
+        claim("TracIn", f"{what} share of rows nearer than proponents", "", nearer, at_most=0.0),
+    ]
+
+
+def _maps(run: Run) -> list[Row]:
+    train, scores = run.array("train_place"), run.array("self_influence")
+    order, count = np.argsort(-scores, kind="stable"), round(SHARE * len(scores))
+    return [
+        points("training and test", np.concatenate([train, run.array("test_place")])),
+        points("proponents", train[run.array("city_proponents").ravel()]),
+        points("opponents", train[run.array("city_opponents").ravel()]),
+        points("queries", run.array("city_place")),
+        points("high", train[order[:count]]),
+        points("low", train[order[-count:]]),
+    ]
 
 
 def points(name: str, place: np.ndarray) -> Row:
-    """The row that keeps places (n, 2), degrees north and east, each of them once."""
+    """The row that stores places; axes: (places, degrees north and east)."""
     once = np.unique(np.rint(place / STEP).astype("<i2"), axis=0)
-    there = Interval(len(place), math.nan, math.nan, 1)
-    row = curve(name, "points", "", there, points=packed(once))
+    count = Interval(len(place), math.nan, math.nan, 1)
+    row = curve(name, "points", "", count, points=packed(once))
     return row | {"kind": "points"}
 
 
@@ -110,148 +245,6 @@ def _handle(name: str) -> Line2D:
     return Line2D([], [], color=colour, marker=marker, linestyle="", markersize=4, label=label)
 
 
-QUERIES = {"query": "random queries", "city": "11 queries of Palo Alto"}
-SHARE = 0.03  # of the training examples, drawn as high and as low self-influence
-Measure = Callable[[Run], float]
-
-RULE = (
-    "Claims, over seeds, each with a division, a model and random test queries of its own: the"
-    " interval covers these, given the rows, which the divisions share. (1) Influence is local: the"
-    " median over queries of"
-    " (median distance of the top proponents ÷ median distance of all training examples) is below"
-    " 1; (2) high self-influence is in dense areas: Spearman's correlation of self-influence with"
-    " the number of training examples within 10 km is above 0; (3) where few live, proponents are"
-    " far away, for that place: Spearman's correlation, over queries, of the share of training rows"
-    " that are nearer than the proponents with the number of training examples within 10 km is"
-    " below 0. That of their distance in km is shown beside it, and beside that of all rows, which"
-    " are far away there too. The 11 queries of Palo Alto are shown and decide nothing."
-)
-
-
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    groups: dict[str, list[Run]] = {}
-    for run in found:
-        groups.setdefault(name_of(run), []).append(run)
-    rows: list[Row] = []
-    for method, members in groups.items():
-        for which, label in QUERIES.items():
-            rows += _locality(method, members, which, label)
-        rows.append(curve(method, "R² of test rows", "", _over(members, _explained)))
-    known = groups.get("TracIn", [])
-    for method in ("TracIn", "TracIn, no coordinates"):
-        if method in groups:
-            rows += _self_influence(method, groups[method])
-    if not known:
-        return tabulated(rows)
-    rows += _claims(known)
-    return tabulated([*rows, *_maps(min(known, key=lambda run: run.config["model"]["seed"]))])
-
-
-def name_of(run: Run) -> str:
-    """How a cell is named in tables."""
-    if run.config["method"]["type"] != "TracIn":
-        return "Nearest inputs"
-    return "TracIn" if run.config["model"]["coordinates"] else "TracIn, no coordinates"
-
-
-def _over(members: list[Run], measure: Measure) -> Interval:
-    return over_seeds([measure(run) for run in members])
-
-
-def _explained(run: Run) -> float:
-    return float(run.metrics["r2_test"])
-
-
-def _median(name: str) -> Measure:
-    return lambda run: float(np.median(run.array(name)))
-
-
-def _relative(which: str, what: str) -> Measure:
-    def measure(run: Run) -> float:
-        return float(np.median(run.array(f"{which}_{what}_km") / run.array(f"{which}_random_km")))
-
-    return measure
-
-
-def _locality(method: str, members: list[Run], which: str, label: str) -> list[Row]:
-    rows = []
-    if method == "TracIn":
-        everyone = _over(members, _median(f"{which}_random_km"))
-        rows.append(curve("all training", f"distance, {label}", "km", everyone))
-    kinds = ("proponent",) if method == "Nearest inputs" else ("proponent", "opponent")
-    for kind in kinds:
-        name = f"{method}, {kind}s"
-        km = _over(members, _median(f"{which}_{kind}_km"))
-        share = _over(members, _median(f"{which}_{kind}_nearer"))
-        ratio = geometric([_relative(which, kind)(run) for run in members])
-        rows.append(curve(name, f"distance, {label}", "km", km))
-        rows.append(curve(name, f"distance ÷ all training, {label}", "", ratio))
-        rows.append(curve(name, f"share of training rows nearer, {label}", "", share))
-    return rows
-
-
-def _self_influence(method: str, members: list[Run]) -> list[Row]:
-    measures: dict[str, Measure] = {
-        "with density (10 km)": lambda run: _rank(run, "train_density"),
-        "with nearness of the 10th neighbour": lambda run: -_rank(run, "train_neighbour_km"),
-        "with training loss": lambda run: _rank(run, "train_loss"),
-        "with density, training loss removed": lambda run: _partial(run, "train_density"),
-        "with nearness, training loss removed": lambda run: -_partial(run, "train_neighbour_km"),
-    }
-    name = f"{method}, self-influence"
-    rows = [curve(name, f"Spearman {k}", "", _over(members, m)) for k, m in measures.items()]
-    of_loss = _over(members, lambda run: _rank(run, "train_density", "train_loss"))
-    return [*rows, curve(f"{method}, training loss", "Spearman with density (10 km)", "", of_loss)]
-
-
-def _rank(run: Run, name: str, of: str = "self_influence") -> float:
-    return float(stats.spearmanr(run.array(of), run.array(name)).statistic)
-
-
-def _partial(run: Run, name: str) -> float:
-    return partial_rank(*(run.array(n) for n in ("self_influence", name, "train_loss")))
-
-
-def partial_rank(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
-    """Spearman's correlation of x and y with the effect of a third quantity removed."""
-    ranks = np.stack([stats.rankdata(values) for values in (x, y, given)])
-    (_, xy, xz), (_, _, yz), _ = np.corrcoef(ranks)
-    return float((xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2)))
-
-
-def _of_queries(run: Run, what: str) -> float:
-    return float(stats.spearmanr(run.array(f"query_{what}"), run.array("query_density")).statistic)
-
-
-def _claims(known: list[Run]) -> list[Row]:
-    local = geometric([_relative("query", "proponent")(run) for run in known])
-    dense = _over(known, lambda run: _rank(run, "train_density"))
-    away = _over(known, lambda run: _of_queries(run, "proponent_km"))
-    whole = _over(known, lambda run: _of_queries(run, "random_km"))
-    nearer = _over(known, lambda run: _of_queries(run, "proponent_nearer"))
-    what = "Spearman, density and"
-    return [
-        curve("TracIn, proponents", f"{what} distance", "", away),
-        curve("all training", f"{what} distance", "", whole),
-        claim("TracIn", "distance of proponents ÷ of all training", "", local, at_most=1.0),
-        claim("TracIn", "Spearman, self-influence and density", "", dense, at_least=0.0),
-        claim("TracIn", f"{what} share of rows nearer than proponents", "", nearer, at_most=0.0),
-    ]
-
-
-def _maps(run: Run) -> list[Row]:
-    train, scores = run.array("train_place"), run.array("self_influence")
-    order, count = np.argsort(-scores, kind="stable"), round(SHARE * len(scores))
-    return [
-        points("training and test", np.concatenate([train, run.array("test_place")])),
-        points("proponents", train[run.array("city_proponents").ravel()]),
-        points("opponents", train[run.array("city_opponents").ravel()]),
-        points("queries", run.array("city_place")),
-        points("high", train[order[:count]]),
-        points("low", train[order[-count:]]),
-    ]
-
-
 ARTIFACT = Artifact(
     id="tracin_fig10",
     experiment="housing",
@@ -283,15 +276,15 @@ ARTIFACT = Artifact(
     ),
     remarks=(
         "On California's rows self-influence follows the training loss almost entirely, and neither"
-        " is higher in dense areas: their rank correlations with density are at or below zero,"
-        " self-influence's also with the loss's effect removed. Both of the highest and of the"
-        " lowest self-influence, many are in cities, because most rows are: a map cannot show the"
+        " is higher in dense areas: their rank correlations with density are at or below zero, also"
+        " for self-influence with the effect of the loss removed. Many rows of the highest and of"
+        " the lowest self-influence are in cities, because most rows are: a map cannot show the"
         " difference.",
-        "There, proponents are further from queries in sparse areas, as the caption says; but so is"
-        " every row. Counted in rows that are nearer than they are, they are nearer in sparse"
+        "On these rows, proponents are further from queries in sparse areas, as the caption says;"
+        " but so is every row. Measured by how many rows are nearer, they are nearer in sparse"
         " areas.",
-        "There, proponents are near because the model is given the place: of the same network"
-        " without coordinates they are hardly nearer than all rows.",
+        "On these rows, proponents are near because the model is given the coordinates: those of"
+        " the same network without coordinates are hardly nearer than all rows.",
     ),
     tier_notes={
         "smoke": (

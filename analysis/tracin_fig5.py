@@ -1,4 +1,4 @@
-"""Figure 5 of TracIn: proponents and opponents of a correctly classified cat by three methods."""
+"""TracIn, Figure 5: proponents and opponents of a correctly classified cat by three methods."""
 
 import sys
 from functools import partial

@@ -1,4 +1,4 @@
-"""Figure 6 of TracIn: proponents and opponents of a misclassified automobile by three methods."""
+"""TracIn, Figure 6: proponents and opponents of a misclassified automobile by three methods."""
 
 import sys
 from functools import partial

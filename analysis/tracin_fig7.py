@@ -1,7 +1,8 @@
-"""Figure 7 of 001: change in loss at each training step against TracIn influence of that step."""
+"""TracIn, Figure 7: change in loss at each training step against TracIn influence of that step."""
 
 import math
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,156 @@ from analysis.numbers.table import Row, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
-# The panels of TracIn's Figure 7: change in loss against influence, and what it depends on.
-
-
 LINEAR = 1e-3  # nats: below it the axes are linear, above logarithmic
 EDGES = LINEAR * np.sinh(np.linspace(-9.6, 9.6, 49))  # of the squares points are counted in
 TICKS = {-1.0: "−1", -0.1: "", -0.01: "−.01", 0.0: "0", 0.01: ".01", 0.1: "", 1.0: "1"}
-
 OPAQUE: dict[str, Any] = {"frameon": True, "framealpha": 0.85, "edgecolor": "none"}  # on intervals
+CORRELATED, IN_CLASS = 0.9, 0.8
+SLOPE = (1.8, 2.2)
+
+RULE = (
+    "Claims, over seeds, for every batch size: Pearson's correlation of change and influence over"
+    f" all recorded steps and queries is above {CORRELATED:g} at its smallest learning rate; there"
+    f" it is above {IN_CLASS:g} within every class of query; it is lower at its largest learning"
+    " rate; and at its smallest, the remainder, change minus first-order term, grows with step"
+    f" size to a power between {SLOPE[0]:g} and {SLOPE[1]:g} (second order: 2)."
+)
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What runs of several seeds share."""
+
+    batch_size: int
+    lr: float
+
+    def __str__(self) -> str:
+        return f"batch {self.batch_size}, lr {self.lr:g}"
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        return {"batch_size": self.batch_size, "lr": self.lr}
+
+
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    groups: dict[Setting, dict[int, Run]] = {}
+    for run in runs:
+        setting = Setting(int(run.config["batch_size"]), float(run.config["lr"]))
+        groups.setdefault(setting, {})[int(run.config["seed"])] = run
+    groups = dict(sorted(groups.items()))
+    measured = {setting: _correlations(members) for setting, members in groups.items()}
+    rows, claims = [], []
+    for setting, members in groups.items():
+        rows += _setting(setting, members, measured[setting]) + _classes(setting, members)
+    for size in dict.fromkeys(setting.batch_size for setting in groups):
+        rates = [setting for setting in groups if setting.batch_size == size]
+        claims += _claims(rates[0], rates[-1], list(groups[rates[0]].values()), measured)
+    for setting in _shown(list(groups)):
+        rows += _bins(setting, groups[setting])
+    return tabulated(rows + claims)
+
+
+def _shown(settings: list[Setting]) -> list[Setting]:
+    """Both extreme rates of the smallest batch, and the last setting, whatever they look like."""
+    least = [one for one in settings if one.batch_size == settings[0].batch_size]
+    return list(dict.fromkeys([least[0], least[-1], settings[-1]]))
+
+
+def _points(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Influence and change; axes of both: (steps, queries)."""
+    return np.asarray(run.array("influence"), float), np.asarray(run.array("change"), float)
+
+
+def _correlations(members: dict[int, Run]) -> pd.DataFrame:
+    """How influence and change agree over all steps and queries, a line per seed."""
+    lines = {}
+    for seed, run in members.items():
+        x, y = (values.ravel() for values in _points(run))
+        lines[seed] = {
+            "Pearson": stats.pearsonr(x, y).statistic,
+            "Spearman": stats.spearmanr(x, y).statistic,
+            "same sign": (np.sign(x) == np.sign(y)).mean(),
+        }
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def _setting(setting: Setting, members: dict[int, Run], measured: pd.DataFrame) -> list[Row]:
+    label, about, runs = str(setting), setting.columns, list(members.values())
+    rows = [curve(label, one, "", over_seeds(measured[one]), **about) for one in measured]
+    accuracy = over_seeds([100 * run.metrics["accuracy"] for run in runs])
+    rows.append(curve(label, "accuracy after training", "%", accuracy, **about))
+    by_factor = pd.DataFrame([_remainder(run) for run in runs])
+    for factor in by_factor:
+        more = about | {"step": float(factor * setting.lr)}
+        row = curve(label, "remainder", "nats", geometric(by_factor[factor]), **more)
+        rows.append(row | {"kind": "remainder"})
+    return rows
+
+
+def _remainder(run: Run) -> pd.Series:
+    """RMS over queries of change minus first-order term, by the fraction of a step taken.
+
+    The geometric mean over probed steps; axes of remainder: (probed steps, factors).
+    """
+    values = np.exp(np.log(np.asarray(run.array("remainder"), float)).mean(0))
+    return pd.Series(values, index=np.asarray(run.array("factors"), float))
+
+
+def _slope(run: Run) -> float:
+    remainder = _remainder(run)
+    return float(np.polyfit(np.log(remainder.index.to_numpy()), np.log(remainder), 1)[0])
+
+
+def _by_class(run: Run) -> dict[int, float]:
+    """Pearson's correlation within each class of query."""
+    x, y = _points(run)
+    labels = np.asarray(run.array("label"))
+    return {
+        int(label): float(
+            stats.pearsonr(x[:, labels == label].ravel(), y[:, labels == label].ravel()).statistic
+        )
+        for label in np.unique(labels)
+    }
+
+
+def _classes(setting: Setting, members: dict[int, Run]) -> list[Row]:
+    table, rows = pd.DataFrame([_by_class(run) for run in members.values()]), []
+    for label in sorted(table):
+        ours, about = over_seeds(table[label].dropna()), setting.columns | {"label": label}
+        rows.append(curve(str(setting), f"Pearson, class {label}", "", ours, **about))
+    return rows
+
+
+def _claims(
+    least: Setting, most: Setting, runs: list[Run], measured: dict[Setting, pd.DataFrame]
+) -> list[Row]:
+    """The claims of one batch size, `runs` being those of its smallest learning rate."""
+    pearson, slopes = measured[least]["Pearson"], over_seeds([_slope(run) for run in runs])
+    falls = over_seeds(difference(pearson, measured[most]["Pearson"]))
+    low = over_seeds([min(_by_class(run).values()) for run in runs])
+    between, name = {"at_least": SLOPE[0], "at_most": SLOPE[1]}, str(least)
+    return [
+        claim(name, "Pearson", "", over_seeds(pearson), at_least=CORRELATED),
+        claim(name, "Pearson, lowest of the classes", "", low, at_least=IN_CLASS),
+        claim(f"{name} − lr {most.lr:g}", "Pearson", "", falls, at_least=0.0),
+        claim(name, "power of step size in the remainder", "", slopes, **between),
+    ]
+
+
+def _bins(setting: Setting, members: dict[int, Run]) -> list[Row]:
+    """The share of points in each occupied square of the plane, all seeds together."""
+    pairs = [_points(run) for run in members.values()]
+    x, y = (
+        np.concatenate([values.ravel() for values in side]) for side in zip(*pairs, strict=True)
+    )
+    across, up = (np.clip(values, EDGES[0], EDGES[-1]) for values in (x, y))
+    share = np.histogram2d(across, up, bins=[EDGES, EDGES])[0] / len(x)
+    rows = []
+    for i, j in zip(*np.nonzero(share), strict=True):
+        ours = Interval(float(share[i, j]), math.nan, math.nan, len(members))
+        row = curve(str(setting), "points", "share", ours, across=int(i), up=int(j))
+        rows.append(row | {"kind": "bin"})
+    return rows
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -75,9 +218,10 @@ def _draw_points(axes: Axes, table: pd.DataFrame, label: str, norm: LogNorm) -> 
     axes.set_ylim(EDGES[0], EDGES[-1])
     axes.set_xlabel("TracIn influence (nats)")
     axes.set_title(label)
-    found = table[(table["kind"] == "curve") & (table["method"] == label)].set_index("quantity")
-    said = "\n".join(f"{one} {found.loc[one, 'ours']:.3f}" for one in ("Pearson", "Spearman"))
-    axes.text(0.05, 0.95, said, transform=axes.transAxes, va="top", fontsize=6.5)
+    measured = table[(table["kind"] == "curve") & (table["method"] == label)]
+    ours = measured.set_index("quantity")["ours"]
+    text = "\n".join(f"{one} {ours[one]:.3f}" for one in ("Pearson", "Spearman"))
+    axes.text(0.05, 0.95, text, transform=axes.transAxes, va="top", fontsize=6.5)
     return mesh
 
 
@@ -129,7 +273,7 @@ def _draw_classes(axes: Axes, table: pd.DataFrame, shown: list[str]) -> None:
 
 
 def _draw_remainders(axes: Axes, table: pd.DataFrame) -> None:
-    """What the first order leaves, at fractions of the step of the smallest rates."""
+    """Draw the remainder at fractions of the step of the smallest learning rates."""
     rows = table[table["kind"] == "remainder"]
     shown = rows[rows["lr"] == rows.groupby("batch_size")["lr"].transform("min")]
     for size, look in _looks(table).items():
@@ -143,164 +287,20 @@ def _draw_remainders(axes: Axes, table: pd.DataFrame) -> None:
     axes.legend(loc="lower right")
 
 
-Setting = tuple[int, float]  # batch size, learning rate
-Grouped = dict[Setting, dict[int, Run]]  # by seed
-CORRELATED, IN_CLASS = 0.9, 0.8
-SLOPE = (1.8, 2.2)
-
-RULE = (
-    "Claims, over seeds, for every batch size: Pearson's correlation of change and influence over"
-    f" all recorded steps and queries is above {CORRELATED:g} at its smallest learning rate; there"
-    f" it is above {IN_CLASS:g} within every class of query; it is lower at its largest learning"
-    " rate; and at its smallest, what the first-order term leaves of the change grows with step"
-    f" size to a power between {SLOPE[0]:g} and {SLOPE[1]:g} (second order: 2)."
-)
-
-
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    grouped: Grouped = {}
-    for run in found:
-        config = run.config
-        setting = int(config["batch_size"]), float(config["lr"])
-        grouped.setdefault(setting, {})[int(config["seed"])] = run
-    grouped = dict(sorted(grouped.items()))
-    measured = {setting: _correlations(members) for setting, members in grouped.items()}
-    rows, claims = [], []
-    for setting, members in grouped.items():
-        rows += _setting(setting, members, measured[setting]) + _classes(setting, members)
-    for size in dict.fromkeys(size for size, _ in grouped):
-        claims += _claims(size, grouped, measured)
-    for setting in _shown(list(grouped)):
-        rows += _bins(setting, grouped[setting])
-    return tabulated(rows + claims)
-
-
-def name(setting: Setting) -> str:
-    return f"batch {setting[0]}, lr {setting[1]:g}"
-
-
-def _shown(settings: list[Setting]) -> list[Setting]:
-    """The extremes, whatever they look like: both rates of the smallest batch, and the last."""
-    least = [setting for setting in settings if setting[0] == settings[0][0]]
-    return list(dict.fromkeys([least[0], least[-1], settings[-1]]))
-
-
-def _points(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(run.array("influence"), float), np.asarray(run.array("change"), float)
-
-
-def _correlations(members: dict[int, Run]) -> pd.DataFrame:
-    lines = {}
-    for seed, run in members.items():
-        x, y = (values.ravel() for values in _points(run))
-        lines[seed] = {
-            "Pearson": stats.pearsonr(x, y).statistic,
-            "Spearman": stats.spearmanr(x, y).statistic,
-            "same sign": (np.sign(x) == np.sign(y)).mean(),
-        }
-    return pd.DataFrame.from_dict(lines, orient="index")
-
-
-def _about(setting: Setting) -> dict[str, Any]:
-    return {"batch_size": setting[0], "lr": setting[1]}
-
-
-def _setting(setting: Setting, members: dict[int, Run], measured: pd.DataFrame) -> list[Row]:
-    label, about = name(setting), _about(setting)
-    rows = [curve(label, one, "", over_seeds(measured[one]), **about) for one in measured]
-    accuracy = over_seeds([100 * run.metrics["accuracy"] for run in members.values()])
-    rows.append(curve(label, "accuracy after training", "%", accuracy, **about))
-    remainders = np.stack([_remainder(run) for run in members.values()])
-    factors = np.asarray(next(iter(members.values())).array("factors"))
-    for place, factor in enumerate(factors):
-        left = geometric(remainders[:, place])
-        more = about | {"step": float(factor * setting[1])}
-        rows.append(curve(label, "remainder", "nats", left, **more) | {"kind": "remainder"})
-    return rows
-
-
-def _remainder(run: Run) -> np.ndarray:
-    """RMS over queries of change minus first-order term, geometric mean over probed steps."""
-    return np.exp(np.log(np.asarray(run.array("remainder"), float)).mean(0))
-
-
-def _slope(run: Run) -> float:
-    factors = np.asarray(run.array("factors"), float)
-    return float(np.polyfit(np.log(factors), np.log(_remainder(run)), 1)[0])
-
-
-def _by_class(run: Run) -> dict[int, float]:
-    x, y = _points(run)
-    labels = np.asarray(run.array("label"))
-    return {
-        int(label): float(
-            stats.pearsonr(x[:, labels == label].ravel(), y[:, labels == label].ravel()).statistic
-        )
-        for label in np.unique(labels)
-    }
-
-
-def _classes(setting: Setting, members: dict[int, Run]) -> list[Row]:
-    table = pd.DataFrame([_by_class(run) for run in members.values()])
-    return [
-        curve(
-            name(setting),
-            f"Pearson, class {label}",
-            "",
-            over_seeds(table[label].dropna()),
-            **_about(setting),
-            label=label,
-        )
-        for label in sorted(table)
-    ]
-
-
-def _claims(size: int, grouped: Grouped, measured: dict[Setting, pd.DataFrame]) -> list[Row]:
-    rates = [setting for setting in grouped if setting[0] == size]
-    least, most = rates[0], rates[-1]
-    falls = difference(measured[least]["Pearson"], measured[most]["Pearson"])
-    runs = list(grouped[least].values())
-    low = over_seeds([min(_by_class(run).values()) for run in runs])
-    pearson, slopes = over_seeds(measured[least]["Pearson"]), over_seeds([_slope(r) for r in runs])
-    between = {"at_least": SLOPE[0], "at_most": SLOPE[1]}
-    return [
-        claim(name(least), "Pearson", "", pearson, at_least=CORRELATED),
-        claim(name(least), "Pearson, lowest of the classes", "", low, at_least=IN_CLASS),
-        claim(f"{name(least)} − lr {most[1]:g}", "Pearson", "", over_seeds(falls), at_least=0.0),
-        claim(name(least), "power of step size in the remainder", "", slopes, **between),
-    ]
-
-
-def _bins(setting: Setting, members: dict[int, Run]) -> list[Row]:
-    """The share of points in each occupied square of the plane, all seeds together."""
-    pairs = [_points(run) for run in members.values()]
-    x, y = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
-    across, up = (np.clip(values, EDGES[0], EDGES[-1]) for values in (x, y))
-    share = np.histogram2d(across, up, bins=[EDGES, EDGES])[0] / len(x)
-    rows = []
-    for i, j in zip(*np.nonzero(share), strict=True):
-        ours = Interval(float(share[i, j]), math.nan, math.nan, len(members))
-        row = curve(name(setting), "points", "share", ours, across=int(i), up=int(j))
-        rows.append(row | {"kind": "bin"})
-    return rows
-
-
 def findings(table: pd.DataFrame) -> list[str]:
     """How the power of the remainder changes from the shortest steps to the longest."""
-    of = table[(table["kind"] == "remainder")]
-    said = []
-    for size in sorted(of["batch_size"].unique()):
-        at = of[of["batch_size"] == size]
-        at = at[at["lr"] == at["lr"].min()].sort_values("step")
-        powers = np.diff(np.log(at["ours"])) / np.diff(np.log(at["step"]))
-        said.append(f"{powers[0]:.2f} to {powers[-1]:.2f} (batch {size:.0f})")
+    remainders, powers = table[table["kind"] == "remainder"], []
+    for size, rows in remainders.groupby("batch_size"):
+        line = rows[rows["lr"] == rows["lr"].min()].sort_values("step")
+        slopes = np.diff(np.log(line["ours"])) / np.diff(np.log(line["step"]))
+        powers.append(f"{slopes[0]:.2f} to {slopes[-1]:.2f} (batch {size:.0f})")
     return [
         "At the smallest learning rate of each batch size, the power of step size in the remainder"
-        f" goes from the shortest steps to the longest from {', '.join(said)}. A smooth loss has 2"
-        " throughout. ReLU and max pooling are only piecewise smooth: the number of kinks that a"
+        f" goes from the shortest steps to the longest from {', '.join(powers)}. A smooth loss has"
+        " 2 throughout. ReLU and max pooling are only piecewise smooth: the number of kinks that a"
         " step crosses and what each changes both grow with the step, and add up with random signs,"
-        " so that their root mean square grows with the power 1.5: the likely cause of what is"
-        " between."
+        " so that their root mean square grows with the power 1.5, which is the likely cause of"
+        " powers between 1.5 and 2."
     ]
 
 
@@ -320,9 +320,9 @@ ARTIFACT = Artifact(
     deviations=(
         "Sec. 4.3, to which the caption refers, is not in the appendix: network, learning rates,"
         " batch sizes and length of training are ours, and are in the runs' configs.",
-        "Training is plain gradient descent without momentum, which is what the definition is of.",
-        "The figure's axes are linear near 0 and logarithmic from a thousandth of a nat on: on"
-        " linear ones all but the largest steps lie on one spot.",
+        "Training is plain gradient descent without momentum, for which TracIn is defined.",
+        "The figure's axes are linear near 0 and logarithmic above a thousandth of a nat: on linear"
+        " ones all but the largest steps would lie on one spot.",
         "The appendix prints no correlation, so none is compared: the bounds of the claims are ours"
         " and were written down before the runs.",
     ),

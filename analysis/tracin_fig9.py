@@ -1,4 +1,4 @@
-"""Figure 9 of 001: proponents and opponents of MNIST digits by three methods."""
+"""TracIn, Figure 9: proponents and opponents of MNIST digits by three methods."""
 
 import sys
 from functools import partial

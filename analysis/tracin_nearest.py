@@ -1,7 +1,8 @@
-"""Sec. C of 001: TracIn's proponents by nearest-neighbour search, recall against latency."""
+"""TracIn, Sec. C: proponents by nearest-neighbour search, recall against latency."""
 
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
 K = 10
-NONE_OF_THEM = 1e-9  # a share of places: not a single one
+NOT_ONE = 1e-9  # a share of places: below it, not a single one
 WANTED = 0.9
 ASKED = ("alone", "together")
 TICKS = [digit * 10.0**power for power in range(-3, 3) for digit in (1, 2, 5)]
@@ -48,100 +49,114 @@ RULE = (
     f" than {WANTED:.0%} of those in odd places, and a query asked alone takes less time than the"
     " exact index takes."
 )
-Key = tuple[Any, ...]
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    groups: dict[Key, list[Run]] = {}
-    for run in found:
-        groups.setdefault(_key(run), []).append(run)
+@dataclass(frozen=True)
+class Index:
+    """What runs of several seeds share: an index, the projection of its rows, and how many."""
+
+    method: str
+    projection: str  # "" for none
+    dim: int
+    candidates: int
+
+
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    groups: dict[Index, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_index(run), []).append(run)
     rows: list[Row] = []
-    for (method, projection, dim, n), members in groups.items():
-        each = (members[0].config["stored"]["projection"] or {}).get("dim")
-        name = f"{method}, {projection} {each}" if each else f"{method}, unprojected"
-        about = {"candidates": n, "projection": projection, "dim": dim}
-        rows += [curve(name, q, u, ours, **about) for q, u, ours in _plain(members)]
-        if method != "Exact":
-            rows += _efforts(method, members, about)
+    for index, group in groups.items():
+        directions = (group[0].config["stored"]["projection"] or {}).get("dim")
+        projected = f"{index.projection} {directions}" if directions else "unprojected"
+        about = {"candidates": index.candidates, "projection": index.projection, "dim": index.dim}
+        for quantity, unit, ours in _costs(group):
+            rows.append(curve(f"{index.method}, {projected}", quantity, unit, ours, **about))
+        if index.method != "Exact":
+            rows += _efforts(index.method, group, about)
     return tabulated([*rows, *_claims(groups)])
 
 
-def _key(run: Run) -> Key:
-    projection = (run.config["stored"]["projection"] or {"type": ""})["type"]
-    return run.metrics["method"], projection, int(run.metrics["dim"]), int(run.metrics["n"])
+def _index(run: Run) -> Index:
+    projection, metrics = run.config["stored"]["projection"] or {"type": ""}, run.metrics
+    return Index(metrics["method"], projection["type"], int(metrics["dim"]), int(metrics["n"]))
 
 
-def _plain(members: list[Run]) -> Iterable[tuple[str, str, Interval]]:
-    n = members[0].metrics["n"]
-    for name, unit, scale in [
-        ("rows_seconds", "ms a candidate", 1e3 / n),
-        ("build_seconds", "s", 1.0),
-        ("load_seconds", "s", 1.0),
-        ("bytes", "bytes a candidate", 1.0 / n),
-        ("query_ms", "ms", 1.0),
-    ]:
-        what = {"rows_seconds": "gradients and projection", "query_ms": "row of a query"}
-        label = what.get(name, name.replace("_seconds", ""))
-        yield label, unit, over_seeds([run.metrics[name] * scale for run in members])
-    if members[0].metrics["method"] == "Exact":
-        for place, asked in enumerate(ASKED):
-            times = [_time(run, "ms", 0, place) for run in members]
+def _costs(group: list[Run]) -> Iterable[tuple[str, str, Interval]]:
+    """Quantity, unit and value of what does not depend on the effort of a search."""
+    n = group[0].metrics["n"]
+    for metric, quantity, unit, scale in (
+        ("rows_seconds", "gradients and projection", "ms a candidate", 1e3 / n),
+        ("build_seconds", "build", "s", 1.0),
+        ("load_seconds", "load", "s", 1.0),
+        ("bytes", "bytes", "bytes a candidate", 1.0 / n),
+        ("query_ms", "row of a query", "ms", 1.0),
+    ):
+        yield quantity, unit, over_seeds([run.metrics[metric] * scale for run in group])
+    if group[0].metrics["method"] == "Exact":
+        for asked in ASKED:
+            times = [float(_by_effort(run, "ms")[asked].iat[0]) for run in group]
             yield f"search, queries {asked}", "ms", geometric(times)
-    recall = over_seeds([run.metrics["recall_tracin"] for run in members])
+    recall = over_seeds([run.metrics["recall_tracin"] for run in group])
     yield "recall of TracInCP", f"of {K}", recall
-    if not members[0].config["stored"]["projection"]:
-        gap = over_seeds([run.metrics["score_gap"] for run in members])
+    if not group[0].config["stored"]["projection"]:
+        gap = over_seeds([run.metrics["score_gap"] for run in group])
         yield "largest difference of scores", "of the highest", gap
 
 
-def _efforts(method: str, members: list[Run], about: dict[str, Any]) -> list[Row]:
+def _by_effort(run: Run, name: str) -> pd.DataFrame:
+    """An array by its axes: efforts (of an exact search, one) and how queries are asked."""
+    return pd.DataFrame(run.array(name), columns=list(ASKED))
+
+
+def _recall(run: Run, queries: slice = slice(None)) -> pd.Series:
+    """The recall of some queries by effort; axes of hits: (efforts, queries)."""
+    return pd.Series(np.asarray(run.array("hits"))[:, queries].mean(1) / K)
+
+
+def _efforts(method: str, group: list[Run], about: dict[str, Any]) -> list[Row]:
     rows = []
-    for place, effort in enumerate(members[0].config["efforts"]):
-        recall = over_seeds([_recall(run, place) for run in members])
-        for column, asked in enumerate(ASKED):
-            ratio = geometric([_time(run, "ratio", place, column) for run in members])
+    for place, effort in enumerate(group[0].config["efforts"]):
+        recall = over_seeds([float(_recall(run)[place]) for run in group])
+        for asked in ASKED:
+            ms, ratio = (
+                geometric([float(_by_effort(run, name)[asked].iat[place]) for run in group])
+                for name in ("ms", "ratio")
+            )
             more = {**about, "effort": effort, "asked": asked}
-            times = geometric([_time(run, "ms", place, column) for run in members])
-            rows.append(curve(method, "search", "ms", times, **more))
+            rows.append(curve(method, "search", "ms", ms, **more))
             rows.append(curve(method, "latency ÷ exact", "", ratio, **more))
             more |= {"latency": ratio.mean}
             rows.append(curve(method, "recall of exact", f"of {K}", recall, **more))
     return rows
 
 
-def _recall(run: Run, place: int, queries: slice = slice(None)) -> float:
-    return float(np.asarray(run.array("hits"))[place, queries].mean() / K)
-
-
-def _time(run: Run, name: str, place: int, column: int) -> float:
-    return float(np.asarray(run.array(name))[place, column])
-
-
-def _claims(groups: dict[Key, list[Run]]) -> list[Row]:
-    most = max((n for *_, n in groups), default=0)
-    whole = next((m for (_, projection, *_), m in groups.items() if projection == ""), [])
-    other = [np.asarray(run.array("other_ids")).mean() / K for run in whole]
-    ours = over_seeds(other)
-    rows = [claim("Exact", "ids other than TracInCP's", "share", ours, at_most=NONE_OF_THEM)]
+def _claims(groups: dict[Index, list[Run]]) -> list[Row]:
+    most = max((index.candidates for index in groups), default=0)
+    whole = next((group for index, group in groups.items() if index.projection == ""), [])
+    other = over_seeds([np.asarray(run.array("other_ids")).mean() / K for run in whole])
+    rows = [claim("Exact", "ids other than TracInCP's", "share", other, at_most=NOT_ONE)]
     for name in ("HNSW", "IVF"):
-        members = [r for key, found in groups.items() for r in found if key[::3] == (name, most)]
-        chosen = [_chosen(run) for run in members]
-        pairs = list(zip(members, chosen, strict=True))
-        recall = over_seeds([_recall(run, place, slice(1, None, 2)) for run, place in pairs])
+        indexes = [one for one in groups if (one.method, one.candidates) == (name, most)]
+        chosen = [(run, _least_effort(run)) for one in indexes for run in groups[one]]
+        recall = over_seeds([float(_recall(run, slice(1, None, 2))[at]) for run, at in chosen])
         more = {"candidates": most}
         rows.append(claim(name, "recall of exact", f"of {K}", recall, at_least=WANTED, **more))
-        ratio = geometric([_time(r, "ratio", p, 0) for r, p in pairs]) if pairs else NONE
-        rows.append(claim(name, "latency ÷ exact, alone", "", ratio, at_most=1.0, **more))
-        ratio = geometric([_time(r, "ratio", p, 1) for r, p in pairs]) if pairs else NONE
-        rows.append(curve(name, "latency ÷ exact, together", "", ratio, **more))
+        alone, together = (
+            geometric([float(_by_effort(run, "ratio")[asked].iat[at]) for run, at in chosen])
+            if chosen
+            else NONE
+            for asked in ASKED
+        )
+        rows.append(claim(name, "latency ÷ exact, alone", "", alone, at_most=1.0, **more))
+        rows.append(curve(name, "latency ÷ exact, together", "", together, **more))
     return rows
 
 
-def _chosen(run: Run) -> int:
+def _least_effort(run: Run) -> int:
     """The place of the least effort that finds enough for the queries in even places."""
-    efforts = range(len(run.config["efforts"]))
-    enough = (p for p in efforts if _recall(run, p, slice(0, None, 2)) >= WANTED)
-    return next(enough, efforts[-1])
+    enough = _recall(run, slice(0, None, 2)) >= WANTED
+    return int(enough.idxmax()) if enough.any() else len(enough) - 1
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -226,7 +241,7 @@ ARTIFACT = Artifact(
         " distance was tried on the digits of scikit-learn before any run here, and found fewer"
         " proponents for the same work.",
         "Latency is processor time of one thread, divided by that of the exact search done in"
-        " turns with it; the gradients of the query, which every index needs, are apart.",
+        " turns with it; the gradients of the query, which every index needs, are not included.",
     ),
     tier_notes={
         "smoke": "1,000 of scikit-learn's 8 x 8 digits, a 1,448-parameter network, three"

@@ -1,4 +1,4 @@
-"""Sec. E and F of 001: bias, variance and cost of randomly projected gradients."""
+"""TracIn, Sec. E and F: bias, variance and cost of randomly projected gradients."""
 
 import math
 import sys
@@ -18,9 +18,6 @@ from analysis.numbers.table import Row, claim, curve, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
-# Rows, claims and panels of what random projections cost, against their dimension.
-
-
 LOOKS = {
     "Gaussian": Look(BLUE, "o", "Gaussian"),
     "Rademacher": Look(ORANGE, "^", "Rademacher"),
@@ -28,81 +25,6 @@ LOOKS = {
 }
 SLOPES = {"TwoSided": (0.35, 0.65), "Gaussian": (0.85, 1.15)}
 Groups = dict[tuple[str, int], list[Run]]  # by method and dimension
-
-
-def costs(groups: Groups) -> Iterable[Row]:
-    """Yield what was measured, and for dense maps too large for it, what follows from it."""
-    dims = sorted({dim for method, dim in groups if method == "TwoSided"})
-    for (method, dim), members in groups.items():
-        for name, label, unit, by in [
-            ("seconds", "processor time", "s", "measured"),
-            ("peak_bytes", "peak memory", "bytes", "measured"),
-            ("map_bytes", "size of the map", "bytes", "computed"),
-        ]:
-            ours = geometric([float(run.metrics[name]) for run in members])
-            yield curve(method, label, unit, ours, dim=dim, by=by)
-    dense = max((dim for method, dim in groups if method == "Gaussian"), default=0)
-    for dim in [dim for dim in dims if 0 < dense < dim]:
-        members = groups["Gaussian", dense]
-        scaled = [run.metrics["seconds"] * dim / dense for run in members]
-        more = {"dim": dim, "by": "extrapolated"}
-        yield curve("Gaussian", "processor time", "s", geometric(scaled), **more)
-        size = over_seeds([float(run.metrics["gradient_bytes"]) * dim for run in members])
-        yield curve("Gaussian", "size of the map", "bytes", size, dim=dim, by="computed")
-    for (_, dim), members in groups.items():
-        for name in ("sketch", "gradient", "factors"):
-            size = over_seeds([float(run.metrics[f"{name}_bytes"]) for run in members])
-            yield curve(f"one {name}", "size", "bytes", size, dim=dim, by="computed")
-
-
-def methods(groups: Groups) -> dict[str, list[int]]:
-    """The dimensions of each method."""
-    return {m: sorted(d for n, d in groups if n == m) for m in dict.fromkeys(m for m, _ in groups)}
-
-
-def slopes(groups: Groups) -> Iterable[Row]:
-    """Yield the claims on log-log slopes, fitted seed by seed."""
-    for method, dims in methods(groups).items():
-        low, high = SLOPES[method]
-        names = {"seconds": "time"}
-        if method == "TwoSided":  # a dense map is drawn in slices of limited size
-            names["peak_bytes"] = "peak memory"
-        for name, label in names.items():
-            series: dict[int, list[float]] = {}
-            for dim in dims:
-                for run in groups[method, dim]:
-                    series.setdefault(run.config["seed"], []).append(math.log(run.metrics[name]))
-            whole = [values for values in series.values() if len(values) == len(dims)]
-            fitted = [float(np.polyfit(np.log(dims), values, 1)[0]) for values in whole]
-            about = {"at_least": low, "at_most": high}
-            yield claim(method, f"slope of {label} in d", "", over_seeds(fitted), **about)
-
-
-def draw_costs(axes: Axes, rows: pd.DataFrame) -> None:
-    """Draw rows against d, hollow where nothing was measured."""
-    for method, style in LOOKS.items():
-        mine = rows[rows["method"] == method].sort_values("dim")
-        axes.plot(mine["dim"], mine["ours"], color=style.colour, linewidth=0.9)
-        for fill, some in [
-            (style.colour, mine[mine["by"] == "measured"]),
-            ("white", mine[mine["by"] != "measured"]),
-        ]:
-            x, y, colour = some["dim"], some["ours"], style.colour
-            axes.plot(x, y, style.marker, color=colour, markerfacecolor=fill)
-    log_axes(axes, rows)
-
-
-def log_axes(axes: Axes, rows: pd.DataFrame) -> None:
-    """Make both axes logarithmic and fit them to the rows, if there are any."""
-    if not (rows["ours"] > 0).any():
-        return
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    fit_values(axes, rows["ours"])
-    axes.margins(x=0.1)
-    axes.xaxis.set_major_locator(LogLocator(numticks=4))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_locator(NullLocator())
 
 
 BIAS = 0.02  # of |u||v|
@@ -130,73 +52,87 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    simulated, library, priced = (_of(found, kind) for kind in ("Simulated", "Library", "Cost"))
-    rows = [*_moments(simulated, "simulation"), *_moments(library, "library"), *costs(priced)]
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    simulated, library, priced = (_groups(runs, kind) for kind in ("Simulated", "Library", "Cost"))
+    rows = [*_moments(simulated, "simulation"), *_moments(library, "library"), *_costs(priced)]
     claims = [*_claims(simulated, ""), *_claims(library, ", library")]
-    return tabulated([*rows, *claims, *_ratio_claims(simulated), *slopes(priced)])
+    return tabulated([*rows, *claims, *_ratio_claims(simulated), *_slopes(priced)])
 
 
-def _of(found: list[Run], kind: str) -> Groups:
+def _groups(runs: list[Run], kind: str) -> Groups:
     groups: Groups = {}
-    for run in found:
+    for run in runs:
         if run.config["work"]["type"] == kind:
             groups.setdefault((run.metrics["method"], run.metrics["dim"]), []).append(run)
     return groups
 
 
+def _dims(groups: Groups, method: str) -> list[int]:
+    return sorted(dim for name, dim in groups if name == method)
+
+
+def _pairs(group: list[Run], quantity: Callable[[Run], Any]) -> pd.DataFrame:
+    """A quantity by its axes: seeds, and pairs of vectors by their kind."""
+    kinds = str(group[0].metrics["pairs"]).split(",")
+    return pd.DataFrame(np.stack([quantity(run) for run in group]), columns=kinds)
+
+
+def _bias(run: Run) -> np.ndarray:
+    return np.asarray(run.array("mean") - run.array("exact"))
+
+
 def _moments(groups: Groups, by: str) -> Iterable[Row]:
-    for (method, dim), members in groups.items():
-        kinds = str(members[0].metrics["pairs"]).split(",")
-        for kind in dict.fromkeys(kinds):
-            where = np.array([one == kind for one in kinds])
-
-            def each(quantity: Callable[[Run], Any], where: np.ndarray = where) -> list[float]:
-                return [float(np.asarray(quantity(run))[where].mean()) for run in members]  # noqa: B023
-
-            about = {"dim": dim, "pair": kind, "by": by, "draws": members[0].metrics["draws"]}
-            theory = over_seeds(each(lambda run: run.array("theory")))
-            bias = over_seeds(each(lambda run: run.array("mean") - run.array("exact")))
-            ours = geometric(each(lambda run: run.array("variance")))
-            yield curve(method, "bias", "|u||v|", bias, **about)
-            yield curve(method, "variance", "(|u||v|)²", ours, theory=theory.mean, **about)
+    """Yield bias and variance by kind of pair, each the mean over the pairs of a kind."""
+    for (method, dim), group in groups.items():
+        theory, bias, variance = (
+            _pairs(group, quantity).T.groupby(level=0, sort=False).mean().T
+            for quantity in (lambda r: r.array("theory"), _bias, lambda r: r.array("variance"))
+        )
+        for kind in theory:
+            about = {"dim": dim, "pair": kind, "by": by, "draws": group[0].metrics["draws"]}
+            yield curve(method, "bias", "|u||v|", over_seeds(bias[kind]), **about)
+            expected, ours = over_seeds(theory[kind]).mean, geometric(variance[kind])
+            yield curve(method, "variance", "(|u||v|)²", ours, theory=expected, **about)
 
 
 def _claims(groups: Groups, by: str) -> Iterable[Row]:
-    for method, dims in methods(groups).items():
-        tests: list[float] = []
+    for method in dict.fromkeys(method for method, _ in groups):
+        dims, p_values = _dims(groups, method), []
         for dim in dims:
-            members = groups[method, dim]
-            draws = min(int(run.metrics["draws"]) for run in members)
+            group = groups[method, dim]
+            draws = min(int(run.metrics["draws"]) for run in group)
             room = 1 if draws >= MANY else 3
             about = {"dim": dim, "draws": draws}
-            bias = np.stack([run.array("mean") - run.array("exact") for run in members])
-            ours, pair = _furthest(bias, members[0])
+            bias = _pairs(group, _bias)
+            ours, pair = _furthest(bias)
             bounds = {"at_least": -room * BIAS, "at_most": room * BIAS}
             yield claim(method, f"bias{by}", "|u||v|", ours, **bounds, pair=pair, **about)
-            tests += _unbiased(bias, members)
+            p_values += _unbiased(bias, group)
             if draws >= ENOUGH:
-                excess = np.stack([run.array("variance") / run.array("theory") for run in members])
-                ours, pair = _furthest(excess, members[0], 1.0)
+                ours, pair = _furthest(_pairs(group, _excess), 1.0)
                 bounds = {"at_least": 1 - room * NEAR, "at_most": 1 + room * NEAR}
                 label = f"variance ÷ theory{by}"
                 yield claim(method, label, "", ours, **bounds, pair=pair, **about)
-        p = min(1.0, len(tests) * min(tests))
+        p = min(1.0, len(p_values) * min(p_values))
         ours = Interval(p, p, p, len(groups[method, dims[0]]))
         yield claim(method, f"p, unbiased at every d{by}", "", ours, at_least=SIGNIFICANT)
 
 
-def _furthest(values: np.ndarray, run: Run, centre: float = 0.0) -> tuple[Interval, str]:
-    """The pair whose mean is furthest, of (seeds, pairs): an interval for all, its kind."""
-    place = int(np.abs(values.mean(0) - centre).argmax())
+def _excess(run: Run) -> np.ndarray:
+    return np.asarray(run.array("variance") / run.array("theory"))
+
+
+def _furthest(values: pd.DataFrame, centre: float = 0.0) -> tuple[Interval, str]:
+    """The pair whose mean over seeds is furthest from `centre`: an interval for all, its kind."""
+    place = int(np.abs(values.to_numpy().mean(0) - centre).argmax())
     level = 1 - (1 - LEVEL) / values.shape[1]
-    return over_seeds(values[:, place], level), str(run.metrics["pairs"]).split(",")[place]
+    return over_seeds(values.iloc[:, place], level), str(values.columns[place])
 
 
-def _unbiased(bias: np.ndarray, members: list[Run]) -> list[float]:
+def _unbiased(bias: pd.DataFrame, group: list[Run]) -> list[float]:
     """The p-value of each pair, all draws of all seeds together."""
-    errors = np.stack([run.array("theory") / run.metrics["draws"] for run in members])
-    z = bias.sum(0) / np.sqrt(errors.sum(0))
+    errors = _pairs(group, lambda run: run.array("theory") / run.metrics["draws"])
+    z = bias.to_numpy().sum(0) / np.sqrt(errors.to_numpy().sum(0))
     return list(2 * stats.norm.sf(np.abs(z)))
 
 
@@ -214,9 +150,52 @@ def _ratio_claims(groups: Groups) -> Iterable[Row]:
         yield claim(name, "variance, aligned", "", ours, **bounds, dim=dim, theory=expected)
 
 
+def _costs(groups: Groups) -> Iterable[Row]:
+    """Yield what was measured, and what follows for dense maps that are too large to measure."""
+    for (method, dim), members in groups.items():
+        for name, label, unit, by in [
+            ("seconds", "processor time", "s", "measured"),
+            ("peak_bytes", "peak memory", "bytes", "measured"),
+            ("map_bytes", "size of the map", "bytes", "computed"),
+        ]:
+            ours = geometric([float(run.metrics[name]) for run in members])
+            yield curve(method, label, unit, ours, dim=dim, by=by)
+    dense = max((dim for method, dim in groups if method == "Gaussian"), default=0)
+    for dim in [dim for dim in _dims(groups, "TwoSided") if 0 < dense < dim]:
+        members = groups["Gaussian", dense]
+        scaled = [run.metrics["seconds"] * dim / dense for run in members]
+        more = {"dim": dim, "by": "extrapolated"}
+        yield curve("Gaussian", "processor time", "s", geometric(scaled), **more)
+        size = over_seeds([float(run.metrics["gradient_bytes"]) * dim for run in members])
+        yield curve("Gaussian", "size of the map", "bytes", size, dim=dim, by="computed")
+    for (_, dim), members in groups.items():
+        for name in ("sketch", "gradient", "factors"):
+            size = over_seeds([float(run.metrics[f"{name}_bytes"]) for run in members])
+            yield curve(f"one {name}", "size", "bytes", size, dim=dim, by="computed")
+
+
+def _slopes(groups: Groups) -> Iterable[Row]:
+    """Yield the claims on log-log slopes, fitted seed by seed."""
+    for method in dict.fromkeys(method for method, _ in groups):
+        dims = _dims(groups, method)
+        low, high = SLOPES[method]
+        names = {"seconds": "time"}
+        if method == "TwoSided":  # a dense map is drawn in slices of limited size
+            names["peak_bytes"] = "peak memory"
+        for name, label in names.items():
+            series: dict[int, list[float]] = {}
+            for dim in dims:
+                for run in groups[method, dim]:
+                    series.setdefault(run.config["seed"], []).append(math.log(run.metrics[name]))
+            whole = [values for values in series.values() if len(values) == len(dims)]
+            fitted = [float(np.polyfit(np.log(dims), values, 1)[0]) for values in whole]
+            about = {"at_least": low, "at_most": high}
+            yield claim(method, f"slope of {label} in d", "", over_seeds(fitted), **about)
+
+
 def draw(table: pd.DataFrame) -> Figure:
     figure, panels = new_panels(["Dimension d"] * 4, "Variance of ⟨Gu, Gv⟩", width=PAGE, height=2.5)
-    columns = dict.fromkeys([*table.columns, "by", "pair", "theory"])  # costs have not all
+    columns = dict.fromkeys([*table.columns, "by", "pair", "theory"])  # of costs, none has all
     table = table.reindex(columns=list(columns))
     variances = table[(table["quantity"] == "variance") & (table["by"] == "simulation")]
     for axes, kind, title in [
@@ -227,8 +206,8 @@ def draw(table: pd.DataFrame) -> Figure:
         axes.set_title(title)
     peak = table[(table["quantity"] == "peak memory") & (table["method"] == "TwoSided")]
     whole = table[(table["quantity"] == "size of the map") & (table["method"] == "Gaussian")]
-    draw_costs(panels[2], table[table["quantity"] == "processor time"])
-    draw_costs(panels[3], pd.concat([peak, whole]))
+    _draw_costs(panels[2], table[table["quantity"] == "processor time"])
+    _draw_costs(panels[3], pd.concat([peak, whole]))
     panels[2].set_title("Time (s)")
     panels[3].set_title("Memory (bytes)")
     panels[0].plot([], [], "o", color="black", markerfacecolor="white", label="not measured")
@@ -243,7 +222,34 @@ def _draw_variances(axes: Axes, rows: pd.DataFrame) -> None:
         axes.plot(mine["dim"], mine["ours"], style.marker, color=style.colour, label=style.name)
         axes.vlines(mine["dim"], mine["low"], mine["high"], color=style.colour)
     axes.plot([], [], color="black", linewidth=0.9, label="theory")
-    log_axes(axes, rows)
+    _log_axes(axes, rows)
+
+
+def _draw_costs(axes: Axes, rows: pd.DataFrame) -> None:
+    """Draw rows against d, hollow where nothing was measured."""
+    for method, style in LOOKS.items():
+        mine = rows[rows["method"] == method].sort_values("dim")
+        axes.plot(mine["dim"], mine["ours"], color=style.colour, linewidth=0.9)
+        for fill, some in [
+            (style.colour, mine[mine["by"] == "measured"]),
+            ("white", mine[mine["by"] != "measured"]),
+        ]:
+            x, y, colour = some["dim"], some["ours"], style.colour
+            axes.plot(x, y, style.marker, color=colour, markerfacecolor=fill)
+    _log_axes(axes, rows)
+
+
+def _log_axes(axes: Axes, rows: pd.DataFrame) -> None:
+    """Make both axes logarithmic and fit them to the rows, if there are any."""
+    if not (rows["ours"] > 0).any():
+        return
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    fit_values(axes, rows["ours"])
+    axes.margins(x=0.1)
+    axes.xaxis.set_major_locator(LogLocator(numticks=4))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
 
 
 ARTIFACT = Artifact(
@@ -260,8 +266,8 @@ ARTIFACT = Artifact(
     paper="TracIn (arXiv:2002.08484), appendix, Sec. E and F",
     deviations=(
         "The paper shows no experiment: vectors, dimensions and claims are ours. Gradients are of"
-        " the last layer (10 x 256) of the network of Table 1 of 003, on MNIST, all scaled to unit"
-        " length; a proponent is the candidate of 1,000 with the largest inner product.",
+        " the last layer (10 x 256) of the network of Arnoldi's Table 1, on MNIST, all scaled to"
+        " unit length; a proponent is the candidate of 1,000 with the largest inner product.",
         "Sec. F asks for E[G1 G1ᵀ] = E[G2 G2ᵀ] = I. Unbiasedness needs E[G1ᵀ G1] = E[G2ᵀ G2] = I,"
         " entries of variance 1/√d, which is what is drawn here; with the printed condition the"
         " product would be off by a factor of d/(mn) on average.",

@@ -1,4 +1,4 @@
-"""Sec. A.1, Eq. 3 of 001: the inverse Hessian's sketch by two minibatches, error against steps."""
+"""TracIn, Sec. A.1, Eq. 3: the inverse Hessian's sketch by two minibatches, error against steps."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Table 2 of 001: proponents of a text, and how often proponents are of the query's class."""
+"""TracIn, Table 2: proponents of a text, and how often proponents are of the query's class."""
 
 import math
 import sys
@@ -16,38 +16,38 @@ from experiments.laboratory.runs import Run
 
 TOPS = (3, 5)
 FIRST = TOPS[0]
-MOSTLY = 0.9  # the share from which on "all examples shown" is more than luck of the example
+MOSTLY = 0.9  # a share above which "all examples shown" does not depend on a lucky example
 NAMES = {"TracIn": "TracIn", "NearestFeatures": "Nearest features"}
-TWINS_NAMED, TWINS_TOLD = 8, 3  # in the numbers, and under the table
+LISTED, WRITTEN = 8, 3  # near-duplicates in the numbers, and under the table
 Measure = Callable[[Run], float]
 
 RULE = (
-    "Claims, over seeds, each with a division, a model and random queries of its own, of the same"
-    " rows: (1) the share"
-    f" of the top {FIRST} proponents that have the query's label is above chance, the share of all"
-    " training texts that have it; (2) so it is with near-duplicates left out; (3) the share of"
-    f" the top {FIRST} that have the query's label and its prediction is above {MOSTLY:g}: the"
-    " paper shows three of three. The table itself is of one query and decides nothing."
+    "Claims, over seeds; each seed has its own split of the same rows, its own model and its own"
+    f" random queries. (1) The share of the top {FIRST} proponents that have the query's label is"
+    " above chance, the share of all training texts that have it; (2) so is that share with"
+    f" near-duplicates left out; (3) the share of the top {FIRST} that have the query's label and"
+    f" its prediction is above {MOSTLY:g}: the paper shows three of three. The table itself shows"
+    " one query and decides nothing."
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
+def tabulate(runs: list[Run]) -> pd.DataFrame:
     groups = {
-        name: {_seed(run): run for run in found if run.config["method"]["type"] == kind}
+        name: {_seed(run): run for run in runs if run.config["method"]["type"] == kind}
         for kind, name in NAMES.items()
     }
     rows: list[Row] = []
     for name, members in groups.items():
         rows += _shares(name, members) if members else []
-    known, control = groups["TracIn"], groups["Nearest features"]
-    if not known:
+    traced, control = groups["TracIn"], groups["Nearest features"]
+    if not traced:
         return tabulated(rows)
     for top in TOPS if control else ():
-        gap = difference(_by_seed(known, _share(top)), _by_seed(control, _share(top)))
-        rows.append(curve("TracIn − Nearest features", f"same label, top {top}", "", _over(gap)))
-    rows += _claims(known)
-    first = known[min(known)]
-    return tabulated([*rows, *_texts(first), *_twins(first)])
+        gap = difference(_by_seed(traced, _share(top)), _by_seed(control, _share(top)))
+        label = "TracIn − Nearest features"
+        rows.append(curve(label, f"same label, top {top}", "", _estimate(gap)))
+    first = traced[min(traced)]
+    return tabulated([*rows, *_claims(traced), *_texts(first), *_duplicates(first)])
 
 
 def _seed(run: Run) -> int:
@@ -58,11 +58,12 @@ def _by_seed(members: dict[int, Run], measure: Measure) -> pd.Series:
     return pd.Series({seed: measure(members[seed]) for seed in sorted(members)})
 
 
-def _over(values: pd.Series) -> Interval:
+def _estimate(values: pd.Series) -> Interval:
     return over_seeds(values.dropna().to_numpy(dtype=float))
 
 
 def _mean(name: str, top: int | None = None) -> Measure:
+    """The mean of an array over its first `top` places; axes: (queries, places)."""
     return lambda run: float(np.asarray(run.array(name), dtype=float)[..., :top].mean())
 
 
@@ -71,11 +72,11 @@ def _share(top: int) -> Measure:
 
 
 def _distinct(top: int) -> Measure:
-    """The share with near-duplicates left out; lists that end early count what they have."""
+    """The share with near-duplicates left out, over the places that a list has."""
 
     def measure(run: Run) -> float:
-        listed = run.array("distinct_same_label")[:, :top]
-        return float(listed[listed >= 0].mean())
+        places = run.array("distinct_same_label")[:, :top]
+        return float(places[places >= 0].mean())
 
     return measure
 
@@ -84,17 +85,14 @@ def _chance(run: Run) -> float:
     return float(run.array("chance").mean())
 
 
-def _accuracy(run: Run) -> float:
-    return float(run.metrics["accuracy_test"])
-
-
 def _shares(name: str, members: dict[int, Run]) -> list[Row]:
     def row(method: str, quantity: str, measure: Measure) -> Row:
-        return curve(method, quantity, "", _over(_by_seed(members, measure)))
+        return curve(method, quantity, "", _estimate(_by_seed(members, measure)))
 
     rows = []
     if name == "TracIn":
-        rows.append(row("Model", "accuracy, test", _accuracy))
+        accuracy = row("Model", "accuracy, test", lambda run: float(run.metrics["accuracy_test"]))
+        rows.append(accuracy)
         rows.append(row("Chance", "same label", _chance))
     for top in TOPS:
         both = _mean("same_label_and_prediction", top)
@@ -109,27 +107,27 @@ def _shares(name: str, members: dict[int, Run]) -> list[Row]:
         ]
         for what in ("same label", "same label and prediction"):
             for correct, word in ((True, "right"), (False, "wrong")):
-                of = _where(what.replace(" ", "_"), correct)
-                rows.append(row(name, f"{what}, top {FIRST}, queries predicted {word}", of))
+                share = _share_where(what.replace(" ", "_"), correct)
+                rows.append(row(name, f"{what}, top {FIRST}, queries predicted {word}", share))
     return rows
 
 
-def _where(name: str, correct: bool) -> Measure:
+def _share_where(name: str, correct: bool) -> Measure:
     """The share over queries that were predicted right, or wrong; nan if there are none."""
 
     def measure(run: Run) -> float:
         chosen = np.asarray(run.array("query_correct")) == correct
-        listed = run.array(name)[chosen, :FIRST]
-        return float(listed.mean()) if len(listed) else math.nan
+        places = run.array(name)[chosen, :FIRST]
+        return float(places.mean()) if len(places) else math.nan
 
     return measure
 
 
-def _claims(known: dict[int, Run]) -> list[Row]:
-    chance = _by_seed(known, _chance)
-    above = _over(difference(_by_seed(known, _share(FIRST)), chance))
-    distinct = _over(difference(_by_seed(known, _distinct(FIRST)), chance))
-    both = _over(_by_seed(known, _mean("same_label_and_prediction", FIRST)))
+def _claims(traced: dict[int, Run]) -> list[Row]:
+    chance = _by_seed(traced, _chance)
+    above = _estimate(difference(_by_seed(traced, _share(FIRST)), chance))
+    distinct = _estimate(difference(_by_seed(traced, _distinct(FIRST)), chance))
+    both = _estimate(_by_seed(traced, _mean("same_label_and_prediction", FIRST)))
     name = "TracIn − Chance"
     without = f"same label without near-duplicates, top {FIRST}"
     return [
@@ -149,11 +147,11 @@ def _texts(run: Run) -> list[Row]:
     return rows
 
 
-def _twins(run: Run) -> list[Row]:
+def _duplicates(run: Run) -> list[Row]:
     """Name the near-duplicates that are most alike, of the seed that is shown."""
     likeness = np.asarray(run.array("twin_likeness"))
     rows = []
-    for place in np.argsort(-likeness, kind="stable")[:TWINS_NAMED]:
+    for place in np.argsort(-likeness, kind="stable")[:LISTED]:
         alike = Interval(float(likeness[place]), math.nan, math.nan, 1)
         title, other = (str(run.array(name)[place]) for name in ("twin_title", "twin_of"))
         row = curve("near-duplicate", "words shared", "", alike, title=title, twin_of=other)
@@ -164,7 +162,7 @@ def _twins(run: Run) -> list[Row]:
 def draw(table: pd.DataFrame) -> Figure:
     curves = {(r["method"], r["quantity"]): r for r in records(table[table["kind"] == "curve"])}
 
-    def told(method: str, quantity: str) -> str:
+    def share(method: str, quantity: str) -> str:
         row = curves.get((method, quantity))
         return written(row, ".3f") if row else "not run"
 
@@ -172,18 +170,18 @@ def draw(table: pd.DataFrame) -> Figure:
     notes = (
         "Numbers under proponents and opponents are TracIn scores;"
         f" a wrong prediction is bold. Over random queries, the share of the top {FIRST} with the"
-        f" query's class, mean [95% interval over seeds], is {told('TracIn', top)} for TracIn,"
-        f" {told('Nearest features', top)} for nearest features and"
-        f" {told('Chance', 'same label')} by chance; near-duplicates are"
-        f" {told('TracIn', f'near-duplicates, top {FIRST}')} of TracIn's top {FIRST}."
-        f"{_alike(table)}"
+        f" query's class, mean [95% interval over seeds], is {share('TracIn', top)} for TracIn,"
+        f" {share('Nearest features', top)} for nearest features and"
+        f" {share('Chance', 'same label')} by chance; near-duplicates are"
+        f" {share('TracIn', f'near-duplicates, top {FIRST}')} of TracIn's top {FIRST}."
+        f"{_most_alike(table)}"
     )
     return text_table.draw(table, notes)
 
 
-def _alike(table: pd.DataFrame) -> str:
-    """Name the most alike of the near-duplicates among proponents of the seed that is shown."""
-    rows = records(table[table["kind"] == "twin"])[:TWINS_TOLD]
+def _most_alike(table: pd.DataFrame) -> str:
+    """Name the most similar near-duplicates among the proponents of the seed that is shown."""
+    rows = records(table[table["kind"] == "twin"])[:WRITTEN]
     pairs = [f"{r['title'].strip()} and {r['twin_of'].strip()} ({r['ours']:.2f})" for r in rows]
     named = f" Most alike, by the share of words that two texts share: {'; '.join(pairs)}."
     return named if pairs else ""
@@ -211,9 +209,9 @@ ARTIFACT = Artifact(
         " above it. Lists without them are filled up from the 50 first.",
     ),
     remarks=(
-        "The paper's example is predicted right; a query that is predicted wrong can have no"
-        " proponent of its label and of its prediction unless that is predicted wrong alike. The"
-        " rows by prediction show how much of the third claim hangs on this.",
+        "The paper's example is predicted right. For a query that is predicted wrong, only a"
+        " training text that is predicted wrong in the same way has its label and its prediction."
+        " The rows by prediction show how much the third claim depends on this.",
     ),
     tier_notes={
         "smoke": (
