@@ -1,4 +1,4 @@
-"""TracIn, Figure 10: influential houses on the map, and the two statements about them in numbers."""
+"""TracIn, Figure 10: influential houses on the map, and two statements about them in numbers."""
 
 import math
 import sys
