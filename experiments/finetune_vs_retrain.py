@@ -1,11 +1,11 @@
-"""Whether fine-tuning without a training example stands in for training again without it.
+"""Whether fine-tuning without a training example can replace training again without it.
 
-Reproduces Table 1 of 004 (Doubov et al., 2022, Sec. 4.2): 10 random examples, 3 seeds, fine-tuning
-for 6% of the epochs. A network trained again has its seeds, but the order of one example fewer.
-Deviations: the paper does not say at which learning rate it fine-tunes; here the last 6% of the
-training are repeated without the example, at the rates they had. At the small tier, small networks
-on MNIST and on JPEG-recompressed CIFAR-10. The agreement between seeds is ours to add, as the
-measure of what disagreement means.
+Reproduces Table 1 of Subsets (Doubov et al., 2022, Sec. 4.2): 10 random examples, 3 seeds,
+fine-tuning for 6% of the epochs. A retrained network has the same seeds, but the order of one
+example fewer. Deviations: the paper does not say at which learning rate it fine-tunes; here the
+last 6% of the training are repeated without the example, at the same rates. At the small tier,
+small networks on MNIST and on JPEG-recompressed CIFAR-10. We add the agreement between seeds, as a
+scale for disagreement.
 """
 
 import sys
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from experiments.ensembles import classifiers, rate_sweep
-from experiments.ensembles.classifiers import Recipe, asked, built, everything, learn, load
+from experiments.ensembles.classifiers import Recipe, built, classify, everything, learn, load
 from experiments.ensembles.rate_sweep import Trial
 from experiments.laboratory import runs
 from experiments.laboratory.device import device
@@ -32,12 +32,10 @@ from experiments.training.stacked import Stack
 from methods.ensembles.agreement import agreement
 from methods.randomness import numpy_generator, stream
 
-# Networks that do without a training example: trained again from the start, or fine-tuned.
-
 
 @dataclass(frozen=True)
 class Full:
-    """Networks trained on all examples; their parameters are kept."""
+    """Networks trained on all examples, whose parameters are stored."""
 
     recipe: Recipe
     seeds: tuple[int, ...]
@@ -45,7 +43,7 @@ class Full:
 
 @dataclass(frozen=True)
 class Without:
-    """A network and an example, by its position in the training set, that it is to do without."""
+    """A network, and the position in the training set of the example left out for it."""
 
     seed: int
     example: int
@@ -53,7 +51,7 @@ class Without:
 
 @dataclass(frozen=True)
 class Retrained:
-    """Networks trained from the start, each without an example."""
+    """Networks trained from the start, each without one example."""
 
     recipe: Recipe
     networks: tuple[Without, ...]
@@ -61,7 +59,7 @@ class Retrained:
 
 @dataclass(frozen=True)
 class Tuned:
-    """Trained networks trained on for a `share` of the epochs, each without an example."""
+    """Networks of `full` trained on for a `share` of the epochs, each without one example."""
 
     recipe: Recipe
     networks: tuple[Without, ...]
@@ -70,10 +68,10 @@ class Tuned:
 
 
 def trained(part: Full | Retrained | Tuned) -> Run:
-    """The run of a stack: classes (K, n_query) int16 it gives the queries."""
-    makers = {Full: _full, Retrained: _retrained, Tuned: _tuned}
-    make: Any = makers[type(part)]
-    return runs.once("classifiers_without", part, lambda scratch: make(part, scratch))
+    """The run of a stack with the classes (K, n_query) int16 it predicts for the queries."""
+    trainers = {Full: _full, Retrained: _retrained, Tuned: _tuned}
+    train: Any = trainers[type(part)]
+    return runs.once("classifiers_without", part, lambda scratch: train(part, scratch))
 
 
 def _full(part: Full, scratch: Path) -> dict[str, Any]:
@@ -99,15 +97,15 @@ def _tuned(part: Tuned, scratch: Path) -> dict[str, Any]:
     recipe, plan = part.recipe, ending(rate_sweep.planned(part.recipe), part.share)
     start = {}
     for one in part.full:
-        found = trained(one)
+        run = trained(one)
         for place, seed in enumerate(one.seeds):
-            start[seed] = found.array("params")[place], found.array("buffers")[place]
+            start[seed] = run.array("params")[place], run.array("buffers")[place]
     networks = [recipe.network.build(one.seed) for one in part.networks]
     stack = Stack(
         [restore(net, *start[one.seed]) for net, one in zip(networks, part.networks, strict=True)]
     )
     stack = stack.to(device())
-    # An order of its own: the training's would begin again with its first epochs.
+    # A new order: that of the training would start again with its first epochs.
     orders = [int(stream(one.seed, "tuning").generate_state(1)[0]) for one in part.networks]
     learn(stack, recipe, plan, orders, _masks(recipe, part.networks), scratch)
     return _answers(stack, recipe) | {"epochs": plan.epochs, "lr": plan.rate(0)}
@@ -121,7 +119,7 @@ def _masks(recipe: Recipe, networks: Sequence[Without]) -> np.ndarray:
 
 def _answers(stack: Stack, recipe: Recipe) -> dict[str, Any]:
     query = load(recipe.data).query
-    plain = asked(stack, recipe, query)
+    plain = classify(stack, recipe, query)
     return {"accuracy": float((plain == query.label).mean()), "plain": plain}
 
 
@@ -143,14 +141,14 @@ Config = Trial | Full | Retrained | Tuned | Compared
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     if isinstance(config, Trial):
-        return dict(rate_sweep.tried(config).metrics)
+        return dict(rate_sweep.result(config).metrics)
     if isinstance(config, Compared):
         return _compare(config)
     return {"accuracy": trained(config).metrics["accuracy"]}
 
 
 def dropped(config: Compared) -> list[int]:
-    """The examples to do without, the same for every seed."""
+    """The examples to leave out, the same for every seed."""
     n = config.recipe.data.n_train
     if not 0 < config.n_dropped <= n:
         raise UserError(f"{config.n_dropped} of {n} examples dropped: give n_dropped of 1 to {n}")
@@ -159,7 +157,7 @@ def dropped(config: Compared) -> list[int]:
 
 
 def parts(config: Compared) -> tuple[list[Full], list[Retrained], list[Tuned]]:
-    """The stacks that make up what is compared: seed by seed, example by example."""
+    """The stacks that are compared, seed by seed, example by example."""
     recipe, size = config.recipe, config.stack
     if config.n_seeds < 1 or size < 1:
         raise UserError(f"n_seeds is {config.n_seeds} and stack {size}: give 1 or more of each")
@@ -180,14 +178,14 @@ def _cut(items: list[Any], size: int) -> list[list[Any]]:
 
 
 def _compare(config: Compared) -> dict[str, Any]:
-    """Agreement of networks (S seeds, D examples, their mean if not named), and accuracy.
+    """Agreement of networks, and accuracy: S seeds, D examples; (S, S) are means over examples.
 
-    tuned_retrained     (S, D) of one seed, without the same example
-    tuned_others        (S, S) of seeds, fine-tuned and retrained, without the same example
-    tuned_full          (S, D) of the fine-tuned network and what it started from
-    retrained_full      (S, D) of one seed, without the example and with it
-    between_full        (S, S) of seeds, with all examples
-    between_retrained   (S, S) of seeds, without the same example
+    tuned_retrained     (S, D) fine-tuned and retrained with one seed, without the same example
+    tuned_others        (S, S) fine-tuned with one seed, retrained with another
+    tuned_full          (S, D) fine-tuned, and the network it started from
+    retrained_full      (S, D) with one seed, without the example and with it
+    between_full        (S, S) seeds, with all examples
+    between_retrained   (S, S) seeds, without the same example
     accuracy_*          (S,) or (S, D)
     """
     label = load(config.recipe.data).query.label
@@ -213,7 +211,7 @@ def _compare(config: Compared) -> dict[str, Any]:
 
 
 def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
-    """A line a comparison."""
+    """One line per comparison."""
     rows = []
     for run_ in found:
         recipe, config = run_.config["recipe"], run_.config
@@ -232,7 +230,7 @@ def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
 
 
 def cells(config: Compared) -> list[Config]:
-    """Trials first, then stacks: an array trains them before a job compares."""
+    """Trials, then stacks, then comparisons: an array trains networks before it compares them."""
     full, again, tuned = parts(config)
     return [*rate_sweep.trials(config.recipe), *full, *again, *tuned, config]
 

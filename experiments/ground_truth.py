@@ -1,13 +1,13 @@
-"""Attributions of one network against what training on subsets does.
+"""Attributions of single networks against the measured effects of training on subsets.
 
-Ties the four papers together, and is in none of them: how far TracIn (001), influence functions
-(002, 003), Arnoldi and random projections (003) and representer points agree with the influence and
-memorization of Feldman and Zhang's ensembles (004), and with networks trained on masks that nothing
-was fitted to, by the linear datamodeling score (Park et al., 2023, arXiv:2303.14186).
+Connects the four papers and is in none of them: how well TracIn, influence functions (FastIF,
+Arnoldi), random projections (Arnoldi) and representer points agree with the influence and
+memorization that ensembles measure (Subsets), and with networks trained on held-out masks, by the
+linear datamodeling score (Park et al., 2023, arXiv:2303.14186).
 
-The ensembles are those of subset_ensembles, part by part. Their first masks are held out, for the
-score; the next choose dampings; the rest, and those that chose, make the ensemble's own estimate.
-Attributions explain networks trained on the whole set, and a query's log-odds.
+The ensembles are those of subset_ensembles. Their first masks are held out, for the score; the next
+choose dampings; these and the rest make the ensemble's own estimate. Attributions explain networks
+trained on the whole set, and measure a query by its log-odds.
 """
 
 import sys
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from experiments.ensembles import attributions, subset_truth, subsets
-from experiments.ensembles import attributions as whole_models
 from experiments.ensembles.attributions import (
     GRADIENT,
     Chance,
@@ -54,17 +53,17 @@ DAMPINGS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 @dataclass(frozen=True)
 class Train:
-    """The networks trained on the whole set: the work of one job."""
+    """The networks trained on the whole set, by one job."""
 
     whole: Whole = Whole(MNIST)
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """A method's scores of the first `counts[-1]` networks, each alone and averaged.
+    """A method's scores for the first `counts[-1]` networks, each alone and averaged.
 
-    dampings  of which the one with the best score on the choosing masks is used, for one network
-    own       whether self-influence is asked for
+    dampings  the one with the best score on the choosing masks, for one network, is used
+    own       whether self-influence is measured too
     """
 
     division: Division = Division()
@@ -78,7 +77,7 @@ class Attribution:
         if self.counts[-1] > self.whole.count or self.whole.ensemble != self.division.ensemble:
             raise UserError(
                 f"an average over {self.counts[-1]} networks of {self.whole.count}: raise"
-                " whole.count, or lower counts; and set whole.ensemble as division.ensemble is"
+                " whole.count or lower counts, and set whole.ensemble to division.ensemble"
             )
 
 
@@ -92,7 +91,9 @@ class Estimate:
     def __post_init__(self) -> None:
         left = self.division.n_models - self.division.n_held
         if max(self.sizes) > left:
-            raise UserError(f"an estimate of {max(self.sizes)} models: {left} are not held out")
+            raise UserError(
+                f"an estimate by {max(self.sizes)} models, but {left} are not held out: lower sizes"
+            )
 
 
 Config = Train | Attribution | Estimate
@@ -100,8 +101,8 @@ Config = Train | Attribution | Estimate
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     if isinstance(config, Train):
-        found = whole_models.trained(config.whole).metrics
-        return {name: found[name] for name in found if name.startswith("accuracy")}
+        metrics = attributions.trained(config.whole).metrics
+        return {name: metrics[name] for name in metrics if name.startswith("accuracy")}
     whole = subsets.gathered(config.division.ensemble, config.division.n_models)
     if isinstance(config, Estimate):
         return _estimate(config, whole)
@@ -116,7 +117,7 @@ def _attribution(config: Attribution, whole: Outcomes, scratch: Path) -> dict[st
     for member in track(range(config.counts[-1]), "networks"):
         compute = partial(_scored, config, method, member)
         one = attributions.checkpointed_scores(scratch, str(member), compute)
-        total = one if total is None else attributions.added(total, one)
+        total = one if total is None else attributions.summed(total, one)
         subset_truth.measure(found, "each", one, truth, division, whole)
         if member + 1 in config.counts:
             subset_truth.measure(found, "mean", total, truth, division, whole)
@@ -149,10 +150,10 @@ def _chosen(config: Attribution, whole: Outcomes) -> tuple[Method, dict[str, Any
 
 
 def _estimate(config: Estimate, whole: Outcomes) -> dict[str, Any]:
-    """What the ensemble's estimate is worth, and what noise leaves to any prediction.
+    """How good the ensemble's own estimate is, and the limit that noise sets to any prediction.
 
-    lds, pairs, area (n_sizes, n_query): the last two nan where the estimate shares models with the
-    truth. reliability (n_query,) of the outcomes of two trainings on the same masks.
+    lds, pairs, area (n_sizes, n_query): the last two are nan where the estimate and the truth share
+    models. reliability (n_query,): the agreement of two trainings on the same masks.
     """
     division = config.division
     truth, found = subset_truth.truth_of(division, whole), dict[str, list[np.ndarray]]()
@@ -175,7 +176,7 @@ def _estimate(config: Estimate, whole: Outcomes) -> dict[str, Any]:
 
 
 def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
-    """A line a method: the score of one network's and of all networks' attributions."""
+    """One line per method: the score of attributions of the fewest and of the most networks."""
     rows = []
     for one in found:
         if one.config["type"] == "Train":
@@ -197,10 +198,10 @@ def cells(
     counts: tuple[int, ...] = (1, 2, 5, 10),
     slow: Sequence[tuple[Inverse, tuple[float, ...]]] = (),
 ) -> list[Config]:
-    """The networks first, then the ensemble's estimate, then a cell a method.
+    """The networks first, then the ensemble's estimate, then one cell per method.
 
-    `slow` are inverses by themselves, with the dampings to choose of: of one network, and without
-    self-influence, for which every training example is a query.
+    `slow` are inverses with the dampings to choose from; they explain one network, and give no
+    self-influence, for which every training example would be a query.
     """
     p = basis.keep
     plain: list[Method] = [

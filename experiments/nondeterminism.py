@@ -1,12 +1,12 @@
-"""How much networks trained on the same data disagree, by what is random, and from several views.
+"""How much networks trained on the same data disagree, by source of randomness and by views.
 
-Reproduces Figures 2, 3 (right) and 4 and Tables 2 and 3 of 004 (Doubov et al., 2022, Sec. 4.1 and
-App. A to C); recipes and their deviations are in experiments/recipes.py. Deviations: at the small
-tier, small networks on MNIST and JPEG-recompressed CIFAR-10, with rates fixed beforehand but for
-one that recipes.py tells of; 20 seeds where the paper's tables have 3. The paper does not say how
-large its test-time crops are: ours have the size of the training images, cut out of the image with
-training's margin, or out of the photograph with a shorter side of 256 (Inception v3: 342). Digits
-are not mirrored.
+Reproduces Figures 2, 3 (right) and 4 and Tables 2 and 3 of Subsets (Doubov et al., 2022, Sec. 4.1
+and App. A to C); recipes and their deviations are in experiments/ensembles/classifiers.py.
+Deviations: at the small tier, small networks on MNIST and JPEG-recompressed CIFAR-10, with learning
+rates fixed beforehand but for one explained there; 20 seeds where the paper's tables have 3. The
+paper does not say how large its test-time crops are: ours have the size of the training images, cut
+out of the image with training's margin, or out of the photograph with a shorter side of 256
+(Inception v3: 342). Digits are not mirrored.
 """
 
 import sys
@@ -20,9 +20,9 @@ import numpy as np
 from experiments.ensembles import classifiers, rate_sweep
 from experiments.ensembles.classifiers import (
     Recipe,
-    asked,
-    asked_by_views,
     built,
+    classify,
+    classify_by_views,
     everything,
     learn,
     load,
@@ -40,7 +40,7 @@ Vary = Literal["both", "init", "order"]
 
 @dataclass(frozen=True)
 class Seeds:
-    """What is random of a network: initial parameters; order, and how images are moved."""
+    """Seeds of a network: of its initial parameters; of the order and the moves of images."""
 
     init: int
     order: int
@@ -48,7 +48,7 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Networks:
-    """Networks of one recipe, trained in one stack: the work of one job."""
+    """Networks of one recipe that one job trains in one stack."""
 
     recipe: Recipe
     seeds: tuple[Seeds, ...]
@@ -69,7 +69,7 @@ Config = Trial | Networks | Compared
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     if isinstance(config, Trial):
-        return dict(rate_sweep.tried(config).metrics)
+        return dict(rate_sweep.result(config).metrics)
     if isinstance(config, Networks):
         found = trained(config).metrics
         return {name: found[name] for name in ("accuracy", "accuracy_views")}
@@ -77,10 +77,10 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 
 
 def parts(config: Compared) -> list[Networks]:
-    """The stacks that make up what is compared; one network more or less is another stack."""
+    """The stacks that are compared; a stack of another size is another run."""
     n, size = config.n_seeds, config.stack
     if n < 1 or size < 1 or n % size:
-        raise UserError(f"{n} networks do not come in stacks of {size}: give a multiple of it")
+        raise UserError(f"{n} networks do not fill stacks of {size}: give a multiple of it")
     vary = config.vary
     seeds = [
         Seeds(*((i if vary in ("both", what) else 0) for what in ("init", "order")))
@@ -90,7 +90,7 @@ def parts(config: Compared) -> list[Networks]:
 
 
 def trained(networks: Networks) -> Run:
-    """The run of a stack: classes (K, n_query) int16 it gives the queries, plain and by views."""
+    """The run of a stack with the classes (K, n_query) it predicts, `plain` and by `views`."""
     return runs.once("classifiers", networks, lambda scratch: _train(networks, scratch))
 
 
@@ -101,7 +101,7 @@ def _train(networks: Networks, scratch: Path) -> dict[str, Any]:
     orders = [one.order for one in seeds]
     loss = learn(stack, recipe, plan, orders, everything(recipe, len(seeds)), scratch)
     query = load(recipe.data).query
-    plain, views = asked(stack, recipe, query), asked_by_views(stack, recipe, query)
+    plain, views = classify(stack, recipe, query), classify_by_views(stack, recipe, query)
     return {
         "accuracy": float((plain == query.label).mean()),
         "accuracy_views": float((views == query.label).mean()),
@@ -117,17 +117,17 @@ def _compare(config: Compared) -> dict[str, Any]:
     """Agreement of every two networks and accuracy of each, plain and from several views.
 
     agreement*        (K, K)
-    chance, by_class  (K, K) what classes predicted as often, or as often of each label, agree on
+    chance, by_class  (K, K) expected agreement of random predictions with the same frequencies of
+                      classes, overall or for each label
     accuracy*         (K,)
     right*            (K, n_query) whether each network is right
     """
-    found = [trained(one) for one in parts(config)]
+    stacks = [trained(one) for one in parts(config)]
     label = load(config.recipe.data).query.label
     plain, views = (
-        np.concatenate([one.array(name) for one in found]) for name in ("plain", "views")
+        np.concatenate([one.array(name) for one in stacks]) for name in ("plain", "views")
     )
-    outcome: dict[str, Any] = {"lr": found[0].metrics["lr"]}
-    outcome["weight_decay"] = found[0].metrics["weight_decay"]
+    outcome = {name: stacks[0].metrics[name] for name in ("lr", "weight_decay")}
     for predicted, suffix in ((plain, ""), (views, "_views")):
         right = predicted == label
         outcome |= {
@@ -141,7 +141,7 @@ def _compare(config: Compared) -> dict[str, Any]:
 
 
 def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
-    """A line a comparison: mean agreement and accuracy, plain and from several views."""
+    """One line per comparison: mean agreement and accuracy, plain and from several views."""
     rows = []
     for run_ in found:
         config = run_.config
@@ -165,7 +165,7 @@ def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
 
 
 def cells(recipe: Recipe, seeds: dict[Vary, int], stack: int) -> list[Config]:
-    """Trials first, then stacks: an array trains them before a job compares."""
+    """Trials, then stacks, then comparisons: an array trains networks before it compares them."""
     compared = [Compared(recipe, vary, n, min(stack, n)) for vary, n in seeds.items()]
     stacks = dict.fromkeys(part for one in compared for part in parts(one))
     return [*rate_sweep.trials(recipe), *stacks, *compared]

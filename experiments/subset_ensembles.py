@@ -1,8 +1,8 @@
 """How many models influence estimation needs: agreement of two halves of an ensemble.
 
-Reproduces Figures 1, 5 and 6 of 004 (Doubov et al., 2022): the IOU of the pairs that two estimates
-find above a threshold. Deviations: at the small tier, small networks on MNIST and CIFAR-10; the
-IOU by chance and the comparison with models that the estimate does not contain are ours.
+Reproduces Figures 1, 5 and 6 of Subsets (Doubov et al., 2022): the IOU of the pairs that two
+estimates put above a threshold. Deviations: at the small tier, small networks on MNIST and
+CIFAR-10. We add the IOU expected by chance and the comparison with models outside the estimate.
 """
 
 import sys
@@ -42,14 +42,14 @@ THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(1, 41))
 
 @dataclass(frozen=True)
 class Train:
-    """A part of an ensemble: the work of one job."""
+    """A part of an ensemble, which one job trains."""
 
     part: Part = Part(Ensemble())
 
 
 @dataclass(frozen=True)
 class Halves:
-    """Two estimates of `sizes` models each, without a model in common, `splits` times."""
+    """Two estimates by `sizes` models each, with no model in common, `splits` times."""
 
     ensemble: Ensemble = Ensemble()
     n_models: int = 2_000
@@ -59,7 +59,7 @@ class Halves:
 
 @dataclass(frozen=True)
 class Restarts:
-    """Two estimates of `n_models` models on the same subsets, started and ordered anew."""
+    """Two estimates by `n_models` models on the same subsets, with new seeds in the second."""
 
     ensemble: Ensemble = Ensemble()
     n_models: int = 50
@@ -78,10 +78,10 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 def _halves(config: Halves) -> dict[str, Any]:
     """IOU (n_sizes, splits, n_thresholds) of each kind, on all pairs and on memorized ones.
 
-    hard, soft             two estimates, of who is right and of probabilities
-    null                   two of outcomes that were dealt to other models: chance alone
-    hard_full, soft_full   one, against who is right of the whole ensemble, itself included
-    hard_rest, soft_rest   one, against who is right of all other models
+    hard, soft             two estimates, both from correctness or both from probabilities
+    null                   two estimates from correctness shuffled among models: chance alone
+    hard_full, soft_full   an estimate, and the one from correctness of the whole ensemble
+    hard_rest, soft_rest   an estimate, and the one from correctness of all other models
     """
     if 2 * max(config.sizes) > config.n_models:
         raise UserError(
@@ -118,13 +118,13 @@ def _halves(config: Halves) -> dict[str, Any]:
 def _pairs(
     whole: Outcomes, full: Tensor, order: np.ndarray, size: int, draw: np.random.Generator
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name what is compared, and the two estimates (n_query, n_train)."""
+    """The kinds of comparison, each with two estimates (n_query, n_train)."""
     first, second = order[:size], order[size : 2 * size]
     hard, soft = _hard(whole, first), _soft(whole, first)
     yield "hard", hard, _hard(whole, second)
     yield "soft", soft, _soft(whole, second)
-    dealt = draw.permutation(first), draw.permutation(second)
-    yield "null", _hard(whole, first, dealt[0]), _hard(whole, second, dealt[1])
+    shuffled = draw.permutation(first), draw.permutation(second)
+    yield "null", _hard(whole, first, shuffled[0]), _hard(whole, second, shuffled[1])
     yield "hard_full", hard, full
     yield "soft_full", soft, full
     rest = _hard(whole, order[size:])
@@ -149,11 +149,11 @@ def _restarts(config: Restarts) -> dict[str, Any]:
     return {"memorized": int(memorized.sum()), "thresholds": np.array(THRESHOLDS), **found}
 
 
-def _hard(whole: Outcomes, models: np.ndarray, dealt: np.ndarray | None = None) -> Tensor:
-    """Influence of who is right; with the outcomes of other models, if `dealt` names some."""
+def _hard(whole: Outcomes, models: np.ndarray, judged: np.ndarray | None = None) -> Tensor:
+    """Influence on correctness, by the masks of `models` and the correctness of `judged` ones."""
     masks = Packed(whole.masks.bits[models], whole.masks.width)
-    of = models if dealt is None else dealt
-    right = Packed(whole.right.bits[of], whole.right.width).unpacked()
+    rows = models if judged is None else judged
+    right = Packed(whole.right.bits[rows], whole.right.width).unpacked()
     return influence(masks, right[:, whole.n_train :])
 
 
@@ -165,7 +165,7 @@ def _soft(whole: Outcomes, models: np.ndarray) -> Tensor:
 
 
 def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
-    """A line a part with its accuracies, and a line a size with IOU at two thresholds."""
+    """One line per part with its accuracy, and one per size with its IOU at two thresholds."""
     rows = []
     for run_ in found:
         config, m = run_.config, run_.metrics
@@ -189,7 +189,7 @@ def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
 
 
 def cells(ensemble: Ensemble, n_models: int, sizes: tuple[int, ...], restarts: int) -> list[Config]:
-    """Parts first, so that an array trains them before a job compares."""
+    """Parts first: an array trains them before a job compares them."""
     again = replace(ensemble, restart=1)
     trained = [Train(one) for one in subsets.parts(ensemble, n_models)]
     anew = [Train(one) for one in subsets.parts(again, restarts)]

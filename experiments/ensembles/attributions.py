@@ -1,4 +1,4 @@
-"""Scores of one of the networks trained on a whole set, by any method or control."""
+"""Networks trained on a whole set, and scores of its examples by methods and controls."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,18 +27,59 @@ from methods.rows.last_layer import Head
 from methods.task import Examples, Task, chunks, count, take
 from methods.tracin import TracIn
 
-# Networks as those of an ensemble, but trained on all of its examples: what attributions explain.
-#
-# The same network, plan and augmentation; more steps an epoch, as there are more examples.
+GRADIENT = TracIn(learning_rates=False, checkpoints=(-1,))
 
 
 @dataclass(frozen=True)
 class Whole:
-    """`count` networks, with a checkpoint every so many epochs."""
+    """`count` networks trained on all examples of an ensemble, which attributions explain.
+
+    Network, plan and augmentation are the ensemble's; an epoch has more steps, since there are more
+    examples. There is a checkpoint every `every` epochs.
+    """
 
     ensemble: Ensemble = Ensemble()
     count: int = 10
     every: int = 4
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Control: gradients at the end of training, scaled to length 1."""
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Control: the cosine of the last layer's inputs; labels play no part."""
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Control: random scores, normally distributed."""
+
+    seed: int = 0
+
+
+Method = TracIn | Influence | RandomProjection | Representer | Cosine | Similarity | Chance
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A method's scores for one network."""
+
+    pairs: Tensor
+    """(n_query, n_train), positive = proponent."""
+    own: Tensor | None
+    """(n_train,) self-influence; None if it was not wanted or the method has none."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Dominant eigenvectors of one network's Hessian: a run that methods share."""
+
+    whole: Whole
+    member: int
+    krylov: Krylov
 
 
 def trained(whole: Whole) -> runs.Run:
@@ -47,9 +88,9 @@ def trained(whole: Whole) -> runs.Run:
 
 
 def member_task(whole: Whole, member: int) -> Task:
-    """One of the networks; a query is measured by minus its log-odds.
+    """One of the networks, with the loss on images as they are, without augmentation.
 
-    The loss is without augmentation.
+    A query is measured by minus its log-odds.
     """
     run = trained(whole)
     module = whole.ensemble.network.build(0).to(device())
@@ -87,50 +128,8 @@ def _train(whole: Whole, scratch: Path) -> dict[str, Any]:
     return {**outcome, **accuracy, "num_params": outcome["params"].shape[2]}
 
 
-GRADIENT = TracIn(learning_rates=False, checkpoints=(-1,))
-
-
-@dataclass(frozen=True)
-class Cosine:
-    """Control: gradients at the end of training, each of length 1."""
-
-
-@dataclass(frozen=True)
-class Similarity:
-    """Control: the cosine of what the last layer sees, whatever the labels."""
-
-
-@dataclass(frozen=True)
-class Chance:
-    """Control: normal random numbers."""
-
-    seed: int = 0
-
-
-Method = TracIn | Influence | RandomProjection | Representer | Cosine | Similarity | Chance
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a method says of one network."""
-
-    pairs: Tensor
-    """(n_query, n_train), positive = proponent."""
-    own: Tensor | None
-    """(n_train,) self-influence, None if it was not asked for or says nothing."""
-
-
-@dataclass(frozen=True)
-class Basis:
-    """Dominant eigenvectors of one network's Hessian: a run that methods share."""
-
-    whole: Whole
-    member: int
-    krylov: Krylov
-
-
 def scored(method: Method, whole: Whole, member: int, n_query: int, own: bool) -> Scores:
-    """Scores of all training examples for the first queries, and for themselves if `own`."""
+    """Scores of all training examples for the first queries, and their self-influence if `own`."""
     train, queries = subsets.load(whole.ensemble.data)
     query = take(queries, slice(0, n_query))
     if isinstance(method, Chance):
@@ -166,7 +165,7 @@ def basis_of(method: Method, whole: Whole, member: int) -> Prepared | None:
 
 
 def display(method: Method) -> str:
-    """The method's name for people."""
+    """The method's name in tables and figures."""
     if isinstance(method, TracIn):
         return "Gradients" if method == GRADIENT else "TracIn"
     if isinstance(method, Influence) and not isinstance(method.inverse, Arnoldi):
@@ -177,20 +176,20 @@ def display(method: Method) -> str:
 
 
 def _of_loss(task: Task) -> Task:
-    """The same with the training loss on both sides, as self-influence has it."""
+    """The same task, with queries measured by the training loss, as self-influence needs."""
     return replace(task, measurement=task.loss)
 
 
 def _features(task: Task, examples: Examples) -> Tensor:
-    """What the last layer sees, each of length 1, (n, features)."""
+    """The last layer's inputs, scaled to length 1, (n, features)."""
     head = Head(task, examples)
     seen = torch.cat([head.features(some) for some in chunks(examples, head.chunk)])
-    seen = seen if head.bias is None else seen[:, :-1]  # the last is 1 throughout
+    seen = seen if head.bias is None else seen[:, :-1]  # the last column is 1 everywhere
     return seen / seen.norm(dim=1, keepdim=True).clamp_min(1e-30)
 
 
-def added(one: Scores, other: Scores) -> Scores:
-    """Of sums, ranks and correlations are those of means."""
+def summed(one: Scores, other: Scores) -> Scores:
+    """The sum of scores, whose ranks and correlations are those of their mean."""
     own = None if one.own is None or other.own is None else one.own + other.own
     return Scores(one.pairs + other.pairs, own)
 

@@ -1,7 +1,12 @@
-"""Image classifiers by recipe: data, views, and stacks of networks that learn and are asked.
+"""Image classifiers of Subsets (Doubov et al., 2022, App. A): recipes, and training in stacks.
 
-Images are standardised by the means and deviations of the training set's channels, after they are
-moved. What is random is the initial parameters, and the order with what moves images.
+Images are standardised by the means and deviations of the training set's channels, after the view
+has moved them. Two seeds are random: that of the initial parameters, and that of the order and the
+views. Recipes at the end follow the paper: CIFAR as described there; DTD and Flowers from random
+initial parameters for 400 epochs along a cosine, with a learning rate and weight decay chosen on
+the official validation split from the 7 by 8 grid of Kornblith et al. (2019). The paper does not
+say whether Inception v3 had its auxiliary loss: ours has none. Its batches of 256 were accumulated
+where needed: ours are not split.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,15 +37,15 @@ from methods.task import Examples, chunks, take
 Network = DigitsMLP | StridedCNN | SmallInception | SmallImageResNet18 | ResNet18 | InceptionV3
 Source = Literal["digits", "mnist", "jpeg", "original", "cifar100", "dtd", "flowers"]
 PHOTOS = {"dtd": dtd, "flowers": flowers}
-CHUNK = 250  # examples that a network is asked about at once
+CHUNK = 250  # examples in a forward pass
 
 
 @dataclass(frozen=True)
 class Data:
-    """Random examples: of the training split to train on, of the test split as queries.
+    """Random examples: from the training split to train on, from the test split as queries.
 
-    Those for validation are of the training split too, and none to train on; DTD and Flowers have
-    a split for it.
+    Validation examples come from the rest of the training split; DTD and Flowers have a split for
+    them.
     """
 
     source: Source = "mnist"
@@ -54,8 +59,8 @@ class Data:
 class Sweep:
     """The plan with the learning rate and weight decay that do best on the validation examples.
 
-    Kornblith et al. (2019) set weight decay apart from the learning rate and list their ratio,
-    which is what torch's SGD calls weight decay.
+    Kornblith et al. (2019) decouple weight decay from the learning rate and list their ratio, which
+    is what torch's SGD calls weight decay.
     """
 
     plan: Fit
@@ -65,7 +70,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a classifier comes about, but for what is random."""
+    """Everything that determines a classifier but its seeds."""
 
     network: Network = DigitsMLP()
     data: Data = Data()
@@ -75,13 +80,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Split:
-    """Examples with a label (n,), and an image (n, channels, h, w) or the row of a photograph."""
+    """Examples: columns label (n,), and image (n, channels, h, w) or the row of a photograph."""
 
     columns: Examples
     photos: Photos | None = None
 
     def images(self, batch: Examples) -> Any:
-        """The images of some of the examples: a tensor, or photographs one by one."""
+        """The images of a batch: a tensor, or a list of photographs."""
         if self.photos is None:
             return batch["image"]
         device = batch["label"].device
@@ -94,7 +99,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The examples of a recipe, and what standardises their images, (channels, 1, 1) each."""
+    """The examples of a recipe; mean and deviation (channels, 1, 1) standardise their images."""
 
     train: Split
     query: Split
@@ -117,9 +122,9 @@ def load(data: Data) -> Pictures:
     else:
         total = data.n_train + data.n_validation
         tensors = subsets.Data(data.source, total, data.n_query, data.seed)
-        both, asked = subsets.load(tensors)
-        train = Split(take(both, slice(0, data.n_train)))
-        query, validation = Split(asked), Split(take(both, slice(data.n_train, total)))
+        others, queries = subsets.load(tensors)
+        train = Split(take(others, slice(0, data.n_train)))
+        query, validation = Split(queries), Split(take(others, slice(data.n_train, total)))
     return Pictures(train, query, validation, *_moments(train))
 
 
@@ -145,22 +150,22 @@ def _moments(train: Split) -> tuple[Tensor, Tensor]:
 
 
 def built(recipe: Recipe, seeds: Sequence[int]) -> Stack:
-    """Untrained networks, one a seed of their initial parameters."""
+    """Untrained networks, one for each seed of the initial parameters."""
     return Stack([recipe.network.build(seed) for seed in seeds]).to(device())
 
 
 def learn(
     stack: Stack, recipe: Recipe, plan: Fit, orders: Sequence[int], masks: np.ndarray, scratch: Path
 ) -> np.ndarray:
-    """Train a stack in place on the examples of its `masks` (K, n_train); the loss (epochs, K).
+    """Train a stack in place on the examples of `masks` (K, n_train); return its loss (epochs, K).
 
-    Networks with one seed of order see the same images moved the same way in every step, if all
-    have it; with several, each has its own order and its images are moved on their own.
+    If all networks have the same order seed and mask, they see the same moved images in every step;
+    otherwise each has its own order, and its images are moved independently.
     """
     pictures, rows = load(recipe.data), rows_of(masks)
     device = next(stack.parameters()).device
     columns = {name: column.to(device) for name, column in pictures.train.columns.items()}
-    plan = replace(plan, every=plan.epochs)  # the end is all that is kept
+    plan = replace(plan, every=plan.epochs)  # only the last checkpoint is needed
     check(plan, columns)
     alike = len(set(orders)) == 1 and bool((rows == rows[0]).all())
 
@@ -181,17 +186,17 @@ def learn(
 
 
 def everything(recipe: Recipe, size: int) -> np.ndarray:
-    """Masks of `size` networks that are trained on all examples."""
+    """The masks of `size` networks that are trained on all examples."""
     return np.ones((size, recipe.data.n_train), dtype=bool)
 
 
-def asked(stack: Stack, recipe: Recipe, split: Split) -> np.ndarray:
-    """The class that each network gives each example, (K, n) int16."""
+def classify(stack: Stack, recipe: Recipe, split: Split) -> np.ndarray:
+    """The class that each network predicts for each example, (K, n) int16."""
     return _classes(stack, recipe, split, lambda images: iter([recipe.view.plain(images)]))
 
 
-def asked_by_views(stack: Stack, recipe: Recipe, split: Split) -> np.ndarray:
-    """The same of the mean of the logits of several views, test-time augmentation."""
+def classify_by_views(stack: Stack, recipe: Recipe, split: Split) -> np.ndarray:
+    """The same by the mean logits over several views (test-time augmentation), (K, n) int16."""
     return _classes(stack, recipe, split, recipe.view.several)
 
 
@@ -201,27 +206,19 @@ def _classes(
 ) -> np.ndarray:
     pictures, device = load(recipe.data), next(stack.parameters()).device
     networks = [stack.at(member).to(device) for member in range(stack.size)]
-    found = []
+    predicted = []
     for batch in chunks(split.columns, CHUNK):
         images = split.images({name: column.to(device) for name, column in batch.items()})
         total: Any = 0
         for view in look(images):
             seen = pictures.standardised(view)
             total = total + torch.stack([network(seen) for network in networks])
-        found.append(total.argmax(2))
-    return torch.cat(found, dim=1).cpu().numpy().astype(np.int16)
-
-
-# The classifiers of 004 (Doubov et al., 2022, App. A) by tier: what its experiments share.
-#
-# CIFAR as the paper has it. DTD and Flowers from the start for 400 epochs along a cosine; learning
-# rate and weight decay of the grid of Kornblith et al. (2019) for training from the start, 7 by 8,
-# chosen on the official validation split. The paper does not say whether Inception v3 had its
-# auxiliary loss: ours has none. Its batches of 256 were accumulated where need be: ours are whole.
+        predicted.append(total.argmax(2))
+    return torch.cat(predicted, dim=1).cpu().numpy().astype(np.int16)
 
 
 def _powers(first: int, last: int) -> tuple[float, ...]:
-    """Powers of ten by halves of an exponent, both ends included."""
+    """Powers of ten in steps of half an exponent, both ends included."""
     return tuple(float(f"{10 ** (half / 2):.6g}") for half in range(2 * first, 2 * last + 1))
 
 
@@ -237,7 +234,7 @@ JPEG, MIRRORED = Data("jpeg", 10_000, 5_000), Shifted()
 MNIST_MLP = Recipe(DigitsMLP((128,)), MNIST, Cosine(20, 50, 0.05), UPRIGHT)
 MNIST_CNN = Recipe(StridedCNN((8, 16)), MNIST, Cosine(20, 50, 0.05), UPRIGHT)
 JPEG_MLP = Recipe(DigitsMLP((128,), (3, 32, 32)), JPEG, Cosine(12, 50, 0.02), MIRRORED)
-# Not 0.05: there the training loss of two networks of twenty never leaves that of chance.
+# Not 0.05: there the training loss of two networks of twenty stays at chance level.
 JPEG_CNN = Recipe(StridedCNN((16, 32), (3, 32, 32)), JPEG, Cosine(20, 50, 0.02), MIRRORED)
 
 CIFAR_10, CIFAR_100 = Data("original", 50_000, 10_000), Data("cifar100", 50_000, 10_000)

@@ -1,10 +1,18 @@
-"""Learning rate and weight decay chosen on validation examples: a run a trial."""
+"""Learning rate and weight decay chosen on validation examples; each trial is a run."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.ensembles.classifiers import Recipe, Sweep, asked, built, everything, learn, load
+from experiments.ensembles.classifiers import (
+    Recipe,
+    Sweep,
+    built,
+    classify,
+    everything,
+    learn,
+    load,
+)
 from experiments.laboratory import runs
 from experiments.laboratory.errors import Diverged, UserError
 from experiments.laboratory.runs import Run
@@ -15,17 +23,17 @@ SEED = 0  # of the one network of a trial
 
 @dataclass(frozen=True)
 class Trial:
-    """One network with one learning rate and weight decay, judged on the validation examples."""
+    """One network with one learning rate and weight decay, judged on validation examples."""
 
     recipe: Recipe
 
 
 def trials(recipe: Recipe) -> list[Trial]:
-    """The grid of a recipe's sweep, none if its plan is fixed."""
+    """The trials of a recipe's sweep; none if its plan is fixed."""
     if not isinstance(recipe.fit, Sweep):
         return []
     if not recipe.data.n_validation:
-        raise UserError("data.n_validation is 0: a sweep needs examples to choose by, give some")
+        raise UserError("data.n_validation is 0, but a sweep chooses by them: give a number")
     plan = recipe.fit.plan
     return [
         Trial(replace(recipe, fit=replace(plan, lr=lr, weight_decay=decay)))
@@ -34,16 +42,16 @@ def trials(recipe: Recipe) -> list[Trial]:
     ]
 
 
-def tried(trial: Trial) -> Run:
-    """The run of a trial: `accuracy_validation`, 0 where training diverged."""
+def result(trial: Trial) -> Run:
+    """The run of a trial with `accuracy_validation`, 0 if training diverged."""
     return runs.once("classifier_trial", trial, lambda scratch: _try(trial, scratch))
 
 
 def planned(recipe: Recipe) -> Fit:
-    """The recipe's plan, of a sweep the best on the validation examples, the first of equals."""
+    """The recipe's plan; for a sweep, the best on validation examples, the first among equals."""
     if not isinstance(recipe.fit, Sweep):
         return recipe.fit
-    best = max(trials(recipe), key=lambda one: tried(one).metrics["accuracy_validation"])
+    best = max(trials(recipe), key=lambda one: result(one).metrics["accuracy_validation"])
     assert isinstance(best.recipe.fit, Fit)
     return best.recipe.fit
 
@@ -57,6 +65,5 @@ def _try(trial: Trial, scratch: Path) -> dict[str, Any]:
         learn(stack, recipe, plan, [SEED], everything(recipe, 1), scratch)
     except Diverged:
         return {"accuracy_validation": 0.0, "diverged": True, **about}
-    plain = asked(stack, recipe, validation)
-    right = float((plain == validation.label).mean())
+    right = float((classify(stack, recipe, validation) == validation.label).mean())
     return {"accuracy_validation": right, "diverged": False, **about}

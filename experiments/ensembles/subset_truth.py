@@ -1,6 +1,6 @@
-"""What an ensemble trained on random subsets says is true, and how far scores agree with it.
+"""The influence that an ensemble trained on random subsets measures, and scores against it.
 
-Its models are divided: the first are held out, the next choose settings, the rest only estimate.
+The first models are held out, the next choose settings, the rest only estimate.
 """
 
 from dataclasses import dataclass, replace
@@ -18,17 +18,17 @@ from methods.ensembles.lds import area, lds, reliability, spearman
 from methods.ensembles.masks import Packed
 from methods.ensembles.subset import influence, memorization
 
-TIED = 0.5  # a query has no score if so many networks give it one probability, to a 255th
-CONTESTED = 0.05  # a query is, if at least this share of the networks is right, and as many wrong
-INFLUENTIAL = 0.15  # of a pair, by Feldman & Zhang (2020), Sec. 3.3; its example is memorized too
+TIED = 0.5  # a query has no score if this share of networks gives it the same probability
+CONTESTED = 0.05  # a query is contested if at least this share is right, and this share wrong
+INFLUENTIAL = 0.15  # an influential pair has at least this (Feldman & Zhang, 2020, Sec. 3.3)
 
 
 @dataclass(frozen=True)
 class Division:
-    """An ensemble's models: held out, then choosing dampings, then the rest of `n_models`.
+    """How an ensemble's `n_models` are used: held out, then choosing dampings, then the rest.
 
-    n_restarts  first models whose masks were trained on a second time
-    n_query     first queries that are scored
+    n_restarts  how many of the first masks are trained on a second time
+    n_query     how many of the first queries are scored
     """
 
     ensemble: Ensemble = MNIST
@@ -42,7 +42,8 @@ class Division:
         if not self.n_restarts <= self.n_held < self.n_models - self.n_choosing:
             raise UserError(
                 f"{self.n_models} models, {self.n_held} held out, {self.n_choosing} choosing,"
-                f" {self.n_restarts} trained twice: leave some models, and restart held-out ones"
+                f" {self.n_restarts} trained twice: leave some models over, and train twice at most"
+                " those held out"
             )
 
     @property
@@ -56,10 +57,11 @@ class Division:
 
 @dataclass(frozen=True)
 class Truth:
-    """What the ensemble says, without the models that choose dampings.
+    """The ensemble's measurements, without the models that choose dampings.
 
-    influence (n_query, n_train) on the probability; strong, bool, the pairs that 004 counts, by who
-    is right; memorization (n_train,)
+    influence     (n_query, n_train), on the probability of the right class
+    strong        (n_query, n_train) bool, the pairs that Subsets counts as influential
+    memorization  (n_train,)
     """
 
     influence: Tensor
@@ -79,20 +81,21 @@ def truth_of(division: Division, whole: Outcomes) -> Truth:
 
 
 def estimated(division: Division, whole: Outcomes, models: np.ndarray) -> Tensor:
-    """The ensemble's estimate of some models, on the probability of the right class."""
+    """Influence estimated by some models, on the probability of the right class."""
     masks = Packed(whole.masks.bits[models], whole.masks.width)
     steps = whole.probability[models][:, whole.n_train :][:, : division.n_query]
     return influence(masks, torch.from_numpy(steps).double() / STEPS)
 
 
 def outcomes(division: Division, whole: Outcomes, models: slice) -> np.ndarray:
+    """Probabilities of the scored queries by some models, (n, n_query), in 255ths."""
     return whole.probability[models, whole.n_train :][:, : division.n_query]
 
 
 def score(division: Division, whole: Outcomes, models: slice, pairs: Tensor) -> np.ndarray:
     """The linear datamodeling score of each query over the masks of some models, (n_query,).
 
-    nan of queries that are not `varied`: ranks would be of ties.
+    It is nan for queries that are not `varied`, whose ranks would be ties.
     """
     masks = whole.masks.unpacked(models)
     found = lds(masks, outcomes(division, whole, models), pairs)
@@ -100,14 +103,14 @@ def score(division: Division, whole: Outcomes, models: slice, pairs: Tensor) -> 
 
 
 def varied(division: Division, whole: Outcomes) -> np.ndarray:
-    """Which queries the models that are not held out find differently probable, (n_query,)."""
+    """Which queries get varied probabilities from the models not held out, (n_query,) bool."""
     steps = outcomes(division, whole, slice(division.n_held, division.n_models))
     most = np.array([np.bincount(column).max() for column in steps.T])
     return most < TIED * len(steps)
 
 
 def reliability_of(division: Division, whole: Outcomes) -> np.ndarray:
-    """How far two trainings on the same masks agree on each query, (n_query,)."""
+    """How well two trainings on the same masks agree on each query, (n_query,)."""
     ensemble = division.ensemble
     again = replace(ensemble, restart=ensemble.restart + 1)
     restarted = subsets.gathered(again, division.n_restarts)
@@ -117,7 +120,7 @@ def reliability_of(division: Division, whole: Outcomes) -> np.ndarray:
 
 
 def contested(division: Division, whole: Outcomes) -> np.ndarray:
-    """Which queries the models that are not held out neither all get right nor all wrong."""
+    """Which queries the models not held out disagree about, (n_query,) bool."""
     right = whole.right.unpacked(slice(division.n_held, None))[:, whole.n_train :]
     accuracy = right[:, : division.n_query].double().mean(0).numpy()
     return (accuracy >= CONTESTED) & (accuracy <= 1 - CONTESTED)
@@ -131,7 +134,7 @@ def measure(
     division: Division,
     whole: Outcomes,
 ) -> None:
-    """Add what scores are worth: lds, pairs, area (n_query,), and own, ap of self-influence."""
+    """Append measures of scores to `found`: lds, pairs, area (n_query,), and own, ap if known."""
     values = {
         "lds": score(division, whole, division.held, scores.pairs),
         "pairs": spearman(scores.pairs, truth.influence),

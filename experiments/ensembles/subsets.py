@@ -1,9 +1,9 @@
-"""Ensembles of networks trained on random subsets: what the experiments on them share.
+"""Ensembles of networks trained on random subsets.
 
-An ensemble is trained in parts of `stack` networks, each a run of its own: a job of an array makes
-some, and any job that needs the ensemble gathers them, in any order. Kept of a network are its
-mask, whether it is right about each example, one bit each, and the probability it gives the right
-class, in 255ths: of training examples first, then of queries.
+An ensemble is trained in parts of `stack` networks, each a run of its own: jobs of an array train
+some of them, and any job that needs the ensemble gathers them, in any order. For each network are
+stored its mask, whether it classifies each example correctly (one bit each), and the probability of
+the correct class (in 255ths), for training examples first, then for queries.
 """
 
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ from methods.task import Examples, chunks, take
 from methods.workers import here
 
 STEPS = 255  # of a probability
-CHUNK = 500  # examples that a trained stack is asked about at once
-MEMORIZED = 0.25  # 004, Appendix E: pairs whose training example is memorized more than this
+CHUNK = 500  # examples in a forward pass of a trained stack
+MEMORIZED = 0.25  # Subsets, App. E, counts pairs whose training example is memorized more than this
 
 
 @dataclass(frozen=True)
 class Data:
-    """Random examples, of the training split to train on and of the test split as queries."""
+    """Random examples: from the training split to train on, from the test split as queries."""
 
     source: Literal["digits", "mnist", "jpeg", "original", "cifar100"] = "mnist"
     n_train: int = 2_000
@@ -48,10 +48,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Networks, each trained on its own share `inside` of the examples.
+    """Networks, each trained on a random share `inside` of the examples.
 
-    `seed` draws the masks; networks of another `restart` have the same masks, but other initial
-    parameters, order and augmentation.
+    `seed` draws the masks; another `restart` has the same masks, but other initial parameters,
+    order and augmentation.
     """
 
     network: DigitsMLP | StridedCNN | ResNet | SmallInception = DigitsMLP()
@@ -66,7 +66,7 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class Part:
-    """The `stack` networks of an ensemble from number `first` on."""
+    """The networks of an ensemble from number `first` on, `stack` of them."""
 
     ensemble: Ensemble
     first: int = 0
@@ -74,7 +74,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What is kept of an ensemble: masks, who is right, and how probable that seemed."""
+    """What is stored of an ensemble: masks, who is right, probabilities of the right class."""
 
     masks: Packed
     right: Packed
@@ -87,22 +87,22 @@ def parts(ensemble: Ensemble, n_models: int) -> list[Part]:
     """The parts that make up the first `n_models` of an ensemble."""
     if n_models % ensemble.stack:
         raise UserError(
-            f"{n_models} models do not come in stacks of {ensemble.stack}: give a multiple of it"
+            f"{n_models} models do not fill stacks of {ensemble.stack}: give a multiple of it"
         )
     return [Part(ensemble, first) for first in range(0, n_models, ensemble.stack)]
 
 
 def part(one: Part) -> Run:
-    """The run of a part, trained if no run has it yet, by all processes that were started."""
+    """The run of a part; if there is none, all started processes train it together."""
     return runs.once("ensemble_part", one, lambda scratch: _train(one, scratch), agree=here().all)
 
 
 def gathered(ensemble: Ensemble, n_models: int) -> Outcomes:
-    """The first `n_models` of an ensemble, of parts that are there or trained now."""
-    found = [part(one) for one in parts(ensemble, n_models)]
+    """The first `n_models` of an ensemble; missing parts are trained now."""
+    trained = [part(one) for one in parts(ensemble, n_models)]
     data = ensemble.data
     masks, right, probability = (
-        np.concatenate([run.array(name) for run in found])
+        np.concatenate([run.array(name) for run in trained])
         for name in ("masks", "right", "probability")
     )
     width = data.n_train + data.n_query
@@ -133,7 +133,7 @@ def _drawn(data: Data, split: Literal["train", "test"], n: int) -> Examples:
 
 
 def loss(ensemble: Ensemble) -> Loss:
-    """What its networks are trained on."""
+    """The training loss of its networks."""
     return augmented(cross_entropy, ensemble.augment)
 
 
@@ -147,7 +147,7 @@ def _train(one: Part, scratch: Path) -> dict[str, Any]:
     own = list(group.share(ensemble.stack))
     hits, probability = torch.zeros(2, ensemble.stack, n_train + len(query["label"])).byte()
     train_loss = torch.zeros(ensemble.fit.epochs, ensemble.stack, dtype=torch.float64)
-    if own:  # its share of the stack; every process then has the outcomes of all
+    if own:  # the share of this process; afterwards every process has the results of all
         seeds = [_seed(ensemble, one.first + member) for member in own]
         stack = Stack([ensemble.network.build(seed) for seed in seeds]).to(device())
         outcome = fit_stack(stack, loss(ensemble), train, masks[own], ensemble.fit, seeds, scratch)
@@ -172,14 +172,14 @@ def _seed(ensemble: Ensemble, member: int) -> int:
 
 def answers(stack: Stack, train: Examples, query: Examples) -> tuple[Tensor, Tensor]:
     """Whether each network is right, and its probability, (K, n_train + n_query) uint8 each."""
-    found = [_asked(stack, batch) for each in (train, query) for batch in chunks(each, CHUNK)]
-    right, probability = (torch.cat(columns, dim=1).cpu() for columns in zip(*found, strict=True))
+    batches = [batch for examples in (train, query) for batch in chunks(examples, CHUNK)]
+    each = [_batch_answers(stack, batch) for batch in batches]
+    right, probability = (torch.cat(columns, dim=1).cpu() for columns in zip(*each, strict=True))
     return right.byte(), probability
 
 
 @torch.no_grad()
-def _asked(stack: Stack, batch: Examples) -> tuple[Tensor, Tensor]:
-    """Whether each network is right, and its probability of the right class, (K, b) each."""
+def _batch_answers(stack: Stack, batch: Examples) -> tuple[Tensor, Tensor]:
     probability = stack.shared(lambda model, some: (-cross_entropy(model, some)).exp(), batch)
     right = stack.shared(lambda model, some: _hits(model(some["image"]), some["label"]), batch)
     return right, (probability * STEPS).round().to(torch.uint8)

@@ -10,7 +10,6 @@ from analysis import ground_truth as artifact
 from analysis.numbers import table
 from experiments import subset_ensembles
 from experiments.ensembles import attributions, subset_truth, subsets
-from experiments.ensembles import attributions as whole_models
 from experiments.ensembles.attributions import Chance, Similarity, Whole, display, scored
 from experiments.ensembles.subset_truth import Division, truth_of
 from experiments.ensembles.subsets import PAPER, Data, Ensemble
@@ -117,7 +116,7 @@ def test_scores_come_back_as_they_were_kept(scratch):
 
 
 def test_networks_of_the_whole_set_differ_and_know_it():
-    first, second = (whole_models.member_task(WHOLE, member) for member in (0, 1))
+    first, second = (attributions.member_task(WHOLE, member) for member in (0, 1))
     assert len(first.checkpoints) == 2
     for name, value in first.params.items():
         torch.testing.assert_close(first.checkpoints[-1].params[name], value)
@@ -156,9 +155,9 @@ def test_every_preset_asks_for_the_ensembles_that_subset_ensembles_trains():
 def test_a_division_without_models_left_is_refused():
     with pytest.raises(UserError, match="leave some models"):
         Division(TINY, 12, 6, 6, 6, 20)
-    with pytest.raises(UserError, match="restart held-out ones"):
+    with pytest.raises(UserError, match="train twice at most those held out"):
         Division(TINY, 24, 6, 6, 12, 20)
-    with pytest.raises(UserError, match="20 models: 18 are not held out"):
+    with pytest.raises(UserError, match="20 models, but 18 are not held out"):
         Estimate(DIVISION, (20,))
     with pytest.raises(UserError, match="3 networks of 2: raise"):
         Attribution(DIVISION, WHOLE, Chance(), (1, 3))

@@ -37,7 +37,7 @@ def store(tmp_path, monkeypatch):
 def test_what_is_to_differ_differs_and_nothing_else(vary, init, order):
     seeds = [one for part in parts(Compared(MOVED, vary, 6, 2)) for one in part.seeds]
     assert seeds == [Seeds(init * i, order * i) for i in range(6)]
-    with pytest.raises(UserError, match="6 networks do not come in stacks of 4"):
+    with pytest.raises(UserError, match="6 networks do not fill stacks of 4"):
         parts(Compared(MOVED, vary, 6, 4))
 
 
@@ -205,4 +205,4 @@ def test_a_stack_that_does_not_fit_is_one_line(capsys):
     place = [isinstance(cell, Compared) for cell in PRESETS["smoke"]].index(True)
     words = f"--preset smoke --cell {place} --n-seeds 5 --stack 3"
     assert EXPERIMENT.main(words.split()) == 2
-    assert "5 networks do not come in stacks of 3" in capsys.readouterr().err
+    assert "5 networks do not fill stacks of 3" in capsys.readouterr().err

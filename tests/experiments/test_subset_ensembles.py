@@ -150,7 +150,7 @@ def test_missing_cifar_100_says_where_it_is_looked_for(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("act", "said"),
     [
-        (lambda: subsets.parts(TINY, 13), "13 models do not come in stacks of 6"),
+        (lambda: subsets.parts(TINY, 13), "13 models do not fill stacks of 6"),
         (lambda: run(Halves(TINY, 12, (7,)), None), "two halves of 7 models need 14"),
     ],
 )
