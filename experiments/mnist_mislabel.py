@@ -33,14 +33,14 @@ from experiments.laboratory.attribution import (
     Loss,
     arnoldi,
     negative_share,
-    prepared,
     randproj,
     randselect,
+    stored_state,
 )
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment, sweep
 from experiments.training.plans import cross_entropy
-from methods.attributor import Attributor, Prepared
+from methods.attributor import Attributor, State
 from methods.curvature.exact_hessian import KnownHessian
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.ihvp.compressed import Compressed
@@ -91,8 +91,8 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         started = time.perf_counter()
         scores = attribution.losses(task, train)
     else:
-        ready, facts = _prepare(config.model, config.part, method, task, train)
-        fitted = method.fit(task, train, ready)
+        state, facts = _prepare(config.model, config.part, method, task, train)
+        fitted = method.fit(task, train, state)
         started = time.perf_counter()
         scores = fitted.self_influence(train)
     seconds = time.perf_counter() - started
@@ -114,43 +114,43 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 
 def _prepare(
     model: Model, part: Part | None, method: Attributor, task: Task, train: Examples
-) -> tuple[Prepared, dict[str, Any]]:
+) -> tuple[State, dict[str, Any]]:
     """What a method's `fit` is given, and `fit_seconds` with what it says of the spectrum.
 
     The exact Hessian is a run of its own: with it, a draw of G costs one product G H G^T.
     """
     inverse = method.inverse if isinstance(method, Influence) else None
-    if method.preparation is None:
+    if method.state_settings is None:
         return {}, {"fit_seconds": 0.0}
     if isinstance(method, Influence) and isinstance(inverse, Compressed):
         matrix, _ = mean_hessian(Blocks(model))
         started = time.perf_counter()
-        ready = inverse.prepare(KnownHessian(task, train, matrix, method.damping))
+        state = inverse.state(KnownHessian(task, train, matrix, method.damping))
         seconds = time.perf_counter() - started
     elif inverse == Exact():
         matrix, seconds = mean_hessian(Blocks(model))
-        ready = {"hessian": matrix}
+        state = {"hessian": matrix}
     else:
 
         def load() -> tuple[Task, Examples]:
             load_data(model.data, model.seed)  # noted as this run's data
             return task, train
 
-        wanted = Preparation(model, part, method.preparation)
-        ready, seconds = prepared("digit_preparation", wanted, method, load)
-    return ready, {"fit_seconds": seconds, **_spectrum(inverse, ready, task)}
+        wanted = Preparation(model, part, method.state_settings)
+        state, seconds = stored_state("digit_preparation", wanted, method, load)
+    return state, {"fit_seconds": seconds, **_spectrum(inverse, state, task)}
 
 
-def _spectrum(inverse: Any, ready: Prepared, task: Task) -> dict[str, Any]:
+def _spectrum(inverse: Any, state: State, task: Task) -> dict[str, Any]:
     """What the inverse knows of the Hessian's eigenvalues, weight decay included."""
     if isinstance(inverse, LiSSA):
-        return {name: float(ready[name]) for name in ("scale", "effective_damping")}
+        return {name: float(state[name]) for name in ("scale", "effective_damping")}
     if isinstance(inverse, Exact):
-        values = torch.linalg.eigvalsh(ready["hessian"].double()) + task.weight_decay
+        values = torch.linalg.eigvalsh(state["hessian"].double()) + task.weight_decay
     elif isinstance(inverse, Arnoldi):
-        values = ready["eigenvalues"].double()[: inverse.num_eigen]
+        values = state["eigenvalues"].double()[: inverse.num_eigen]
     elif isinstance(inverse, Compressed):
-        values = _ritz(ready["projected"].double(), ready["gram"].double())
+        values = _ritz(state["projected"].double(), state["gram"].double())
     else:
         return {}
     values = values[values.abs().argsort(descending=True)]

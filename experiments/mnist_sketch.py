@@ -66,7 +66,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         if step in wanted:
             found.append(float((estimate.double() - goal).norm() / goal.norm()))
 
-    config.sketch.prepare(hessian, watch)
+    config.sketch.state(hessian, watch)
     return {
         "steps": steps,
         "error": np.array(found),

@@ -42,9 +42,9 @@ from experiments.training.plans import Fit
 from methods import fastif
 from methods.curvature.operators import Operator
 from methods.progress import track
-from methods.rows.rows import Rows
+from methods.rows.factored import Rows
+from methods.rows.gradients import Gradients, gradient_rows
 from methods.task import Examples, Task, take
-from methods.tracin import FittedCheckpoint
 
 BLOCK = 20  # queries that share every Hessian product
 
@@ -129,7 +129,7 @@ def score_block(
 
     `similarity` are those under H = I; `cosine` (n,) is that of s_test with the gradient.
     """
-    gradients = fastif.query_gradients(there.task, queries)
+    gradients = gradient_rows(there.task, queries).dense()
     s_tests = inverse.apply(gradients)
     scores, similarity = score_together(there.task, s_tests, gradients, there.train, near)
     return {
@@ -157,14 +157,14 @@ def score_together(
     s_tests, gradients (n, p); near (n, k) are positions. Query by query: a pass over a candidate
     costs as much as seven inner products, and sharing it among queries would take them with all.
     """
-    fitted = FittedCheckpoint(task, 1.0, None)
-    step = fitted.chunk(take(candidates, near[0, :4]))
+    source = Gradients(task)
+    step = source.chunk(take(candidates, near[0, :4]))
     found = torch.empty(2, *near.shape)
     for row in track(range(len(near)), "candidates of queries"):
-        both = Rows.dense_of(torch.stack([s_tests[row], gradients[row]]), fitted.sizes())
+        both = Rows.dense_of(torch.stack([s_tests[row], gradients[row]]), source.sizes())
         order = candidates["length"][near[row]].argsort(stable=True)
         for places in order.split(step):
-            rows = fitted.train_gradients(take(candidates, near[row, places]))
+            rows = source.rows(take(candidates, near[row, places]))
             found[:, row, places] = rows.inner(both).T
     return found[0], found[1]
 

@@ -24,7 +24,8 @@ from experiments.pairs.influence import RELEASED, Plan, as_metrics, check_counts
 from experiments.pairs.inverse import Everything, Inverse
 from experiments.pairs.models import PAPER, SMOKE, Model, Sample, Trained, small, trained
 from experiments.pairs.runtime import Product, RunTime
-from methods.fastif import FastIF, inverted, neighbours, query_gradients
+from methods.fastif import FastIF, inverted, neighbours
+from methods.rows.gradients import gradient_rows
 from methods.workers import here
 
 KINDS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -72,7 +73,9 @@ class Agreement:
         n_train = len(classifier.pairs)
         check_counts(n_train, ks=self.ks)
         index = influence.balanced(model, self.sample, self.n_points)
-        gradients = query_gradients(classifier.task, influence.examples(model, self.sample, index))
+        gradients = gradient_rows(
+            classifier.task, influence.examples(model, self.sample, index)
+        ).dense()
         settings = {name: plan.settle(model) for name, plan in self.plans().items()}
         s_tests = {
             name: checkpointed(

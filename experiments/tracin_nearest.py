@@ -33,10 +33,9 @@ from experiments.training.plans import Fit
 from methods.attributor import Fitted
 from methods.randomness import numpy_generator
 from methods.rows.projections import Gaussian, TwoSided
-from methods.search.index_files import load, save
-from methods.search.nearest import Index, gather, over
+from methods.search.index import Index, build_from_rows, candidate_rows, load, save
 from methods.search.projected import Projected
-from methods.search.search import HNSW, IVF, Exact, load_faiss
+from methods.search.searches import HNSW, IVF, Exact, load_faiss
 from methods.task import Examples, chunks, take
 from methods.tracin import TracIn
 
@@ -112,7 +111,7 @@ def embedded(stored: Stored, n: int) -> Embedded:
 def _embed(stored: Stored, n: int) -> Embedded:
     method, train, queries = fitted(stored)
     started = time.perf_counter()
-    rows = gather(method, take(train, slice(0, n)))
+    rows = candidate_rows(method, take(train, slice(0, n)))
     seconds = time.perf_counter() - started
     asked = [method.query_rows(some).dense() for some in chunks(queries, 100)]
     return Embedded(rows, torch.cat(asked), seconds)
@@ -152,9 +151,9 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     with one_thread(faiss=not isinstance(config.method, Exact)):
         rows = embedded(config.stored, config.n)
         started = time.perf_counter()
-        index = over(rows.candidates, config.method)
+        index = build_from_rows(rows.candidates, config.method)
         build_seconds = time.perf_counter() - started
-        exact = over(rows.candidates, Exact())
+        exact = build_from_rows(rows.candidates, Exact())
         found = _sweep(config, index, exact, rows.queries)
         size, load_seconds = _on_disk(config, index, scratch / "index")
         query_ms = _query_ms(config)

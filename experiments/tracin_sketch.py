@@ -31,9 +31,9 @@ from experiments.digits.sketch_moments import (
 )
 from experiments.laboratory.experiment import Experiment
 from methods.randomness import torch_generator
+from methods.rows.factored import Rows
 from methods.rows.parts import Dense, Outer, Part
 from methods.rows.projections import Gaussian, Rademacher, TwoSided
-from methods.rows.rows import Rows
 from methods.task import Task
 
 # What one projected gradient of a fully-connected layer costs: seconds, bytes, numbers drawn.

@@ -24,7 +24,7 @@ from experiments.laboratory import attribution, runs
 from experiments.laboratory.attribution import Loss, arnoldi, randproj, randselect
 from experiments.laboratory.experiment import Experiment
 from experiments.models.vit import from_the_top
-from methods.attributor import Attributor, Fitted, Prepared
+from methods.attributor import Attributor, Fitted, State
 from methods.curvature.krylov_basis import Disk
 from methods.ihvp.arnoldi import Arnoldi, Krylov, StoredKrylov
 from methods.influence import Influence
@@ -91,7 +91,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 
 def _prepare(
     config: Config, method: Attributor, task: Task, train: Examples
-) -> tuple[Prepared, dict[str, Any]]:
+) -> tuple[State, dict[str, Any]]:
     if not isinstance(method, Influence) or not isinstance(method.inverse, Arnoldi):
         return {}, {}
 
@@ -99,11 +99,11 @@ def _prepare(
         load_data(config.model)  # noted as this run's data
         return task, train
 
-    wanted = Basis(config.model, config.share, method.preparation)
-    ready, seconds = attribution.prepared("vit_basis", wanted, method, load, time.process_time)
-    values = ready["eigenvalues"].double()
-    known = ready.get("spectrum", ready["eigenvalues"]).double()[:100]
-    return ready, {
+    wanted = Basis(config.model, config.share, method.state_settings)
+    state, seconds = attribution.stored_state("vit_basis", wanted, method, load, time.process_time)
+    values = state["eigenvalues"].double()
+    known = state.get("spectrum", state["eigenvalues"]).double()[:100]
+    return state, {
         "fit_seconds": seconds,
         "eigenvalues": values[: method.inverse.num_eigen].numpy(),
         "negative_share": attribution.negative_share(known),

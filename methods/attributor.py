@@ -6,44 +6,94 @@ the query's measurement. Rows of a score matrix are queries, columns are candida
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from methods import folders
 from methods.errors import MethodError
 from methods.progress import track
+from methods.rows.factored import Rows
 from methods.rows.gradients import Gradients
-from methods.rows.matmul import product
 from methods.rows.projections import Map
-from methods.rows.rows import Rows
-from methods.search.ranking import highest, lowest
-from methods.task import Examples, Task, chunks, count
+from methods.search.searches import highest, lowest
+from methods.task import Examples, Params, Task, chunks, count
 
 TOGETHER = 1 << 23  # numbers of rows projected at once: directions are read once for all of them
-HELD = 1 << 30  # bytes of query rows held while candidates stream past
+HELD = 1 << 30  # bytes of query rows kept while candidates stream past
 
-Prepared = dict[str, Tensor]
+State = dict[str, Tensor]
 
 
 class Attributor(ABC):
-    """A frozen dataclass of hyper-parameters."""
+    """A frozen dataclass of hyper-parameters.
 
-    @abstractmethod
-    def fit(self, task: Task, train: Examples, prepared: Prepared | None = None) -> Fitted:
-        """Do the once-per-model work; `train` is what the curvature is estimated on."""
-
-    def prepare(self, task: Task, train: Examples) -> Prepared:
-        """The expensive part of `fit` as arrays that may be saved and passed to it."""
-        return {}
+    `fit` has two steps. `state` is the expensive one, done once a model: arrays that may be kept,
+    and shared by methods whose `state_settings` are equal. `fitted` is the cheap one. A method
+    defines `fitted`, and the other two if it has such arrays.
+    """
 
     @property
-    def preparation(self) -> Any:
-        """What `prepare` depends on: a frozen dataclass, None if there is nothing to prepare."""
+    def reads_train(self) -> bool:
+        """Whether the fitted method goes on reading the training examples."""
+        return False
+
+    @property
+    def state_settings(self) -> Any:
+        """The settings that `state` depends on, a frozen dataclass; None where it is empty."""
         return None
+
+    def state(self, task: Task, train: Examples) -> State:
+        """The expensive part of `fit`, as arrays; `train` is what the curvature is estimated on."""
+        return {}
+
+    @abstractmethod
+    def fitted(self, task: Task, state: State, train: Examples | None) -> Fitted:
+        """The method of a state; `train` is None only where the method does not read it."""
+
+    def fit(self, task: Task, train: Examples | None = None, state: State | None = None) -> Fitted:
+        """Fit the method to a task.
+
+        Without `state` it is computed from `train`. With it, `train` is needed only by a method
+        that goes on reading it: CG and LiSSA multiply by its Hessian, Representer needs its size.
+        """
+        if state is None and train is not None:
+            state = self.state(task, train)
+        if state is None or (train is None and self.reads_train):
+            name = type(self).__name__
+            raise MethodError(f"{name} needs the training examples: give them to `fit`")
+        fitted = self.fitted(task, state, train)
+        fitted.origin = Origin(self, task, state, train if self.reads_train else None)
+        return fitted
+
+    def restore(self, task: Task, folder: Path | str) -> Fitted:
+        """The fitted method that `Fitted.save` wrote, for the same task and settings."""
+
+        def load(folder: Path, about: Any) -> tuple[Any, dict[str, Examples]]:
+            parts: dict[str, Examples] = {"state": {}, "train": {}}
+            for name in about["sha256"]:
+                part, column = name.removesuffix(".npy").split(".", 1)
+                parts[part][column] = torch.from_numpy(np.load(folder / name))
+            return {what: about[what] for what in ("method", "model")}, parts
+
+        about, parts = folders.read(folder, "fitted.json", "fitted method", load)
+        for what, mine in _origin(self, task).items():
+            theirs = about[what]
+            for name in {**theirs, **mine}:
+                have, want = theirs.get(name), mine.get(name)
+                if have != want:
+                    differs = f"{name} is {have} there and {want} here"
+                    reason = differs if what == "method" else f"other {name}"
+                    raise MethodError(f"{folder} is of another {what}: {reason}; fit again")
+        return self.fit(task, parts["train"] or None, parts["state"])
 
     def scores(self, task: Task, train: Examples, query: Examples) -> Tensor:
         """Fit, then score every training example for every query, (n_query, n_train)."""
@@ -54,10 +104,21 @@ class Attributor(ABC):
         return self.fit(task, train).self_influence(train)
 
 
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """What a fitted method was made of; `train` only where it is read again."""
+
+    method: Attributor
+    task: Task
+    state: State
+    train: Examples | None
+
+
 class Fitted(ABC):
     """A method fitted to a task: the rows of queries and of candidates."""
 
     task: Task
+    origin: Origin | None = None
 
     @abstractmethod
     def query_rows(self, examples: Examples) -> Rows: ...
@@ -83,47 +144,46 @@ class Fitted(ABC):
 
     def scores(self, query: Examples, candidates: Examples) -> Tensor:
         """(n_query, n_candidates), on the CPU; positive = proponent."""
-        _ready(self.task, query=query, candidates=candidates)
+        _check(self.task, query=query, candidates=candidates)
         total = torch.zeros(count(query), count(candidates), dtype=self.task.dtype)
         for term in self.terms():
-            step = term.query_chunk(query)
-            held: list[Rows] = []
             first = 0
-            for some in chunks(query, step):
-                held.append(term.query_rows(some).compact())
-                size = sum(rows.elements for rows in held) * 4
-                if size >= HELD:
-                    first = term._against(held, candidates, total, first)
-            if held:
-                term._against(held, candidates, total, first)
+            for rows in term._query_blocks(query):
+                term._add_scores(total[first : first + rows.count], rows, candidates)
+                first += rows.count
         return _finite(total)
 
-    def _against(self, held: list[Rows], candidates: Examples, total: Tensor, first: int) -> int:
-        """Add the scores of the held queries, from row `first` on; empty them; return the next."""
-        rows = Rows.stacked(held)
-        held.clear()
-        step, start = self.chunk(candidates), 0
-        for some in track(list(chunks(candidates, step)), "scores"):
-            block = rows.inner(self.train_rows(some)).cpu()
-            total[first : first + rows.count, start : start + count(some)] += block
-            start += count(some)
-        return first + rows.count
+    def _query_blocks(self, query: Examples) -> Iterator[Rows]:
+        """Query rows in order, in blocks of HELD bytes: candidates stream past each."""
+        block: list[Rows] = []
+        for some in chunks(query, self.query_chunk(query)):
+            block.append(self.query_rows(some).compact())
+            if sum(rows.elements for rows in block) * 4 >= HELD:
+                stacked = Rows.stacked(block)
+                block.clear()
+                yield stacked
+        if block:
+            yield Rows.stacked(block)
+
+    def _add_scores(self, total: Tensor, rows: Rows, candidates: Examples) -> None:
+        """Add to `total` (n, n_candidates) the scores of n query rows."""
+        start = 0
+        for some in track(list(chunks(candidates, self.chunk(candidates))), "scores"):
+            columns = slice(start, start + count(some))
+            total[:, columns] += rows.inner(self.train_rows(some)).cpu()
+            start = columns.stop
 
     def self_influence(self, candidates: Examples) -> Tensor:
         """(n_candidates,), on the CPU: the diagonal of `scores`, without the rest."""
-        _ready(self.task, candidates=candidates)
-        total: Tensor | None = None
+        _check(self.task, candidates=candidates)
+        total = torch.zeros(count(candidates), dtype=self.task.dtype)
         for term in self.terms():
-            pieces = []
+            start = 0
             for some in track(list(chunks(candidates, term.chunk(candidates))), "self-influence"):
                 query, train = term.own_rows(some)
-                same = query is train
-                value = query.squared_norms() if same else query.paired(train)
-                pieces.append(value.cpu())
-            added = torch.cat(pieces)
-            total = added if total is None else total + added
-        if total is None:
-            raise MethodError("a method without terms")
+                value = query.squared_norms() if query is train else query.paired(train)
+                total[start : start + len(value)] += value.cpu()
+                start += len(value)
         return _finite(total)
 
     def proponents(self, query: Examples, candidates: Examples, k: int) -> tuple[Tensor, Tensor]:
@@ -137,8 +197,59 @@ class Fitted(ABC):
         """The k lowest scores of each query and their candidates, lowest first."""
         return lowest(self.scores(query, candidates), k)
 
+    def save(self, folder: Path | str) -> None:
+        """Write what `fit` computed to a new folder, for `Attributor.restore`.
 
-def _ready(task: Task, **examples: Examples) -> None:
+        One array file for each array of the state, and for each column of the training examples
+        where the method goes on reading them; fitted.json identifies the settings and the task.
+        """
+        if self.origin is None:
+            raise MethodError(
+                f"{type(self).__name__} was not made by `fit`: save what it is made of"
+            )
+        origin = self.origin
+
+        def fill(unfinished: Path) -> None:
+            for part, arrays in (("state", origin.state), ("train", origin.train or {})):
+                for name, array in arrays.items():
+                    np.save(unfinished / f"{part}.{name}.npy", array.cpu().numpy())
+
+        folders.write(folder, "fitted.json", _origin(origin.method, origin.task), fill)
+
+
+def _origin(method: Attributor, task: Task) -> dict[str, dict[str, Any]]:
+    """What identifies a fitted method: its settings, and its task by digests of all numbers."""
+    moments = [{"lr": torch.tensor(c.lr), **c.params} for c in task.checkpoints]
+    model = {
+        "parameters": _digest(task.params),
+        "frozen parameters": _digest(task.frozen or {}),
+        "weight decay": task.weight_decay,
+        "checkpoints": [_digest(moment) for moment in moments],
+    }
+    return {"method": json.loads(json.dumps(_settings(method), default=repr)), "model": model}
+
+
+def _settings(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The fields of a dataclass that matter to its equality, nested ones as "inverse.depth"."""
+    if not is_dataclass(value):
+        return {prefix: value}
+    settings: dict[str, Any] = {f"{prefix}.type".lstrip("."): type(value).__name__}
+    for field in fields(value):
+        if field.compare:
+            settings |= _settings(getattr(value, field.name), f"{prefix}.{field.name}".lstrip("."))
+    return settings
+
+
+def _digest(params: Params) -> str:
+    """SHA-256 of names, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(params.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check(task: Task, **examples: Examples) -> None:
     task.check()
     for name, columns in examples.items():
         if count(columns) == 0:
@@ -155,8 +266,22 @@ def _finite(scores: Tensor) -> Tensor:
     return scores
 
 
+class FittedSum(Fitted):
+    """A score that is a sum over `terms`: their rows end to end."""
+
+    def query_rows(self, examples: Examples) -> Rows:
+        return Rows.joined(term.query_rows(examples) for term in self.terms())
+
+    def train_rows(self, examples: Examples) -> Rows:
+        return Rows.joined(term.train_rows(examples) for term in self.terms())
+
+
 class FittedGradients(Fitted):
-    """What fitted methods over per-example gradients share."""
+    """What fitted methods over per-example gradients share.
+
+    gradients, measured   those of the training loss and of the measurement: one and the same object
+                          where the two functions are
+    """
 
     def __init__(self, task: Task, like: FittedGradients | None = None) -> None:
         self.task = task
@@ -166,24 +291,19 @@ class FittedGradients(Fitted):
         )
 
     def chunk(self, examples: Examples) -> int:
-        return self.step(self.gradients, examples)
+        return self.gradients.chunk(examples)
 
     def query_chunk(self, examples: Examples) -> int:
-        return self.step(self.measured, examples)
-
-    def step(self, gradients: Gradients, examples: Examples) -> int:
-        """How many of these gradients to take at a time."""
-        gradients.probe(examples)
-        return gradients.chunk
+        return self.measured.chunk(examples)
 
     def train_gradients(self, examples: Examples) -> Rows:
-        return self.gradients.rows(self.task.move(examples))
+        return self.gradients.rows(examples)
 
     def query_gradients(self, examples: Examples) -> Rows:
-        return self.measured.rows(self.task.move(examples))
+        return self.measured.rows(examples)
 
     def sizes(self) -> dict[str, int]:
-        return {n: v.numel() for n, v in self.task.params.items()}
+        return self.gradients.sizes()
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,43 +330,37 @@ class Embedded(FittedGradients):
         super().__init__(task)
         self.form = form
 
-    def step(self, gradients: Gradients, examples: Examples) -> int:
-        gradients.probe(examples)
-        return gradients.projected_chunk
+    def chunk(self, examples: Examples) -> int:
+        return count(examples)  # d numbers each, and directions are drawn once for all of them
+
+    def query_chunk(self, examples: Examples) -> int:
+        return count(examples)
 
     def query_rows(self, examples: Examples) -> Rows:
-        left = self.embed(examples, self.form.left, self.measured)
+        left = self._embed(examples, self.form.left, self.measured)
         return Rows.dense_of(self.form.weigh(left))
 
     def train_rows(self, examples: Examples) -> Rows:
-        return Rows.dense_of(self.embed(examples, self.form.right, self.gradients))
+        return Rows.dense_of(self._embed(examples, self.form.right, self.gradients))
 
-    def scores(self, query: Examples, candidates: Examples) -> Tensor:
-        _ready(self.task, query=query, candidates=candidates)
-        left = self.form.weigh(self.embed(query, self.form.left, self.measured))
-        right = self.embed(candidates, self.form.right, self.gradients)
-        return _finite(product(left, right).cpu())
+    def own_rows(self, examples: Examples) -> tuple[Rows, Rows]:
+        if self.form.left is not self.form.right or self.measured is not self.gradients:
+            return super().own_rows(examples)
+        embedded = self._embed(examples, self.form.right, self.gradients)
+        return Rows.dense_of(self.form.weigh(embedded)), Rows.dense_of(embedded)
 
-    def self_influence(self, candidates: Examples) -> Tensor:
-        _ready(self.task, candidates=candidates)
-        form = self.form
-        right = self.embed(candidates, form.right, self.gradients)
-        same = form.left is form.right and self.measured is self.gradients
-        left = right if same else self.embed(candidates, form.left, self.measured)
-        return _finite((form.weigh(left) * right).sum(1).cpu())
-
-    def embed(self, examples: Examples, projection: Map, gradients: Gradients) -> Tensor:
+    def _embed(self, examples: Examples, projection: Map, gradients: Gradients) -> Tensor:
         """Project the gradients of all examples, (n, d); directions are made once a pass."""
         slices = []
         for part in projection.slices():
-            batches = list(chunks(examples, self.step(gradients, examples)))
-            blocks, held = [], list[Rows]()
+            batches = list(chunks(examples, gradients.projected_chunk(examples)))
+            blocks, together = [], list[Rows]()
             for some in track(batches, "projecting gradients"):
-                held.append(gradients.rows(self.task.move(some)).compact())
-                if sum(rows.elements for rows in held) >= TOGETHER:
-                    blocks.append(part.apply(Rows.stacked(held)))
-                    held.clear()
-            if held:
-                blocks.append(part.apply(Rows.stacked(held)))
+                together.append(gradients.rows(some).compact())
+                if sum(rows.elements for rows in together) >= TOGETHER:
+                    blocks.append(part.apply(Rows.stacked(together)))
+                    together.clear()
+            if together:
+                blocks.append(part.apply(Rows.stacked(together)))
             slices.append(torch.cat(blocks))
         return torch.cat(slices, dim=1)

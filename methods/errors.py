@@ -1,4 +1,4 @@
-"""What a user can mend: one class of error, and the words its messages share."""
+"""The error of what a user can fix, and the phrases that its messages share."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches

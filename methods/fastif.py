@@ -16,23 +16,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from methods.attributor import Attributor, Fitted, State
 from methods.errors import MethodError, at_least
 from methods.ihvp.inverse import norms
 from methods.ihvp.lissa import LiSSA, Recursion
 from methods.influence import Influence
-from methods.rows.rows import Rows
-from methods.search.search import load_faiss
-from methods.task import Examples, Task, chunks, count, take
-from methods.tracin import FittedCheckpoint
+from methods.rows.factored import Rows
+from methods.rows.gradients import Gradients, gradient_rows
+from methods.search.searches import load_faiss
+from methods.task import Examples, Task, count, take
 from methods.workers import ALONE, Group
 
-FEATURES = 1 << 26  # numbers of distances held at once by an exact search
+DISTANCES = 1 << 26  # computed at a time by an exact search
 
 
 @dataclass(frozen=True)
-class FastIF:
-    """k candidates a query; None is all of them, the original influence function.
+class FastIF(Attributor):
+    """Influence functions by averaged LiSSA, and how few candidates of each query they score.
 
+    Fitted, it scores every candidate it is given, by one process. `influential` is the procedure of
+    the paper: it needs features to choose candidates by, and scores these alone.
+
+    k        candidates a query; None is all of them, the original influence function
     lissa    J = depth, B = sample, T = repeats
     damping  on the Hessian's diagonal, beside the task's weight decay: the released code's
              `damp` times its `scale`
@@ -44,6 +49,26 @@ class FastIF:
 
     def __post_init__(self) -> None:
         at_least(1, k=self.k)
+
+    @property
+    def influence(self) -> Influence:
+        """The influence function on all candidates."""
+        return Influence(self.lissa, self.damping)
+
+    @property
+    def reads_train(self) -> bool:
+        return self.influence.reads_train
+
+    @property
+    def state_settings(self) -> object:
+        return self.influence.state_settings
+
+    def state(self, task: Task, train: Examples) -> State:
+        """The scale of LiSSA, found by power iteration unless given."""
+        return self.influence.state(task, train)
+
+    def fitted(self, task: Task, state: State, train: Examples | None) -> Fitted:
+        return self.influence.fitted(task, state, train)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +90,7 @@ class STest:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Scored:
     """Candidates of each query, (n_query, k), and their scores: positive = proponent."""
 
     candidates: Tensor
@@ -91,17 +116,14 @@ def neighbours(query: Tensor, train: Tensor, k: int) -> Tensor:
         return _nearest(query, train, k)
     index = faiss.IndexFlatL2(train.shape[1])
     index.add(train.float().cpu().contiguous().numpy())
-    found = index.search(query.float().cpu().contiguous().numpy(), k)[1]
-    return torch.from_numpy(found)
+    return torch.from_numpy(index.search(query.float().cpu().contiguous().numpy(), k)[1])
 
 
 def _nearest(query: Tensor, train: Tensor, k: int) -> Tensor:
     """The same, exactly, by torch: |t|^2 - 2 q.t orders as the distance does."""
-    squares, step = train.square().sum(1), max(1, FEATURES // len(train))
-    found = [
-        (squares - 2 * some @ train.T).topk(k, largest=False).indices for some in query.split(step)
-    ]
-    return torch.cat(found).cpu()
+    squares, step = train.square().sum(1), max(1, DISTANCES // len(train))
+    distances = (squares - 2 * some @ train.T for some in query.split(step))
+    return torch.cat([each.topk(k, largest=False).indices for each in distances]).cpu()
 
 
 def s_test(
@@ -112,14 +134,8 @@ def s_test(
     The queries are a block: each Hessian product, and each minibatch, serves all of them. The
     repeats are the same ones however many processes share them.
     """
-    return inverted(task, train, query_gradients(task, query), settings, group)
-
-
-def query_gradients(task: Task, query: Examples) -> Tensor:
-    """Gradients of each query's measurement, (n_query, p)."""
-    fitted = FittedCheckpoint(task, 1.0, None)
-    some = chunks(query, fitted.query_chunk(query))
-    return torch.cat([fitted.query_gradients(one).dense() for one in some])
+    gradients = gradient_rows(task, query, task.measurement).dense()
+    return inverted(task, train, gradients, settings, group)
 
 
 def inverted(
@@ -133,7 +149,7 @@ def inverted(
 def averaged(
     recursion: Recursion, vectors: Tensor, repeats: int, group: Group = ALONE, first: int = 0
 ) -> STest:
-    """The same by a recursion that is there already, from its repeats `first` and after."""
+    """The same by a recursion that exists already, over its repeats from number `first` on."""
     k, p = vectors.shape
     sums = vectors.new_zeros(k * p + k)  # of estimates and of their squares: one all-reduce
     for repeat in group.share(repeats):
@@ -150,8 +166,8 @@ def averaged(
 
 def recursion_of(task: Task, train: Examples, settings: FastIF) -> Recursion:
     """LiSSA over the damped Hessian of the training loss, its scale found unless given."""
-    hessian = Influence(settings.lissa, settings.damping).hessian(task, train)
-    return settings.lissa.invert(hessian, settings.lissa.prepare(hessian))
+    hessian = settings.influence.hessian(task, train)
+    return settings.lissa.invert(hessian, settings.lissa.state(hessian))
 
 
 def scores(
@@ -162,14 +178,14 @@ def scores(
     index (n_query, k) are positions among the candidates. Candidates go in the order of their
     column `length`, if they have one, so that a batch is padded little.
     """
-    fitted, out = FittedCheckpoint(task, 1.0, None), torch.zeros(index.shape, dtype=task.dtype)
+    gradients, out = Gradients(task), torch.zeros(index.shape, dtype=task.dtype)
     for row in range(len(index)):
         own = torch.tensor(group.share(index.shape[1]))
         own = own[_by_length(candidates, index[row, own])]
-        direction = Rows.dense_of(s_test[row : row + 1], fitted.sizes())
-        step = fitted.chunk(take(candidates, index[row, :4]))
+        direction = Rows.dense_of(s_test[row : row + 1], gradients.sizes())
+        step = gradients.chunk(take(candidates, index[row, :4]))
         for places in own.split(step):
-            rows = fitted.train_gradients(take(candidates, index[row, places]))
+            rows = gradients.rows(take(candidates, index[row, places]))
             out[row, places] = rows.inner(direction)[:, 0].cpu()
     if not torch.isfinite(out).all():
         raise MethodError("a score is not finite: raise `damping`, or LiSSA's `scale`")
@@ -189,8 +205,8 @@ def influential(
     settings: FastIF,
     candidates: Examples | None = None,
     group: Group = ALONE,
-) -> Found:
-    """The whole of it: candidates, s_test, scores.
+) -> Scored:
+    """The whole procedure: candidates, s_test, scores.
 
     features are those of the queries and of the candidates, (n, d) both. The candidates are the
     training examples unless others are given (Sec. 6.3, data augmentation): the Hessian is always
@@ -203,10 +219,9 @@ def influential(
             f"features of {len(features[0])} queries and {len(features[1])} candidates for "
             f"{n_query} and {n}: give one row each"
         )
-    index = (
-        torch.arange(n).expand(n_query, n)
-        if settings.k is None
-        else neighbours(*features, settings.k)
-    )
-    found = s_test(task, train, query, settings, group)
-    return Found(index, scores(task, found.mean, pool, index, group), found)
+    if settings.k is None:
+        index = torch.arange(n).expand(n_query, n)
+    else:
+        index = neighbours(*features, settings.k)
+    estimate = s_test(task, train, query, settings, group)
+    return Scored(index, scores(task, estimate.mean, pool, index, group), estimate)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from methods.attributor import Attributor, Bilinear, Embedded, Fitted, FittedGradients, Prepared
+from torch import Tensor
+
+from methods.attributor import Attributor, Bilinear, Embedded, Fitted, FittedGradients, State
 from methods.curvature.operators import Hessian, Operator
+from methods.errors import MethodError
 from methods.ihvp.cg import CG
 from methods.ihvp.inverse import Inverse
-from methods.rows.gradients import Gradients
-from methods.rows.rows import Rows
+from methods.rows.factored import Rows
 from methods.task import Examples, Task
 
 VECTORS = 128 << 20  # bytes of gradients inverted at a time
@@ -17,7 +19,7 @@ VECTORS = 128 << 20  # bytes of gradients inverted at a time
 
 @dataclass(frozen=True)
 class Prepare:
-    """What the once-per-model work of an influence function depends on."""
+    """What the state of an influence function depends on."""
 
     inverse: object
     damping: float
@@ -35,23 +37,39 @@ class Influence(Attributor):
     damping: float = 0.0
 
     @property
-    def preparation(self) -> Prepare:
-        return Prepare(self.inverse.preparation, self.damping)
+    def reads_train(self) -> bool:
+        return self.inverse.reads_train
+
+    @property
+    def state_settings(self) -> Prepare:
+        return Prepare(self.inverse.state_settings, self.damping)
 
     def hessian(self, task: Task, train: Examples) -> Hessian:
         """The damped Hessian over `train` that the inverse works on."""
         return Hessian(task, train, self.damping, self.inverse.sample, self.inverse.seed)
 
-    def prepare(self, task: Task, train: Examples) -> Prepared:
-        return self.inverse.prepare(self.hessian(task, train))
+    def state(self, task: Task, train: Examples) -> State:
+        return self.inverse.state(self.hessian(task, train))
 
-    def fit(self, task: Task, train: Examples, prepared: Prepared | None = None) -> Fitted:
-        hessian = self.hessian(task, train)
-        prepared = self.inverse.prepare(hessian) if prepared is None else prepared
-        inverted = self.inverse.invert(hessian, prepared)
+    def fitted(self, task: Task, state: State, train: Examples | None) -> Fitted:
+        if train is None:
+            inverted = self.inverse.invert(_NoProducts(task, self.damping), state)
+        else:
+            inverted = self.inverse.invert(self.hessian(task, train), state)
         if isinstance(inverted, Bilinear):
             return Embedded(task, inverted)
         return FittedInverse(task, inverted)
+
+
+class _NoProducts(Hessian):
+    """What an inverse made of a state alone asks of the Hessian: its size, its shift."""
+
+    def __init__(self, task: Task, damping: float) -> None:
+        self.task, self.damping = task, damping
+        self.size, self.dtype, self.device = task.size, task.dtype, task.device
+
+    def apply(self, vectors: Tensor, draw: int | None = None) -> Tensor:
+        raise MethodError("a Hessian product needs the training examples: give them to `fit`")
 
 
 class FittedInverse(FittedGradients):
@@ -61,9 +79,15 @@ class FittedInverse(FittedGradients):
         super().__init__(task)
         self.inverse = inverse
 
-    def step(self, gradients: Gradients, examples: Examples) -> int:
-        vectors = VECTORS // (self.task.size * self.task.dtype.itemsize)
-        return max(1, min(super().step(gradients, examples), vectors))
+    def chunk(self, examples: Examples) -> int:
+        return min(super().chunk(examples), self._vectors())
+
+    def query_chunk(self, examples: Examples) -> int:
+        return min(super().query_chunk(examples), self._vectors())
+
+    def _vectors(self) -> int:
+        """How many gradients may be inverted at a time."""
+        return max(1, VECTORS // (self.task.size * self.task.dtype.itemsize))
 
     def query_rows(self, examples: Examples) -> Rows:
         return self._inverted(self.query_gradients(examples))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from methods.attributor import Attributor, Bilinear, Embedded, Fitted, Prepared
+from methods.attributor import Attributor, Bilinear, Embedded, Fitted, State
 from methods.rows.projections import Gaussian, Projection
 from methods.task import Examples, Task
 
@@ -18,6 +18,6 @@ class RandomProjection(Attributor):
 
     projection: Projection = Gaussian(100)
 
-    def fit(self, task: Task, train: Examples, prepared: Prepared | None = None) -> Fitted:
+    def fitted(self, task: Task, state: State, train: Examples | None) -> Fitted:
         drawn = self.projection.draw(task)
         return Embedded(task, Bilinear(drawn, drawn))

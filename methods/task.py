@@ -1,4 +1,7 @@
-"""What an attribution method may know of a trained model, and nothing more."""
+"""What an attribution method may know of a trained model, and nothing more.
+
+Also the few functions on columns of examples, and what explains an error inside a user's loss.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,20 @@ Examples = dict[str, Tensor]
 PerExample = Callable[[Params, Examples], Tensor]
 UserLoss = Callable[..., Tensor]
 
+FAILURES = (  # what a call of a user's loss may raise
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Parameters at one moment of training, and the learning rate then in force.
+    """Parameters at one moment of training, and its learning rate at that moment.
 
     `params` holds the module's floating buffers too where it has any (running statistics).
     """
@@ -31,7 +44,7 @@ class Checkpoint:
 
 
 class _Evaluated(nn.Module):
-    """A model and its loss as one module, so that `functional_call` can swap parameters."""
+    """A model and its loss as one module, whose parameters `functional_call` can swap."""
 
     def __init__(self, model: nn.Module, loss: UserLoss) -> None:
         super().__init__()
@@ -53,7 +66,7 @@ class Objective:
 
     def __call__(self, params: Params, examples: Examples) -> Tensor:
         n, swapped = count(examples), {f"model.{name}": value for name, value in params.items()}
-        with _one_path():
+        with _without_fast_path():
             values = functional_call(self._evaluated, swapped, (examples,))
         if not isinstance(values, Tensor) or values.shape != (n,):
             raise MethodError(
@@ -64,10 +77,10 @@ class Objective:
 
 
 @contextmanager
-def _one_path() -> Iterator[None]:
-    """Keep torch's transformer layers off their inference-only kernels.
+def _without_fast_path() -> Iterator[None]:
+    """Switch off the inference-only kernels of torch's transformer layers.
 
-    They take those whenever no parameter requires a gradient, and forward mode fails there.
+    torch takes them whenever no parameter requires a gradient, and forward mode fails in them.
     """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -86,7 +99,7 @@ class Task:
     measurement  the query quantity, loss-like (lower is better)
     weight_decay the objective is mean loss + weight_decay/2 |params|^2
     checkpoints  (params, lr) along training, oldest first
-    frozen       what else the loss needs and is not differentiated: further parameters, and
+    frozen       what else the loss needs without being differentiated: further parameters, and
                  floating buffers, such as the running statistics of BatchNorm
     """
 
@@ -148,7 +161,7 @@ class Task:
         missing = [n for n in self.all_params if n not in checkpoint.params]
         if missing:
             raise MethodError(
-                f"the checkpoint lacks {missing[0]}: it is of another model, or without buffers"
+                f"the checkpoint lacks {missing[0]}: it is of another model, or lacks buffers"
             )
         for name, value in self.all_params.items():
             if checkpoint.params[name].shape != value.shape:
@@ -161,10 +174,10 @@ class Task:
         return replace(self, params=params, frozen=frozen, checkpoints=())
 
     def check(self) -> None:
-        """Raise if `.train()` was called since the task was made; a question a batch, so cheap."""
-        for of in (self.loss, self.measurement):
-            if isinstance(of, Objective) and of.model.training:
-                _refuse_training(of.model)
+        """Raise if `.train()` was called since the task was made; cheap enough for every batch."""
+        for function in (self.loss, self.measurement):
+            if isinstance(function, Objective) and function.model.training:
+                _refuse_training(function.model)
 
     @property
     def all_params(self) -> Params:
@@ -184,10 +197,12 @@ class Task:
     def dtype(self) -> torch.dtype:
         return next(iter(self.params.values())).dtype
 
-    def function(self, of: PerExample) -> PerExample:
-        """`of` as a function of the differentiated parameters alone."""
+    def function(self, whole: PerExample) -> PerExample:
+        """A function of all parameters as one of the differentiated parameters alone."""
         frozen = self.frozen or {}
-        return (lambda params, examples: of({**frozen, **params}, examples)) if frozen else of
+        if not frozen:
+            return whole
+        return lambda params, examples: whole({**frozen, **params}, examples)
 
     def flatten(self, values: Params, lead: int = 0) -> Tensor:
         """Join per-parameter tensors, each with `lead` leading axes, to (..., p)."""
@@ -220,12 +235,12 @@ def _refuse_training(module: nn.Module) -> None:
 
 
 def floating_buffers(module: nn.Module) -> Params:
-    """The module's state that is no parameter, by name: floating buffers kept in `state_dict`."""
-    kept = module.state_dict()
+    """The floating buffers of a module that are in its `state_dict`, by name."""
+    saved = module.state_dict()
     return {
         name: value.detach()
         for name, value in module.named_buffers()
-        if name in kept and value.is_floating_point()
+        if name in saved and value.is_floating_point()
     }
 
 
@@ -255,48 +270,37 @@ def chunks(examples: Examples, size: int) -> Iterator[Examples]:
         yield take(examples, slice(start, start + size))
 
 
-FAILURES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
-
 @contextmanager
 def explained(
-    task: Task, of: PerExample, examples: Examples, given: Examples | None = None
+    task: Task, function: PerExample, examples: Examples, given: Examples | None = None
 ) -> Iterator[None]:
-    """Say what a loss was given where that makes it fail; any other error passes unchanged.
+    """Name the examples' columns in the error of a loss that fails on them; pass others unchanged.
 
-    Nothing is tried beforehand: only after an error is `of` called once more, plainly, on the
-    examples and on the first of them. `given` is what they were taken from, if that is to be named.
+    Only after an error is `function` called once more, plainly, on the examples and on the first of
+    them. `given` are the examples they were taken from, where the message is to describe those.
     """
     try:
         yield
     except FAILURES as error:
-        if _of_memory(error):
+        if _is_out_of_memory(error):
             raise
         for some in (examples, take(examples, slice(0, 1))):
-            if own := _failure(task, of, some):
+            if own := _failure(task, function, some):
                 whole = some if given is None or some is not examples else given
-                what = "loss" if of is task.loss else "measurement"
+                what = "loss" if function is task.loss else "measurement"
                 raise MethodError(
                     f"the {what} fails on examples with {columns(whole)}: {own}"
                 ) from error
         raise
 
 
-def _failure(task: Task, of: PerExample, examples: Examples) -> str | None:
-    """One line about the error of a plain call, or None if there is none."""
+def _failure(task: Task, function: PerExample, examples: Examples) -> str | None:
+    """One line about the error of a plain call, or None if it succeeds."""
     try:
         with torch.no_grad():
-            of(task.all_params, examples)
+            function(task.all_params, examples)
     except FAILURES as error:
-        if _of_memory(error):
+        if _is_out_of_memory(error):
             return None
         kind, text = type(error).__name__, str(error).strip()
         line = text.splitlines()[0] if text else ""
@@ -304,5 +308,5 @@ def _failure(task: Task, of: PerExample, examples: Examples) -> str | None:
     return None
 
 
-def _of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -1,4 +1,9 @@
-"""TracIn (Pruthi et al., 2020): inner products of gradients along training."""
+"""TracIn (Pruthi et al., 2020): inner products of gradients along training.
+
+Three parts: `TracIn` itself (TracInCP, Sec. 3.3); the ideal TracIn that it approximates, what one
+step of descent does to a query's measurement (Sec. 3.1); and which checkpoints to take, chosen from
+the curve of the training loss alone (Sec. D).
+"""
 
 from __future__ import annotations
 
@@ -11,24 +16,98 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.func import grad, jvp
 
-from methods.attributor import Attributor, Fitted, FittedGradients, Prepared
+from methods.attributor import Attributor, Fitted, FittedGradients, FittedSum, State
 from methods.errors import MethodError
-from methods.rows.rows import Rows
+from methods.rows.factored import Rows
 from methods.task import Checkpoint, Examples, Params, Task, explained
 
-# Ideal TracIn (Pruthi et al., 2020): what one step of descent does to a query's loss.
-#
-# The definition adds up, over the steps on an example, the change of the query's measurement; to
-# first order a step changes it by lr <grad query, grad batch>. Both are positive where the step
-# helped the query.
+# Of a curve of training losses:
+CALM = 5  # moments in a row without a rise: the loss has settled
+RISE = 0.02  # of the range of the losses: a smaller rise is no fluctuation
+LEFT = 0.05  # of the fall since the loss settled: where no more is to come, and
+SLOW = 0.1  # that at less than this times the mean rate of fall so far, the loss has converged
+
+
+@dataclass(frozen=True)
+class TracIn(Attributor):
+    """TracInCP: sum over checkpoints of lr <grad query, grad candidate>.
+
+    learning_rates  weigh by each checkpoint's lr (TracIn); else the plain mean over checkpoints,
+                    as in Schioppa et al.
+    checkpoints     which, by position (-1 is the last); None is all of them. Of a task without
+                    checkpoints its own parameters are the only one.
+    layers          shell patterns of parameter names; empty is all of them
+    """
+
+    learning_rates: bool = True
+    checkpoints: tuple[int, ...] | None = None
+    layers: tuple[str, ...] = ()
+
+    def fitted(self, task: Task, state: State, train: Examples | None) -> Fitted:
+        chosen = self._chosen(task)
+        narrowed = task.only(self.layers) if self.layers else task
+        terms: list[FittedCheckpoint] = []
+        for checkpoint in chosen:
+            weight = checkpoint.lr if self.learning_rates else 1 / len(chosen)
+            like = terms[0] if terms else None
+            terms.append(FittedCheckpoint(narrowed.at(checkpoint), weight, like))
+        return FittedTracIn(terms)
+
+    def _chosen(self, task: Task) -> list[Checkpoint]:
+        saved = task.checkpoints
+        if not saved:
+            if self.learning_rates and self.checkpoints is None:
+                raise MethodError(
+                    "the task has no checkpoints to take learning rates from: pass "
+                    "Task.of(..., checkpoints=...) or learning_rates=False"
+                )
+            saved = (Checkpoint(task.all_params, 1.0),)
+        if self.checkpoints is None:
+            return list(saved)
+        wrong = [i for i in self.checkpoints if not -len(saved) <= i < len(saved)]
+        if wrong:
+            raise MethodError(
+                f"checkpoint {wrong[0]} of {len(saved)}: choose from 0 to {len(saved) - 1}"
+            )
+        return [saved[i] for i in self.checkpoints]
+
+
+class FittedCheckpoint(FittedGradients):
+    """The gradients of one checkpoint, times the root of its weight on both sides."""
+
+    def __init__(self, task: Task, weight: float, like: FittedCheckpoint | None) -> None:
+        super().__init__(task, like)
+        self.root = weight**0.5
+
+    def query_rows(self, examples: Examples) -> Rows:
+        return self.query_gradients(examples).scaled(self.root)
+
+    def train_rows(self, examples: Examples) -> Rows:
+        return self.train_gradients(examples).scaled(self.root)
+
+    def own_rows(self, examples: Examples) -> tuple[Rows, Rows]:
+        if self.measured is not self.gradients:
+            return super().own_rows(examples)
+        rows = self.train_rows(examples)
+        return rows, rows
+
+
+class FittedTracIn(FittedSum):
+    """The concatenation over checkpoints; scores are summed one checkpoint at a time."""
+
+    def __init__(self, terms: list[FittedCheckpoint]) -> None:
+        self.checkpoints, self.task = terms, terms[0].task
+
+    def terms(self) -> Iterable[Fitted]:
+        return self.checkpoints
 
 
 @dataclass(frozen=True)
 class Watched:
-    """Query measurements before a step, and what the step does to them to first order.
+    """Query measurements before a step, and their decrease by the step to first order.
 
     `before` and `influence` are (n_query,), in the unit of the measurement; positive influence
-    is a proponent: the measurement falls.
+    marks a proponent: the measurement falls.
     """
 
     before: Tensor
@@ -36,9 +115,9 @@ class Watched:
 
 
 def descent(task: Task, batch: Examples, lr: float) -> Params:
-    """The update of one step of plain gradient descent on the batch, -lr times a gradient.
+    """The update of one step of plain gradient descent on a batch: -lr times the gradient.
 
-    It is that of the mean loss over the batch plus weight_decay/2 |params|^2.
+    The gradient is that of the mean loss over the batch plus weight_decay/2 |params|^2.
     """
     loss, decay = task.function(task.loss), task.weight_decay
     with explained(task, task.loss, batch):
@@ -49,9 +128,9 @@ def descent(task: Task, batch: Examples, lr: float) -> Params:
 
 
 def moved(task: Task, update: Params, factor: float = 1.0) -> Task:
-    """The task after a step, or after a multiple of one."""
-    there = {name: value + factor * update[name] for name, value in task.params.items()}
-    return replace(task, params=there)
+    """The task after `factor` times an update."""
+    params = {name: value + factor * update[name] for name, value in task.params.items()}
+    return replace(task, params=params)
 
 
 def watch(task: Task, query: Examples, update: Params) -> Watched:
@@ -82,25 +161,12 @@ def _finite(values: Tensor) -> Tensor:
     return values
 
 
-# Which checkpoints to trace, from the curve of the training loss alone (TracIn, Sec. D).
-#
-# "Sample checkpoints [where] there is a steady decrease in loss, and [...] more frequently when the
-# rate of decrease is higher"; none at the beginning, while the loss fluctuates, and none after it
-# has converged.
-
-
-CALM = 5  # moments in a row without a rise: the loss has settled
-RISE = 0.02  # of the range of the losses: below it a rise is no fluctuation
-LEFT = 0.05  # of the fall since the loss settled: with no more than that to come, and
-SLOW = 0.1  # that at less than this times the mean rate of fall until there, it has converged
-
-
 @dataclass(frozen=True)
 class Phases:
     """Where the steady decrease of a loss curve begins and ends, as positions in it.
 
-    Before `settled` the loss fluctuates; from `converged` on it does not fall any more, which is
-    the length of the curve where it falls to the end.
+    Before `settled` the loss fluctuates; from `converged` on it falls no more. `converged` is the
+    length of the curve if the loss falls to the end.
     """
 
     settled: int
@@ -110,11 +176,11 @@ class Phases:
 def phases(losses: ArrayLike, steps: ArrayLike | None = None) -> Phases:
     """Divide a curve of training losses, (n,), into fluctuation, steady decrease and convergence.
 
-    `steps` (n,) are the moments of training at which the losses were taken; evenly spaced if
-    left out. The loss has settled at the first value that is the lowest so far and is followed by
-    CALM steps without a rise. It has converged at the first from which at most LEFT of the fall is
-    to come, at less than SLOW times the mean rate so far: a loss that falls evenly to the end has
-    not converged.
+    `steps` (n,) are the moments of training at which the losses were measured, evenly spaced unless
+    given. The loss has settled at the first value that is the lowest so far and is followed by
+    CALM steps without a rise. It has converged at the first value after which at most LEFT of the
+    fall remains, at less than SLOW times the mean rate so far: a loss that falls evenly to the end
+    has not converged.
     """
     curve, times = _checked(losses, steps)
     n = len(curve)
@@ -141,30 +207,31 @@ def phases(losses: ArrayLike, steps: ArrayLike | None = None) -> Phases:
 def propose(losses: ArrayLike, count: int, steps: ArrayLike | None = None) -> np.ndarray:
     """`count` positions of a curve of training losses at which to trace, ascending.
 
-    They lie in the steady decrease, and so that the loss falls by the same amount from each to
-    the next as far as the curve is fine enough: densest where it falls fastest. Deterministic;
-    knows no example, gradient or attribution.
+    They lie in the steady decrease ("sample checkpoints [where] there is a steady decrease in loss,
+    and [...] more frequently when the rate of decrease is higher", Sec. D). The loss falls by about
+    the same amount from each to the next, so they are densest where it falls fastest. The choice is
+    deterministic and uses no example, gradient or attribution.
     """
     curve, _ = _checked(losses, steps)
-    found = phases(losses, steps)
-    there = found.converged - found.settled
+    phase = phases(losses, steps)
+    available = phase.converged - phase.settled
     if count < 1:
         raise MethodError(f"{count} checkpoints: ask for one at least")
-    if count > there:
+    if count > available:
         raise MethodError(
-            f"{count} checkpoints of {there} in the steady decrease, positions {found.settled} to "
-            f"{found.converged - 1}: ask for at most {there}, or save checkpoints more often"
+            f"{count} checkpoints of {available} in the steady decrease, positions {phase.settled} "
+            f"to {phase.converged - 1}: ask for at most {available}, or save more checkpoints"
         )
-    fallen = np.maximum.accumulate(curve[found.settled] - curve[found.settled : found.converged])
+    fallen = np.maximum.accumulate(curve[phase.settled] - curve[phase.settled : phase.converged])
     wanted = (np.arange(count) + 0.5) / count * fallen[-1]
     chosen = np.abs(fallen[None] - wanted[:, None]).argmin(1)
-    return found.settled + _distinct(chosen, there)
+    return phase.settled + _distinct(chosen, available)
 
 
 def evenly(steps: ArrayLike, count: int) -> np.ndarray:
-    """`count` positions, ascending, evenly spaced in `steps` as far as there are any.
+    """`count` positions, ascending, as evenly spaced in `steps` as possible; the last among them.
 
-    The last one is always among them: what saving every so many steps leaves.
+    This is what saving a checkpoint every so many steps gives.
     """
     times = np.asarray(steps, dtype=float)
     if not 0 < count <= len(times):
@@ -175,10 +242,10 @@ def evenly(steps: ArrayLike, count: int) -> np.ndarray:
 
 
 def _distinct(chosen: np.ndarray, below: int) -> np.ndarray:
-    """The ascending positions moved apart as little as makes each its own, all of them in range."""
-    apart = np.arange(len(chosen))
-    later = np.maximum.accumulate(chosen - apart)  # plus apart: each after the one before
-    return np.minimum(later, below - len(chosen)) + apart
+    """Ascending positions changed as little as makes them differ, all of them below `below`."""
+    rank = np.arange(len(chosen))
+    later = np.maximum.accumulate(chosen - rank)  # plus rank: each after the one before
+    return np.minimum(later, below - len(chosen)) + rank
 
 
 def _checked(losses: ArrayLike, steps: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
@@ -199,83 +266,3 @@ def _checked(losses: ArrayLike, steps: ArrayLike | None) -> tuple[np.ndarray, np
     if not (np.diff(times) > 0).all():
         raise MethodError("the steps of a loss curve must rise")
     return curve, times
-
-
-@dataclass(frozen=True)
-class TracIn(Attributor):
-    """TracInCP: sum over checkpoints of lr <grad query, grad candidate>.
-
-    learning_rates  weigh by each checkpoint's lr (TracIn); else the plain mean over checkpoints,
-                    as in Schioppa et al.
-    checkpoints     which, by position (-1 is the last); None is all of them. A task without
-                    checkpoints is its own only one.
-    layers          shell patterns of parameter names; empty is all of them
-    """
-
-    learning_rates: bool = True
-    checkpoints: tuple[int, ...] | None = None
-    layers: tuple[str, ...] = ()
-
-    def fit(self, task: Task, train: Examples, prepared: Prepared | None = None) -> Fitted:
-        chosen = self._chosen(task)
-        narrowed = task.only(self.layers) if self.layers else task
-        terms: list[FittedCheckpoint] = []
-        for checkpoint in chosen:
-            weight = checkpoint.lr if self.learning_rates else 1 / len(chosen)
-            like = terms[0] if terms else None
-            terms.append(FittedCheckpoint(narrowed.at(checkpoint), weight, like))
-        return FittedTracIn(terms)
-
-    def _chosen(self, task: Task) -> list[Checkpoint]:
-        there = task.checkpoints
-        if not there:
-            if self.learning_rates and self.checkpoints is None:
-                raise MethodError(
-                    "the task has no checkpoints to take learning rates from: pass "
-                    "Task.of(..., checkpoints=...) or learning_rates=False"
-                )
-            there = (Checkpoint(task.all_params, 1.0),)
-        if self.checkpoints is None:
-            return list(there)
-        wrong = [i for i in self.checkpoints if not -len(there) <= i < len(there)]
-        if wrong:
-            raise MethodError(
-                f"checkpoint {wrong[0]} of {len(there)}: choose from 0 to {len(there) - 1}"
-            )
-        return [there[i] for i in self.checkpoints]
-
-
-class FittedCheckpoint(FittedGradients):
-    """The gradients of one checkpoint, times the root of its weight on both sides."""
-
-    def __init__(self, task: Task, weight: float, like: FittedCheckpoint | None) -> None:
-        super().__init__(task, like)
-        self.root = weight**0.5
-
-    def query_rows(self, examples: Examples) -> Rows:
-        return self.query_gradients(examples).scaled(self.root)
-
-    def train_rows(self, examples: Examples) -> Rows:
-        return self.train_gradients(examples).scaled(self.root)
-
-    def own_rows(self, examples: Examples) -> tuple[Rows, Rows]:
-        if self.measured is not self.gradients:
-            return super().own_rows(examples)
-        rows = self.train_rows(examples)
-        return rows, rows
-
-
-class FittedTracIn(Fitted):
-    """The concatenation over checkpoints; scores are summed one checkpoint at a time."""
-
-    def __init__(self, terms: list[FittedCheckpoint]) -> None:
-        self.checkpoints, self.task = terms, terms[0].task
-
-    def query_rows(self, examples: Examples) -> Rows:
-        return Rows.joined(term.query_rows(examples) for term in self.checkpoints)
-
-    def train_rows(self, examples: Examples) -> Rows:
-        return Rows.joined(term.train_rows(examples) for term in self.checkpoints)
-
-    def terms(self) -> Iterable[Fitted]:
-        return self.checkpoints

@@ -19,10 +19,10 @@ from experiments.digits.models import Model, trained
 from experiments.laboratory import runs
 from experiments.training.plans import cross_entropy
 from methods.randomness import numpy_generator, stream, torch_generator
+from methods.rows.factored import Rows
 from methods.rows.gradients import Gradients
 from methods.rows.parts import Outer
 from methods.rows.projections import Gaussian, Rademacher, TwoSided
-from methods.rows.rows import Rows
 from methods.task import Examples, Task, take
 
 POOL = 1_000  # candidates among which a query's proponent is looked for
@@ -91,7 +91,7 @@ def _known(size: int, generator: np.random.Generator) -> Tensor:
 
 def _gradients(source: Source) -> dict[str, Any]:
     task, candidates, queries = _task(source)
-    rows = Gradients(task, task.loss).rows
+    rows = Gradients(task).rows
     given, asked = rows(candidates), rows(queries)
     best = asked.inner(given).argmax(1)[:EACH]
     chosen = torch.cat([best, torch.arange(len(best), 2 * EACH)])

@@ -16,7 +16,7 @@ from experiments.laboratory.device import device, on_device
 from experiments.training.models import checkpoints
 from experiments.training.plans import cross_entropy, negative_log_odds
 from experiments.training.stacked import Stack, fit_stack
-from methods.attributor import Prepared
+from methods.attributor import State
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.ihvp.deflated import Deflated
 from methods.influence import Influence
@@ -145,13 +145,13 @@ def scored(method: Method, whole: Whole, member: int, n_query: int, own: bool) -
         of_query = replace(task, loss=task.measurement)
         own_lengths = GRADIENT.self_influence(of_query, query).sqrt().clamp_min(1e-30)
         return Scores(GRADIENT.scores(task, train, query) / lengths / own_lengths[:, None], None)
-    ready = basis_of(method, whole, member)
-    pairs = method.fit(task, train, ready).scores(query, train)
-    fitted = method.fit(_of_loss(task), train, ready) if own else None
+    state = basis_of(method, whole, member)
+    pairs = method.fit(task, train, state).scores(query, train)
+    fitted = method.fit(_of_loss(task), train, state) if own else None
     return Scores(pairs, None if fitted is None else fitted.self_influence(train))
 
 
-def basis_of(method: Method, whole: Whole, member: int) -> Prepared | None:
+def basis_of(method: Method, whole: Whole, member: int) -> State | None:
     """The eigenvectors that a method needs, computed once for all methods."""
     inverse = method.inverse if isinstance(method, Influence) else None
     if not isinstance(inverse, Arnoldi | Deflated):
@@ -161,7 +161,7 @@ def basis_of(method: Method, whole: Whole, member: int) -> Prepared | None:
     def load() -> tuple[Task, Examples]:
         return member_task(whole, member), subsets.load(whole.ensemble.data)[0]
 
-    return attribution.prepared("attribution_basis", wanted, undamped, load)[0]
+    return attribution.stored_state("attribution_basis", wanted, undamped, load)[0]
 
 
 def display(method: Method) -> str:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.laboratory.attribution import prepared
+from experiments.laboratory.attribution import stored_state
 from experiments.laboratory.errors import UserError
-from methods.attributor import Prepared
+from methods.attributor import State
 from methods.errors import MethodError
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.influence import Influence
@@ -170,12 +170,12 @@ class Preparation:
     preparation: Any
 
 
-def basis_of(model: Any, method: Method, task: Task, train: Pool) -> tuple[Prepared | None, float]:
+def basis_of(model: Any, method: Method, task: Task, train: Pool) -> tuple[State | None, float]:
     """What a method computes once per trained model, and the seconds that took."""
     if not isinstance(method, Influence):
         return None, 0.0
-    wanted = Preparation(model, method.preparation)
-    return prepared("proponents_basis", wanted, method, lambda: (task, train.examples))
+    wanted = Preparation(model, method.state_settings)
+    return stored_state("proponents_basis", wanted, method, lambda: (task, train.examples))
 
 
 def measure(
@@ -184,7 +184,7 @@ def measure(
     train: Pool,
     drawn: Drawn,
     top: int,
-    basis: tuple[Prepared | None, float] = (None, 0.0),
+    basis: tuple[State | None, float] = (None, 0.0),
 ) -> dict[str, Any]:
     """Score every training example for every query and return everything the artifacts need.
 
@@ -192,13 +192,13 @@ def measure(
     logit of the class that its refitted model predicts. `asked` is the class explained.
     """
     query = drawn.pool.take(drawn.index)
-    ready, basis_seconds = basis
+    state, basis_seconds = basis
     started = time.perf_counter()
     if isinstance(method, Representer):
         if not isinstance(task.loss, Objective):
             raise MethodError("Representer needs a task made by Task.of(module, loss)")
         task = replace(task, measurement=Objective(task.loss.model, predicted_logit))
-    fitted = method.fit(task, train.examples, ready)
+    fitted = method.fit(task, train.examples, state)
     fit_seconds = time.perf_counter() - started
     scores = fitted.scores(query.examples, train.examples)
     seconds = time.perf_counter() - started - fit_seconds

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from experiments.laboratory import runs
-from methods.attributor import Attributor, Prepared
+from methods.attributor import Attributor, State
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.ihvp.compressed import Compressed
 from methods.ihvp.lissa import LiSSA
@@ -37,13 +37,13 @@ def losses(task: Task, examples: Examples, chunk: int = 500) -> Tensor:
     return torch.cat(some)
 
 
-def prepared(
+def stored_state(
     name: str,
     config: Any,
     method: Attributor,
     load: Callable[[], tuple[Task, Examples]],
     clock: Callable[[], float] = time.perf_counter,
-) -> tuple[Prepared, float]:
+) -> tuple[State, float]:
     """What `method` computes once per model, and the seconds that took: the run `name` of `config`.
 
     `load` gives the task and the training examples; it is called only if no run has the arrays.
@@ -52,7 +52,7 @@ def prepared(
     def compute(_scratch: Path) -> dict[str, Any]:
         task, train = load()
         started = clock()
-        arrays = method.prepare(task, train)
+        arrays = method.state(task, train)
         seconds = clock() - started
         return {"seconds": seconds, **{name: array.cpu().numpy() for name, array in arrays.items()}}
 

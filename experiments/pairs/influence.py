@@ -20,15 +20,15 @@ from experiments.laboratory.errors import UserError
 from experiments.pairs.models import Model, Sample, Simulator, load, passed, task_model, trained
 from methods.curvature.operators import Hessian
 from methods.errors import MethodError
-from methods.fastif import FastIF, inverted, query_gradients
+from methods.fastif import FastIF, inverted
 from methods.ihvp.arnoldi import krylov
 from methods.ihvp.inverse import largest_eigenvalue
 from methods.ihvp.lissa import MARGIN, LiSSA
 from methods.progress import track
 from methods.randomness import numpy_generator
-from methods.rows.rows import Rows
+from methods.rows.factored import Rows
+from methods.rows.gradients import Gradients, gradient_rows
 from methods.task import Examples, Task, count, take
-from methods.tracin import FittedCheckpoint
 
 CONVERGED = 3.0  # depth * damping / scale: of the slowest direction's error exp(-3), 5%, remains
 
@@ -181,7 +181,7 @@ def influences(model: Model, query: Examples, settings: FastIF) -> dict[str, np.
     relative_error is that of s_test by the spread of its repeats, nan if there is one.
     """
     classifier = trained(model)
-    gradients = query_gradients(classifier.task, query)
+    gradients = gradient_rows(classifier.task, query).dense()
     s_test = inverted(classifier.task, classifier.train, gradients, settings)
     directions = torch.cat([s_test.mean, gradients])
     products = gradient_products(classifier.task, classifier.train, directions)
@@ -195,13 +195,13 @@ def gradient_products(task: Task, train: Examples, directions: Tensor) -> Tensor
 
     Examples with a column `length` are taken in its order.
     """
-    fitted = FittedCheckpoint(task, 1.0, None)
-    rows, n = Rows.dense_of(directions, fitted.sizes()), count(train)
+    gradients = Gradients(task)
+    rows, n = Rows.dense_of(directions, gradients.sizes()), count(train)
     order = train["length"].argsort(stable=True) if "length" in train else torch.arange(n)
-    step = fitted.chunk(take(train, order[:4]))
+    step = gradients.chunk(take(train, order[:4]))
     out = torch.empty(len(directions), n, dtype=task.dtype)
     for places in track(list(order.split(step)), "influence of all pairs"):
-        out[:, places] = fitted.train_gradients(take(train, places)).inner(rows).T.cpu()
+        out[:, places] = gradients.rows(take(train, places)).inner(rows).T.cpu()
     if not torch.isfinite(out).all():
         raise MethodError("a score is not finite: raise `damping`, or LiSSA's `scale`")
     return out

@@ -25,11 +25,12 @@ from experiments.pairs.influence import Curvature, Plan, curvature, measure
 from experiments.pairs.models import BATCH, Model, Sample, load, trained
 from methods.curvature.operators import Hessian
 from methods.errors import MethodError
-from methods.fastif import FastIF, query_gradients, recursion_of
+from methods.fastif import FastIF, recursion_of
 from methods.ihvp.cg import CG
 from methods.ihvp.inverse import norms
 from methods.ihvp.lissa import LiSSA
 from methods.progress import track
+from methods.rows.gradients import gradient_rows
 from methods.task import Examples, Task, take
 
 
@@ -156,7 +157,7 @@ class Inverse:
         curvature = self.part.curvature(model, min(self.samples)).metrics
         plan = Plan(None, max(self.depths), repeats=self.repeats, damping=self.damping)
         settings = plan.settled(curvature | ({} if self.scale is None else {"scale": self.scale}))
-        vectors = query_gradients(task, query)
+        vectors = gradient_rows(task, query).dense()
         solved = checkpointed(
             scratch, "solution", partial(_solve, self.solver, task, train, vectors, settings)
         )

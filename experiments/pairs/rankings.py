@@ -13,6 +13,7 @@ from experiments.laboratory.runs import Run
 from experiments.pairs.influence import Plan, balanced, examples, features
 from experiments.pairs.models import Model, Sample, Trained, trained
 from methods import fastif
+from methods.rows.gradients import gradient_rows
 from methods.task import Examples
 
 
@@ -111,7 +112,7 @@ def _by_gradients(
         if system.k is None
         else fastif.neighbours(*seen, system.k)
     )
-    gradients = fastif.query_gradients(there.task, query)
+    gradients = gradient_rows(there.task, query).dense()
     return {}, index, fastif.scores(there.task, gradients, there.train, index)
 
 

@@ -28,9 +28,10 @@ from experiments.pairs.models import Model, Pass, Sample, Trained, cross_entropy
 from methods import workers
 from methods.curvature.operators import Hessian
 from methods.errors import at_least
-from methods.fastif import FastIF, averaged, neighbours, query_gradients, recursion_of, scores
+from methods.fastif import FastIF, averaged, neighbours, recursion_of, scores
 from methods.ihvp.lissa import LiSSA, Recursion
 from methods.randomness import numpy_generator, torch_generator
+from methods.rows.gradients import gradient_rows
 from methods.task import Examples, chunks, count, take
 from methods.workers import ALONE, Group
 
@@ -280,7 +281,7 @@ class _Bench:
     ) -> Works:
         """Every work of one point; near (1, batched) are its candidates."""
         work, task, train = self.work, self.classifier.task, self.classifier.train
-        vector = query_gradients(task, query)
+        vector = gradient_rows(task, query).dense()
         size = len(self.pool)
         some = torch.from_numpy(self.draw.permutation(size)[: work.candidates])
         large, small = (
@@ -331,7 +332,7 @@ def _shared(
     steps = recursion(classifier, work.steps, group.size)
     seconds = Seconds(work.takes)
     for point in range(count(query)):
-        vector = query_gradients(task, take(query, slice(point, point + 1)))
+        vector = gradient_rows(task, take(query, slice(point, point + 1))).dense()
         own, works = near[point : point + 1], Works()
         for name, processes in (("together", group), ("alone", ALONE)):
             step = partial(averaged, steps, vector, group.size, processes, point * group.size)

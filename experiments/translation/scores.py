@@ -23,7 +23,7 @@ from experiments.laboratory.data_folder import root
 from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.errors import UserError
 from experiments.translation.models import Model, Trained, examples, moved, trained
-from methods.attributor import Bilinear, Embedded, Fitted, Prepared
+from methods.attributor import Bilinear, Embedded, Fitted, State
 from methods.influence import Influence
 from methods.progress import track
 from methods.random_projection import RandomProjection
@@ -59,7 +59,7 @@ def fitted(
     task = narrowed(model, there.task, part)
     if isinstance(method, RandomProjection):
         return projected(method, task)
-    ready: Prepared = {}
+    state: State = {}
     if wanted := basis(model, method, part):
 
         def load() -> tuple[Task, Examples]:
@@ -67,15 +67,13 @@ def fitted(
             train = moved(examples(model, model.train.load()))
             return narrowed(model, again.task, part), train
 
-        ready, _ = attribution.prepared("translation_basis", wanted, method, load)
-    # The training pairs were needed for the basis alone: one pair stands for them.
-    one = {"source": torch.ones(1, 2).long(), "target": torch.ones(1, 3).long()}
-    return method.fit(task, one, ready)
+        state, _ = attribution.stored_state("translation_basis", wanted, method, load)
+    return method.fit(task, state=state)
 
 
 def basis(model: Model, method: Method, part: int | None = None) -> Basis | None:
     """The run that a method's once-per-model work is, None if it has none."""
-    needed = None if isinstance(method, Loss) else method.preparation
+    needed = None if isinstance(method, Loss) else method.state_settings
     return None if needed is None else Basis(model, part, needed)
 
 
@@ -100,11 +98,11 @@ def contributions(method: Fitted, some: Examples) -> Tensor:
     if not isinstance(method, Embedded):
         return _restored(lambda rows: method.self_influence(rows)[:, None], some)
 
-    def of(rows: Examples) -> Tensor:
-        right = method.embed(rows, method.form.right, method.gradients)
-        return (method.form.weigh(right) * right).cpu()
+    def products(rows: Examples) -> Tensor:
+        query, train = method.own_rows(rows)
+        return (query.dense() * train.dense()).cpu()
 
-    return _restored(of, some)
+    return _restored(products, some)
 
 
 def losses(task: Task, some: Examples) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.attributor import Bilinear, Prepared
+from methods.attributor import Bilinear, State
 from methods.curvature.krylov_basis import Basis, BFloat16, Native, Storage, check_room
 from methods.curvature.operators import Hessian, Operator
 from methods.errors import MethodError, at_least
@@ -113,7 +113,7 @@ class Dominant(Inverse):
         at_least(1, num_eigen=self.num_eigen)
 
     @property
-    def preparation(self) -> Krylov:
+    def state_settings(self) -> Krylov:
         return self.basis
 
     @property
@@ -124,9 +124,9 @@ class Dominant(Inverse):
     def seed(self) -> int:  # type: ignore[override]
         return self.basis.seed
 
-    def leading(self, prepared: Prepared) -> tuple[Tensor, Tensor]:
-        """The eigenvalues (num_eigen,) and eigenvectors (num_eigen, p) of what was prepared."""
-        values, vectors = prepared["eigenvalues"], prepared["eigenvectors"]
+    def leading(self, state: State) -> tuple[Tensor, Tensor]:
+        """The eigenvalues (num_eigen,) and eigenvectors (num_eigen, p) of a state."""
+        values, vectors = state["eigenvalues"], state["eigenvectors"]
         if len(values) < self.num_eigen:
             raise MethodError(
                 f"{len(values)} eigenvalues for num_eigen={self.num_eigen}: raise the basis' "
@@ -144,7 +144,7 @@ class Arnoldi(Dominant):
 
     positive_only: bool = False
 
-    def prepare(self, hessian: Hessian) -> Prepared:
+    def state(self, hessian: Hessian) -> State:
         """Eigenvalues (k,) and eigenvectors (k, p) of the Hessian with its weight decay.
 
         Of a stored basis also all n eigenvalues it has, as `spectrum`.
@@ -161,8 +161,8 @@ class Arnoldi(Dominant):
         found = {"eigenvalues": values, "eigenvectors": vectors}
         return found | ({"spectrum": ritz_values(projected)} if stored else {})
 
-    def invert(self, hessian: Hessian, prepared: Prepared) -> Bilinear:
-        values, vectors = self.leading(prepared)
+    def invert(self, hessian: Hessian, state: State) -> Bilinear:
+        values, vectors = self.leading(state)
         if self.positive_only:
             values, vectors = values[values > 0], vectors[values > 0]
         if len(values) == 0 or float(values.abs().min()) == 0:

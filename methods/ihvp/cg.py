@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.attributor import Prepared
+from methods.attributor import State
 from methods.curvature.operators import Hessian, Operator
 from methods.errors import MethodError, at_least
 from methods.ihvp.inverse import Inverse, norms
@@ -21,10 +21,12 @@ class CG(Inverse):
     tolerance: float = 1e-6
     max_products: int = 1000
 
+    reads_train = True
+
     def __post_init__(self) -> None:
         at_least(1, max_products=self.max_products)
 
-    def invert(self, hessian: Hessian, prepared: Prepared) -> Operator:
+    def invert(self, hessian: Hessian, state: State) -> Operator:
         return _Solve(self, hessian)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from methods.attributor import Bilinear, Prepared
+from methods.attributor import Bilinear, State
 from methods.curvature.operators import Hessian
 from methods.errors import MethodError, at_least
 from methods.ihvp.inverse import Inverse
@@ -30,7 +30,7 @@ class Compressed(Inverse):
         at_least(1, sample=self.sample)
         at_least(0, seed=self.seed)
 
-    def prepare(self, hessian: Hessian) -> Prepared:
+    def state(self, hessian: Hessian) -> State:
         """G H G^T, (d, d), of the Hessian with its weight decay, undamped."""
         projection = self.projection.draw(hessian.task)
         directions = projection.directions()
@@ -43,8 +43,8 @@ class Compressed(Inverse):
         matrix = torch.cat(rows) - hessian.damping * (directions @ directions.T)
         return {"projected": (matrix + matrix.T) / 2, "gram": directions @ directions.T}
 
-    def invert(self, hessian: Hessian, prepared: Prepared) -> Bilinear:
-        matrix = prepared["projected"].double() + hessian.damping * prepared["gram"].double()
+    def invert(self, hessian: Hessian, state: State) -> Bilinear:
+        matrix = state["projected"].double() + hessian.damping * state["gram"].double()
         values, vectors = torch.linalg.eigh(matrix)
         tiny = torch.finfo(hessian.dtype).eps * float(values.abs().max())
         if float(values.abs().min()) <= tiny:

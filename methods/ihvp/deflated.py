@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.attributor import Prepared
+from methods.attributor import State
 from methods.curvature.operators import Hessian, Operator
 from methods.errors import MethodError
 from methods.ihvp.arnoldi import Dominant, distill, krylov
@@ -28,17 +28,15 @@ class Deflated(Dominant):
 
     num_eigen: int = 100
 
-    def prepare(self, hessian: Hessian) -> Prepared:
+    def state(self, hessian: Hessian) -> State:
         """Eigenvalues (k,) and eigenvectors (k, p) with the weight decay, undamped."""
         values, vectors = distill(
             *krylov(hessian, self.basis.iterations, self.basis.seed), self.basis.keep
         )
         return {"eigenvalues": values - hessian.damping, "eigenvectors": vectors}
 
-    def invert(self, hessian: Hessian, prepared: Prepared) -> Operator:
-        values, vectors = (
-            found.to(hessian.device, hessian.dtype) for found in self.leading(prepared)
-        )
+    def invert(self, hessian: Hessian, state: State) -> Operator:
+        values, vectors = (found.to(hessian.device, hessian.dtype) for found in self.leading(state))
         if not hessian.shift > 0:
             raise MethodError(
                 f"damping is {hessian.shift:g}, and the inverse outside of the eigenvectors is its "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from methods.attributor import Prepared
+from methods.attributor import State
 from methods.curvature.exact_hessian import exact_hessian
 from methods.curvature.operators import Hessian, Matrix
 from methods.errors import MethodError, at_least
@@ -30,12 +30,12 @@ class Exact(Inverse):
         at_least(1, sample=self.sample)
         at_least(0, seed=self.seed)
 
-    def prepare(self, hessian: Hessian) -> Prepared:
+    def state(self, hessian: Hessian) -> State:
         """The undamped Hessian of the mean loss (p, p)."""
         return {"hessian": exact_hessian(hessian.task, hessian.batch(0))}
 
-    def invert(self, hessian: Hessian, prepared: Prepared) -> Matrix:
-        matrix = prepared["hessian"].double().to(hessian.device)
+    def invert(self, hessian: Hessian, state: State) -> Matrix:
+        matrix = state["hessian"].double().to(hessian.device)
         if not torch.isfinite(matrix).all():
             raise MethodError("the Hessian is not finite: look for NaN in the parameters or data")
         values, vectors = torch.linalg.eigh(matrix)

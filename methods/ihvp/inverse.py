@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from methods.attributor import Bilinear, Prepared
+from methods.attributor import Bilinear, State
 from methods.curvature.operators import Hessian, Operator
 from methods.errors import MethodError
 from methods.randomness import torch_generator
@@ -19,18 +19,19 @@ class Inverse(ABC):
 
     sample: int | None = None  # examples a Hessian product is taken over; None is all of them
     seed: int = 0
+    reads_train: ClassVar[bool] = False  # whether the inverse of a state takes Hessian products
 
     @property
-    def preparation(self) -> Any:
-        """What `prepare` depends on: these settings, or the part of them that matters to it."""
+    def state_settings(self) -> Any:
+        """What `state` depends on: these settings, or the part of them that matters to it."""
         return self
 
-    def prepare(self, hessian: Hessian) -> Prepared:
-        """Do the once-per-model work, as arrays `invert` accepts."""
+    def state(self, hessian: Hessian) -> State:
+        """The expensive once-per-model work, as arrays for `invert`."""
         return {}
 
     @abstractmethod
-    def invert(self, hessian: Hessian, prepared: Prepared) -> Operator | Bilinear:
+    def invert(self, hessian: Hessian, state: State) -> Operator | Bilinear:
         """The inverse of the damped Hessian, to multiply by or as two embeddings."""
 
 

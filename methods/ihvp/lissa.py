@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.attributor import Prepared
+from methods.attributor import State
 from methods.curvature.operators import Hessian, Operator
 from methods.errors import MethodError, at_least
 from methods.ihvp.inverse import Inverse, largest_eigenvalue, norms
@@ -40,13 +40,15 @@ class LiSSA(Inverse):
     repeats: int = 1
     seed: int = 0
 
+    reads_train = True
+
     def __post_init__(self) -> None:
         at_least(1, depth=self.depth, sample=self.sample, repeats=self.repeats)
         at_least(0, seed=self.seed)
         if self.scale is not None and not self.scale > 0:
             raise MethodError(f"scale is {self.scale}: give a positive number, or None to find one")
 
-    def prepare(self, hessian: Hessian) -> Prepared:
+    def state(self, hessian: Hessian) -> State:
         """The scale, found by power iteration unless given, and the effective damping."""
         scale = self.scale
         if scale is None:
@@ -63,8 +65,8 @@ class LiSSA(Inverse):
             "effective_damping": torch.tensor(hessian.shift, dtype=torch.float64),
         }
 
-    def invert(self, hessian: Hessian, prepared: Prepared) -> Recursion:
-        return Recursion(self, hessian, float(prepared["scale"]))
+    def invert(self, hessian: Hessian, state: State) -> Recursion:
+        return Recursion(self, hessian, float(state["scale"]))
 
 
 class Recursion(Operator):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.attributor import Bilinear, Prepared
+from methods.attributor import Bilinear, State
 from methods.curvature.operators import Hessian
 from methods.errors import MethodError, at_least
 from methods.ihvp.inverse import Inverse, largest_eigenvalue
@@ -39,9 +39,7 @@ class Sketch(Inverse):
         at_least(1, steps=self.steps, sample=self.sample)
         at_least(0, seed=self.seed)
 
-    def prepare(
-        self, hessian: Hessian, watch: Callable[[int, Tensor], None] | None = None
-    ) -> Prepared:
+    def state(self, hessian: Hessian, watch: Callable[[int, Tensor], None] | None = None) -> State:
         """S^T and G, (d, p) both; `watch(step, S^T)` sees the estimate along the way."""
         target = self.projection.draw(hessian.task).directions()
         draws = 1 if hessian.sample is None else 8
@@ -66,9 +64,9 @@ class Sketch(Inverse):
                 )
         return {"sketch": mean if counted else sketch, "directions": target}
 
-    def invert(self, hessian: Hessian, prepared: Prepared) -> Bilinear:
+    def invert(self, hessian: Hessian, state: State) -> Bilinear:
         left, right = (
-            Directions(prepared[name].to(hessian.device, hessian.dtype), hessian.task)
+            Directions(state[name].to(hessian.device, hessian.dtype), hessian.task)
             for name in ("sketch", "directions")
         )
         return Bilinear(left, right)

@@ -11,10 +11,20 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from methods.errors import MethodError
+from methods.rows.factored import Rows
 from methods.rows.layers import owned, parts_of, recorded
 from methods.rows.parts import Dense, Part, row_bytes
-from methods.rows.rows import Rows
-from methods.task import Examples, Objective, Params, PerExample, Task, count, explained, take
+from methods.task import (
+    Examples,
+    Objective,
+    Params,
+    PerExample,
+    Task,
+    chunks,
+    count,
+    explained,
+    take,
+)
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +34,21 @@ DEVICE_BUDGET = 4 << 30  # the same on an accelerator, which has no such cache t
 PROBE = 3  # examples on which factored rows are held against autograd
 
 
+def gradient_rows(task: Task, examples: Examples, function: PerExample | None = None) -> Rows:
+    """The gradients of n examples, of their loss or of another `function`, the measurement say.
+
+    All rows are in memory at once: for many examples go chunk by chunk, with `Gradients`.
+    """
+    gradients = Gradients(task, function)
+    some = chunks(examples, gradients.chunk(examples))
+    return Rows.stacked(gradients.rows(one).compact() for one in some)
+
+
 class Gradients:
     """The map from examples to the Rows of their gradients at `task.params`.
+
+    function  differentiated example by example; the training loss unless given
+    like      Gradients of the same model at other parameters, whose coverage these take over
 
     One forward and one backward pass over a batch. Which parameters are covered by factored
     layers is found on a probe of the first batch: the parts of each parameter must equal
@@ -34,22 +57,25 @@ class Gradients:
     and goes by `vmap(grad)`, until a batch has a gradient to hold its parts against.
     """
 
-    def __init__(self, task: Task, of: PerExample, like: Gradients | None = None) -> None:
+    def __init__(
+        self, task: Task, function: PerExample | None = None, like: Gradients | None = None
+    ) -> None:
         task.check()
-        self.task, self.of = task, of
+        self.task, self.function = task, task.loss if function is None else function
         self.fallback: tuple[str, ...] | None = None if like is None else like.fallback
         self.unproven: tuple[str, ...] = () if like is None else like.unproven
         self._bytes: dict[str, int] = {} if like is None else dict(like._bytes)
         self._projected: dict[str, int] = {} if like is None else dict(like._projected)
         self._layers: list[nn.Module] = []
         self._names: dict[tuple[int, str], str] = {}
-        if isinstance(of, Objective):
-            self._layers, self._names = owned(of.model, task.params)
+        if isinstance(self.function, Objective):
+            self._layers, self._names = owned(self.function.model, task.params)
 
     def rows(self, examples: Examples) -> Rows:
         """The gradients of the examples as Rows keyed by parameter name."""
-        self.probe(examples)
-        with explained(self.task, self.of, examples):
+        examples = self.task.move(examples)
+        self._probe(examples)
+        with explained(self.task, self.function, examples):
             rows = self._rows(examples)
         if not rows.finite():
             raise MethodError(
@@ -60,8 +86,8 @@ class Gradients:
 
     def _rows(self, examples: Examples) -> Rows:
         by_vmap, names = {*(self.fallback or ()), *self.unproven}, list(self.task.params)
-        found = self._factored(examples) if len(by_vmap) < len(names) else {}
-        parts = {n: [] if n in by_vmap else found.get(n, []) for n in names}
+        factored = self._factored(examples) if len(by_vmap) < len(names) else {}
+        parts = {n: [] if n in by_vmap else factored.get(n, []) for n in names}
         absent = tuple(n for n in names if not parts[n])  # unused by this batch, perhaps
         values = self._by_vmap(examples, absent)
         for name in absent:
@@ -69,22 +95,26 @@ class Gradients:
         self._prove(examples, values)
         return Rows(parts, count(examples))
 
-    @property
-    def chunk(self) -> int:
+    def sizes(self) -> dict[str, int]:
+        """How many numbers of a row belong to each parameter."""
+        return {name: value.numel() for name, value in self.task.params.items()}
+
+    def chunk(self, examples: Examples) -> int:
         """How many examples to take at a time: as many as fit the cache and the budget."""
+        self._probe(examples)
         return max(1, min(CHUNK, BUDGET // max(1, sum(self._bytes.values()))))
 
-    @property
-    def projected_chunk(self) -> int:
+    def projected_chunk(self, examples: Examples) -> int:
         """The same where rows meet directions and are never formed whole."""
+        self._probe(examples)
         budget = BUDGET if self.task.device.type == "cpu" else DEVICE_BUDGET
         return max(1, min(CHUNK, budget // max(1, sum(self._projected.values()))))
 
-    def probe(self, examples: Examples) -> None:
+    def _probe(self, examples: Examples) -> None:
         """Find out what is covered, and what an example costs, before the first pass."""
         if self.fallback is None:
             probe = self.task.move(take(examples, slice(0, PROBE)))
-            with explained(self.task, self.of, probe, examples):
+            with explained(self.task, self.function, probe, examples):
                 self._verify(probe, tuple(self.task.params))
 
     def _prove(self, examples: Examples, values: Params) -> None:
@@ -99,10 +129,10 @@ class Gradients:
         trained = {n: v.detach().requires_grad_() for n, v in self.task.params.items()}
         params = {**(self.task.frozen or {}), **trained}
         with torch.enable_grad(), recorded(self._layers) as calls:
-            total = self.of(params, examples).sum()
+            total = self.function(params, examples).sum()
         edges = [call.output for call in calls]
         grads = torch.autograd.grad(total, edges, allow_unused=True) if edges else ()
-        found: dict[str, list[Part]] = defaultdict(list)
+        parts: dict[str, list[Part]] = defaultdict(list)
         other: set[str] = set()  # of calls along another axis than that of the examples
         with torch.no_grad():
             for call, out in zip(calls, grads, strict=True):
@@ -115,8 +145,8 @@ class Gradients:
                 for attribute, part in parts_of(call, out).items():
                     name = self._names[id(call.layer), attribute]
                     if name in self.task.params:
-                        found[name].append(part)
-        return {name: parts for name, parts in found.items() if name not in other}
+                        parts[name].append(part)
+        return {name: own for name, own in parts.items() if name not in other}
 
     def _by_vmap(self, examples: Examples, names: tuple[str, ...]) -> Params:
         if not names:
@@ -124,7 +154,7 @@ class Gradients:
         rest = {n: v for n, v in self.task.all_params.items() if n not in names}
 
         def loss_of_one(params: Params, example: Examples) -> Tensor:
-            return self.of({**rest, **params}, {k: v[None] for k, v in example.items()})[0]
+            return self.function({**rest, **params}, {k: v[None] for k, v in example.items()})[0]
 
         some = {n: self.task.params[n] for n in names}
         return vmap(grad(loss_of_one), in_dims=(None, 0))(some, examples)
@@ -134,19 +164,19 @@ class Gradients:
         if count(probe) == 1:  # what a model shares between examples has a first axis of 1 too
             probe = {k: torch.cat([v, v]) for k, v in probe.items()}
         b, itemsize = count(probe), self.task.dtype.itemsize
-        found = self._factored(probe) if self._layers else {}
+        factored = self._factored(probe) if self._layers else {}
         truths = [self._by_autograd(take(probe, slice(i, i + 1))) for i in range(b)]
         wrong, unproven = set[str](), set[str]()
         eps = torch.finfo(self.task.dtype).eps
         # Against the largest of the probe: a residual near zero is rounding, batched or not.
         whole = max(_norm(true.values()) for true in truths)
         for name in names:
-            parts = found.get(name, [])
+            parts = factored.get(name, [])
             largest = max(_norm([true[name]]) for true in truths)
             bound = eps**0.6 * (largest + eps**0.5 * whole)
             for i, true in enumerate(truths):
                 want = true[name].flatten()
-                have = sum((p.flat()[i] for p in parts), torch.zeros(()).to(want))
+                have = sum((p.matrix()[i] for p in parts), torch.zeros(()).to(want))
                 if not parts or not _norm([have - want]) <= bound:
                     wrong.add(name)
             if largest == 0 and name not in wrong:
@@ -166,13 +196,13 @@ class Gradients:
     def _by_autograd(self, example: Examples) -> Params:
         params = {n: v.detach().requires_grad_() for n, v in self.task.params.items()}
         with torch.enable_grad():
-            loss = self.task.function(self.of)(params, example).sum()
+            loss = self.task.function(self.function)(params, example).sum()
         if not loss.requires_grad:
             raise MethodError(f"the loss does not depend on {', '.join(params)}")
         grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
         return {
-            name: torch.zeros_like(value) if found is None else found
-            for (name, value), found in zip(params.items(), grads, strict=True)
+            name: torch.zeros_like(value) if own is None else own
+            for (name, value), own in zip(params.items(), grads, strict=True)
         }
 
 

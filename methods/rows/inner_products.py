@@ -1,6 +1,6 @@
 """Inner products of all rows of one part with all of another, each in the cheapest exact way.
 
-What is cheapest is found by counting multiplications, and elements moved where they decide.
+The cheapest way is chosen by counting multiplications, and elements moved where those dominate.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _inner_factored(a: Outer, b: Outer) -> Tensor:
 
 
 def _inner_with_dense(a: Outer, b: Dense) -> Tensor:
-    """Inner products with dense directions, by contraction where that is cheaper, (b, b')."""
+    """Inner products with dense directions, by the factors where that is cheaper, (b, b')."""
     if not _contracts(a, b.count):
         in_slices = not a.one_hot and a.order is None and b.order is None
         large = a.count * a.m * a.n >= SLICE and "dense" not in vars(a)
@@ -84,11 +84,11 @@ def _inner_formed(a: Outer, b: Dense) -> Tensor:
 
 
 def _contracts(a: Outer, k: int) -> bool:
-    """Whether k directions are met sooner by a's factors than by its rows, materialised.
+    """Whether inner products with k directions are cheaper by a's factors than by its rows.
 
-    Of each row: a direction costs its products with every term and the buffer of those; a
-    materialised row its forming and writing unless that is done, its reading, and a product a
-    direction.
+    Counted for one row. By factors, each direction costs its products with every term and a buffer
+    for them. By materialised rows, there is the cost to form and write the row unless that was done
+    already, to read it, and one product for each direction.
     """
     if a.terms == 1 and not a.one_hot:
         return True
@@ -106,12 +106,12 @@ def _contracted(a: Outer, direction: Tensor) -> Tensor:
     out, step = [], max(1, BUFFER // max(1, a.terms * min(a.m, a.n)))
     for left, right in zip(a.left.split(step), a.right.split(step), strict=True):
         if a.one_hot:
-            met, other = direction[left], right
+            contracted, other = direction[left], right
         elif a.n <= a.m:
-            met, other = product(left.flatten(0, 1), direction.T).view(right.shape), right
+            contracted, other = product(left.flatten(0, 1), direction.T).view(right.shape), right
         else:
-            met, other = product(right.flatten(0, 1), direction).view(left.shape), left
-        out.append(torch.linalg.vecdot(met.flatten(1), other.flatten(1)))
+            contracted, other = product(right.flatten(0, 1), direction).view(left.shape), left
+        out.append(torch.linalg.vecdot(contracted.flatten(1), other.flatten(1)))
     return torch.cat(out)
 
 
@@ -120,7 +120,7 @@ def _as_matrices(b: Dense, like: Outer) -> Tensor:
     stored = (like.m, *like.stored_shape)
     if b.order == like.order:
         return b.values.reshape(b.count, like.m, like.n)
-    values = replace(b, scale=1.0).flat()
+    values = replace(b, scale=1.0).matrix()
     if like.order is not None:
         own = values.view(b.count, *(stored[axis] for axis in like.order))
         inverse = sorted(range(len(stored)), key=like.order.__getitem__)
@@ -131,7 +131,7 @@ def _as_matrices(b: Dense, like: Outer) -> Tensor:
 def _inner_dense(a: Dense, b: Dense) -> Tensor:
     if a.order == b.order:
         return product(a.stored(), b.stored())
-    return product(replace(a, scale=1.0).flat(), replace(b, scale=1.0).flat())
+    return product(replace(a, scale=1.0).matrix(), replace(b, scale=1.0).matrix())
 
 
 def inner(a: Part, b: Part) -> Tensor:
@@ -139,18 +139,18 @@ def inner(a: Part, b: Part) -> Tensor:
     if isinstance(a, Outer) and isinstance(b, Outer):
         pairs, size = a.count * b.count, a.m * a.n
         factored = pairs * a.terms * b.terms * (a.m + a.n)
-        dense = size * (a.count * a.terms + pairs) + (
-            0 if "dense" in vars(b) else size * b.count * b.terms
-        )
+        forming = 0 if "dense" in vars(b) else size * b.count * b.terms
+        dense = size * (a.count * a.terms + pairs) + forming
         big = max(a.count, b.count) * size > 4 * BUFFER
-        found = (
-            _inner_factored(a, b) if factored <= dense or big else _inner_dense(a.dense, b.dense)
-        )
+        if factored <= dense or big:
+            products = _inner_factored(a, b)
+        else:
+            products = _inner_dense(a.dense, b.dense)
     elif isinstance(a, Outer):
-        found = _inner_with_dense(a, b)  # type: ignore[arg-type]
+        products = _inner_with_dense(a, b)  # type: ignore[arg-type]
     elif isinstance(b, Outer):
-        found = _inner_with_dense(b, a).T
+        products = _inner_with_dense(b, a).T
     else:
-        found = _inner_dense(a, b)
+        products = _inner_dense(a, b)
     scale = a.scale * b.scale
-    return found if scale == 1.0 else found * scale
+    return products if scale == 1.0 else products * scale

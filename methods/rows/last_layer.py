@@ -1,4 +1,4 @@
-"""The linear last layer of a model: what it sees, and the model with other weights of it."""
+"""The linear last layer of a model: its inputs, and the model with other weights in it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from methods.errors import MethodError
+from methods.rows.factored import Rows
 from methods.rows.gradients import Gradients
 from methods.rows.layers import recorded
 from methods.rows.parts import Outer
-from methods.rows.rows import Rows
 from methods.task import Examples, Objective, Task, chunks, count, explained, take
 
 
 class Head:
-    """The last layer of a model, found on a probe: the Linear whose output is the model's.
+    """The last layer of a model: the Linear whose output is the model's, found by a forward pass.
 
     task     narrowed to its parameters
-    weights  (classes, features), float64; a bias is the last column, of the feature that is 1
+    weights  (classes, features), float64; a bias is the last column, for a feature that is 1
     """
 
     def __init__(self, task: Task, examples: Examples) -> None:
@@ -42,26 +42,25 @@ class Head:
         values = [v.flatten(1) if v.ndim > 1 else v[:, None] for v in self.task.params.values()]
         self.weights = torch.cat(values, dim=1).double()
         self.gradients = Gradients(self.task, self.task.loss)
-        self.gradients.probe(examples)
-        for some in chunks(examples, self.gradients.chunk):
+        self.chunk = self.gradients.chunk(examples)
+        for some in chunks(examples, self.chunk):
             if not self.gradients.unproven:
-                break  # the factors are needed: look on for a gradient that is not zero
-            self.gradients.rows(task.move(some))
-        self.chunk = self.gradients.chunk
+                break  # until a gradient is not zero, `Gradients` would not keep the factors
+            self.gradients.rows(some)
 
     def features(self, examples: Examples) -> Tensor:
-        """What the last layer sees of each example, (b, features), float64."""
-        part = self.outer(self.gradients.rows(self.task.move(examples)))
+        """The inputs of the last layer, (b, features), float64."""
+        part = self.outer(self.gradients.rows(examples))
         return self.extended(part).double()
 
     def extended(self, part: Outer) -> Tensor:
-        """The layer's inputs, with the feature that is 1 where there is a bias."""
+        """The layer's inputs, with a feature that is 1 if there is a bias."""
         inputs = part.right[:, 0]
         ones = inputs.new_ones(len(inputs), 1)
         return inputs if self.bias is None else torch.cat([inputs, ones], dim=1)
 
     def outer(self, rows: Rows) -> Outer:
-        """The rows of the layer's weight as output gradients and inputs, one of each."""
+        """The layer's output gradient and input of each example: one pair, or an error."""
         parts = rows.parts[self.weight]
         if len(parts) != 1 or not isinstance(parts[0], Outer) or parts[0].terms != 1:
             raise MethodError(
@@ -71,7 +70,7 @@ class Head:
         return parts[0]
 
     def refitted(self, weights: Tensor) -> Task:
-        """The narrowed task with other weights of the last layer."""
+        """The task of the last layer with other weights."""
         if weights.shape != self.weights.shape:
             raise MethodError(
                 f"a refitted head {tuple(weights.shape)} for one of {tuple(self.weights.shape)}: "
@@ -85,7 +84,7 @@ class Head:
 
 
 def _last_linear(task: Task, examples: Examples) -> dict[str, str]:
-    """Names of the parameters, by attribute, of the layer that makes the model's output."""
+    """The model's names of the last layer's parameters, by the layer's own names."""
     if not isinstance(task.loss, Objective):
         raise MethodError("Representer needs a task made by Task.of(module, loss)")
     model = task.loss.model

@@ -1,6 +1,6 @@
-"""What a layer's forward and backward pass already hold of its per-example gradients.
+"""Per-example gradients from what a layer's forward and backward pass already compute.
 
-For each supported layer: its input and the gradient at its output, joined to parts of `Rows`.
+Each supported layer joins its input and the gradient at its output to parts of `Rows`.
 Gradients are taken at layer *outputs* only, so that no weight gradient is ever formed.
 """
 
@@ -164,21 +164,21 @@ def supported(layer: nn.Module) -> bool:
 def owned(
     model: nn.Module, params: Container[str]
 ) -> tuple[list[nn.Module], dict[tuple[int, str], str]]:
-    """The supported layers that have one of `params`, and what the model calls their parameters.
+    """The supported layers that have one of `params`, and the model's names of their parameters.
 
-    The latter by the layer's identity and its own name of the parameter.
+    A name is looked up by the `id` of the layer and the layer's own name of the parameter.
     """
     names = {id(p): name for name, p in model.named_parameters()}
     layers: list[nn.Module] = []
-    found: dict[tuple[int, str], str] = {}
+    parameters: dict[tuple[int, str], str] = {}
     for layer in model.modules():
         if not supported(layer):
             continue
         own = {attribute: names[id(p)] for attribute, p in layer.named_parameters(recurse=False)}
         if any(name in params for name in own.values()):
             layers.append(layer)
-            found |= {(id(layer), attribute): name for attribute, name in own.items()}
-    return layers, found
+            parameters |= {(id(layer), attribute): name for attribute, name in own.items()}
+    return layers, parameters
 
 
 @contextmanager

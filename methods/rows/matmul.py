@@ -1,7 +1,7 @@
 """Matrix products at the rate of the processor.
 
-torch's own float32 product on a CPU may run at half the rate of oneDNN's, to which it hands
-convolutions and packed linear layers; this hands it plain products too, where it can.
+torch's own float32 product on a CPU may run at half the rate of oneDNN's, which torch uses for
+convolutions and packed linear layers only. `product` uses oneDNN for plain products too.
 """
 
 from __future__ import annotations
@@ -20,18 +20,25 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     large = len(a) * b.numel() >= SMALLEST
     if large and a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu":
         fast = _onednn()
-        if fast is not None and not (torch.is_grad_enabled() and _tracked(a, b)):
+        differentiated = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+        if fast is not None and not differentiated:
             return fast(a, b)
     return a @ b.T
 
 
-def _tracked(a: Tensor, b: Tensor) -> bool:
-    return a.requires_grad or b.requires_grad
+def count_product(a: Tensor, b: Tensor) -> Tensor:
+    """A b, (n, m) int32, of a (n, k) and b (k, m), both int8 of zeros and ones, exactly.
+
+    On a CPU with 8-bit integer products it runs at four times the rate of float32. Elsewhere
+    float32 is as exact below k = 2**24.
+    """
+    integer = _integer() if a.device.type == "cpu" else None
+    return (a.float() @ b.float()).int() if integer is None else integer(a, b)
 
 
 @cache
 def _onednn() -> Callable[[Tensor, Tensor], Tensor] | None:
-    """oneDNN's product if this torch has it: the operator is not public, so it is tried first."""
+    """oneDNN's product if this torch has it and it is right; the operator is not public."""
 
     def fast(a: Tensor, b: Tensor) -> Tensor:
         return operator(a.contiguous(), b.contiguous(), None, "none", [], "")
@@ -47,19 +54,9 @@ def _onednn() -> Callable[[Tensor, Tensor], Tensor] | None:
     return fast if same else None
 
 
-def count_product(a: Tensor, b: Tensor) -> Tensor:
-    """A b, (n, m) int32, of a (n, k) and b (k, m), both int8 of zeros and ones, exactly.
-
-    On a CPU with 8-bit integer products it runs at four times the rate of float32. Elsewhere
-    float32 is as exact below k = 2**24.
-    """
-    integer = _integer() if a.device.type == "cpu" else None
-    return (a.float() @ b.float()).int() if integer is None else integer(a, b)
-
-
 @cache
 def _integer() -> Callable[[Tensor, Tensor], Tensor] | None:
-    """torch's 8-bit product, if it is there and right: the operator is not public."""
+    """torch's 8-bit product if this torch has it and it is right; the operator is not public."""
     try:
         operator = torch._int_mm
         a = torch.ones(17, 8, dtype=torch.int8)

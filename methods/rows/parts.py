@@ -36,14 +36,14 @@ class Dense:
         return self.values.numel()
 
     def finite(self) -> bool:
-        """Whether every number is."""
+        """Whether every number is finite."""
         return _finite(self.values)
 
     def stored(self) -> Tensor:
         """(b, size) in the stored order, without the scale."""
         return self.values.flatten(1)
 
-    def flat(self) -> Tensor:
+    def matrix(self) -> Tensor:
         """(b, size) in the parameter's own order, scaled."""
         values = self.values
         if self.order is not None:
@@ -56,8 +56,8 @@ class Dense:
         return replace(self, scale=self.scale * factor)
 
     def squared_norms(self) -> Tensor:
-        flat = self.stored()
-        return torch.linalg.vecdot(flat, flat) * self.scale**2
+        values = self.stored()
+        return torch.linalg.vecdot(values, values) * self.scale**2
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ class Outer:
         return self.left.numel() + self.right.numel()
 
     def finite(self) -> bool:
-        """Whether every number of both factors is."""
+        """Whether every number of both factors is finite."""
         return _finite(self.right) and (self.one_hot or _finite(self.left))
 
     @property
@@ -111,7 +111,7 @@ class Outer:
             values.index_add_(0, (self.left + first).flatten(), self.right.reshape(-1, n))
         elif self.terms == 1:
             values = self.left.transpose(1, 2) * self.right
-        elif order is not None and n < self.m:  # a product whose inner runs are the longer ones
+        elif order is not None and n < self.m:  # the transposed product has longer contiguous runs
             values = torch.bmm(self.right.transpose(1, 2), self.left)
             shape = (*shape[1:], self.m)
             order = tuple(len(order) - 1 if axis == 0 else axis - 1 for axis in order)
@@ -120,14 +120,14 @@ class Outer:
         return Dense(values.view(b, *shape), order, self.scale)
 
     def rescaled(self, factor: float) -> Outer:
-        """The same rows times a number; what was materialised stays so."""
+        """The same rows times a number; a materialised form is kept."""
         made = replace(self, scale=self.scale * factor)
         if "dense" in vars(self):
             vars(made)["dense"] = self.dense.rescaled(factor)
         return made
 
-    def flat(self) -> Tensor:
-        return self.dense.flat()
+    def matrix(self) -> Tensor:
+        return self.dense.matrix()
 
     def squared_norms(self) -> Tensor:
         if self.terms == 1:
@@ -145,7 +145,7 @@ Part = Dense | Outer
 
 
 def _finite(values: Tensor) -> bool:
-    # The sum first, which reads and writes nothing else; large numbers alone may overflow it.
+    # The sum is cheaper: it allocates nothing. It may overflow though every number is finite.
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
@@ -163,13 +163,14 @@ def paired(a: Part, b: Part) -> Tensor:
         else:
             left = torch.bmm(a.left, b.left.transpose(1, 2))
         return (left * right).sum((1, 2)) * (a.scale * b.scale)
-    return torch.linalg.vecdot(a.flat(), b.flat())
+    return torch.linalg.vecdot(a.matrix(), b.matrix())
 
 
 def row_bytes(parts: Iterable[Part], itemsize: int, projected: bool = False) -> int:
-    """Bytes an example of these parts needs while in use, materialised forms included.
+    """Bytes that an example of these parts takes while in use, materialised forms included.
 
-    Rows that are `projected` are formed in slices where their stored order is the parameter's own.
+    `projected` rows are materialised slice by slice, which takes nothing, where their stored order
+    is the parameter's own.
     """
     total = 0
     for part in parts:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from methods.errors import MethodError, at_least
 from methods.randomness import numpy_generator, torch_generator
+from methods.rows.factored import Rows
 from methods.rows.parts import Dense, Part
-from methods.rows.rows import Rows
 from methods.task import Task
 
 LIMIT = 512 << 20  # bytes of a slice of directions; one is drawn while another is in use
@@ -246,7 +246,7 @@ class _TwoSidedMap(Map):
     def _project(self, part: Part, name: str) -> Tensor:
         left, right = self._left[name], self._right[name]
         if isinstance(part, Dense):
-            values = part.flat().view(part.count, left.shape[1], right.shape[1])
+            values = part.matrix().view(part.count, left.shape[1], right.shape[1])
             return (left @ values @ right.T).flatten(1)
         if part.order is not None:
             shape = (part.m, *(part.stored_shape[axis - 1] for axis in part.order[1:]))

@@ -1,22 +1,22 @@
-"""Any fitted method with its rows projected, term by term, onto few dimensions (TracIn, Sec. E)."""
+"""Any fitted method with its rows projected onto few dimensions, term by term (TracIn, Sec. E)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
-from methods.attributor import Fitted
+from methods.attributor import Fitted, FittedSum
 from methods.errors import MethodError
 from methods.randomness import stream
+from methods.rows.factored import Rows
 from methods.rows.projections import LIMIT, Map, Projection, Select, TwoSided
-from methods.rows.rows import Rows
 from methods.task import Examples
 
 
-class Projected(Fitted):
-    """Rows of `projection.dim` numbers a term, as one a checkpoint; unbiased for the scores.
+class Projected(FittedSum):
+    """Rows of `projection.dim` numbers for each term, such as a checkpoint; scores stay unbiased.
 
-    Every term has a map of its own, so that their errors average out; Sec. E has one map for all.
+    Every term has its own map, so that their errors average out; Sec. E has one map for all.
     """
 
     def __init__(self, fitted: Fitted, projection: Projection) -> None:
@@ -24,20 +24,11 @@ class Projected(Fitted):
         self.addends = list(fitted.terms())
         elements = len(self.addends) * projection.dim * self.task.size
         small = isinstance(projection, TwoSided | Select)
-        self._hold = small or elements * self.task.dtype.itemsize <= LIMIT
+        self._keeps_maps = small or elements * self.task.dtype.itemsize <= LIMIT
         self._maps: dict[int, Map] = {}
 
-    def query_rows(self, examples: Examples) -> Rows:
-        return Rows.joined(term.query_rows(examples) for term in self.terms())
-
-    def train_rows(self, examples: Examples) -> Rows:
-        return Rows.joined(term.train_rows(examples) for term in self.terms())
-
-    def terms(self) -> Iterable[Fitted]:
+    def terms(self) -> Iterator[Fitted]:
         """A term for every slice of every map: directions are drawn once a pass over examples."""
-        return self._slices()
-
-    def _slices(self) -> Iterator[Fitted]:
         for index, term in enumerate(self.addends):
             for part in self._map(index, term).slices():
                 yield ProjectedTerm(term, part)
@@ -47,7 +38,7 @@ class Projected(Fitted):
             return self._maps[index]
         state = stream(self.projection.seed, "projected", index).generate_state(1)
         drawn = replace(self.projection, seed=int(state[0])).draw(term.task)
-        if self._hold:
+        if self._keeps_maps:
             self._maps[index] = drawn
         return drawn
 
@@ -66,7 +57,9 @@ class ProjectedTerm(Fitted):
 
     def _apply(self, rows: Rows) -> Rows:
         if rows.parts.keys() != self.task.params.keys():
-            raise MethodError("only rows over parameters can be projected: these already are")
+            raise MethodError(
+                "only rows of gradients can be projected: these are projected already"
+            )
         return Rows.dense_of(self.projection.apply(rows))
 
     def chunk(self, examples: Examples) -> int:

@@ -78,7 +78,7 @@ def test_a_row_is_the_same_whatever_the_padding_and_no_gradient_reaches_it():
     rows = fitted.train_rows(BATCH)
     torch.testing.assert_close(rows.dense(), fitted.train_rows(longer).dense())
     torch.testing.assert_close(rows.squared_norms(), fitted.self_influence(longer))
-    words = rows.flat()["0:words.weight"].view(len(TEXTS), 5, N_WORDS)
+    words = rows.matrices()["0:words.weight"].view(len(TEXTS), 5, N_WORDS)
     assert not words[:, :, PADDING].any()
     assert words[1, :, 6].abs().min() > 0
 

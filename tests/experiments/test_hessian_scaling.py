@@ -218,10 +218,10 @@ def test_arnoldi_keeps_all_eigenvalues_of_a_stored_basis():
     task = Task.of(vit_models.SMOKE.network.build(0).double(), networks.nll)
     batch = networks.examples(20, 1, 8, 8, classes=10)
     inverse = Arnoldi(3, StoredKrylov(7, None, 0, 4, BFloat16()))
-    prepared = inverse.prepare(Hessian(task, batch))
-    assert prepared["spectrum"].shape == (7,)
-    assert prepared["eigenvectors"].shape == (4, task.size)
-    torch.testing.assert_close(prepared["spectrum"][:4], prepared["eigenvalues"].double())
+    state = inverse.state(Hessian(task, batch))
+    assert state["spectrum"].shape == (7,)
+    assert state["eigenvectors"].shape == (4, task.size)
+    torch.testing.assert_close(state["spectrum"][:4], state["eigenvalues"].double())
 
 
 # --- what the artifact says ----------------------------------------------------------------------

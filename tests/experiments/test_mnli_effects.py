@@ -18,8 +18,8 @@ from experiments.pairs.influence import Plan
 from experiments.pairs.models import SMOKE_TWO, Sample, generated_hans, load, trained
 from methods import fastif
 from methods.errors import MethodError
+from methods.rows.gradients import gradient_rows
 from methods.task import take
-from methods.tracin import FittedCheckpoint
 from tests.analysis.synthetic import mnli_effects as synthetic_mnli_effects
 
 MODEL = replace(
@@ -67,8 +67,8 @@ def test_scores_are_those_of_one_query_at_a_time_and_similarity_is_of_gradients(
     assert torch.equal(near.sort(1).values, wanted.sort(1).values)
     scores = fastif.scores(there.task, s_tests, there.train, near)
     torch.testing.assert_close(torch.from_numpy(found["scores"]), scores, rtol=1e-4, atol=1e-5)
-    rows = FittedCheckpoint(there.task, 1.0, None).train_gradients(take(there.train, near[0]))
-    one = fastif.query_gradients(there.task, queries)[0]
+    rows = gradient_rows(there.task, take(there.train, near[0]))
+    one = gradient_rows(there.task, queries).dense()[0]
     torch.testing.assert_close(
         torch.from_numpy(found["similarity"][0]), rows.dense() @ one, rtol=1e-4, atol=1e-5
     )

@@ -17,8 +17,8 @@ from experiments.pairs.influence import Plan, features
 from experiments.pairs.models import SMOKE_TWO, Sample, generated_hans, load, trained
 from methods import fastif
 from methods.errors import MethodError
+from methods.rows.gradients import gradient_rows
 from methods.task import take
-from methods.tracin import FittedCheckpoint
 from tests.analysis.synthetic import mnli_hans as synthetic_mnli_hans
 
 MODEL = replace(
@@ -88,10 +88,13 @@ def test_the_helpful_are_those_that_the_definition_says(tmp_path):
     there, asked = trained(MODEL), mnli_hans.draw_anchors(AT)
     mean = features(MODEL, HANS.evaluation)[asked.index].mean(0)
     near = (features(MODEL, MODEL.train) - mean).norm(dim=1).argsort()[:25]
-    gradient = fastif.query_gradients(there.task, asked.anchors).mean(0, keepdim=True)
+    gradient = (
+        gradient_rows(there.task, asked.anchors, there.task.measurement)
+        .dense()
+        .mean(0, keepdim=True)
+    )
     s_test = fastif.inverted(there.task, there.train, gradient, PLAN.settle(MODEL)).mean
-    fitted = FittedCheckpoint(there.task, 1.0, None)
-    rows = fitted.train_gradients(take(there.train, near)).dense()
+    rows = gradient_rows(there.task, take(there.train, near)).dense()
     scores = (rows @ s_test.T)[:, 0]
     assert set(chosen) == set(near[scores.topk(5).indices].tolist())
     harmful = outcome(replace(AT, arm=replace(arm, side="harmful"), iterations=1), tmp_path)
@@ -117,7 +120,7 @@ def test_the_influence_is_that_of_the_current_model(tmp_path):
 def test_a_step_is_plain_gradient_descent_and_reaches_the_module():
     there, asked = trained(MODEL), mnli_hans.draw_anchors(AT)
     before = there.task.flatten(there.task.params).clone()
-    gradient = fastif.query_gradients(there.task, asked.anchors).mean(0)
+    gradient = gradient_rows(there.task, asked.anchors).dense().mean(0)
     nli_correction.descend(there.task, asked.anchors, 0.3)
     after = torch.cat([value.detach().flatten() for value in there.module.parameters()])
     torch.testing.assert_close(after, before - 0.3 * gradient)

@@ -18,7 +18,7 @@ from experiments.laboratory.errors import UserError
 from experiments.laboratory.runs import describe
 from experiments.tracin_nearest import Stored, fitted
 from methods.rows.projections import Gaussian, TwoSided
-from methods.search.search import HNSW, IVF, Exact
+from methods.search.searches import HNSW, IVF, Exact
 from tests.analysis.synthetic import nearest
 
 TINY = replace(

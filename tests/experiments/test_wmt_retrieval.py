@@ -124,7 +124,7 @@ def test_scores_do_not_depend_on_the_order_of_pairs():
 def test_a_basis_is_found_once():
     model, there, _ = ready()
     fitted(model, there, arnoldi(2, BASIS), 1)
-    kept = runs.find("translation_basis", Basis(model, 1, arnoldi(2, BASIS).preparation))
+    kept = runs.find("translation_basis", Basis(model, 1, arnoldi(2, BASIS).state_settings))
     assert kept is not None
     assert kept.array("eigenvectors").shape == (4, narrowed(model, there.task, 1).size)
 

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import methods
 from methods import ihvp
 from methods.attributor import Attributor
 from methods.errors import MethodError
+from methods.fastif import FastIF
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.ihvp.cg import CG
 from methods.ihvp.compressed import Compressed
@@ -24,6 +26,7 @@ from methods.influence import Influence
 from methods.random_projection import RandomProjection
 from methods.representer import Representer
 from methods.rows.projections import Gaussian, Rademacher, Select, TwoSided
+from methods.search.projected import Projected
 from methods.task import Checkpoint, Examples, Task, take
 from methods.tracin import TracIn
 from tests.methods import networks
@@ -46,6 +49,7 @@ ENTRIES: dict[str, Attributor] = {
     "deflated": Influence(Deflated(3, Krylov(8, sample=None, keep=5)), DAMPING),
     "compressed": Influence(Compressed(Gaussian(6)), DAMPING),
     "sketch": Influence(Sketch(Gaussian(6), steps=20, sample=8), DAMPING),
+    "fastif": FastIF(3, LiSSA(depth=10, sample=4, scale=20.0, repeats=2), DAMPING),
     "representer": Representer(),
     "representer-labels": Representer(labels="y"),
 }
@@ -171,12 +175,93 @@ def test_proponents_and_opponents_are_the_ends_of_the_scores(method: Attributor)
         assert torch.equal(index, ordered.indices[:, :4])
 
 
-def test_saved_preparation_replaces_the_work(method: Attributor) -> None:
+def test_a_kept_state_replaces_the_work(method: Attributor) -> None:
     task = the_task()
-    prepared = method.prepare(task, TRAIN)
-    assert all(isinstance(v, Tensor) for v in prepared.values())
+    state = method.state(task, TRAIN)
+    assert all(isinstance(v, Tensor) for v in state.values())
     expected = method.scores(task, TRAIN, QUERY)
-    equal(method.fit(task, TRAIN, prepared).scores(QUERY, TRAIN), expected)
+    equal(method.fit(task, TRAIN, state).scores(QUERY, TRAIN), expected)
+
+
+def test_a_state_is_all_that_fit_needs_unless_the_method_reads_the_training_examples(
+    method: Attributor,
+) -> None:
+    task = the_task()
+    state = method.state(task, TRAIN)
+    if method.reads_train:
+        with pytest.raises(MethodError, match="needs the training examples"):
+            method.fit(task, state=state)
+    else:
+        without = method.fit(task, state=state).scores(QUERY, TRAIN)
+        assert torch.equal(without, method.fit(task, TRAIN, state).scores(QUERY, TRAIN))
+    with pytest.raises(MethodError, match="needs the training examples"):
+        method.fit(task)
+
+
+def test_a_saved_method_is_restored_to_the_last_bit(method: Attributor, tmp_path: Path) -> None:
+    fitted, folder = method.fit(the_task(), TRAIN), tmp_path / "new" / "folder"
+    fitted.save(folder)
+    restored = method.restore(the_task(), folder)
+    assert torch.equal(restored.scores(QUERY, TRAIN), fitted.scores(QUERY, TRAIN))
+    assert torch.equal(restored.self_influence(TRAIN), fitted.self_influence(TRAIN))
+    with pytest.raises(MethodError, match="exists"):
+        restored.save(folder)
+
+
+def other_task(what: str) -> Task:
+    task = the_task()
+    moments = list(task.checkpoints)
+    moments[0] = replace(moments[0], lr=0.2)
+    moved = {name: value + 1e-9 for name, value in task.params.items()}
+    return {
+        "parameters": replace(task, params=moved),
+        "frozen parameters": task.only(["head.*"]),
+        "weight decay": replace(task, weight_decay=0.02),
+        "checkpoints": replace(task, checkpoints=tuple(moments)),
+    }[what]
+
+
+@pytest.mark.parametrize("what", ["parameters", "frozen parameters", "weight decay", "checkpoints"])
+def test_a_saved_method_of_another_model_is_refused(
+    method: Attributor, what: str, tmp_path: Path
+) -> None:
+    method.fit(the_task(), TRAIN).save(tmp_path / "folder")
+    with pytest.raises(MethodError, match=f"is of another model: other {what}; fit again$"):
+        method.restore(other_task(what), tmp_path / "folder")
+
+
+def test_a_saved_method_of_other_settings_is_refused(method: Attributor, tmp_path: Path) -> None:
+    method.fit(the_task(), TRAIN).save(tmp_path / "folder")
+    for other in [one for one in ENTRIES.values() if one != method]:
+        with pytest.raises(MethodError, match=r"is of another method: \S+ is .* there and .*"):
+            other.restore(the_task(), tmp_path / "folder")
+
+
+def test_the_setting_that_differs_is_named(tmp_path: Path) -> None:
+    method = Influence(Arnoldi(3, Krylov(8, sample=None, keep=5)), DAMPING)
+    method.fit(the_task(), TRAIN).save(tmp_path / "folder")
+    other = Influence(Arnoldi(2, Krylov(8, sample=None, keep=5)), DAMPING)
+    message = r"another method: inverse\.num_eigen is 3 there and 2 here; fit again$"
+    with pytest.raises(MethodError, match=message):
+        other.restore(the_task(), tmp_path / "folder")
+
+
+def test_a_damaged_or_missing_saved_method_is_one_clear_error(tmp_path: Path) -> None:
+    method, folder = ENTRIES["arnoldi"], tmp_path / "folder"
+    method.fit(the_task(), TRAIN).save(folder)
+    for name in ("state.eigenvectors.npy", "fitted.json"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(MethodError, match="is a damaged fitted method"):
+            method.restore(the_task(), folder)
+    with pytest.raises(MethodError, match="no fitted method in"):
+        method.restore(the_task(), tmp_path / "nowhere")
+
+
+def test_only_what_fit_made_can_be_saved(tmp_path: Path) -> None:
+    fitted = Projected(TracIn().fit(the_task(), TRAIN), TwoSided(9))
+    with pytest.raises(MethodError, match="was not made by `fit`"):
+        fitted.save(tmp_path / "folder")
 
 
 def test_nan_in_the_data_is_an_error(method: Attributor) -> None:
@@ -276,10 +361,10 @@ def test_a_module_in_training_mode_is_an_error(part: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["arnoldi", "sketch"])
-def test_a_preparation_of_another_model_is_an_error(name: str) -> None:
+def test_a_state_of_another_model_is_an_error(name: str) -> None:
     method, other = (
         ENTRIES[name],
         Task.of(networks.built(lambda: networks.Mlp(hidden=7)), networks.nll),
     )
     with pytest.raises(MethodError, match="another model"):
-        method.fit(the_task(), TRAIN, method.prepare(other, TRAIN))
+        method.fit(the_task(), TRAIN, method.state(other, TRAIN))

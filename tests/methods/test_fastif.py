@@ -18,6 +18,7 @@ from methods.fastif import FastIF, neighbours
 from methods.ihvp.cg import CG
 from methods.ihvp.lissa import LiSSA
 from methods.influence import Influence
+from methods.rows.gradients import gradient_rows
 from methods.task import Task, take
 from methods.workers import ALONE, Group
 
@@ -103,7 +104,7 @@ def test_the_error_of_s_test_is_that_of_a_mean_of_repeats():
     settings = FastIF(None, LiSSA(depth=40, sample=2, scale=6.0, repeats=30), damping=0.3)
     estimate = fastif.s_test(task, train, query, settings)
     recursion = fastif.recursion_of(task, train, settings)
-    gradients = fastif.query_gradients(task, query)
+    gradients = gradient_rows(task, query).dense()
     each = torch.stack([recursion.estimate(gradients, repeat) for repeat in range(30)])
     torch.testing.assert_close(estimate.mean, each.mean(0))
     torch.testing.assert_close(estimate.error, (each.var(0).sum(1) / 30).sqrt())
@@ -119,7 +120,7 @@ def test_one_repeat_has_no_error():
 
 def test_the_path_of_a_repeat_passes_through_what_fewer_steps_return():
     task, train, query = parts()
-    gradients = fastif.query_gradients(task, query)
+    gradients = gradient_rows(task, query).dense()
     settings = FastIF(None, LiSSA(depth=30, sample=2, scale=6.0), damping=0.3)
     along = dict(fastif.recursion_of(task, train, settings).along(gradients, 0, (10, 20, 30)))
     fewer = FastIF(None, LiSSA(depth=20, sample=2, scale=6.0), damping=0.3)

@@ -64,8 +64,8 @@ def test_examples_without_a_loss_may_come_first(model: Any) -> None:
 
 def test_scores_sum_to_the_logits_of_the_refitted_model(model: Any) -> None:
     for lam in (3e-3, 0.1):
-        prepared = Representer(lam).prepare(Task.of(model, networks.nll), TRAIN)
-        logits = features(model, QUERY) @ prepared["head"].T
+        state = Representer(lam).state(Task.of(model, networks.nll), TRAIN)
+        logits = features(model, QUERY) @ state["head"].T
         for c in range(CLASSES):
             task = Task.of(model, networks.nll, logit_of(c))
             total = Representer(lam).fit(task, TRAIN).scores(QUERY, TRAIN).sum(1)
@@ -159,11 +159,11 @@ def test_the_solver_stops_where_it_says_from_anywhere() -> None:
         solve(f, targets, 1e-2, start, 1e-11, 1)
 
 
-def test_a_preparation_of_another_model_is_refused(model: Any) -> None:
+def test_a_state_of_another_model_is_refused(model: Any) -> None:
     other = networks.built(lambda: networks.Mlp(hidden=7))
-    prepared = Representer().prepare(Task.of(other, networks.nll), TRAIN)
+    state = Representer().state(Task.of(other, networks.nll), TRAIN)
     with pytest.raises(MethodError, match="another model"):
-        Representer().fit(Task.of(model, networks.nll), TRAIN, prepared)
+        Representer().fit(Task.of(model, networks.nll), TRAIN, state)
 
 
 class Tanh(networks.Mlp):

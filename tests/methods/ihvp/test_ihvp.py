@@ -73,7 +73,7 @@ def damped(damping: float, *curvatures: float) -> Hessian:
 
 
 def inverted(inverse: Inverse, hessian: Hessian) -> Operator | Bilinear:
-    return inverse.invert(hessian, inverse.prepare(hessian))
+    return inverse.invert(hessian, inverse.state(hessian))
 
 
 def matrix(inverse: Operator | Bilinear) -> Tensor:
@@ -109,15 +109,15 @@ def test_agrees_with_the_exact_inverse(problem: Convex, inverse: Inverse, tolera
 
 
 @pytest.mark.parametrize("inverse", [i for i, _ in AGREE[:-1]] + SAMPLED, ids=repr)
-def test_prepared_arrays_give_identical_scores(problem: Convex, inverse: Inverse) -> None:
+def test_a_kept_state_gives_identical_scores(problem: Convex, inverse: Inverse) -> None:
     task, train, query = problem.task, problem.train, problem.query
     method = Influence(inverse, DAMPING)
-    prepared = method.prepare(task, train)
-    kept = {name: value.clone() for name, value in prepared.items()}
+    state = method.state(task, train)
+    kept = {name: value.clone() for name, value in state.items()}
     fresh = method.scores(task, train, query)
     for _ in range(2):
-        assert method.fit(task, train, prepared).scores(query, train).equal(fresh)
-    assert all(prepared[name].equal(value) for name, value in kept.items())
+        assert method.fit(task, train, state).scores(query, train).equal(fresh)
+    assert all(state[name].equal(value) for name, value in kept.items())
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -175,7 +175,7 @@ def test_lissa_that_diverges_says_which_scale_to_raise() -> None:
 def test_lissa_finds_its_own_scale(top: float) -> None:
     hessian = quadratic(0.1 * top, 0.4 * top, top)
     lissa = LiSSA(400, sample=None)
-    assert top <= float(lissa.prepare(hessian)["scale"]) <= 1.2 * top
+    assert top <= float(lissa.state(hessian)["scale"]) <= 1.2 * top
     found = matrix(inverted(lissa, hessian)).diag()
     torch.testing.assert_close(found * top, torch.tensor([10.0, 2.5, 1.0], dtype=DOUBLE))
 
@@ -185,7 +185,7 @@ def test_lissa_finds_its_own_scale_on_minibatches(problem: Convex) -> None:
     method = Influence(lissa)
     hessian = method.hessian(problem.task, problem.train)
     full = Hessian(problem.task, problem.train)
-    assert float(lissa.prepare(hessian)["scale"]) > largest_eigenvalue(full)
+    assert float(lissa.state(hessian)["scale"]) > largest_eigenvalue(full)
     found = method.scores(problem.task, problem.train, problem.query)
     right = Influence(exact).scores(problem.task, problem.train, problem.query)
     pair = torch.stack([found.flatten(), right.flatten()])
@@ -239,7 +239,7 @@ def test_sketch_is_the_inverse_times_g_transposed(problem: Convex) -> None:
 @pytest.mark.parametrize("settings", [{"lr": 8.0}, {"lr": 3.0, "momentum": 0.0}], ids=str)
 def test_a_sketch_with_too_large_a_step_says_so(problem: Convex, settings: Any) -> None:
     with pytest.raises(MethodError, match="lower `lr`"):
-        Sketch(Select(P), sample=None, **settings).prepare(Hessian(problem.task, problem.train))
+        Sketch(Select(P), sample=None, **settings).state(Hessian(problem.task, problem.train))
 
 
 def test_deflated_is_off_by_the_largest_eigenvalue_left_out() -> None:

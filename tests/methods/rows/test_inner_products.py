@@ -39,7 +39,7 @@ def test_products_with_directions_are_exact_either_way(
 ) -> None:
     monkeypatch.setattr(inner_products, "MOVED", moved)
     part = PARTS[name](terms)
-    flat = part.flat()
+    flat = part.matrix()
     directions = networks.normal(k, flat.shape[1], seed=3)
     expected = flat @ directions.T * 2.0
     own = Dense(directions, scale=2.0)
@@ -69,7 +69,7 @@ def test_a_contraction_is_made_in_pieces_that_fit(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(inner_products, "BUFFER", 2 * 10 * 32)
     part = outer(terms=10, m=64, n=32)
     directions = networks.normal(2, 64 * 32)
-    expected = part.flat() @ directions.T
+    expected = part.matrix() @ directions.T
     alone = outer(terms=10, m=64, n=32)
     torch.testing.assert_close(inner(alone, Dense(directions)), expected, **CLOSE)
 

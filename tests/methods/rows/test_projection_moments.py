@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from methods.rows.factored import Rows
 from methods.rows.projections import Gaussian, Projection, Rademacher, Select, TwoSided
-from methods.rows.rows import Rows
 from methods.task import Task
 from tests.methods import networks
 from tests.methods.rows.test_projections import KINDS, M, N, matrix_task

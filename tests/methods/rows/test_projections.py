@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from methods.errors import MethodError
 from methods.random_projection import RandomProjection
 from methods.rows import projections
+from methods.rows.factored import Rows
 from methods.rows.gradients import Gradients
 from methods.rows.parts import Dense, Part
 from methods.rows.projections import Gaussian, Projection, Rademacher, Select, TwoSided
-from methods.rows.rows import Rows
 from methods.task import Examples, Task
 from tests.methods import networks
 

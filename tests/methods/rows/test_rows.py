@@ -11,9 +11,9 @@ from torch.func import functional_call, grad, vmap
 
 from methods.errors import MethodError
 from methods.rows import gradients
+from methods.rows.factored import Rows
 from methods.rows.gradients import Gradients
 from methods.rows.parts import Outer
-from methods.rows.rows import Rows
 from methods.task import Examples, Task
 from tests.methods import networks
 
@@ -161,10 +161,10 @@ def test_coverage_does_not_depend_on_how_many_examples_come_first(case: Case) ->
 def test_only_some_parameters_give_their_columns(only: tuple[str, ...]) -> None:
     case = CASES["a layer used twice"]
     task, batch = case.task(only), case.data(5)
-    whole = rows_of(case.task(), batch).flat()
+    whole = rows_of(case.task(), batch).matrices()
     some = rows_of(task, batch)
     assert list(some.parts) == list(task.params)
-    for name, values in some.flat().items():
+    for name, values in some.matrices().items():
         torch.testing.assert_close(values, whole[name], **CLOSE)
 
 
@@ -193,7 +193,9 @@ def test_padding_gets_no_gradient() -> None:
     batch = case.data(6)
     assert (batch["x"] == 2).any()
     words = (
-        rows_of(case.task(), batch).flat()["words.weight"].view(6, networks.WORDS, networks.WIDTH)
+        rows_of(case.task(), batch)
+        .matrices()["words.weight"]
+        .view(6, networks.WORDS, networks.WIDTH)
     )
     assert words[:, 2].abs().max() == 0
     assert words[:, 0].abs().max() > 0
@@ -259,7 +261,7 @@ def test_rows_of_sentences_of_different_lengths_are_stacked(words, materialised)
     for index, terms in enumerate((7, 3)):
         left = networks.integers(5, 4, terms) if words else networks.normal(4, terms, 5)
         part = Outer(left, networks.normal(4, terms, 3, seed=1), 5, (3,))
-        expected.append(part.flat())
+        expected.append(part.matrix())
         pieces.append(Rows({"w": (part.dense if index in materialised else part,)}, 4))
     stacked = Rows.stacked(pieces)
     assert stacked.count == 8

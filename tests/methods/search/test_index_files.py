@@ -9,10 +9,9 @@ import torch
 from methods.attributor import Fitted
 from methods.errors import MethodError
 from methods.rows.projections import TwoSided
-from methods.search.index_files import load, save
-from methods.search.nearest import Index, build
+from methods.search.index import Index, build, load, save
 from methods.search.projected import Projected
-from methods.search.search import HNSW, IVF, Exact, Search
+from methods.search.searches import HNSW, IVF, Exact, Search
 from methods.task import Examples, take
 from methods.tracin import TracIn
 from tests.methods.search.test_nearest import Given, faiss_or_skip, rows

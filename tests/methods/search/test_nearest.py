@@ -10,12 +10,11 @@ from torch import Tensor
 from methods.attributor import Fitted
 from methods.errors import MethodError
 from methods.rows import matmul
+from methods.rows.factored import Rows
 from methods.rows.projections import TwoSided
-from methods.rows.rows import Rows
-from methods.search.nearest import build, over
+from methods.search.index import build, build_from_rows
 from methods.search.projected import Projected
-from methods.search.ranking import highest, lowest
-from methods.search.search import HNSW, IVF, Exact, Search
+from methods.search.searches import HNSW, IVF, Exact, Search, highest, lowest
 from methods.task import Examples
 from methods.tracin import TracIn
 from tests.methods import networks
@@ -93,7 +92,7 @@ def test_ties_are_broken_as_the_scores_break_them() -> None:
 def test_an_exact_search_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     index, query = build(Given(), rows(30, 4)), networks.normal(11, 4, seed=5)
     whole = index.search(query, 6)
-    monkeypatch.setattr("methods.search.search.BLOCK", 90)
+    monkeypatch.setattr("methods.search.searches.BLOCK", 90)
     equal(index.search(query, 6)[0], whole[0])
     assert torch.equal(index.search(query, 6)[1], whole[1])
 
@@ -122,7 +121,7 @@ def test_a_budget_is_held_before_any_row_is_made(monkeypatch: pytest.MonkeyPatch
     def refuse(*_: Any) -> Tensor:
         raise AssertionError("rows were made")
 
-    monkeypatch.setattr("methods.search.nearest.gather", refuse)
+    monkeypatch.setattr("methods.search.index.candidate_rows", refuse)
     with pytest.raises(MethodError, match="budget"):
         build(Given(), rows(40, 10), budget=40 * 10 * 8 - 1)
 
@@ -206,9 +205,9 @@ def test_an_exact_search_multiplies_at_the_rate_of_the_processor(
         sizes.append(len(a))
         return matmul.product(a, b)
 
-    monkeypatch.setattr("methods.search.search.product", product)
-    monkeypatch.setattr("methods.search.search.BLOCK", 900 * 32)
-    values, places = over(rows, Exact()).search(queries, 5)
+    monkeypatch.setattr("methods.search.searches.product", product)
+    monkeypatch.setattr("methods.search.searches.BLOCK", 900 * 32)
+    values, places = build_from_rows(rows, Exact()).search(queries, 5)
     assert sizes == [32, 32, 6]
     expected, order = (queries.double() @ rows.double().T).topk(5)
     torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=1e-5)

@@ -6,7 +6,7 @@ import torch
 from methods.errors import MethodError
 from methods.random_projection import RandomProjection
 from methods.rows.projections import Gaussian, Projection, Rademacher, Select, TwoSided
-from methods.search.nearest import build, gather
+from methods.search.index import build, candidate_rows
 from methods.search.projected import Projected
 from methods.tracin import TracIn
 from tests.methods.test_attributors import QUERY, TRAIN, equal, the_task
@@ -53,7 +53,7 @@ def test_maps_too_large_to_hold_are_applied_slice_by_slice(monkeypatch: pytest.M
     assert len(list(sliced.terms())) == 6
     assert not sliced._maps
     equal(sliced.scores(QUERY, TRAIN), expected)
-    equal(gather(sliced, TRAIN), Projected(whole, Gaussian(12)).train_rows(TRAIN).dense())
+    equal(candidate_rows(sliced, TRAIN), Projected(whole, Gaussian(12)).train_rows(TRAIN).dense())
 
 
 def test_rows_without_parameters_cannot_be_projected() -> None:

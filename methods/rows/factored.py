@@ -1,12 +1,13 @@
-"""One vector per example, kept in the cheapest exact form until somebody must have it dense.
+"""One vector per example, kept in the cheapest exact form and materialised only where needed.
 
 A row is a per-example gradient, in parts (parts.py): one or more for each parameter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -58,11 +59,11 @@ class Rows:
         return sum(part.elements for parts in self.parts.values() for part in parts)
 
     def finite(self) -> bool:
-        """Whether no number kept is NaN or infinite; products are not formed to find out."""
+        """Whether no number kept is NaN or infinite; no products are formed for that."""
         return all(part.finite() for parts in self.parts.values() for part in parts)
 
     def compact(self) -> Rows:
-        """The same rows, each part in its smaller form: for rows that are held and met often."""
+        """The same rows, each part in its smaller form: for rows kept for many inner products."""
         parts = {
             key: [p.dense if isinstance(p, Outer) and p.smaller_dense else p for p in value]
             for key, value in self.parts.items()
@@ -82,42 +83,40 @@ class Rows:
     def inner(self, other: Rows) -> Tensor:
         """Inner products of every row with every row of `other`, (n, n')."""
         total: Tensor | None = None
-        for key, mine in self.parts.items():
-            for a in mine:
-                for b in other.parts[key]:
-                    term = inner(a, b)
-                    total = term if total is None else total.add_(term)
+        for a, b in self._pairs(other):
+            term = inner(a, b)
+            total = term if total is None else total.add_(term)
         if total is None:
             raise ValueError("rows without parts")
         return total
 
     def paired(self, other: Rows) -> Tensor:
         """Inner product of each row with the same row of `other`, (n,)."""
-        terms = [
-            paired(a, b) for key, mine in self.parts.items() for a in mine for b in other.parts[key]
-        ]
-        return torch.stack(terms).sum(0)
+        return torch.stack([paired(a, b) for a, b in self._pairs(other)]).sum(0)
+
+    def _pairs(self, other: Rows) -> Iterator[tuple[Part, Part]]:
+        """Parts of the same key, each with each: what an inner product is the sum over."""
+        for key, mine in self.parts.items():
+            yield from product(mine, other.parts[key])
 
     def squared_norms(self) -> Tensor:
         """|row|^2, (n,); computed once."""
-        total = self._squared_norms
-        if total is not None:
-            return total
-        for parts in self.parts.values():
-            value = parts[0].squared_norms() if len(parts) == 1 else _norm_of_sum(parts)
-            total = value if total is None else total + value
-        if total is None:
-            raise ValueError("rows without parts")
-        self._squared_norms = total
-        return total
+        if self._squared_norms is None:
+            self._squared_norms = _sum(
+                parts[0].squared_norms()
+                if len(parts) == 1
+                else _sum(paired(a, b) for a, b in product(parts, parts))
+                for parts in self.parts.values()
+            )
+        return self._squared_norms
 
-    def flat(self) -> dict[str, Tensor]:
+    def matrices(self) -> dict[str, Tensor]:
         """Each key's rows materialised, {key: (n, size)}."""
-        return {key: _sum(part.flat() for part in parts) for key, parts in self.parts.items()}
+        return {key: _sum(part.matrix() for part in parts) for key, parts in self.parts.items()}
 
     def dense(self) -> Tensor:
         """All rows materialised and joined, (n, p)."""
-        return torch.cat(list(self.flat().values()), dim=1)
+        return torch.cat(list(self.matrices().values()), dim=1)
 
 
 def _stack(pieces: tuple[Part, ...]) -> Part:
@@ -136,11 +135,8 @@ def _stack(pieces: tuple[Part, ...]) -> Part:
 def _lengthened(factor: Tensor, terms: int) -> Tensor:
     """A factor (b, T, ...) with terms of zeros behind, which add nothing."""
     more = terms - factor.shape[1]
-    return (
-        factor
-        if not more
-        else torch.cat([factor, factor.new_zeros(len(factor), more, *factor.shape[2:])], 1)
-    )
+    zeros = factor.new_zeros(len(factor), more, *factor.shape[2:])
+    return torch.cat([factor, zeros], 1) if more else factor
 
 
 def _sum(tensors: Iterable[Tensor]) -> Tensor:
@@ -148,7 +144,3 @@ def _sum(tensors: Iterable[Tensor]) -> Tensor:
     for tensor in rest:
         first = first + tensor
     return first
-
-
-def _norm_of_sum(parts: tuple[Part, ...]) -> Tensor:
-    return _sum(paired(a, b) for a in parts for b in parts)

@@ -1,9 +1,9 @@
-"""Ways to look through candidates' rows for the largest inner products with a query's.
+"""Searches for the largest scores: of a score matrix, and of inner products with candidates' rows.
 
-`Exact` looks at every candidate; `HNSW` and `IVF` (FAISS: `pip install 'retrace[index]'`) at few.
-HNSW walks by the inner product itself, which is no metric. Adding a coordinate that makes it one
-(all rows of equal length) found fewer proponents at equal work: gradients differ in length by
-orders of magnitude, and all but the longest then look alike.
+`Exact` computes every inner product; `HNSW` and `IVF` (FAISS: `pip install 'retrace[index]'`) few.
+HNSW walks by the inner product itself, which is no metric. With one more coordinate, which makes
+all rows equally long and the inner product a metric, it finds fewer proponents at equal work:
+gradients differ in length by orders of magnitude, and all but the longest then look alike.
 """
 
 from __future__ import annotations
@@ -17,13 +17,36 @@ from torch import Tensor
 
 from methods.errors import MethodError
 from methods.rows.matmul import product
-from methods.search.ranking import highest
 
-BLOCK = 1 << 24  # scores held at once by an exact search
+BLOCK = 1 << 24  # scores in memory at once in an exact search
+
+
+def highest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row of (n, m) and their positions, (n, k) both; ties by position."""
+    if not 0 < k <= scores.shape[1]:
+        raise MethodError(
+            f"the {k} highest of {scores.shape[1]} scores: choose from 1 to {scores.shape[1]}"
+        )
+    values, positions = scores.topk(k)
+    least = values[:, -1:]
+    crowded = (scores >= least).sum(1) > k  # topk picks any of those tied at the last value
+    for row in crowded.nonzero()[:, 0].tolist():
+        above = int((values[row] > least[row]).sum())
+        tied = (scores[row] == least[row]).nonzero()[:, 0]
+        positions[row, above:] = tied[: k - above]
+    positions = positions.sort(dim=1).values
+    values, order = scores.gather(1, positions).sort(dim=1, descending=True, stable=True)
+    return values, positions.gather(1, order)
+
+
+def lowest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest of each row and their positions, smallest first; ties by position."""
+    values, positions = highest(-scores, k)
+    return -values, positions
 
 
 class Search(ABC):
-    """How candidates are looked through: a frozen dataclass."""
+    """A way to search candidates: a frozen dataclass."""
 
     copies: ClassVar[int] = 1
     """How often every row is in memory while the index is built."""
@@ -38,7 +61,7 @@ class Search(ABC):
         return 0
 
     def check(self, n: int) -> None:
-        """Raise before any work what would fail after it."""
+        """Refuse before any work what would fail after it."""
         if n < 1:
             raise MethodError("no candidates to search: give at least one")
 
@@ -48,12 +71,12 @@ class Search(ABC):
 
     @abstractmethod
     def find(self, engine: Any, rows: Tensor, k: int, effort: int | None) -> tuple[Tensor, Tensor]:
-        """Scores and places of the k best found for each row, (n_query, k) both."""
+        """Scores and positions of the k best for each row, (n_query, k) both."""
 
 
 @dataclass(frozen=True)
 class Exact(Search):
-    """Every candidate: what Fitted.proponents finds, equal scores in the order of candidates."""
+    """Every candidate: the same as Fitted.proponents, ties in the order of the candidates."""
 
     def build(self, rows: Tensor) -> Tensor:
         return rows
@@ -62,8 +85,8 @@ class Exact(Search):
         self, engine: Tensor, rows: Tensor, k: int, effort: int | None
     ) -> tuple[Tensor, Tensor]:
         step = max(1, BLOCK // len(engine))
-        found = [highest(product(some, engine), k) for some in rows.split(step)]
-        return torch.cat([v for v, _ in found]), torch.cat([i for _, i in found])
+        blocks = [highest(product(some, engine), k) for some in rows.split(step)]
+        return torch.cat([v for v, _ in blocks]), torch.cat([i for _, i in blocks])
 
 
 class _Faiss(Search):
@@ -89,8 +112,8 @@ class _Faiss(Search):
 
     def find(self, engine: Any, rows: Tensor, k: int, effort: int | None) -> tuple[Tensor, Tensor]:
         parameters = self._parameters(load_faiss(), effort)
-        scores, places = engine.search(rows.float().numpy(), k, params=parameters)
-        return torch.from_numpy(scores), torch.from_numpy(places)
+        scores, positions = engine.search(rows.float().numpy(), k, params=parameters)
+        return torch.from_numpy(scores), torch.from_numpy(positions)
 
 
 @dataclass(frozen=True)
@@ -121,9 +144,9 @@ class HNSW(_Faiss):
 
 @dataclass(frozen=True)
 class IVF(_Faiss):
-    """Candidates in `lists` clusters, of which a search looks through `effort` (nprobe).
+    """Candidates in `lists` clusters; a search looks through `effort` of them (nprobe).
 
-    It may find fewer than k: the rest are places of -1 with the lowest score there is.
+    It may find fewer than k: the rest have position -1 and the lowest score possible.
     """
 
     lists: int = 256
@@ -141,7 +164,7 @@ class IVF(_Faiss):
     def _empty(self, faiss: Any, n: int, dim: int) -> Any:
         coarse, metric = faiss.IndexFlatIP(dim), faiss.METRIC_INNER_PRODUCT
         engine = faiss.IndexIVFFlat(coarse, dim, self.lists, metric)
-        engine.cp.min_points_per_centroid = 1  # else it warns where clusters are small
+        engine.cp.min_points_per_centroid = 1  # else FAISS warns of small clusters
         return engine
 
     def _parameters(self, faiss: Any, effort: int | None) -> Any:
