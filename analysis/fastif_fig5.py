@@ -1,4 +1,4 @@
-"""Figure 5 of 002: simulator loss after a step on influential pairs, four points."""
+"""Figure 5 of FastIF: simulator loss after a step on influential pairs, four points."""
 
 import sys
 from functools import partial

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,30 +11,135 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from analysis.ink.marks import mark
 from analysis.ink.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, VERMILLION, new_grid
 from analysis.numbers import influence_graph
 from analysis.numbers.influence_graph import (
+    ASKED,
     HANS,
     MODELS,
     SLICES,
     Edges,
+    Graph,
     graph,
     helpful_share,
-    runs_of,
 )
-from analysis.numbers.statistics import NONE, Interval, geometric, over_seeds
+from analysis.numbers.statistics import geometric, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
-# Circular bipartite graphs: where the nodes go, so that what belongs together lies together.
+DRAWN = 60  # edges of each slice and sign
+STRONGEST = 0.01  # the strongest edges of a sign, whose share of its influence is stated
+SIGNS = {-1: "helpful", 1: "harmful"}
 
-
-INNER, OUTER = 0.6, 1.0  # radii of the two circles
+INNER = 0.6  # radius of the circle of wrong predictions
+RADII = {"lexical_overlap": 1.0, "subsequence": 1.1, "constituent": 1.2, "mnli": 1.0}
 FREE = 0.12  # of a full turn, left between the arcs of groups together
 SWEEPS = 12
-APART = 0.03  # radians between outer nodes, or less where there are many
-FULL = 0.9  # of the circle that they may fill so
+GAP = 0.03  # radians between outer nodes, or less where there are many
+FULL = 0.9  # the share of the circle that they may fill
+
+COLOURS = {"H (L)": BLUE, "H (S)": ORANGE, "H (C)": PURPLE, "M": BLACK}
+NAMES = {
+    "H (L)": "lexical\noverlap",
+    "H (S)": "subsequence",
+    "H (C)": "constituent",
+    "M": "MultiNLI",
+}
+LABEL: dict[str, Any] = {
+    "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
+    "ha": "center", "va": "center", "fontsize": 6, "zorder": 5,
+}  # fmt: skip
+
+RULE = (
+    "Claims: of the model of MultiNLI, fewer than half of the edges to all wrong predictions are"
+    " helpful, and helpful edges are stronger in the mean over slices; of the model of HANS,"
+    " training pairs of lexical overlap have more influence, summed over their edges and per pair,"
+    " than those of the other subsets on the wrong predictions of each slice of HANS. The graphs"
+    " decide nothing."
+)
+
+
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    rows: list[Row] = []
+    for model in MODELS.values():
+        by_seed = influence_graph.runs_by_seed(runs, model)
+        if not by_seed:
+            continue
+        graphs = [graph(by_seed[seed]) for seed in sorted(by_seed)]
+        rows += influence_graph.count_rows(model, by_seed)
+        for sign, word in SIGNS.items():
+            shares = [
+                _strongest_share(np.concatenate([e.influence.ravel() for e in each.values()]), sign)
+                for each in graphs
+                if each
+            ]
+            quantity = f"share of {word} influence that the strongest {STRONGEST:.0%} of it holds"
+            rows.append(curve(model, quantity, "", over_seeds(shares)))
+        rows += _claims(graphs) if model == "MultiNLI" else _subsets(by_seed)
+        first = by_seed[min(by_seed)]
+        for part, edges in graphs[0].items():
+            rows += _edges(model, part, edges, first[part].array("train_part"))
+    return tabulated(rows)
+
+
+def _strongest_share(influence: np.ndarray, sign: int) -> float:
+    sizes = np.sort(np.abs(influence[np.sign(influence) == sign]))[::-1]
+    few = max(1, round(STRONGEST * len(sizes)))
+    return float(sizes[:few].sum() / sizes.sum()) if len(sizes) else float("nan")
+
+
+def _claims(graphs: list[Graph]) -> list[Row]:
+    graphs = [each for each in graphs if each]
+    shares = [np.mean([helpful_share(edges) for edges in each.values()]) for each in graphs]
+    ratios = [
+        float(np.exp(np.mean([np.log(influence_graph.ratio(edges)) for edges in each.values()])))
+        for each in graphs
+    ]
+    times = geometric([ratio for ratio in ratios if 0 < ratio < np.inf])
+    return [
+        claim("MultiNLI", "share of edges, helpful", "", over_seeds(shares), at_most=0.5),
+        claim("MultiNLI", "mean |I|, helpful ÷ harmful", "x", times, at_least=1.0),
+    ]
+
+
+def _subsets(by_seed: dict[int, dict[str, Run]]) -> list[Row]:
+    """Whether training pairs of lexical overlap have more influence than others, by slice."""
+    rows = []
+    for part in HANS:
+        values = [
+            _per_pair(graph(own)[part], own[part].array("train_part"))
+            for own in by_seed.values()
+            if part in own and own[part].metrics["n_queries"]
+        ]
+        name = "HANS: pairs of lexical overlap ÷ others"
+        rows.append(claim(name, f"|I| on {part}", "x", geometric(values), at_least=1.0))
+    return rows
+
+
+def _per_pair(edges: Edges, train_part: np.ndarray) -> float:
+    total = np.bincount(
+        edges.candidates.ravel(), np.abs(edges.influence).ravel(), minlength=edges.n_train
+    )
+    own = np.asarray(train_part) == "lexical_overlap"
+    return float(total[own].mean() / total[~own].mean())
+
+
+def _edges(model: str, part: str, edges: Edges, train_part: np.ndarray) -> list[Row]:
+    """The strongest edges of either sign of one slice; queries by their place in it."""
+    rows = []
+    for sign, word in SIGNS.items():
+        signed = (sign * edges.influence).ravel()
+        for at in np.argsort(-signed, kind="stable")[:DRAWN]:
+            if signed[at] > 0:
+                query, column = divmod(int(at), edges.candidates.shape[1])
+                train = int(edges.candidates[query, column])
+                where = {"part": part, "query": query, "train": train}
+                where["train_part"] = str(train_part[train])
+                influence = single(edges.influence[query, column])
+                rows.append(curve(model, f"edge, {word}", "", influence, kind="edge", **where))
+    return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,23 +195,23 @@ def ordered(groups: Mapping[str, Sequence[int]], links: Links) -> dict[str, list
 
 
 def spread(angles: Mapping[int, float]) -> dict[int, float]:
-    """Angles moved as little as may be so that no two nodes lie on each other.
+    """Angles moved as little as possible so that no two nodes overlap.
 
     The order is kept; squared moves are least on the circle cut open at its widest gap.
     """
-    names = sorted(angles, key=lambda name: (angles[name] % (2 * np.pi), name))
-    at = np.array([angles[name] % (2 * np.pi) for name in names])
-    n = len(at)
+    n = len(angles)
     if n < 2:
         return dict(angles)
+    names = sorted(angles, key=lambda name: (angles[name] % (2 * np.pi), name))
+    at = np.array([angles[name] % (2 * np.pi) for name in names])
     gaps = np.diff(at, append=at[0] + 2 * np.pi)
     cut = int(gaps.argmax()) + 1
     at = np.concatenate([at[cut:], at[:cut] + 2 * np.pi]) if cut < n else at
     names = names[cut:] + names[:cut] if cut < n else names
-    apart = min(APART, FULL * 2 * np.pi / n)
-    even = apart * np.arange(n)
+    gap = min(GAP, FULL * 2 * np.pi / n)
+    even = gap * np.arange(n)
     moved = _isotonic(at - even) + even
-    if moved[-1] - moved[0] > 2 * np.pi - apart:  # pushed round to the other side of the cut
+    if moved[-1] - moved[0] > 2 * np.pi - gap:  # pushed round to the other side of the cut
         moved = moved.mean() + 2 * np.pi / n * (np.arange(n) - (n - 1) / 2)
     return dict(zip(names, moved.tolist(), strict=True))
 
@@ -122,41 +228,30 @@ def _isotonic(values: np.ndarray) -> np.ndarray:
     return np.concatenate([np.full(n, mean) for mean, n in pools])
 
 
-# The panels of Figure 6 of FastIF: circular graphs of helpful and of harmful edges.
-
-
-COLOURS = {"H (L)": BLUE, "H (S)": ORANGE, "H (C)": PURPLE, "M": BLACK}
-NAMES = {
-    "H (L)": "lexical\noverlap",
-    "H (S)": "subsequence",
-    "H (C)": "constituent",
-    "M": "MultiNLI",
-}
-LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
-RADII = {"lexical_overlap": 1.0, "subsequence": 1.1, "constituent": 1.2, "mnli": 1.0}
-SIGNS = {-1: "helpful", 1: "harmful"}
-
-
 def draw(table: pd.DataFrame) -> Figure:
     figure, panels = new_grid(2, 2, width=PAGE, height=PAGE + 0.3)
     figure.subplots_adjust(top=0.96, bottom=0.06, hspace=0.06, wspace=0.02)
-    counts = table[table["quantity"] == "wrong predictions asked about"]
-    edges = table[table["kind"] == "edge"]
+    counts = records(table[(table["quantity"] == ASKED) & (table["ours"] > 0)])
     for line, model in enumerate(MODELS.values()):
-        asked = counts[(counts["method"] == model) & (counts["n"] > 0)]
-        sizes = {row["part"]: round(row["ours"]) for row in records(asked) if row["ours"] > 0}
-        mine = edges[edges["method"] == model]
-        groups, number = _named(sizes)
-        groups = ordered(groups, _links(mine, number))
+        sizes = {row["part"]: round(row["ours"]) for row in counts if row["method"] == model}
+        edges = table[(table["kind"] == "edge") & (table["method"] == model)]
+        groups, number = _numbered(sizes)
+        groups = ordered(groups, _links(edges, number))
         for column, word in enumerate(SIGNS.values()):
-            axes, some = panels[2 * line + column], mine[mine["quantity"] == f"edge, {word}"]
-            _panel(axes, some, groups, number, GREEN if word == "helpful" else VERMILLION)
+            axes, some = panels[2 * line + column], edges[edges["quantity"] == f"edge, {word}"]
+            _draw_predictions(axes, groups)
+            if not some.empty:
+                links = _links(some, number)
+                _draw_edges(axes, links, some, arcs(groups), GREEN if column == 0 else VERMILLION)
+            axes.set_aspect("equal")
+            edge = 0.05 + max([RADII[part] for part in some["train_part"]], default=1.0)
+            axes.set(xlim=(-edge, edge), ylim=(-edge, edge))
             axes.set_title(f"model of {model}: {word}, {len(some)} edges", y=0.985)
-    _legend(figure)
+    _explain_squares(figure)
     return figure
 
 
-def _named(sizes: dict[str, int]) -> tuple[dict[str, list[int]], dict[tuple[str, int], int]]:
+def _numbered(sizes: dict[str, int]) -> tuple[dict[str, list[int]], dict[tuple[str, int], int]]:
     """Number the wrong predictions of all slices: members of each, and the number of each."""
     keys = [(part, query) for part, size in sizes.items() for query in range(size)]
     number = {key: place for place, key in enumerate(keys)}
@@ -173,57 +268,39 @@ def _links(edges: pd.DataFrame, number: dict[tuple[str, int], int]) -> Links:
     return Links(inner, outer, weight.to_numpy(dtype=float))
 
 
-def _panel(
-    axes: Axes,
-    edges: pd.DataFrame,
-    groups: dict[str, list[int]],
-    number: dict[tuple[str, int], int],
-    colour: str,
-) -> None:
+def _draw_predictions(axes: Axes, groups: dict[str, list[int]]) -> None:
+    """Draw wrong predictions on the inner circle, with the name of their slice."""
     inner = arcs(groups)
     for part, members in groups.items():
-        x, y = _points([inner[node] for node in members], INNER)
+        angles = [inner[node] for node in members]
+        x, y = _points(angles, INNER)
         axes.plot(x, y, "o", color=COLOURS[part], markersize=2.2, markeredgewidth=0, zorder=3)
         if members:
-            middle = INNER - 0.24
-            at = float(np.mean([inner[node] for node in members]))
+            (x,), (y,) = _points([float(np.mean(angles))], INNER - 0.24)
             label = f"{NAMES[part]}\n{len(members)} wrong"
-            (x,), (y,) = _points([at], middle)
-            axes.text(
-                x,
-                y,
-                label,
-                color=COLOURS[part],
-                bbox=LABEL_BOX,
-                ha="center",
-                va="center",
-                fontsize=6,
-                zorder=5,
-            )
-    axes.set_aspect("equal")
-    edge = 0.05 + max([RADII[part] for part in edges["train_part"]], default=1.0)
-    axes.set_xlim(-edge, edge)
-    axes.set_ylim(-edge, edge)
-    if edges.empty:
-        return
-    links = _links(edges, number)
+            axes.text(x, y, label, color=COLOURS[part], **LABEL)
+
+
+def _draw_edges(
+    axes: Axes, links: Links, edges: pd.DataFrame, inner: dict[int, float], colour: str
+) -> None:
+    """Draw edges as curves through the ring, and training pairs where they end."""
     outer = spread(facing(links, inner))
     part_of = dict(zip(edges["train"].astype(int), edges["train_part"], strict=True))
+    t = np.linspace(0, 1, 16)
     curves = []
     for node, other in zip(links.inner.tolist(), links.outer.tolist(), strict=True):
-        one = INNER * np.exp(1j * inner[node])
+        start = INNER * np.exp(1j * inner[node])
         end = RADII[part_of[other]] * np.exp(1j * outer[other])
-        bent = 0.8 * np.exp(1j * np.angle(one + end)) * abs(one + end) / 2
-        t = np.linspace(0, 1, 16)
-        path = (1 - t) ** 2 * one + 2 * t * (1 - t) * bent + t**2 * end
+        bend = 0.8 * np.exp(1j * np.angle(start + end)) * abs(start + end) / 2
+        path = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
         curves.append(np.column_stack([path.real, path.imag]))
-    strength = links.weight
-    widths, alpha = 0.2 + 1.1 * strength, 0.15 + 0.5 * strength
-    drawn = LineCollection(curves, colors=colour, linewidths=widths, alpha=alpha, zorder=2)
-    axes.add_collection(drawn)
+    widths, alpha = 0.2 + 1.1 * links.weight, 0.15 + 0.5 * links.weight
+    axes.add_collection(
+        LineCollection(curves, colors=colour, linewidths=widths, alpha=alpha, zorder=2)
+    )
     for part, radius in RADII.items():
-        names = [name for name in outer if part_of[name] == part]
-        x, y = _points([outer[name] for name in names], radius)
+        x, y = _points([outer[name] for name in outer if part_of[name] == part], radius)
         shade = GREY if part == "mnli" else COLOURS[SLICES[part]]
         axes.plot(x, y, "s", color=shade, markersize=2, markeredgewidth=0, zorder=3)
 
@@ -232,126 +309,25 @@ def _points(angles: list[float], radius: float) -> tuple[np.ndarray, np.ndarray]
     return radius * np.cos(angles), radius * np.sin(angles)
 
 
-def _legend(figure: Figure) -> None:
-    """What the squares are; the predictions are named where they are."""
-    axes = figure.axes[0]
-    shades = {"MultiNLI": GREY} | {f"HANS, {NAMES[p]}": COLOURS[p] for p in HANS}
-    marks = [axes.plot([], [], "s", color=shade, markersize=4)[0] for shade in shades.values()]
-    labels = [f"training pairs: {name}".replace("\n", " ") for name in shades]
-    labels[1:] = [label.removeprefix("training pairs: ") for label in labels[1:]]
-    figure.legend(marks, labels, loc="lower center", ncols=4, bbox_to_anchor=(0.5, 0.025))
-
-
-DRAWN = 60  # edges of each slice and sign
-STRONGEST = 0.01  # share of the edges of a sign whose share of its influence is told
-RULE = (
-    "Claims: of the model of MultiNLI, fewer than half of the edges to all wrong predictions are"
-    " helpful, and helpful edges are stronger in the mean over slices; of the model of HANS,"
-    " training pairs of lexical overlap have more influence, summed over their edges and per pair,"
-    " than those of the other subsets on the wrong predictions of each slice of HANS. The graphs"
-    " decide nothing."
-)
-
-
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    rows: list[Row] = []
-    for model in MODELS.values():
-        by_seed = runs_of(found, model)
-        if not by_seed:
-            continue
-        graphs = [graph(by_seed[seed]) for seed in sorted(by_seed)]
-        for part in SLICES.values():
-            for name, quantity in (("n_queries", "wrong predictions asked about"),
-                                   ("n_wrong", "wrong predictions there are")):  # fmt: skip
-                values = [float(of[part].metrics[name]) for of in by_seed.values() if part in of]
-                rows.append(curve(model, quantity, "", over_seeds(values), part=part))
-        for sign, word in SIGNS.items():
-            held = [
-                _held(np.concatenate([e.influence.ravel() for e in one.values()]), sign)
-                for one in graphs
-                if one
-            ]
-            quantity = f"share of {word} influence that the strongest {STRONGEST:.0%} of it holds"
-            rows.append(curve(model, quantity, "", over_seeds(held)))
-        rows += _claims(graphs) if model == "MultiNLI" else _subsets(by_seed)
-        first = by_seed[min(by_seed)]
-        for part, edges in graphs[0].items():
-            rows += _edges(model, part, edges, first[part].array("train_part"))
-    return tabulated(rows)
-
-
-def _held(influence: np.ndarray, sign: int) -> float:
-    sizes = np.sort(np.abs(influence[np.sign(influence) == sign]))[::-1]
-    few = max(1, round(STRONGEST * len(sizes)))
-    return float(sizes[:few].sum() / sizes.sum()) if len(sizes) else float("nan")
-
-
-def _claims(graphs: list[dict[str, Edges]]) -> list[Row]:
-    shares = [np.mean([helpful_share(e) for e in one.values()]) for one in graphs if one]
-    stronger = [
-        float(np.exp(np.mean([np.log(influence_graph.ratio(e)) for e in one.values()])))
-        for one in graphs
-        if one
-    ]
-    kept = [value for value in stronger if 0 < value < np.inf]
-    times = geometric(kept) if kept else NONE
-    return [
-        claim("MultiNLI", "share of edges, helpful", "", over_seeds(shares), at_most=0.5),
-        claim("MultiNLI", "mean |I|, helpful ÷ harmful", "x", times, at_least=1.0),
-    ]
-
-
-def _subsets(by_seed: dict[int, dict[str, Run]]) -> list[Row]:
-    """Whether training pairs of lexical overlap have more influence than others, by slice."""
-    rows = []
-    for part in HANS:
-        values = [
-            _per_pair(graph(of)[part], of[part].array("train_part"))
-            for of in by_seed.values()
-            if part in of and of[part].metrics["n_queries"]
-        ]
-        times: Interval = geometric(values) if values else NONE
-        name = "HANS: pairs of lexical overlap ÷ others"
-        rows.append(claim(name, f"|I| on {part}", "x", times, at_least=1.0))
-    return rows
-
-
-def _per_pair(edges: Edges, train_part: np.ndarray) -> float:
-    total = np.bincount(
-        edges.candidates.ravel(), np.abs(edges.influence).ravel(), minlength=edges.n_train
-    )
-    own = np.asarray(train_part) == "lexical_overlap"
-    return float(total[own].mean() / total[~own].mean())
-
-
-def _edges(model: str, part: str, edges: Edges, train_part: np.ndarray) -> list[Row]:
-    """The strongest edges of either sign of one slice; queries by their place in it."""
-    rows = []
-    for sign, word in SIGNS.items():
-        flat = (sign * edges.influence).ravel()
-        for at in np.argsort(-flat, kind="stable")[:DRAWN]:
-            if flat[at] > 0:
-                query, column = divmod(int(at), edges.candidates.shape[1])
-                train = int(edges.candidates[query, column])
-                one = Interval(float(edges.influence[query, column]), np.nan, np.nan, 1)
-                where = {"part": part, "query": query, "train": train}
-                row = curve(model, f"edge, {word}", "", one, **where)
-                rows.append(row | {"kind": "edge", "train_part": str(train_part[train])})
-    return rows
+def _explain_squares(figure: Figure) -> None:
+    shades = {"training pairs: MultiNLI": GREY}
+    shades |= {f"HANS, {NAMES[part]}".replace("\n", " "): COLOURS[part] for part in HANS}
+    marks = [mark("s", shade) for shade in shades.values()]
+    figure.legend(marks, list(shades), loc="lower center", ncols=4, bbox_to_anchor=(0.5, 0.025))
 
 
 def findings(table: pd.DataFrame) -> list[str]:
     """Sentences on slices with few wrong predictions, and on how much few edges hold."""
-    said = []
+    sentences = []
     for row in records(table):
-        if row["quantity"] == "wrong predictions asked about" and row["ours"] < 100:
-            said.append(
+        if row["quantity"] == ASKED and row["ours"] < 100:
+            sentences.append(
                 f"The model of {row['method']}: {row['ours']:.0f} wrong predictions of"
                 f" {row['part']} were asked about, all of them where there were no more."
             )
         elif row["quantity"].startswith("share of ") and row["kind"] == "curve":
-            said.append(f"The model of {row['method']}: {row['quantity']}: {row['ours']:.2f}.")
-    return said
+            sentences.append(f"The model of {row['method']}: {row['quantity']}: {row['ours']:.2f}.")
+    return sentences
 
 
 ARTIFACT = Artifact(

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,94 +9,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.ink.style import BLACK, BLUE, FOOT, GREEN, GREY, ORANGE, PAGE, VERMILLION, Look
+from analysis.ink.style import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILLION, Look, new_lattice
 from analysis.numbers.statistics import NONE, Interval, over_seeds
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated, written
 from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
-# What error correction on HANS found: accuracies along the steps, and gaps between arms.
-
-
 PAPER_LR = 1e-4
 SOURCES = {"mnli train": "MultiNLI", "hans train": "HANS"}
+MNLI, HANS = SOURCES.values()
 PARTS = {
     "lexical_overlap": "lexical overlap",
     "subsequence": "subsequence",
     "constituent": "constituent",
 }
-ARMS = ("helpful", "harmful", "random", "anchors", "similar", "nearest")
-LOSS = "change of loss over all slices"
-START = "start"  # the model before any step
-KEYS = ["lr", "source", "part", "arm", "seed", "repeat"]
-
-
-def observe(found: list[Run]) -> pd.DataFrame:
-    """A line a run and step: KEYS, `step`, `accuracy` and `gain` in points, `loss_change`.
-
-    Anchors are the same whichever pool the other arms draw from, so they appear under each.
-    """
-    frames = []
-    for run in found:
-        arm, pool = named(run)
-        accuracy, loss = (np.asarray(run.array(name)) for name in ("accuracy", "loss"))
-        steps = {
-            "step": np.arange(len(accuracy)),
-            "accuracy": 100 * accuracy,
-            "gain": 100 * (accuracy - accuracy[0]),
-            "loss_change": loss - loss[0],
-        }
-        about = {
-            "lr": float(run.config["lr"]),
-            "part": PARTS[run.config["part"]],
-            "arm": arm,
-            "seed": int(run.config["model"]["seed"]),
-            "repeat": int(run.config["repeat"]),
-            **{name: run.metrics.get(name, np.nan) for name in ("own_slice", "entailed")},
-            "cosine": float(np.asarray(run.array("cosine"))[0]),
-        }
-        pools = SOURCES.values() if pool is None else [pool]
-        frames += [pd.DataFrame(steps).assign(**about, source=source) for source in pools]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def named(run: Run) -> tuple[str, str | None]:
-    """An arm's name and the data set that it draws from; None for the anchors."""
-    arm = run.config["arm"]
-    pool = SOURCES[arm["pool"]["which"]] if "pool" in arm else None
-    return str(arm.get("side") or arm["type"].lower()), pool
-
-
-def ends(seen: pd.DataFrame) -> pd.DataFrame:
-    """The last step of every trajectory."""
-    return seen[seen["step"] == seen.groupby(KEYS)["step"].transform("max")]
-
-
-def over(rows: pd.DataFrame, column: str) -> Interval:
-    """The interval over models of a column, first averaged over what else varies."""
-    if rows.empty:
-        return NONE
-    return over_seeds(rows.groupby("seed")[column].mean().to_numpy())
-
-
-def gap(last: pd.DataFrame, one: str, other: str, column: str = "gain") -> Interval:
-    """The interval of one arm minus another, paired by model, draw of anchors and slice.
-
-    START is the model before any step, from which gains are measured.
-    """
-    by = [
-        last[last["arm"] == arm].set_index(["seed", "repeat", "part"])[column]
-        for arm in (one, other)
-    ]
-    apart = by[0] if other == START else (by[0] - by[1]).dropna()
-    return over(apart.reset_index(), column)
-
-
-# The panels of Figure 7 of FastIF: accuracy and loss along the steps, and the table of gains.
-
-
-LOOKS = {
+LOOKS = {  # by arm
     "helpful": Look(GREEN, "o", "helpful"),
     "harmful": Look(VERMILLION, "v", "harmful"),
     "random": Look(GREY, "x", "random"),
@@ -105,103 +32,16 @@ LOOKS = {
     "similar": Look(BLUE, "s", "similar gradients (H = I)", "--"),
     "nearest": Look(ORANGE, "^", "nearest", "--"),
 }
-SPAN = 2.0  # points that an axis shows at least, lest noise look like a result
-SPAN_LOSS = 0.02  # nats, likewise
-
-
-def draw(table: pd.DataFrame) -> Figure:
-    shown = table[(table["kind"] == "curve") & table["quantity"].isin(["accuracy", "gain", LOSS])]
-    lines = list(shown.groupby(["lr", "source"], sort=False).groups)
-    lines.sort(
-        key=lambda line: (line[0] != PAPER_LR, line[0], line[1] != next(iter(SOURCES.values())))
-    )
-    height = 0.75 + 1.45 * len(lines)
-    figure = Figure(figsize=(PAGE, height), layout="constrained")
-    figure.set_layout_engine("constrained", rect=(0, FOOT / height, 1, 1 - FOOT / height))
-    grid = figure.subplots(len(lines), len(PARTS) + 1, sharex=True, squeeze=False)
-    for (lr, source), panels in zip(lines, grid, strict=True):
-        of = shown[(shown["lr"] == lr) & (shown["source"] == source)]
-        for axes, part in zip(panels, PARTS.values(), strict=False):
-            _panel(axes, of[of["part"] == part])
-        _draw_losses(panels[-1], of[of["quantity"] == LOSS])
-        panels[0].set_ylabel(f"{source} pairs, lr {lr:g}\naccuracy (%)")
-        panels[-1].set_ylabel("change (nats)")
-    for axes, title in zip(grid[0], [*PARTS.values(), "loss, all three slices"], strict=True):
-        axes.set_title(title)
-    for axes in grid[-1]:
-        axes.set_xlabel("steps")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(ARMS))
-    return figure
-
-
-def _panel(axes: Axes, rows: pd.DataFrame) -> None:
-    """Mean accuracies; bands are intervals of the gain, which the spread of models is not in."""
-    values = []
-    for arm in ARMS:
-        mine = rows[rows["method"] == arm].sort_values("step")
-        accuracy, gain = (mine[mine["quantity"] == name] for name in ("accuracy", "gain"))
-        if accuracy.empty:
-            continue
-        look, at = LOOKS[arm], accuracy["step"].to_numpy(dtype=float)
-        start = float(accuracy["ours"].iloc[0])
-        if arm in ("helpful", "harmful", "random"):
-            low, high = (start + gain[side].to_numpy(dtype=float) for side in ("low", "high"))
-            axes.fill_between(at, low, high, color=look.colour, alpha=0.13, linewidth=0)
-        _line(axes, arm, at, accuracy["ours"])
-        values += list(accuracy["ours"])
-    if values:
-        middle, room = (max(values) + min(values)) / 2, 0.65 * (max(values) - min(values))
-        axes.set_ylim(middle - max(room, SPAN / 2), middle + max(room, SPAN / 2))
-
-
-def _draw_losses(axes: Axes, rows: pd.DataFrame) -> None:
-    """What influence is of: the mean change of loss on the rest of the slices since the start."""
-    for arm in ARMS:
-        mine = rows[rows["method"] == arm].sort_values("step")
-        if arm in ("helpful", "harmful", "random") and not mine.empty:
-            low, high = (mine[side].to_numpy(dtype=float) for side in ("low", "high"))
-            axes.fill_between(
-                mine["step"], low, high, color=LOOKS[arm].colour, alpha=0.13, linewidth=0
-            )
-        _line(axes, arm, mine["step"], mine["ours"])
-    axes.axhline(0, color=BLACK, linewidth=0.5, zorder=1)
-    low, high = axes.get_ylim()
-    room = max(0.0, SPAN_LOSS - (high - low)) / 2
-    axes.set_ylim(low - room, high + room)
-
-
-def _line(axes: Axes, arm: str, steps: Any, values: Any) -> None:
-    look = LOOKS[arm]
-    axes.plot(
-        steps, values, look.line, color=look.colour, marker=look.marker,
-        markersize=2.8, linewidth=1.1, label=look.name, zorder=3 if arm == "helpful" else 2,
-    )  # fmt: skip
-
-
-def page(table: pd.DataFrame) -> pd.DataFrame:
-    """A line an arm, source and learning rate: gains in points on each slice and over all."""
-    curves = table[table["kind"] == "curve"]
-    lines = []
-    for (lr, source, arm), rows in curves[curves["method"].isin(ARMS)].groupby(
-        ["lr", "source", "method"], sort=False
-    ):
-        gains = rows[rows["quantity"] == "gain"]
-        line = {"pairs of": source, "lr": f"{lr:g}", "steps on": LOOKS[arm].name}
-        for part in PARTS.values():
-            mine = records(gains[gains["part"] == part].sort_values("step"))
-            line[part] = written(mine[-1], "+.2f") if mine else ""
-        (whole,) = records(rows[rows["quantity"] == "gain over all slices"])
-        lines.append({**line, "all slices": written(whole, "+.2f")})
-    return pd.DataFrame(lines)
-
-
-MNLI, HANS = SOURCES.values()
-GAIN, ABOVE_ANCHORS, ABOVE_RANDOM = 5.0, 2.6, 2.6  # points, as Sec. 6.3 prints them
-TOLERANCE = 1.3  # half of what is printed
+BANDS = ("helpful", "harmful", "random")  # arms whose intervals are drawn
+START = "start"  # the model before any step
+RUN_KEYS = ["lr", "source", "part", "arm", "seed", "repeat"]
+LOSS = "change of loss over all slices"
 COSINE = "cosine of s_test and gradient"
 SECOND = "second rate"  # claims at a learning rate that is not the paper's: shown, not judged
+GAIN, ABOVE_ANCHORS, ABOVE_RANDOM = 5.0, 2.6, 2.6  # points, as Sec. 6.3 prints them
+TOLERANCE = 1.3  # half of what is printed
+SPAN = 2.0  # points that an axis shows at least, so that noise does not look like a result
+SPAN_LOSS = 0.02  # nats, likewise
 
 RULE = (
     "Claims, on accuracies after the last step at the paper's learning rate, averaged over slices"
@@ -214,16 +54,75 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    seen = observe(found)
-    if seen.empty:
+def observe(runs: list[Run]) -> pd.DataFrame:
+    """A line a run and step: RUN_KEYS, `step`, `accuracy` and `gain` in points, `loss_change`.
+
+    Anchors are the same whichever pool the other arms draw from, so they appear under each.
+    """
+    frames = []
+    for run in runs:
+        config = run.config
+        arm, accuracy, loss = (
+            config["arm"],
+            *(np.asarray(run.array(n)) for n in ("accuracy", "loss")),
+        )
+        frame = pd.DataFrame(
+            {
+                "step": np.arange(len(accuracy)),
+                "accuracy": 100 * accuracy,
+                "gain": 100 * (accuracy - accuracy[0]),
+                "loss_change": loss - loss[0],
+            }
+        ).assign(
+            lr=float(config["lr"]),
+            part=PARTS[config["part"]],
+            arm=str(arm.get("side") or arm["type"].lower()),
+            seed=int(config["model"]["seed"]),
+            repeat=int(config["repeat"]),
+            own_slice=run.metrics.get("own_slice", np.nan),
+            entailed=run.metrics.get("entailed", np.nan),
+            cosine=float(np.asarray(run.array("cosine"))[0]),
+        )
+        pools = [SOURCES[arm["pool"]["which"]]] if "pool" in arm else SOURCES.values()
+        frames += [frame.assign(source=pool) for pool in pools]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def last_steps(steps: pd.DataFrame) -> pd.DataFrame:
+    """The last step of every trajectory."""
+    return steps[steps["step"] == steps.groupby(RUN_KEYS)["step"].transform("max")]
+
+
+def over_models(rows: pd.DataFrame, column: str) -> Interval:
+    """The interval over models of a column, first averaged over what else varies."""
+    if rows.empty:
+        return NONE
+    return over_seeds(rows.groupby("seed")[column].mean().to_numpy())
+
+
+def gap(last: pd.DataFrame, one: str, other: str, column: str = "gain") -> Interval:
+    """The interval of one arm minus another, paired by model, draw of anchors and slice.
+
+    START is the model before any step, from which gains are measured.
+    """
+    first, second = (
+        last[last["arm"] == arm].set_index(["seed", "repeat", "part"])[column]
+        for arm in (one, other)
+    )
+    gaps = first if other == START else (first - second).dropna()
+    return over_models(gaps.reset_index(), column)
+
+
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    steps = observe(runs)
+    if steps.empty:
         return tabulated([])
     rows = [
         row
-        for (lr, source), group in seen.groupby(["lr", "source"], sort=True)
-        for row in (*_curves(group, lr, source), *_ends(ends(group), lr, source))
+        for (lr, source), group in steps.groupby(["lr", "source"], sort=True)
+        for row in (*_curves(group, lr, source), *_ends(last_steps(group), lr, source))
     ]
-    for lr, group in ends(seen).groupby("lr"):
+    for lr, group in last_steps(steps).groupby("lr"):
         judged = lr == PAPER_LR
         rows += [
             row if judged or row["kind"] == "curve" else row | {"kind": SECOND}
@@ -235,35 +134,36 @@ def tabulate(found: list[Run]) -> pd.DataFrame:
 def _curves(group: pd.DataFrame, lr: float, source: str) -> list[Row]:
     rows = []
     for part in PARTS.values():
-        for arm in ARMS:
+        for arm in LOOKS:
             mine = group[(group["part"] == part) & (group["arm"] == arm)]
             for step, at in mine.groupby("step"):
                 where = {"source": source, "lr": lr, "part": part, "step": step}
-                rows.append(curve(arm, "accuracy", "%", over(at, "accuracy"), **where))
-                rows.append(curve(arm, "gain", "points", over(at, "gain"), **where))
-    for arm in ARMS:
+                rows.append(curve(arm, "accuracy", "%", over_models(at, "accuracy"), **where))
+                rows.append(curve(arm, "gain", "points", over_models(at, "gain"), **where))
+    for arm in LOOKS:
         for step, at in group[group["arm"] == arm].groupby("step"):
             where = {"source": source, "lr": lr, "step": step}
-            rows.append(curve(arm, LOSS, "nats", over(at, "loss_change"), **where))
+            rows.append(curve(arm, LOSS, "nats", over_models(at, "loss_change"), **where))
     return rows
 
 
 def _ends(last: pd.DataFrame, lr: float, source: str) -> list[Row]:
     """What the last step left, over all slices, and which pairs were stepped on."""
     rows = []
-    for arm in ARMS:
+    where = {"source": source, "lr": lr}
+    for arm in LOOKS:
         mine = last[last["arm"] == arm]
-        where = {"source": source, "lr": lr}
-        rows.append(curve(arm, "gain over all slices", "points", over(mine, "gain"), **where))
+        rows.append(
+            curve(arm, "gain over all slices", "points", over_models(mine, "gain"), **where)
+        )
         for part in PARTS.values():
-            change = over(mine[mine["part"] == part], "loss_change")
+            change = over_models(mine[mine["part"] == part], "loss_change")
             rows.append(curve(arm, "change of loss", "nats", change, **where, part=part))
-        told = {"entailed": "share entailed", "own_slice": "share of the slice itself"}
-        for column, quantity in told.items():
-            rows.append(curve(arm, quantity, "", over(mine, column), **where))
+        quantities = {"entailed": "share entailed", "own_slice": "share of the slice itself"}
         if arm in ("helpful", "harmful"):
-            cosine = over(mine, "cosine")
-            rows.append(curve(arm, COSINE, "", cosine, **where))
+            quantities["cosine"] = COSINE
+        for column, quantity in quantities.items():
+            rows.append(curve(arm, quantity, "", over_models(mine, column), **where))
     return rows
 
 
@@ -272,103 +172,176 @@ def _claims(last: pd.DataFrame, lr: float) -> list[Row]:
     plain, augmented = (last[last["source"] == source] for source in SOURCES.values())
     moved = plain[plain["arm"].isin(["helpful", "harmful"])]
     both = moved.groupby(["seed", "repeat", "part"])["gain"].agg(["sum", "count"]).reset_index()
-    further = over(both[both["count"] == 2], "sum")
+    further = over_models(both[both["count"] == 2], "sum")
     overlap = plain[(plain["arm"] == "helpful") & (plain["part"] == PARTS["lexical_overlap"])]
-    lowered = over(overlap, "loss_change")
-    at = f"lr {lr:g}"
-    gains, losses = f"gains, {MNLI}, {at}", f"loss on lexical overlap, {MNLI}, {at}"
+    lowered = over_models(overlap, "loss_change")
+    gains, losses = f"gains, {MNLI}", f"loss on lexical overlap, {MNLI}"
+
+    def printed(pool: pd.DataFrame, other: str, paper: float) -> list[Row]:
+        return [
+            number(name, f"printed gap, {source}", "points", ours, paper, TOLERANCE, source=source)
+            for name, source, ours in _gap(pool, "helpful", other)
+        ]
+
     rows = [
-        _gap(plain, "helpful", START, at_least=GAIN, paper=GAIN),
-        _gap(plain, "helpful", "random"),
-        _gap(plain, "random", "harmful"),
-        _gap(plain, "helpful", "anchors"),
+        *_above(plain, "helpful", START, at_least=GAIN, paper=GAIN),
+        *_above(plain, "helpful", "random"),
+        *_above(plain, "random", "harmful"),
+        *_above(plain, "helpful", "anchors"),
         claim("helpful + harmful", gains, "points", further, at_least=0.0, source=MNLI),
         claim("helpful − start", losses, "nats", lowered, at_most=0.0, source=MNLI),
-        _gap(augmented, "random", START),
-        _gap(augmented, "helpful", "random"),
-        _gap(augmented, "helpful", "anchors"),
-        _printed(plain, "anchors", ABOVE_ANCHORS),
-        _printed(augmented, "random", ABOVE_RANDOM),
+        *_above(augmented, "random", START),
+        *_above(augmented, "helpful", "random"),
+        *_above(augmented, "helpful", "anchors"),
+        *printed(plain, "anchors", ABOVE_ANCHORS),
+        *printed(augmented, "random", ABOVE_RANDOM),
     ]
-    for of in (plain, augmented):
-        rows += [_beside(of, arm) for arm in ("similar", "nearest")]
-        rows += [_losses(of, arm) for arm in ("random", "similar", "nearest")]
-    return [row | {"lr": lr, "quantity": _ending(row["quantity"], at)} for row in rows if row]
-
-
-def _ending(quantity: str, at: str) -> str:
-    return quantity if quantity.endswith(at) else f"{quantity}, {at}"
+    for pool in (plain, augmented):
+        for other in ("similar", "nearest"):
+            for name, source, ours in _gap(pool, "helpful", other):
+                rows.append(curve(name, f"accuracy, {source}", "points", ours, source=source))
+        # Influence is of the loss: how much lower helpful pairs leave it.
+        for other in ("random", "similar", "nearest"):
+            for name, source, ours in _gap(pool, "helpful", other, "loss_change"):
+                rows.append(curve(name, f"loss, {source}", "nats", ours, source=source))
+    return [row | {"lr": lr, "quantity": f"{row['quantity']}, lr {lr:g}"} for row in rows]
 
 
 def _gap(
+    last: pd.DataFrame, one: str, other: str, column: str = "gain"
+) -> list[tuple[str, str, Interval]]:
+    """The name, the source and the interval of a gap; nothing where no run is of that pool."""
+    if last.empty:
+        return []
+    return [(f"{one} − {other}", str(last["source"].iloc[0]), gap(last, one, other, column))]
+
+
+def _above(
     last: pd.DataFrame, one: str, other: str, at_least: float = 0.0, paper: float = math.nan
-) -> Row:
-    """The claim that one arm ends above another; {} where no run is of that pool."""
-    if last.empty:
-        return {}
-    source, ours = str(last["source"].iloc[0]), gap(last, one, other)
-    name, quantity = f"{one} − {other}", f"accuracy, {source}"
-    return claim(name, quantity, "points", ours, at_least=at_least, paper=paper, source=source)
+) -> list[Row]:
+    """The claim that one arm ends above another."""
+    about = {"at_least": at_least, "paper": paper}
+    return [
+        claim(name, f"accuracy, {source}", "points", ours, source=source, **about)
+        for name, source, ours in _gap(last, one, other)
+    ]
 
 
-def _printed(last: pd.DataFrame, other: str, paper: float) -> Row:
-    if last.empty:
-        return {}
-    source, ours = str(last["source"].iloc[0]), gap(last, "helpful", other)
-    quantity = f"printed gap, {source}"
-    name = f"helpful − {other}"
-    return number(name, quantity, "points", ours, paper, TOLERANCE, source=source)
+def draw(table: pd.DataFrame) -> Figure:
+    """Accuracy on each slice and the loss on all along the steps, a line a source and rate."""
+    shown = table[(table["kind"] == "curve") & table["quantity"].isin(["accuracy", "gain", LOSS])]
+    lines = list(shown.groupby(["lr", "source"], sort=False).groups)
+    lines.sort(key=lambda line: (line[0] != PAPER_LR, line[0], line[1] != MNLI))
+    figure, grid = new_lattice(
+        len(lines), len(PARTS) + 1, height=0.75 + 1.45 * len(lines), share_x=True, share_y=False
+    )
+    for (lr, source), panels in zip(lines, grid, strict=True):
+        rows = shown[(shown["lr"] == lr) & (shown["source"] == source)]
+        for axes, part in zip(panels, PARTS.values(), strict=False):
+            _draw_accuracy(axes, rows[rows["part"] == part])
+        _draw_loss(panels[-1], rows[rows["quantity"] == LOSS])
+        panels[0].set_ylabel(f"{source} pairs, lr {lr:g}\naccuracy (%)")
+        panels[-1].set_ylabel("change (nats)")
+    for axes, title in zip(grid[0], [*PARTS.values(), "loss, all three slices"], strict=True):
+        axes.set_title(title)
+    for axes in grid[-1]:
+        axes.set_xlabel("steps")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(LOOKS))
+    return figure
 
 
-def _beside(last: pd.DataFrame, control: str) -> Row:
-    if last.empty:
-        return {}
-    source, ours = str(last["source"].iloc[0]), gap(last, "helpful", control)
-    return curve(f"helpful − {control}", f"accuracy, {source}", "points", ours, source=source)
+def _draw_accuracy(axes: Axes, rows: pd.DataFrame) -> None:
+    """Mean accuracies; bands are intervals of the gain: how models differ at first is left out."""
+    values: list[float] = []
+    for arm in LOOKS:
+        mine = rows[rows["method"] == arm].sort_values("step")
+        accuracy, gain = (mine[mine["quantity"] == name] for name in ("accuracy", "gain"))
+        if accuracy.empty:
+            continue
+        _draw_arm(axes, arm, accuracy, gain, float(accuracy["ours"].iloc[0]))
+        values += list(accuracy["ours"])
+    if values:
+        middle, room = (max(values) + min(values)) / 2, 0.65 * (max(values) - min(values))
+        axes.set_ylim(middle - max(room, SPAN / 2), middle + max(room, SPAN / 2))
 
 
-def _losses(last: pd.DataFrame, other: str) -> Row:
-    """Influence is of the loss: how much lower helpful pairs leave it, whatever accuracy does."""
-    if last.empty:
-        return {}
-    source, ours = str(last["source"].iloc[0]), gap(last, "helpful", other, "loss_change")
-    return curve(f"helpful − {other}", f"loss, {source}", "nats", ours, source=source)
+def _draw_loss(axes: Axes, rows: pd.DataFrame) -> None:
+    """What influence is of: the mean change of loss on the rest of the slices since the start."""
+    for arm in LOOKS:
+        mine = rows[rows["method"] == arm].sort_values("step")
+        _draw_arm(axes, arm, mine, mine)
+    axes.axhline(0, color=BLACK, linewidth=0.5, zorder=1)
+    low, high = axes.get_ylim()
+    room = max(0.0, SPAN_LOSS - (high - low)) / 2
+    axes.set_ylim(low - room, high + room)
+
+
+def _draw_arm(
+    axes: Axes, arm: str, line: pd.DataFrame, band: pd.DataFrame, start: float = 0.0
+) -> None:
+    """Draw an arm's line, and the intervals of `band` above `start` if it is one of BANDS."""
+    look = LOOKS[arm]
+    if arm in BANDS and not line.empty:
+        low, high = (start + band[side].to_numpy(dtype=float) for side in ("low", "high"))
+        at = line["step"].to_numpy(dtype=float)
+        axes.fill_between(at, low, high, color=look.colour, alpha=0.13, linewidth=0)
+    axes.plot(
+        line["step"], line["ours"], look.line, color=look.colour, marker=look.marker,
+        markersize=2.8, linewidth=1.1, label=look.name, zorder=3 if arm == "helpful" else 2,
+    )  # fmt: skip
+
+
+def page(table: pd.DataFrame) -> pd.DataFrame:
+    """A line an arm, source and learning rate: gains in points on each slice and over all."""
+    curves = table[(table["kind"] == "curve") & table["method"].isin(list(LOOKS))]
+    lines = []
+    for (lr, source, arm), rows in curves.groupby(["lr", "source", "method"], sort=False):
+        gains = rows[rows["quantity"] == "gain"]
+        line = {"pairs of": source, "lr": f"{lr:g}", "steps on": LOOKS[arm].name}
+        for part in PARTS.values():
+            mine = records(gains[gains["part"] == part].sort_values("step"))
+            line[part] = written(mine[-1], "+.2f") if mine else ""
+        (whole,) = records(rows[rows["quantity"] == "gain over all slices"])
+        lines.append({**line, "all slices": written(whole, "+.2f")})
+    return pd.DataFrame(lines)
 
 
 def findings(table: pd.DataFrame) -> list[str]:
     """Sentences on the controls, on the pairs that were chosen, and on the second rate."""
     rows = records(table)
-    said = []
+    sentences = []
     for row in rows:
         controlled = row["method"] in ("helpful − similar", "helpful − nearest")
         if controlled and row["unit"] == "points" and not math.isnan(row["ours"]):
             other = LOOKS[row["method"].removeprefix("helpful − ")].name
             sure = "above" if row["low"] > 0 else "below" if row["high"] < 0 else "not told apart"
-            said.append(
+            sentences.append(
                 f"Pairs of {row['source']} at lr {row['lr']:g}: beside the control `{other}`,"
                 f" helpful ends {written(row, '+.2f')} points: {sure}."
             )
     for row in rows:
         if row["method"] == "helpful − random" and row["quantity"].startswith("loss"):
-            said.append(
+            sentences.append(
                 f"Loss, which influence is of, ends at {written(row, '+.4f')} nats beside random"
                 f" pairs of {row['source']} at lr {row['lr']:g}."
             )
     cosines = [row for row in rows if row["quantity"] == COSINE and row["n"] > 0]
-    said += [
-        f"Before the first step, the cosine of s_test with the anchors' own gradient is"
-        f" {written(row, '.3f')}: at 1 the Hessian would change no choice."
-        for row in cosines[:1]
-    ]
-    said += _loss_without_accuracy(rows)
-    second = [row for row in rows if row["kind"] == SECOND and row["verdict"]]
-    held = [row for row in second if row["verdict"] in ("direction", "reproduced")]
+    if cosines:
+        sentences.append(
+            f"Before the first step, the cosine of s_test with the anchors' own gradient is"
+            f" {written(cosines[0], '.3f')}: at 1 the Hessian would change no choice."
+        )
+    sentences += _loss_without_accuracy(rows)
+    second = [row["verdict"] for row in rows if row["kind"] == SECOND and row["verdict"]]
     if second:
-        said.append(
-            f"At the second learning rate {len(held)} of {len(second)} claims and printed numbers"
+        hold = sum(word in ("direction", "reproduced") for word in second)
+        sentences.append(
+            f"At the second learning rate {hold} of {len(second)} claims and printed numbers"
             " hold in the mean."
         )
-    return said
+    return sentences
 
 
 def _loss_without_accuracy(rows: list[Row]) -> list[str]:

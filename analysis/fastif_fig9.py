@@ -1,4 +1,4 @@
-"""Figure 9 of 002: simulator loss after a step on influential pairs, every point."""
+"""Figure 9 of FastIF: simulator loss after a step on influential pairs, every point."""
 
 import sys
 from functools import partial

@@ -2,21 +2,24 @@
 
 import math
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.ink.style import BLACK, BLUE, GREY, PAGE, new_panels
+from analysis.ink.marks import draw_key, draw_value, mark, name_lines, printed_mark
+from analysis.ink.style import BLUE, GREY, PAGE, new_panels
 from analysis.numbers import influence_graph
 from analysis.numbers.influence_graph import (
+    ASKED,
+    KINDS,
     SLICES,
+    Edges,
     Graph,
     graph,
     helpful_share,
     ratio,
-    runs_of,
     strength,
 )
 from analysis.numbers.statistics import geometric, over_seeds
@@ -43,138 +46,121 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    by_seed = runs_of(found, "MultiNLI")
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    by_seed = influence_graph.runs_by_seed(runs, "MultiNLI")
     if not by_seed:
         return tabulated([])
     rows: list[Row] = []
-    for kind in influence_graph.KINDS:
+    for kind in KINDS:
         graphs = [graph(by_seed[seed], kind) for seed in sorted(by_seed)]
         for part in SLICES.values():
             rows += _slice(graphs, part, kind)
-    for part in SLICES.values():
-        asked = [one[part].metrics for one in by_seed.values() if part in one]
-        for name, quantity in (("n_queries", "wrong predictions asked about"),
-                               ("n_wrong", "wrong predictions there are")):  # fmt: skip
-            of = over_seeds([float(metrics[name]) for metrics in asked])
-            rows.append(curve("model", quantity, "", of, part=part))
-    return tabulated(rows)
+    return tabulated(rows + influence_graph.count_rows("model", by_seed))
 
 
 def _slice(graphs: list[Graph], part: str, kind: str) -> list[Row]:
-    edges = [one[part] for one in graphs if part in one]
-    shares = over_seeds([helpful_share(one) for one in edges])
-    positive = [value for one in edges if 0 < (value := ratio(one)) < math.inf]
-    times = geometric(positive)
-    between = {
-        SHARE: influence_graph.over_queries(graphs, (part,), helpful_share),
-        TIMES: {
-            side: math.exp(log)
-            for side, log in influence_graph.over_queries(graphs, (part,), _log_ratio).items()
-        },
-    }
-    strong, weak, helpful, _ = PAPER[part]
-    of = {"part": part}
-    rows = [
-        curve(kind, f"mean |I|, {word}", "", over_seeds(_finite(edges, sign)), part=part)
-        for word, sign in (("helpful", -1), ("harmful", 1))
-    ]
+    edges = [each[part] for each in graphs if part in each]
+    shares = over_seeds([helpful_share(each) for each in edges])
+    ratios = [ratio(each) for each in edges]
+    times = geometric([value for value in ratios if 0 < value < math.inf])
+    logs = influence_graph.over_queries(graphs, (part,), _log_ratio)
+    own: dict[str, Any] = {"part": part}
+    of_shares = own | influence_graph.over_queries(graphs, (part,), helpful_share)
+    of_times = own | {side: math.exp(log) for side, log in logs.items()}
+    rows = []
+    for word, sign in (("helpful", -1), ("harmful", 1)):
+        sizes = np.array([strength(each, sign) for each in edges])
+        size = over_seeds(sizes[np.isfinite(sizes)])
+        rows.append(curve(kind, f"mean |I|, {word}", "", size, **own))
     if kind != "influence":
-        controls = {SHARE: shares, TIMES: times}
-        return rows + [curve(kind, q, "", ours, **of, **between[q]) for q, ours in controls.items()]
-    name = {"part": part}
+        return [
+            *rows,
+            curve(kind, SHARE, "", shares, **of_shares),
+            curve(kind, TIMES, "", times, **of_times),
+        ]
+    strong, weak, helpful, _ = PAPER[part]
     return [
         *rows,
-        number(kind, SHARE, "", shares, helpful, TOLERANCE) | name | between[SHARE],
-        aside(kind, TIMES, "x", times, strong / weak, FACTOR) | name | between[TIMES],
-        claim(part, "most edges are harmful: share helpful", "", shares, at_most=0.5) | name,
-        claim(part, "helpful are stronger: helpful ÷ harmful", "x", times, at_least=1.0) | name,
+        number(kind, SHARE, "", shares, helpful, TOLERANCE, **of_shares),
+        aside(kind, TIMES, "x", times, strong / weak, FACTOR, **of_times),
+        claim(part, "most edges are harmful: share helpful", "", shares, at_most=0.5, **own),
+        claim(part, "helpful are stronger: helpful ÷ harmful", "x", times, at_least=1.0, **own),
     ]
 
 
-def _log_ratio(edges: influence_graph.Edges) -> float:
+def _log_ratio(edges: Edges) -> float:
     """The logarithm of `ratio`, whose mean over models is that of the geometric mean."""
     value = ratio(edges)
     return math.log(value) if 0 < value < math.inf else math.nan
-
-
-def _finite(edges: list[influence_graph.Edges], sign: int) -> np.ndarray:
-    values = np.array([strength(one, sign) for one in edges])
-    return values[np.isfinite(values)]
 
 
 def draw(table: pd.DataFrame) -> Figure:
     labels = ["share of edges that are helpful", "mean |I|, helpful ÷ harmful"]
     figure, panels = new_panels(labels, width=PAGE * 0.75, height=2.1, share_y=True)
     parts = list(SLICES.values())
-    for axes, quantity in zip(panels, (SHARE, TIMES), strict=True):
+    for axes, quantity, middle in zip(panels, (SHARE, TIMES), (0.5, 1), strict=True):
         for row in records(table[table["quantity"] == quantity]):
-            _mark(axes, row, parts.index(row["part"]))
-    panels[0].axvline(0.5, color=GREY, linewidth=0.7, linestyle=":")
+            place, interval = parts.index(row["part"]), ("query_low", "query_high")
+            if row["method"] == "influence":
+                draw_value(axes, row, place, BLUE, interval=interval)
+            else:
+                draw_value(axes, row, place + 0.25, GREY, "s", interval=interval, size=3)
+        axes.axvline(middle, color=GREY, linewidth=0.7, linestyle=":")
+        axes.tick_params(axis="y", length=0)
     panels[0].set_xlim(0, 1)
     panels[1].set_xscale("log")
-    panels[1].axvline(1, color=GREY, linewidth=0.7, linestyle=":")
-    panels[0].set_yticks(range(len(parts)), parts)
-    panels[0].set_ylim(len(parts) - 0.4, -0.6)
-    marks = [
-        panels[0].plot([], [], "o-", color=BLUE)[0],
-        panels[0].plot([], [], "s-", color=GREY, markersize=3)[0],
-        panels[0].plot([], [], "|", color=BLACK, markersize=9, markeredgewidth=1.2)[0],
-    ]
-    names = ["ours, 95% over wrong predictions", "H = I", "printed"]
-    figure.legend(marks, names, loc="outside upper center", ncols=3)
+    name_lines(panels[0], parts, margin=0.4)
+    marks = {
+        "ours, 95% over wrong predictions": mark("o", BLUE, "-"),
+        "H = I": mark("s", line="-", markersize=3),
+        "printed": printed_mark(),
+    }
+    draw_key(figure, marks)
     return figure
-
-
-def _mark(axes: Axes, row: Row, place: int) -> None:
-    control = row["method"] != "influence"
-    colour, marker, at = (GREY, "s", place + 0.25) if control else (BLUE, "o", place)
-    between = [row["query_low"], row["query_high"]]
-    axes.plot(between, [at] * 2, color=colour, linewidth=2, alpha=0.5)
-    axes.plot(row["ours"], at, marker, color=colour, markersize=3 if control else 4)
-    axes.plot(row["paper"], place, "|", color=BLACK, markersize=9, markeredgewidth=1.2)
-    axes.tick_params(axis="y", length=0)
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
     """A line a slice and kind, in the columns of the paper's table, its own numbers beside."""
     lines = []
-    for (kind, part), rows in table[table["method"].isin(influence_graph.KINDS)].groupby(
-        ["method", "part"], sort=False
-    ):
-        by = {row["quantity"]: row for row in records(rows)}
-        line = {"slice": part, "": kind}
-        for word in ("helpful", "harmful"):
-            line[f"mean |I|, {word}"] = written(by[f"mean |I|, {word}"], ".3g")
-        line["helpful ÷ harmful"] = written(by[TIMES], ".3g")
-        line["share helpful"] = written(by[SHARE], ".3f")
+    measured = table[table["method"].isin(list(KINDS))]
+    for (kind, part), rows in measured.groupby(["method", "part"], sort=False):
+        by_quantity = {row["quantity"]: row for row in records(rows)}
         strong, weak, helpful, _ = PAPER[str(part)]
         printed = f"{strong / weak:.3g} and {helpful:g}" if kind == "influence" else ""
-        lines.append({**line, "printed ratio and share": printed})
+        sizes = ("mean |I|, helpful", "mean |I|, harmful")
+        lines.append(
+            {"slice": part, "": kind}
+            | {size: written(by_quantity[size], ".3g") for size in sizes}
+            | {
+                "helpful ÷ harmful": written(by_quantity[TIMES], ".3g"),
+                "share helpful": written(by_quantity[SHARE], ".3f"),
+                "printed ratio and share": printed,
+            }
+        )
     return pd.DataFrame(lines)
 
 
 def findings(table: pd.DataFrame) -> list[str]:
     """Sentences on how many were wrong, and on what H = I says."""
     rows = records(table)
-    said = [
+    sentences = [
         f"{row['part']}: {row['ours']:.0f} wrong predictions a model were asked about, all of them"
         " where there were no more."
         for row in rows
-        if row["quantity"] == "wrong predictions asked about" and row["n"] and row["ours"] < 100
+        if row["quantity"] == ASKED and row["n"] and row["ours"] < 100
     ]
     shares = {(row["method"], row["part"]): row for row in rows if row["quantity"] == SHARE}
-    apart = [
+    gaps = [
         abs(shares["influence", part]["ours"] - shares["H = I", part]["ours"])
         for part in SLICES.values()
         if ("H = I", part) in shares and shares["H = I", part]["n"]
     ]
-    if apart:
-        said.append(
+    if gaps:
+        sentences.append(
             "Gradients alone (H = I) put the share of helpful edges within"
-            f" {max(apart):.3f} of influence on every slice."
+            f" {max(gaps):.3f} of influence on every slice."
         )
-    return said
+    return sentences
 
 
 ARTIFACT = Artifact(

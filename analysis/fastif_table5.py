@@ -2,6 +2,7 @@
 
 import sys
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from analysis.ink.marks import draw_matrix, write_in_cell
 from analysis.ink.style import GREY, PAGE, new_panels
 from analysis.numbers import influence_graph
 from analysis.numbers.influence_graph import (
@@ -18,7 +20,6 @@ from analysis.numbers.influence_graph import (
     Edges,
     Graph,
     graph,
-    runs_of,
     shared,
 )
 from analysis.numbers.statistics import Interval, over_seeds
@@ -42,6 +43,7 @@ PAPER = {  # correlation and number of training pairs
 }
 PAIRS = tuple(combinations_with_replacement(PARTS, 2))
 TOLERANCE, NEAR_ONE = 0.1, 0.9
+CORRELATION, COUNT = "correlation", "training pairs of both"
 RULE = (
     "Claims, of the model of MultiNLI: the mean influences of training pairs on any two slices of"
     f" HANS correlate above {NEAR_ONE:g}, and more than those on a slice of HANS and MultiNLI do,"
@@ -51,8 +53,8 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    by_seed = runs_of(found, "MultiNLI")
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    by_seed = influence_graph.runs_by_seed(runs, "MultiNLI")
     if not by_seed:
         return tabulated([])
     rows: list[Row] = []
@@ -75,102 +77,100 @@ def correlation(one: Edges, other: Edges) -> float:
 
 def _pair(graphs: list[Graph], one: str, other: str, kind: str) -> list[Row]:
     name = f"{one}, {other}"
-    where = {"one": one, "other": other, "kind_of_score": kind}
-    there = [each for each in graphs if one in each and other in each]
-    counts = over_seeds([float(len(shared(each[one], each[other])[0])) for each in there])
+    about: dict[str, Any] = {"one": one, "other": other, "kind_of_score": kind}
+    both = [shared(edges[one], edges[other]) for edges in graphs if one in edges and other in edges]
     printed, n_printed = PAPER[one, other]
     rows = []
     if kind == "influence":
-        rows.append(curve(name, "training pairs of both", "", counts, **where))
-        rows[0]["paper"] = n_printed  # of another pool: beside ours, and not compared
+        counts = over_seeds([float(len(first)) for first, _ in both])
+        # Of another pool: printed beside ours, and not compared.
+        count = curve(name, COUNT, "", counts, **about)
+        rows.append(count | {"paper": n_printed})
     if one == other:
         return rows
-    ours, between = _over(graphs, one, other), {}
+    ranks = over_seeds([float(stats.spearmanr(*means).statistic) for means in both])
+    rows.append(curve(name, f"rank correlation, {kind}", "", ranks, **about))
+    ours = _over_models(graphs, one, other)
     if ours.n:
-        between = influence_graph.over_queries(graphs, (one, other), correlation)
-    ranks = over_seeds(
-        [float(stats.spearmanr(*shared(each[one], each[other])).statistic) for each in there]
-    )
-    rows.append(curve(name, f"rank correlation, {kind}", "", ranks, **where))
+        about |= influence_graph.over_queries(graphs, (one, other), correlation)
     if kind == "influence":
-        judged = number(name, "correlation", "", ours, printed, TOLERANCE)
-        return [*rows, judged | where | between]
-    return [*rows, curve(name, f"correlation, {kind}", "", ours) | where | between]
+        return [*rows, number(name, CORRELATION, "", ours, printed, TOLERANCE, **about)]
+    return [*rows, curve(name, f"{CORRELATION}, {kind}", "", ours, **about)]
 
 
-def _over(graphs: list[Graph], one: str, other: str) -> Interval:
-    there = [each for each in graphs if one in each and other in each]
-    values = np.array([correlation(each[one], each[other]) for each in there])
-    return over_seeds(values[np.isfinite(values)])
+def _over_models(graphs: list[Graph], one: str, other: str) -> Interval:
+    values = [
+        correlation(edges[one], edges[other]) for edges in graphs if one in edges and other in edges
+    ]
+    return over_seeds([value for value in values if np.isfinite(value)])
 
 
 def _claims(graphs: list[Graph]) -> list[Row]:
-    rows = [
-        claim(f"{one}, {other}", "correlate", "", _over(graphs, one, other), at_least=NEAR_ONE)
-        for one, other in PAIRS
-        if one != other and "M" not in (one, other)
-    ]
+    rows = []
+    for one, other in PAIRS:
+        if one != other and "M" not in (one, other):
+            ours = _over_models(graphs, one, other)
+            rows.append(claim(f"{one}, {other}", "correlate", "", ours, at_least=NEAR_ONE))
     gaps = []
-    for each in graphs:
-        if all(part in each for part in PARTS):
-            inner = [correlation(each[a], each[b]) for a, b in PAIRS if a != b and b != "M"]
-            outer = [correlation(each[part], each["M"]) for part in HANS]
-            gaps.append(float(np.mean(inner) - np.mean(outer)))
-    apart = over_seeds([gap for gap in gaps if np.isfinite(gap)])
-    rows.append(claim("within HANS − with M", "mean correlation", "", apart, at_least=0.0))
+    for edges in graphs:
+        if all(part in edges for part in PARTS):
+            within = [correlation(edges[a], edges[b]) for a, b in PAIRS if a != b and b != "M"]
+            across = [correlation(edges[part], edges["M"]) for part in HANS]
+            gaps.append(float(np.mean(within) - np.mean(across)))
+    gap = over_seeds([gap for gap in gaps if np.isfinite(gap)])
+    rows.append(claim("within HANS − with M", "mean correlation", "", gap, at_least=0.0))
     return rows
 
 
 def draw(table: pd.DataFrame) -> Figure:
     figure, panels = new_panels([""] * 3, width=PAGE, height=3.0, share_y=True)
-    ours = table[table["quantity"] == "correlation"]
-    control = table[table["quantity"] == "correlation, H = I"]
-    counts = table[table["quantity"] == "training pairs of both"]
-    _grid(panels[0], "printed", ours, counts, "paper")
-    _grid(panels[1], "ours", ours, counts, "ours")
-    _grid(panels[2], "ours, H = I", control, counts.head(0), "ours")
-    panels[0].set_yticks(range(len(PARTS)), PARTS)
+    ours, control, counts = (
+        records(table[table["quantity"] == quantity])
+        for quantity in (CORRELATION, f"{CORRELATION}, H = I", COUNT)
+    )
+    _draw_correlations(panels[0], "printed", ours, counts, "paper")
+    _draw_correlations(panels[1], "ours", ours, counts, "ours")
+    _draw_correlations(panels[2], "ours, H = I", control, [], "ours")
     panels[1].set_xlabel("correlation; below it, the training pairs that influence both slices")
     return figure
 
 
-def _grid(axes: Axes, title: str, rows: pd.DataFrame, counts: pd.DataFrame, column: str) -> None:
+def _draw_correlations(
+    axes: Axes, title: str, rows: list[Row], counts: list[Row], column: str
+) -> None:
     """Correlations as a symmetric matrix, the numbers of training pairs below them."""
+    known = {(row["one"], row["other"]): row[column] for row in rows}
+    numbers = {(row["one"], row["other"]): row[column] for row in counts}
     values = np.eye(len(PARTS))
-    known = {(r["one"], r["other"]): r[column] for r in records(rows)}
-    numbers = {(r["one"], r["other"]): r[column] for r in records(counts)}
-    for i, one in enumerate(PARTS):
-        for j, other in enumerate(PARTS):
-            key = (one, other) if (one, other) in PAPER else (other, one)
-            values[i, j] = known.get(key, np.nan) if i != j else 1.0
-            said = "" if np.isnan(values[i, j]) else f"{values[i, j]:.2f}"
-            colour = "white" if abs(values[i, j]) > 0.6 else "black"
-            axes.text(j, i - 0.1, said, ha="center", va="center", color=colour, fontsize=7.5)
-            if key in numbers and numbers[key] == numbers[key]:
-                below = f"{numbers[key]:,.0f}"
-                axes.text(j, i + 0.25, below, ha="center", va="center", color=colour, fontsize=5.5)
-    axes.imshow(values, cmap="RdBu", vmin=-1.2, vmax=1.2)
+    for cell in np.ndindex(values.shape):
+        one, other = (PARTS[place] for place in sorted(cell))
+        if one != other:
+            values[cell] = known.get((one, other), np.nan)
+        colour = "white" if abs(values[cell]) > 0.6 else "black"
+        if not np.isnan(values[cell]):
+            write_in_cell(axes, cell, f"{values[cell]:.2f}", colour, down=-0.1)
+        if not np.isnan(count := numbers.get((one, other), np.nan)):
+            write_in_cell(axes, cell, f"{count:,.0f}", colour, down=0.25, size=5.5)
+    draw_matrix(axes, values, dict(enumerate(PARTS)), colours="RdBu", vmin=-1.2, vmax=1.2)
     axes.set_title(title)
-    axes.set_xticks(range(len(PARTS)), PARTS)
     axes.tick_params(length=0)
-    axes.grid(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(GREY)
 
 
 def findings(table: pd.DataFrame) -> list[str]:
     """A sentence on what gradients alone say of the same pairs."""
-    rows = records(table)
-    ours = {row["method"]: row for row in rows if row["quantity"] == "correlation"}
-    control = {row["method"]: row for row in rows if row["quantity"] == "correlation, H = I"}
-    both = [name for name in ours if ours[name]["n"] and control.get(name, {}).get("n")]
-    if not both:
+    ours, control = (
+        {row["method"]: row["ours"] for row in records(table) if row["n"] and row["quantity"] == q}
+        for q in (CORRELATION, f"{CORRELATION}, H = I")
+    )
+    gaps = {name: abs(ours[name] - control[name]) for name in ours if name in control}
+    if not gaps:
         return []
-    apart = {name: abs(ours[name]["ours"] - control[name]["ours"]) for name in both}
-    worst = max(apart, key=lambda name: apart[name])
+    worst = max(gaps, key=lambda name: gaps[name])
     return [
         "Under H = I, gradients alone, the correlations are within"
-        f" {apart[worst]:.2f} of those of influence (furthest: {worst})."
+        f" {gaps[worst]:.2f} of those of influence (furthest: {worst})."
     ]
 
 

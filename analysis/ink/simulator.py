@@ -9,7 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.ink.style import BLACK, FOOT, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from analysis.ink.style import (
+    BLACK,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    new_lattice,
+)
 from analysis.numbers.cells import unlisted
 from analysis.numbers.simulator import CONTROLS
 from analysis.numbers.table import records
@@ -21,30 +30,31 @@ LINES = {"FastIF": ("-", 3), "H = I": (":", 4), "features": ("-.", 4)}  # style,
 
 def draw(table: pd.DataFrame, columns: int, width: float, controls: Sequence[str]) -> Figure:
     """A panel a point, right ones above, `columns` in a line; `controls` have lines too."""
-    lines = table[table["kind"] == "line"]
+    rows = table[table["kind"] == "line"]
     groups = [
-        [own for _, own in of.groupby("point")] for _, of in lines.groupby("group", sort=False)
+        [point for _, point in group.groupby("point")]
+        for _, group in rows.groupby("group", sort=False)
     ]
     columns = min(columns, max(map(len, groups)))
-    deep = [-(-len(points) // columns) for points in groups]
-    height = (0.95 if controls else 0.6) + 1.1 * sum(deep)
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.set_layout_engine("constrained", rect=(0, FOOT / height, 1, 1 - FOOT / height))
-    grid = figure.subplots(sum(deep), columns, squeeze=False)
+    lines = [-(-len(points) // columns) for points in groups]
+    height = (0.95 if controls else 0.6) + 1.1 * sum(lines)
+    figure, grid = new_lattice(
+        sum(lines), columns, width=width, height=height, share_x=False, share_y=False
+    )
     lrs = unlisted(table.loc[table["kind"] == "grid", "mean"].iat[0])
-    for axes in grid.flat:
+    for axes in (axes for line in grid for axes in line):
         axes.set_axis_off()
-    for points, top in zip(groups, np.cumsum([0, *deep[:-1]]), strict=True):
-        for place, own in enumerate(points):
-            axes = grid[top + place // columns, place % columns]
+    for points, top in zip(groups, np.cumsum([0, *lines[:-1]]), strict=True):
+        for place, point in enumerate(points):
+            axes = grid[top + place // columns][place % columns]
             axes.set_axis_on()
-            _draw_point(axes, own, lrs, controls)
+            _draw_point(axes, point, lrs, controls)
             if points is groups[-1] and place + columns >= len(points):
                 axes.set_xlabel("Learning rate")
             else:
                 axes.set_xticklabels([])
     figure.supylabel("Simulator loss (nats)", fontsize=7.5)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
+    handles, labels = grid[0][0].get_legend_handles_labels()
     small: dict[str, Any] = {"fontsize": 6, "handlelength": 1.6, "columnspacing": 0.9}
     ncols = 3 if controls else 6
     figure.legend(handles, labels, loc="outside upper center", ncols=ncols, **small)
@@ -54,6 +64,7 @@ def draw(table: pd.DataFrame, columns: int, width: float, controls: Sequence[str
 def _draw_point(axes: Axes, rows: pd.DataFrame, lrs: np.ndarray, controls: Sequence[str]) -> None:
     first = records(rows)[0]
     for row in records(rows):
+        # "system, kind", also in tables that are drawn without their runs
         system, kind = row["method"].split(", ")
         if system in CONTROLS and system not in controls:
             continue

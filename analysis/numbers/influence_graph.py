@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.numbers.statistics import over_seeds
+from analysis.numbers.table import Row, curve
 from experiments.laboratory.runs import Run
 
 SLICES = {
@@ -21,6 +23,7 @@ HANS = tuple(SLICES.values())[:3]
 MODELS = {"mnli train": "MultiNLI", "hans train": "HANS"}
 KINDS = {"influence": "scores", "H = I": "similarity"}
 RESAMPLES = 300
+ASKED, THERE_ARE = "wrong predictions asked about", "wrong predictions there are"
 DEVIATIONS = (
     "HANS is regenerated HANS where the released files are not at hand: pairs drawn anew from the"
     " published templates.",
@@ -67,25 +70,36 @@ class Edges:
 Graph = dict[str, Edges]  # by slice
 
 
-def runs_of(found: list[Run], model: str) -> dict[int, dict[str, Run]]:
+def runs_by_seed(runs: list[Run], model: str) -> dict[int, dict[str, Run]]:
     """The runs of the models trained on a data set, by seed and slice."""
-    by: dict[int, dict[str, Run]] = {}
-    for run in found:
+    by_seed: dict[int, dict[str, Run]] = {}
+    for run in runs:
         if MODELS[run.config["model"]["train"]["which"]] == model:
             part = SLICES[run.config["part"]]
-            by.setdefault(int(run.config["model"]["seed"]), {})[part] = run
-    return by
+            by_seed.setdefault(int(run.config["model"]["seed"]), {})[part] = run
+    return by_seed
 
 
-def graph(of: dict[str, Run], kind: str = "influence") -> Graph:
-    """The edges of one model by slice; slices without a wrong prediction are left out."""
-    made = {}
+def count_rows(name: str, by_seed: dict[int, dict[str, Run]]) -> list[Row]:
+    """How many wrong predictions of each slice there are, and were asked about."""
+    rows = []
     for part in SLICES.values():
-        if part in of and of[part].metrics["n_queries"]:
-            scores = np.asarray(of[part].array(KINDS[kind]), dtype=float)
-            candidates = np.asarray(of[part].array("candidates"))
-            made[part] = Edges(candidates, -scores, len(of[part].array("train_part")))
-    return made
+        metrics = [own[part].metrics for own in by_seed.values() if part in own]
+        for metric, quantity in (("n_queries", ASKED), ("n_wrong", THERE_ARE)):
+            count = over_seeds([float(of_seed[metric]) for of_seed in metrics])
+            rows.append(curve(name, quantity, "", count, part=part))
+    return rows
+
+
+def graph(runs: dict[str, Run], kind: str = "influence") -> Graph:
+    """The edges of one model by slice; slices without a wrong prediction are left out."""
+    edges = {}
+    for part in SLICES.values():
+        if part in runs and runs[part].metrics["n_queries"]:
+            run = runs[part]
+            scores, candidates = (np.asarray(run.array(n)) for n in (KINDS[kind], "candidates"))
+            edges[part] = Edges(candidates, -scores.astype(float), len(run.array("train_part")))
+    return edges
 
 
 def helpful_share(edges: Edges) -> float:
@@ -129,24 +143,24 @@ def over_queries(
     """The 95% bootstrap interval over queries of a statistic's mean over models.
 
     statistic(*edges of the parts); every slice of every model is resampled by itself. Models stay
-    fixed: how much they differ is what the interval over seeds says.
+    fixed: the interval over seeds says how much they differ.
     """
-    there = [graph for graph in graphs if all(part in graph for part in parts)]
-    if not there:
+    complete = [graph for graph in graphs if all(part in graph for part in parts)]
+    if not complete:
         return {"query_low": float("nan"), "query_high": float("nan")}
     generator = np.random.default_rng(np.random.SeedSequence([seed, len(parts)]))
-    drawn = []
+    means = []
     for _ in range(RESAMPLES):
         values = []
-        for graph in there:
-            some = {
+        for graph in complete:
+            drawn = {
                 part: graph[part].taken(
                     generator.integers(graph[part].n_queries, size=graph[part].n_queries)
                 )
                 for part in dict.fromkeys(parts)
             }
-            values.append(statistic(*(some[part] for part in parts)))
-        drawn.append(np.mean(values))
-    known = np.array(drawn)[np.isfinite(drawn)]
+            values.append(statistic(*(drawn[part] for part in parts)))
+        means.append(np.mean(values))
+    known = np.array(means)[np.isfinite(means)]
     low, high = np.quantile(known, [0.025, 0.975]) if known.size else (np.nan, np.nan)
     return {"query_low": float(low), "query_high": float(high)}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.numbers.cells import listed
-from analysis.numbers.statistics import Interval, over_seeds
+from analysis.numbers.statistics import over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from experiments.laboratory.runs import Run
 
@@ -66,52 +66,54 @@ class Points:
     right: np.ndarray
     guess: np.ndarray
 
-    def of(self, kind: str, name: str) -> np.ndarray:
+    def predicted(self, kind: str) -> np.ndarray:
+        """Which points are predicted `right` or `wrong`, (points,) bool."""
+        return self.right == (kind == "right")
+
+    def changes(self, kind: str, name: str) -> np.ndarray:
         """Changes of the points predicted `right` or `wrong` under one type of pair."""
-        chosen = self.right == (kind == "right")
+        rows = self.change[self.predicted(kind)]
         if name == "random":
-            names = [one for one in self.change if one.startswith("random, ")]
-            return self.change.loc[chosen, names].mean(axis=1).to_numpy()
+            return rows[[one for one in rows if one.startswith("random, ")]].mean(axis=1).to_numpy()
         if name == "random, predicted label":
-            rows = self.change[chosen]
-            guess = self.guess[chosen]
+            guess = self.guess[self.predicted(kind)]
             return np.array([rows[f"random, {g}"].iat[i] for i, g in enumerate(guess)])
-        return self.change.loc[chosen, name].to_numpy()
+        return rows[name].to_numpy()
 
 
-def tabulate(found: list[Run], shown: int | None) -> pd.DataFrame:
+def tabulate(runs: list[Run], shown: int | None) -> pd.DataFrame:
     """Claims and changes over the points of all runs; lines of the first run's points.
 
     `shown` is how many of either kind have lines, from the first on; None is all.
     """
-    points = _points(found)
-    rows: list[Row] = []
-    for name, metric in (
-        ("accuracy of the task model", "accuracy"),
-        ("predictions of the task model that the simulator shares", "agreement"),
-    ):
-        rows.append(curve("models", name, "", over_seeds([r.metrics[metric] for r in found])))
+    points = _points(runs)
+    metrics = {
+        "accuracy": "accuracy of the task model",
+        "agreement": "predictions of the task model that the simulator shares",
+    }
+    rows = [
+        curve("models", quantity, "", over_seeds([run.metrics[metric] for run in runs]))
+        for metric, quantity in metrics.items()
+    ]
     for kind, end in ENDS.items():
         rows += _changes(points, kind, end)
-    rows += [_grid(found[0]), *_lines(found[0], shown)]
+    rows += [_grid(runs[0]), *_lines(runs[0], shown)]
     return tabulated([*rows, *_claims(points)])
 
 
-def _points(found: Sequence[Run]) -> Points:
+def _points(runs: Sequence[Run]) -> Points:
     changes, shares, right, guess = [], [], [], []
-    for run in found:
-        before, predicted = (
-            np.asarray(run.array("before"), float),
-            np.asarray(run.array("predicted")),
-        )
-        mean = np.asarray(run.array("loss"), float).mean((2, 3)) - before[:, None]
+    for run in runs:
+        before, loss = (np.asarray(run.array(name), float) for name in ("before", "loss"))
+        predicted = np.asarray(run.array("predicted"))
         names = [str(one) for one in run.array("types")]
-        changes.append(pd.DataFrame(mean, columns=names))
+        # loss (points, types, pairs, learning rates)
+        changes.append(pd.DataFrame(loss.mean((2, 3)) - before[:, None], columns=names))
         same = np.asarray(run.array("example_label")) == predicted[:, None, None]
         shares.append(pd.DataFrame(same.mean(2), columns=names))
         right.append(np.asarray(run.array("right")))
         guess.append(np.asarray(run.array("classes"))[predicted])
-    change, labelled = (pd.concat(of, ignore_index=True) for of in (changes, shares))
+    change, labelled = (pd.concat(parts, ignore_index=True) for parts in (changes, shares))
     return Points(change, labelled, np.concatenate(right), np.concatenate(guess))
 
 
@@ -120,76 +122,74 @@ def _changes(points: Points, kind: str, end: str) -> list[Row]:
         return curve(method, f"change, predicted {kind}", "nats", over_seeds(values), group=kind)
 
     names = [*points.change, "random", "random, predicted label"]
-    rows = [row(name, points.of(kind, name)) for name in names]
-    ours = points.of(kind, f"FastIF, {end}")
-    others = [*(f"{one}, {end}" for one in CONTROLS), "random, predicted label"]
-    chosen = points.right == (kind == "right")
+    rows = [row(name, points.changes(kind, name)) for name in names]
     for name in (f"{one}, {end}" for one in ("FastIF", *CONTROLS)):
-        share = over_seeds(points.labelled.loc[chosen, name])
+        share = over_seeds(points.labelled.loc[points.predicted(kind), name])
         rows.append(curve(name, f"predicted label, {kind}", "share", share, group=f"{kind} label"))
-    return rows + [row(f"FastIF, {end} − {one}", ours - points.of(kind, one)) for one in others]
+    ours = points.changes(kind, f"FastIF, {end}")
+    for other in (*(f"{one}, {end}" for one in CONTROLS), "random, predicted label"):
+        rows.append(row(f"FastIF, {end} − {other}", ours - points.changes(kind, other)))
+    return rows
 
 
 def _claims(points: Points) -> list[Row]:
     rows = []
     for kind, end in ENDS.items():
-        ours, what = points.of(kind, f"FastIF, {end}"), f"change, predicted {kind}"
-        above = over_seeds(ours - points.of(kind, "random"))
-        rows.append(claim(f"FastIF, {end}", what, "nats", over_seeds(ours), at_most=0.0))
-        rows.append(claim(f"FastIF, {end} − random", what, "nats", above, at_most=0.0))
+        ours, name = points.changes(kind, f"FastIF, {end}"), f"FastIF, {end}"
+        above = ours - points.changes(kind, "random")
+        for method, values in {name: ours, f"{name} − random": above}.items():
+            quantity = f"change, predicted {kind}"
+            rows.append(claim(method, quantity, "nats", over_seeds(values), at_most=0.0))
     return rows
 
 
 def _grid(run: Run) -> Row:
     lrs = np.asarray(run.array("lrs"))
-    row = curve("learning rates", "", "", Interval(math.nan, math.nan, math.nan, len(lrs)))
-    return row | {"kind": "grid", "verdict": "", "n": 1, "mean": listed(lrs)}
+    return curve("learning rates", "", "", single(math.nan), kind="grid", mean=listed(lrs))
 
 
 def _lines(run: Run, shown: int | None) -> list[Row]:
     """A row a point and type: mean, least and most over its pairs, at each learning rate."""
-    loss, before = np.asarray(run.array("loss"), float), np.asarray(run.array("before"), float)
+    loss, before = (np.asarray(run.array(name), float) for name in ("loss", "before"))
     right, classes = np.asarray(run.array("right")), run.array("classes")
     rows = []
     for kind in ENDS:
         places = np.flatnonzero(right == (kind == "right"))[:shown]
         for number, place in enumerate(places, start=1):
-            guess = str(classes[run.array("predicted")[place]])
+            guess, truth = (str(classes[run.array(n)[place]]) for n in ("predicted", "label"))
             about = {"group": kind, "point": number, "guess": guess, "before": before[place]}
-            about["truth"] = str(classes[run.array("label")[place]])
-            for column, name in enumerate(run.array("types")):
-                of = loss[place, column]
-                start = Interval(float(of.mean() - before[place]), math.nan, math.nan, 1)
-                line = {"mean": of.mean(0), "least": of.min(0), "most": of.max(0)}
-                row = curve(str(name), f"change, {kind} {number}", "nats", start, **about)
-                packed = {key: listed(values) for key, values in line.items()}
-                rows.append(row | packed | {"kind": "line"})
+            for name, lines in zip(run.array("types"), loss[place], strict=True):
+                ends = {"mean": lines.mean(0), "least": lines.min(0), "most": lines.max(0)}
+                cells = {key: listed(values) for key, values in ends.items()}
+                change, quantity = single(lines.mean() - before[place]), f"change, {kind} {number}"
+                row = curve(str(name), quantity, "nats", change, **about, truth=truth, **cells)
+                rows.append(row | {"kind": "line"})
     return rows
 
 
 def findings(table: pd.DataFrame) -> list[str]:
     """Whether the Hessian, the gradients, or anything beside the label was needed: in sentences."""
     rows = {(r["method"], r["group"]): r for r in records(table[table["kind"] == "curve"])}
-    said = []
+    sentences = []
     for kind, end in ENDS.items():
         ours = rows.get((f"FastIF, {end}", kind))
         if ours is None or not ours["n"]:
             continue
         beside = "; ".join(
-            f"{told} {written(rows[name, kind], '.3g')}, FastIF less that"
+            f"{how} {written(rows[name, kind], '.3g')}, FastIF less that"
             f" {written(rows[f'FastIF, {end} − {name}', kind], '.2g')}"
-            for name, told in (
+            for name, how in (
                 (f"H = I, {end}", "by gradients alone (H = I)"),
                 (f"features, {end}", f"nearest by features, {_labelled(end)}"),
                 ("random, predicted label", "at random with the predicted label"),
             )
         )
-        said.append(
+        sentences.append(
             f"Where the prediction is {kind}, {end} pairs by FastIF change the loss by"
             f" {written(ours, '.3g')} nats [95% interval over points]. Pairs found otherwise:"
             f" {beside}. {_labels(rows, kind, end)}"
         )
-    return said
+    return sentences
 
 
 def _labels(rows: dict[tuple[str, str], Row], kind: str, end: str) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis import fastif_fig6
-from analysis.fastif_fig6 import INNER, OUTER, Links
+from analysis.fastif_fig6 import INNER, RADII, Links
 
 GROUPS = {"a": [0, 1, 2, 3], "b": [4, 5, 6, 7], "c": [8, 9, 10, 11]}
 
@@ -48,7 +48,7 @@ def test_no_other_place_on_the_circle_has_a_smaller_weighted_distance():
     found = fastif_fig6.facing(links(*[(node, 7, weight) for node, weight in edges]), angles)[7]
 
     def cost(at):
-        ends = OUTER * np.exp(1j * np.asarray(at))
+        ends = RADII["mnli"] * np.exp(1j * np.asarray(at))
         return sum(w * abs(ends - INNER * np.exp(1j * angles[node])) ** 2 for node, w in edges)
 
     grid = np.linspace(0, 2 * np.pi, 2_000)
@@ -61,7 +61,7 @@ def test_nodes_are_moved_apart_in_their_order_and_little(n):
     before = {int(i): float(a) for i, a in enumerate(draw.vonmises(1.0, 3.0, size=n))}
     after = fastif_fig6.spread(before)
     assert after.keys() == before.keys()
-    least = min(fastif_fig6.APART, fastif_fig6.FULL * 2 * np.pi / n)
+    least = min(fastif_fig6.GAP, fastif_fig6.FULL * 2 * np.pi / n)
     turned = np.sort(np.array(list(after.values())) % (2 * np.pi))
     if n > 1:
         assert np.diff(turned, append=turned[0] + 2 * np.pi).min() > 0.99 * least
