@@ -4,13 +4,14 @@ Made of runs of experiments.proponents.measure whose configs have `model.seed`. 
 `tabulate` and `draw` with its strata, its displays and its names of classes filled in.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis.numbers.cells import packed
+from analysis.numbers.frame import Method, Observation, by_seed, estimate, paired, tidy
 from analysis.numbers.statistics import Interval, difference, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from experiments.laboratory.runs import Run
@@ -21,8 +22,9 @@ QUANTITY = {
     "proponent": "proponents of the query's class",
     "opponent": "opponents of the confusable class",
 }
-OF = {"proponent": "asked", "opponent": "rival"}  # the class that a share is counted against
+AGAINST = {"proponent": "asked", "opponent": "rival"}  # the query's class that is counted
 OURS = "TracIn"
+TRACIN = Method(OURS)
 CONTROL = "Random choice"
 ALIKE = 0.95  # of a stratum's queries on which two methods must explain the same class
 
@@ -53,137 +55,129 @@ DEVIATIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Observation:
-    """One run: a method on the model of one seed."""
+def observe(runs: list[Run]) -> list[Observation]:
+    """The runs with their shares, in percent, as metrics `ROLE CLASS STRATUM`.
 
-    seed: int
-    method: str
-    run: Run
-
-    def queries(self, stratum: str) -> np.ndarray:
-        """Which queries belong to a stratum, (m,) bool."""
-        random = np.asarray(self.run.array("random"), dtype=bool)
-        right = np.asarray(self.run.array("predicted")) == np.asarray(self.run.array("label"))
-        return {RANDOM: random, CORRECT: random & right, WRONG: ~right}[stratum]
-
-    def share(self, role: str, of: str, stratum: str) -> float:
-        """Percent of the top of a stratum whose label is the query's `of`; nan without queries."""
-        rows = self.queries(stratum)
-        if not rows.any():
-            return float("nan")
-        labels = np.asarray(self.run.array(f"{role}_label"))[rows]
-        return 100 * float((labels == np.asarray(self.run.array(of))[rows, None]).mean())
-
-    def chance(self, of: str, stratum: str) -> float:
-        """The same of training examples drawn at random: its exact expectation."""
-        rows = self.queries(stratum)
-        if not rows.any():
-            return float("nan")
-        share = np.asarray(self.run.array("class_share"))
-        return 100 * float(share[np.asarray(self.run.array(of))[rows]].mean())
+    CLASS is an array of the query's classes; "chance" as the role is the exact expectation of
+    training examples drawn at random.
+    """
+    seen = []
+    for run in runs:
+        values = {}
+        for stratum in (RANDOM, CORRECT, WRONG):
+            for name in ("asked", "rival", "label", "predicted"):
+                values[f"chance {name} {stratum}"] = _chance(run, name, stratum)
+                for role in ROLES:
+                    values[f"{role} {name} {stratum}"] = _share(run, role, name, stratum)
+        seed, method = int(run.config["model"]["seed"]), Method(str(run.metrics["method"]))
+        seen.append(Observation(seed, method, run, values))
+    return seen
 
 
-def observe(found: list[Run]) -> list[Observation]:
-    """The runs by seed and method, in their order."""
-    return [Observation(int(r.config["model"]["seed"]), str(r.metrics["method"]), r) for r in found]
+def _queries(run: Run, stratum: str) -> np.ndarray:
+    """Which queries belong to a stratum; axis: (queries,)."""
+    random = np.asarray(run.array("random"), dtype=bool)
+    right = np.asarray(run.array("predicted")) == np.asarray(run.array("label"))
+    return {RANDOM: random, CORRECT: random & right, WRONG: ~right}[stratum]
 
 
-def names(seen: list[Observation]) -> list[str]:
-    """The methods' display names, each once, in the order of the runs."""
-    return list(dict.fromkeys(one.method for one in seen))
+def _share(run: Run, role: str, name: str, stratum: str) -> float:
+    """Percent of the top of a stratum's queries whose label is that class; nan without queries."""
+    chosen = _queries(run, stratum)
+    if not chosen.any():
+        return math.nan
+    labels = np.asarray(run.array(f"{role}_label"))[chosen]  # axes: (queries, places)
+    return 100 * float((labels == np.asarray(run.array(name))[chosen, None]).mean())
+
+
+def _chance(run: Run, name: str, stratum: str) -> float:
+    chosen = _queries(run, stratum)
+    if not chosen.any():
+        return math.nan
+    share = np.asarray(run.array("class_share"))  # axis: (classes,)
+    return 100 * float(share[np.asarray(run.array(name))[chosen]].mean())
 
 
 def tabulate(
-    found: list[Run], strata: Sequence[str] = (CORRECT,), displays: Sequence[int] = (0, 1)
+    runs: list[Run], strata: Sequence[str] = (CORRECT,), displays: Sequence[int] = (0, 1)
 ) -> pd.DataFrame:
     """Make the rows: shares in all strata, claims in `strata`, images of `displays`.
 
     A display is a position in the experiment's `queries.shown`.
     """
-    seen = observe(found)
-    rows = [row for stratum in (CORRECT, RANDOM, WRONG) for row in _shares(seen, stratum)]
-    rows += [row for stratum in strata for row in _claims(seen, stratum)]
+    seen = observe(runs)
+    frame = tidy(seen)
+    names = list(dict.fromkeys(one.method for one in seen))
+    rows = [row for stratum in (CORRECT, RANDOM, WRONG) for row in _shares(frame, names, stratum)]
+    for stratum in strata:
+        alike = [name for name in names if _alike(seen, name, stratum)]
+        rows += _claims(frame, names, alike, stratum)
     return tabulated([*rows, *(row for place in displays for row in _images(seen, place))])
 
 
-def _shares_by_seed(
-    seen: list[Observation], method: str, role: str, of: str, stratum: str
-) -> pd.Series:
-    mine = {o.seed: o.share(role, of, stratum) for o in seen if o.method == method}
-    return pd.Series(mine, dtype=float).dropna()
-
-
-def _chance_by_seed(seen: list[Observation], method: str, of: str, stratum: str) -> pd.Series:
-    mine = {o.seed: o.chance(of, stratum) for o in seen if o.method == method}
-    return pd.Series(mine, dtype=float).dropna()
-
-
-def _named(role: str, stratum: str) -> str:
-    return f"{QUANTITY[role]}, {stratum}"
-
-
-def _shares(seen: list[Observation], stratum: str) -> list[Row]:
+def _shares(frame: pd.DataFrame, names: list[Method], stratum: str) -> list[Row]:
     rows = []
-    for role, of in OF.items():
+    for role, name in AGAINST.items():
         more = {"role": role, "stratum": stratum}
-        quantity = _named(role, stratum)
-        for method in names(seen):
-            ours = over_seeds(_shares_by_seed(seen, method, role, of, stratum))
+        quantity = f"{QUANTITY[role]}, {stratum}"
+        for method in names:
+            ours = estimate(frame, f"{role} {name} {stratum}", method)
             rows.append(curve(method, quantity, "%", ours, **more))
-        chance = over_seeds(_chance_by_seed(seen, seen[0].method, of, stratum))
+        chance = estimate(frame, f"chance {name} {stratum}", names[0])
         rows.append(curve(CONTROL, quantity, "%", chance, **more))
     if stratum == WRONG:  # elsewhere the two are the same class, up to a few queries
         for role in ROLES:
-            for of, what in (("label", "given label"), ("predicted", "predicted class")):
-                for method in names(seen):
-                    ours = over_seeds(_shares_by_seed(seen, method, role, of, WRONG))
+            for name, what in (("label", "given label"), ("predicted", "predicted class")):
+                for method in names:
+                    ours = estimate(frame, f"{role} {name} {WRONG}", method)
                     quantity = f"{role}s of the {what}, {WRONG}"
                     rows.append(curve(method, quantity, "%", ours, stratum=stratum))
     return rows
 
 
-def _claims(seen: list[Observation], stratum: str) -> list[Row]:
+def _claims(
+    frame: pd.DataFrame, names: list[Method], alike: list[Method], stratum: str
+) -> list[Row]:
     rows = []
-    for role, of in OF.items():
-        quantity = _named(role, stratum)
-        shares = {m: _shares_by_seed(seen, m, role, of, stratum) for m in names(seen)}
-        for method, mine in shares.items():
-            excess = difference(mine, _chance_by_seed(seen, method, of, stratum))
-            ours = over_seeds(excess)
+    for role, name in AGAINST.items():
+        metric, quantity = f"{role} {name} {stratum}", f"{QUANTITY[role]}, {stratum}"
+        for method in names:
+            chance = by_seed(frame, f"chance {name} {stratum}", method)
+            ours = over_seeds(difference(by_seed(frame, metric, method), chance))
             rows.append(claim(f"{method} − random", quantity, "points", ours, at_least=0.0))
-        for method, other in shares.items():
-            if OURS in shares and "," not in method and _alike(seen, method, stratum):
-                more = over_seeds(difference(shares[OURS], other))
-                rows.append(claim(f"{OURS} − {method}", quantity, "points", more, at_least=0.0))
+        for method in alike:
+            gap = paired(frame, metric, TRACIN, method)
+            rows.append(claim(f"{OURS} − {method}", quantity, "points", gap, at_least=0.0))
     return rows
 
 
-def _alike(seen: list[Observation], method: str, stratum: str) -> bool:
-    """Whether another method than TracIn explains the same class of nearly all queries."""
-    ours = {o.seed: o for o in seen if o.method == OURS}
+def _alike(seen: list[Observation], method: Method, stratum: str) -> bool:
+    """Whether another method than TracIn, no variant, explains the same class as TracIn does."""
+    ours = {one.seed: one.run for one in seen if one.method == TRACIN}
     same = [
-        np.asarray(o.run.array("asked") == ours[o.seed].run.array("asked"))[o.queries(stratum)]
+        np.asarray(o.run.array("asked") == ours[o.seed].array("asked"))[_queries(o.run, stratum)]
         for o in seen
         if o.method == method and o.seed in ours
     ]
-    return method != OURS and bool(same) and float(np.concatenate(same).mean()) >= ALIKE
+    other = method != TRACIN and "," not in str(method)
+    return other and bool(same) and float(np.concatenate(same).mean()) >= ALIKE
 
 
 def _images(seen: list[Observation], display: int) -> list[Row]:
     """The query and its top examples, of the lowest seed in which every method has it."""
-    there = {
+    names = {one.method for one in seen}
+    groups = {
         seed: [o for o in seen if o.seed == seed and _place(o.run, display) >= 0]
         for seed in sorted({o.seed for o in seen})
     }
-    full = [mine for mine in there.values() if len(mine) == len(names(seen))]
+    full = [group for group in groups.values() if len(group) == len(names)]
     if not full:
         return []
     first = full[0][0].run
     at = _place(first, display)
     query = {n: int(first.array(n)[at]) for n in ("label", "predicted")}
     rows = [
-        _image("", float("nan"), np.asarray(first.array("query_images"))[display], query)
+        _image("", math.nan, np.asarray(first.array("query_images"))[display], query)
         | {"display": display, "role": "query", "rank": 0}
     ]
     for one in full[0]:
@@ -195,7 +189,7 @@ def _images(seen: list[Observation], display: int) -> list[Row]:
                 score = float(run.array(f"{role}_score")[at, rank])
                 pixels = np.asarray(run.array(f"{role}_images"))[display, rank]
                 more = {"display": display, "role": role, "rank": rank + 1, **own}
-                rows.append(_image(one.method, score, pixels, facts) | more)
+                rows.append(_image(str(one.method), score, pixels, facts) | more)
     return rows
 
 
@@ -205,7 +199,7 @@ def _place(run: Run, display: int) -> int:
 
 
 def _image(method: str, score: float, pixels: np.ndarray, facts: dict[str, int]) -> Row:
-    row = curve(method, "score", "", Interval(score, float("nan"), float("nan"), 1))
+    row = curve(method, "score", "", Interval(score, math.nan, math.nan, 1))
     shape = {"height": pixels.shape[0], "channels": 1 if pixels.ndim == 2 else pixels.shape[2]}
     given = {"given": facts["label"], "predicted": facts["predicted"]}
     return row | {"kind": "image"} | given | shape | {"pixels": packed(pixels)}
