@@ -97,15 +97,16 @@ ARTIFACT = Artifact(
         "Arnoldi finds the top eigenvalues; a random subspace, which H does not leave invariant,"
         " needs a considerably larger p for it."
     ),
-    paper="Scaling Up Influence Functions (arXiv:2112.03052), Figure 1",
+    paper="Arnoldi (arXiv:2112.03052), Figure 1",
     deviations=(
-        "Read as: optimal transport distance, uniformly weighted, of a method's top p to the exact"
-        " top p by absolute value; the line is the standard deviation of all exact eigenvalues.",
+        "The error is read as the optimal transport distance, uniformly weighted, of a method's"
+        " top p to the exact top p by absolute value; the line is the standard deviation of all"
+        " exact eigenvalues.",
         "The eigenvalues of a random subspace are those of H restricted to it, in an orthonormal"
         " basis: with E[G^T G] = I those of G H G^T itself would be about p/dim times larger.",
         "The figure is only a picture in the paper: there are no printed numbers to compare.",
-        "The paper trains for 500,000 steps of batch 500; ours end with L-BFGS instead, and how"
-        " near they are to a minimum is the gradient norm in the table.",
+        "The paper trains for 500,000 steps of batch 500; ours end with L-BFGS instead. The"
+        " gradient norm in the table says how near they are to a minimum.",
     ),
     tier_notes=mislabel.TIER_NOTES,
     needs=mislabel.needs("SmallCNN", lambda method: method.family in (*FAMILIES, EXACT.family)),

@@ -119,21 +119,21 @@ ARTIFACT = Artifact(
         " Hessian for a large enough p."
     ),
     headline=("Arnoldi 10 − RandProj 10", "AP"),
-    paper="Scaling Up Influence Functions (arXiv:2112.03052), Figure 2 and Sec. 5.1",
+    paper="Arnoldi (arXiv:2112.03052), Figure 2 and Sec. 5.1",
     deviations=(
-        "The figure is only a picture in the paper: of its numbers, the text prints the two"
-        " accuracies alone.",
+        "The figure is only a picture in the paper: the text prints the two accuracies and no"
+        " other number of it.",
         "The paper trains for 500,000 steps of batch 500; ours take TracIn's 25 checkpoints every"
-        " 10 epochs as well, and then end with L-BFGS instead. How near that is to a minimum, the"
-        " gradient norm and the share of the negative eigenvalues in the table say.",
+        " 10 epochs as well, and then end with L-BFGS instead. The gradient norm and the share of"
+        " negative eigenvalues in the table say how near that is to a minimum.",
         "The plain loss is ours, as a control.",
     ),
     remarks=(
-        "At one and two dimensions Arnoldi and RandProj are alike, and which is above differs from"
-        " model to model; from five on Arnoldi is above, as the paper draws it.",
-        "Arnoldi at the largest p and the exact Hessian are alike over models: one is above on some"
-        " and below on others, and the spread between models is wider than the gap that the paper"
-        " shows on its one model.",
+        "At one and two dimensions Arnoldi and RandProj are alike, and which of them is higher"
+        " depends on the model; from five dimensions on Arnoldi is higher, as in the paper.",
+        "Arnoldi at the largest p and the exact Hessian are alike over models: either is higher on"
+        " some of them, and the spread between models is wider than the gap that the paper shows"
+        " on its one model.",
     ),
     findings=mislabel.comparison_with_loss,
     tier_notes=mislabel.TIER_NOTES,

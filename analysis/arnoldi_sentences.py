@@ -15,7 +15,7 @@ from experiments.laboratory.runs import Run
 
 CLEAN, UNKNOWN = "clean", "not known"
 RULE = (
-    "Claim, over seeds, each with another noise: more of the pairs with the highest self-influence"
+    "Claim, over seeds, each with its own noise: more of the pairs with the highest self-influence"
     " are spoilt than of those with the lowest. The sentences are of one seed and decide nothing."
 )
 
@@ -80,8 +80,8 @@ ARTIFACT = Artifact(
     rule=RULE,
     title="Sentence pairs with the lowest and the highest self-influence",
     claim="Pairs of high self-influence are noise; those of low self-influence are clean.",
-    paper="Scaling Up Influence Functions (arXiv:2112.03052), Sec. 5.2 and C.3",
-    deviations=("The paper's examples (Sec. C.3) are not at hand: no pair can be compared.",),
+    paper="Arnoldi (arXiv:2112.03052), Sec. 5.2 and C.3",
+    deviations=("The paper's examples (Sec. C.3) were not available: no pair can be compared.",),
     tier_notes={
         "smoke": "Smoke tier: generated sentences, spoilt by construction.",
         "small": "Small tier: captions of Multi30k, spoilt by construction, which names the kind.",

@@ -176,7 +176,7 @@ ARTIFACT = Artifact(
         " than Arnoldi; RandSelect suffers in quality."
     ),
     headline=("Arnoldi 10", "AUC"),
-    paper="Scaling Up Influence Functions (arXiv:2112.03052), Table 1 and Sec. 5.1",
+    paper="Arnoldi (arXiv:2112.03052), Table 1 and Sec. 5.1",
     deviations=(
         "T is a ratio to a pass of TracIn[1] timed in the same run, just before and after; not"
         " seconds on a V100.",
@@ -196,8 +196,8 @@ ARTIFACT = Artifact(
         "Scoring times: TracIn[1] costs one forward and backward pass here, because rows of"
         " gradients stay factored. Projections need the same pass, so they are not cheaper than"
         " TracIn[1], as they are in the paper, where each gradient was formed.",
-        "Hence LiSSA, too, is fewer times slower than Arnoldi: the pass that both need is most of"
-        " what Arnoldi costs, and one sampled Hessian serves a block of vectors.",
+        "For the same reason LiSSA is fewer times slower than Arnoldi: the pass that both need is"
+        " most of what Arnoldi costs, and one sampled Hessian serves a block of vectors.",
         "Few steps of LiSSA do little more than scale gradients, as its rank correlation with"
         f" {UNIT} says: eigenvalues below scale ÷ r are not inverted.",
     ),

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.ink.marks import draw_key, mark, name_block, printed_mark
 from analysis.ink.retrieval import draw_row
-from analysis.ink.style import BLACK, GREY, new_panels
+from analysis.ink.style import GREY, new_panels
 from analysis.numbers.frame import (
     Method,
     Observation,
@@ -244,19 +245,9 @@ def draw(table: pd.DataFrame) -> Figure:
     panels[0].set_yticks(list(places.values()), [name.removesuffix(LAST) for name in places])
     panels[0].set_ylim(max(places.values()) + 0.6, -0.6)
     for place, text in ((0, "all layers"), (len(whole) + 0.7, "last layers")):
-        panels[1].annotate(
-            text, (1.02, place), xycoords=("axes fraction", "data"), rotation=270, fontsize=6.5,
-            va="top", color=GREY,
-        )  # fmt: skip
-    ours = panels[0].plot([], [], "o-", color=GREY)[0]
-    paper = panels[0].plot([], [], "|", color=BLACK, markersize=9, markeredgewidth=1.2)[0]
-    dotted = panels[0].plot([], [], ":", color=GREY, linewidth=0.7)[0]
-    figure.legend(
-        [ours, paper, dotted],
-        ["ours, 95% over folds", "printed", "chance"],
-        loc="outside upper center",
-        ncols=3,
-    )
+        name_block(panels[1], text, place)
+    marks = {"ours, 95% over folds": mark(line="-"), "printed": printed_mark()}
+    draw_key(figure, marks | {"chance": mark("", line=":", linewidth=0.7)})
     return figure
 
 
@@ -271,9 +262,9 @@ def findings(table: pd.DataFrame) -> list[str]:
             )
         if quantity in METRICS and method == "TracIn − TracIn, last" and row["n"]:
             sentences.append(
-                f"{quantity}: TracIn, of whole gradients at its checkpoints, on all layers minus on"
-                f" the last: {written(row, '.1f')} points. It chooses no directions, so this"
-                " difference is of the layers themselves."
+                f"{quantity}: TracIn, of whole gradients at its checkpoints, on all layers minus"
+                f" on the last: {written(row, '.1f')} points. It chooses no directions, so this"
+                " difference comes from the layers themselves."
             )
     sentences += [
         f"{quantity} of the model: {row['ours']:.1f} ({row['signature']})."
@@ -295,7 +286,7 @@ ARTIFACT = Artifact(
         " RandSelect; the last decoder layers alone retrieve worse than all layers."
     ),
     headline=("Arnoldi 20 − RandProj 20", "AUC"),
-    paper="Scaling Up Influence Functions (arXiv:2112.03052), Table 2 and Sec. 5.2",
+    paper="Arnoldi (arXiv:2112.03052), Table 2 and Sec. 5.2",
     deviations=(
         "The loss of a pair is the mean over its subwords, label smoothing included, in training"
         " and for influence; the paper does not say whether it sums.",

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.ink.marks import draw_key, mark, name_block, printed_mark
 from analysis.ink.retrieval import draw_row
-from analysis.ink.style import BLACK, GREY, new_panels
+from analysis.ink.style import new_panels
 from analysis.numbers.frame import Method, Observation, by_seed, numbers, tidy
 from analysis.numbers.statistics import Interval, difference, over_seeds
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated, written
@@ -178,7 +179,7 @@ def _signature(run: Run) -> list[Row]:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """A row an arm, those of the clean pool below."""
+    """Draw a line per arm, those of the clean pool below."""
     shown = table[(table["kind"] != "claim") & ~table["method"].str.contains(" − ")]
     rows = [row for row in records(shown) if row["quantity"] in LABELS]
     measured = {row["quantity"] for row in rows if row["pool"] == "noisy"}
@@ -203,15 +204,8 @@ def draw(table: pd.DataFrame) -> Figure:
         place for (pool, name), place in zip(arms, places.values(), strict=True) if pool == "clean"
     ]
     if clean:
-        panels[-1].annotate(
-            "clean pool", (1.03, min(clean)), xycoords=("axes fraction", "data"), rotation=270,
-            fontsize=6.5, va="top", color=GREY,
-        )  # fmt: skip
-    ours = panels[0].plot([], [], "o-", color=GREY)[0]
-    paper = panels[0].plot([], [], "|", color=BLACK, markersize=9, markeredgewidth=1.2)[0]
-    figure.legend(
-        [ours, paper], ["ours, 95% over seeds", "printed"], loc="outside upper center", ncols=2
-    )
+        name_block(panels[-1], "clean pool", min(clean))
+    draw_key(figure, {"ours, 95% over seeds": mark(line="-"), "printed": printed_mark()})
     return figure
 
 
@@ -263,33 +257,34 @@ ARTIFACT = Artifact(
     title="Training on the least self-influential pairs of a noisy corpus",
     claim=(
         "Training on the pairs with the lowest self-influence is better than on all of a noisy"
-        " corpus or on what a pre-filter keeps, better by Arnoldi than by RandProj, most so early;"
-        " too small a share degrades the end; parts of a clean corpus can be left out with gain."
+        " corpus or on what a pre-filter keeps. Arnoldi selects better than RandProj, most of all"
+        " early in training. Too small a share makes the final model worse. Leaving out parts of a"
+        " clean corpus helps."
     ),
     headline=("Arnoldi 10% − RandProj 10%", "BLEU, late"),
-    paper="Scaling Up Influence Functions (arXiv:2112.03052), Table 3 and Sec. 5.2",
+    paper="Arnoldi (arXiv:2112.03052), Table 3 and Sec. 5.2",
     deviations=(
         "The pre-filter is a set of rules (length, ratio, letters, copies, function words of either"
         " language) in the manner of those that the paper takes from AFRL, Alibaba and Microsoft.",
         "Random shares, the loss as a score and the shares of noise are ours.",
         "Every arm is trained for the same number of steps, from a random initialisation.",
-        "Of the clean pool, 25 and 50% are left out: the paper's 'filtering 25% and 50%' is read as"
-        " removal. Its pool is Microsoft's selection of ParaCrawl, which is not at hand; ours is"
-        " WMT17, which the model that scores was trained on, or at the small tier captions that it"
-        " was not.",
+        "Of the clean pool, 25 and 50% are left out: the paper's 'filtering 25% and 50%' is read"
+        " as removal. Its pool is Microsoft's selection of ParaCrawl, which was not available;"
+        " ours is WMT17, on which the scoring model was trained, or at the small tier captions on"
+        " which it was not.",
     ),
     findings=findings,
     tier_notes={
         "smoke": (
             "Smoke tier: generated sentences, a few dozen steps: BLEU is near zero everywhere. It"
-            " shows that the protocol runs, and the shares of noise."
+            " only shows that the protocol runs, and the shares of noise."
         ),
         "small": (
             "Small tier: 16,000 captions of Multi30k, 60% of them spoilt in the seven ways the"
-            " paper lists (other languages stood for by a cipher of letters), a bootstrap trained"
+            " paper lists (a cipher of letters stands in for other languages), a bootstrap trained"
             " on 8,000 other captions, networks of half a million parameters, 120 and 480 steps,"
-            " shares of 10 and 30%. It can show which kinds of noise are kept, and the order of the"
-            " arms at budgets that pass each pool a few times; it cannot show what real crawls"
+            " shares of 10 and 30%. It can show which kinds of noise are kept, and the order of"
+            " the arms at budgets that pass each pool a few times; it cannot show what real crawls"
             " have, nor 1% of 100 million pairs, nor BLEU of news."
         ),
     },

@@ -180,11 +180,11 @@ ARTIFACT = Artifact(
         " RandProj by a small gap, and more parameters than the top ones decrease it slightly."
     ),
     headline=("Arnoldi 40 positive − RandProj 40, 100% of parameters", "AUC"),
-    paper="Scaling Up Influence Functions (arXiv:2112.03052), Sec. 5.3",
+    paper="Arnoldi (arXiv:2112.03052), Sec. 5.3",
     deviations=(
         *vit_retrieval.DEVIATIONS,
         "10% and 20% of the parameters are whole layers from the output down, as many as bring"
-        " their share nearest to that; the figure has the share they are.",
+        " their share nearest to that; the figure shows their actual share.",
         "Beyond the paper: Arnoldi on all eigenvalues by magnitude, RandSelect, TracIn on the last"
         " checkpoint and the loss as controls, and the same with 10% of the labels wrong in"
         " fine-tuning itself.",

@@ -28,10 +28,10 @@ KINDS = {"mislabelled": "mislabelled", "hard": "rightly labelled ones that are h
 RULE = (
     "Claims, over seeds, by Arnoldi on positive eigenvalues, the largest number of directions, all"
     " parameters: (1) more of the ten training images of most negative influence on a query are"
-    " mislabelled than of all; (2) of those rightly labelled, more are hard, which is a given label"
-    " the model has a probability below one half for though it was trained on it; (3) of the"
-    " 30 most self-influential training images more are mislabelled than of all. The pictures are"
-    " of the lowest seed and decide nothing."
+    " mislabelled than of all; (2) of those rightly labelled, more are hard: the model gives their"
+    " label a probability below one half, though it was trained on it; (3) of the 30 most"
+    " self-influential training images more are mislabelled than of all. The pictures are of the"
+    " lowest seed and decide nothing."
 )
 
 
@@ -184,13 +184,14 @@ ARTIFACT = Artifact(
     rule=RULE,
     title="Most self-influential images of a fine-tuned ViT, and opponents of its predictions",
     claim="Training images of negative influence on a prediction are mislabelled or hard.",
-    paper="Scaling Up Influence Functions (arXiv:2112.03052), Sec. 5.3 and D.3",
+    paper="Arnoldi (arXiv:2112.03052), Sec. 5.3 and D.3",
     deviations=(
         *vit_retrieval.DEVIATIONS,
-        "The paper's pictures are of ImageNet and ResNet50, in an appendix outside the text."
-        " Here 10% of the labels are wrong in fine-tuning, so that who is mislabelled is known.",
-        "An image has a large influence of either sign if its gradient is large, which mislabelled"
-        " and hard ones have: proponents are counted beside opponents.",
+        "The paper's pictures are of ImageNet and ResNet50, in an appendix outside the text. Here"
+        " 10% of the labels are wrong in fine-tuning, so that it is known which images are"
+        " mislabelled.",
+        "Mislabelled and hard images have large gradients, and so a large influence of either"
+        " sign: proponents are counted as well as opponents.",
     ),
     page=page,
     tier_notes=vit_retrieval.TIER_NOTES,

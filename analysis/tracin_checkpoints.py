@@ -50,14 +50,13 @@ POINT = 1.0  # of AP x100: a smaller difference counts as none
 TINY = 0.1
 
 RULE = (
-    "Claims, paired over seeds, in AP x100: the checkpoints of the steady decrease find more than"
-    " the early ones and than the last alone; within"
-    f" {POINT:g} of them, all do as well without those after convergence, on the seeds that have"
-    " any; the steady decrease, and"
-    f" the few proposed from the loss alone, do no more than {POINT:g} worse than all; the proposed"
-    " find more than as many drawn at random, and than as many evenly spaced in steps."
-    " Self-influence after convergence is below"
-    f" {TINY:g} of that in the steady decrease, per checkpoint."
+    "Claims, paired over seeds, in AP x100: the checkpoints of the steady decrease are better"
+    " than the early ones and than the last alone; leaving out those after convergence changes"
+    f" the AP of all by less than {POINT:g}, on the seeds that have any; the checkpoints of the"
+    f" steady decrease, and the few proposed from the loss alone, are at most {POINT:g} worse than"
+    " all; the proposed ones are better than as many drawn at random, and than as many evenly"
+    f" spaced in steps. Self-influence after convergence is below {TINY:g} of that in the steady"
+    " decrease, per checkpoint."
 )
 
 
@@ -285,7 +284,7 @@ ARTIFACT = Artifact(
         " descent at a constant learning rate, at which the loss fluctuates at the beginning; it"
         " continues until the wrong labels are learned.",
         "Where the loss fluctuates, falls steadily and has converged is decided on the training"
-        " loss alone, by the constants of methods/checkpoints.py.",
+        " loss alone, by the constants of methods/tracin.py.",
         "During the first epoch checkpoints lie a few steps apart, so that there are some while the"
         " loss fluctuates: 18 of the 38 saved at tier paper, 16 of 36 at small. Random sets are"
         " drawn from all of these, so that nearly half of such a set lies in the first epoch. All"

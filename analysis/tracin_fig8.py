@@ -23,12 +23,12 @@ FEWEST = 3  # seeds: with two, permuting within seeds cannot get below SIGNIFICA
 Masks = dict[int, np.ndarray]  # by seed
 
 RULE = (
-    "Claims: (1) within a model, what only one of two checkpoints finds is of other classes than"
-    " what only the other finds: chi-square of the discordant examples against its distribution"
-    " with fixed margins, Fisher's combination over seeds, Bonferroni over pairs of checkpoints,"
-    f" p < {SIGNIFICANT:g} for some pair; (2) the difference is more than seed noise: the"
-    " checkpoints' mean class profiles, checkpoints permuted within seeds,"
-    f" p < {SIGNIFICANT:g} (needs {FEWEST} seeds)."
+    "Claims: (1) within a model, the examples that only one of two checkpoints finds are of other"
+    " classes than those that only the other finds: chi-square of the discordant examples against"
+    " its distribution with fixed margins, Fisher's combination over seeds, Bonferroni over pairs"
+    f" of checkpoints, p < {SIGNIFICANT:g} for some pair; (2) the difference is more than seed"
+    " noise: the checkpoints' mean class profiles, checkpoints permuted within seeds, p <"
+    f" {SIGNIFICANT:g} (needs {FEWEST} seeds)."
 )
 
 

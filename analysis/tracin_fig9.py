@@ -23,15 +23,15 @@ ARTIFACT = Artifact(
     paper="TracIn (arXiv:2002.08484), appendix, Figure 9 and Sec. B",
     deviations=(
         *proponents.DEVIATIONS,
-        "The network and its training are those of 003, Sec. 5.1 (824,458 parameters, 10 epochs,"
-        " TracIn over the checkpoints at epoch ends times the learning rate); 001 describes its own"
-        " in Sec. 4.3, outside the appendix. Queries are of MNIST's test split.",
+        "The network and its training are those of Arnoldi, Sec. 5.1 (824,458 parameters, 10"
+        " epochs, TracIn over the checkpoints at epoch ends times the learning rate); TracIn"
+        " describes its own in Sec. 4.3, outside the appendix. Queries are of MNIST's test split.",
         "Influence functions invert the Hessian on 50 eigenvectors of an Arnoldi basis of 200"
         " products on fresh random minibatches, without damping, with negative eigenvalues kept and"
         " nothing outside their span, where Sec. A.1 sketches the inverse. A row with half of the"
         " eigenvectors shows what their number decides.",
-        "TracIn on the last layer alone is added, as a control for how much the layers beneath it"
-        " change, and a misclassified query, which Figure 9 has none of.",
+        "TracIn on the last layer alone is added, as a control for how much the other layers"
+        " change the result; so is a misclassified query, because Figure 9 has none.",
     ),
     tier_notes={
         "smoke": (

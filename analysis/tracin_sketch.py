@@ -38,17 +38,17 @@ LAYER = (
 )
 
 RULE = (
-    "Claims, over seeds, at every d, by simulation and by the library's own draws: of all pairs of"
-    " vectors that one decides which is furthest from theory, with an interval widened for the"
-    " number of pairs (Bonferroni). (1) The mean of <Gu, Gv> is within"
-    f" {BIAS:g} |u||v| of <u, v>, and no z-test by theory's variance rejects that they are equal"
-    f" (p > {SIGNIFICANT:g}, Bonferroni over pairs and d); (2) the variance is within {NEAR:.0%} of"
-    f" theory. From fewer than {MANY:,} draws a seed three times as far is near; from fewer than"
-    f" {ENOUGH} the variance is not judged. (3) For aligned vectors the factorised variance"
-    f" is 66 times the dense one at d = 1,024 and 258 times at 16,384, within {NEAR:.0%}; (4)"
-    " log-log slopes against d: of the factorised map's time and peak memory between"
-    f" {SLOPES['TwoSided'][0]:g} and {SLOPES['TwoSided'][1]:g}, of the dense one's time between"
-    f" {SLOPES['Gaussian'][0]:g} and {SLOPES['Gaussian'][1]:g}."
+    "Claims, over seeds, at every d, by simulation and by the library's own draws: the pair of"
+    " vectors that is furthest from theory decides, with an interval widened for the number of"
+    f" pairs (Bonferroni). (1) The mean of <Gu, Gv> is within {BIAS:g} |u||v| of <u, v>, and no"
+    f" z-test by theory's variance rejects that they are equal (p > {SIGNIFICANT:g}, Bonferroni"
+    f" over pairs and d); (2) the variance is within {NEAR:.0%} of theory. With fewer than"
+    f" {MANY:,} draws a seed the bounds are three times as wide; with fewer than {ENOUGH} the"
+    " variance is not judged. (3) For aligned vectors the factorised variance is 66 times the"
+    f" dense one at d = 1,024 and 258 times at 16,384, within {NEAR:.0%}; (4) log-log slopes"
+    f" against d: of the factorised map's time and peak memory between {SLOPES['TwoSided'][0]:g}"
+    f" and {SLOPES['TwoSided'][1]:g}, of the dense one's time between {SLOPES['Gaussian'][0]:g}"
+    f" and {SLOPES['Gaussian'][1]:g}."
 )
 
 

@@ -115,7 +115,7 @@ ARTIFACT = Artifact(
         "Curves are geometric means over seeds with 95% intervals.",
     ),
     remarks=(
-        "Undamped, the procedure does not converge in any number of steps one would spend: a step"
+        "Without damping the procedure does not converge in an affordable number of steps: a step"
         " is at most 1 over the largest eigenvalue squared, so the error along an eigenvector"
         " shrinks by the square of the ratio of its eigenvalue to the largest. The runs print both"
         " ends of the spectrum. With damping of a few percent of the largest it converges.",

@@ -49,6 +49,14 @@ def name_lines(axes: Axes, labels: Sequence[str], margin: float = 0.5) -> None:
     axes.tick_params(axis="y", length=0)
 
 
+def name_block(axes: Axes, text: str, place: float) -> None:
+    """Name a block of lines that begins at a height, to the right of a panel."""
+    axes.annotate(
+        text, (1.03, place), xycoords=("axes fraction", "data"), rotation=270, fontsize=6.5,
+        va="top", color=GREY,
+    )  # fmt: skip
+
+
 def draw_key(figure: Figure, marks: Mapping[str, Line2D], columns: int | None = None) -> None:
     """Explain marks above all panels, in as many columns as there are marks or fewer."""
     figure.legend(

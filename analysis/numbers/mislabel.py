@@ -27,8 +27,8 @@ PERCENT = {*RETRIEVAL.values(), *ACCURACY.values(), "chance_ap"}  # as the paper
 TIER_NOTES = {
     "smoke": (
         "Smoke tier: the 1,797 digits of 8 x 8 pixels that scikit-learn ships and a network of one"
-        " or two thousand parameters stand in for MNIST and the paper's network: the numbers are"
-        " not comparable with the printed ones, at best their order is."
+        " or two thousand parameters stand in for MNIST and the paper's network: the numbers"
+        " cannot be compared with the printed ones; at best their order can."
     ),
     "small": (
         "Small tier: fewer seeds and draws, smaller samples or fewer iterations than at the paper"

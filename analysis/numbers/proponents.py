@@ -1,8 +1,4 @@
-"""Proponents and opponents: the shares, the claims and the picture that Figures 5, 6 and 9 share.
-
-Made of runs of experiments.proponents.measure whose configs have `model.seed`. An artifact is
-`tabulate` and `draw` with its strata, its displays and its names of classes filled in.
-"""
+"""Proponents and opponents: the shares and the claims of TracIn's Figures 5, 6 and 9."""
 
 import math
 from collections.abc import Sequence
@@ -26,28 +22,28 @@ AGAINST = {"proponent": "asked", "opponent": "rival"}  # the query's class that 
 OURS = "TracIn"
 TRACIN = Method(OURS)
 CONTROL = "Random choice"
-ALIKE = 0.95  # of a stratum's queries on which two methods must explain the same class
+ALIKE = 0.95  # share of queries on which two comparable methods explain the same class
 
 RULE = (
     "Shares are of the top proponents and opponents of each query, means over the queries of one"
     " seed; intervals are Student's over seeds, each with its own model and queries. Queries are"
-    " drawn at random, and those of them that are classified as in the paper's figure decide:"
-    " correctly, or, from a longer part of the same order, wrongly."
+    " drawn at random. Those that are classified as in the paper's figure decide: correctly, or"
+    " wrongly, from a longer part of the same random order."
     " The query's class is the one whose score a method explains: the given label for TracIn and"
     " influence functions, the class predicted by the refitted model for representer points. The"
     " confusable class of a correctly classified query is the model's runner-up; of a misclassified"
     " one it is the predicted or the true class, whichever is not the query's class so defined."
     " Claims: for each method (1) more proponents are of the query's class, and (2) more opponents"
     " of the confusable class, than of training examples chosen at random (exact expectation);"
-    " (3) TracIn is most consistent: both its shares exceed each other method's that explains the"
-    f" same class of {ALIKE:.0%} of these queries (variants of a method aside)."
+    " (3) TracIn is most consistent: both its shares exceed those of each other method (variants"
+    f" excluded) that explains the same class for {ALIKE:.0%} of these queries."
 )
 DEVIATIONS = (
     "The paper shows the top 5 of one query and prints no number; the shares over many queries"
     " decide here, and the picture decides nothing. Its query was declared beforehand: the first of"
     " its kind in the random order of the lowest seed.",
-    "The paper's remark that TracIn is more consistent on the types of cats and dogs, within a"
-    " class, is measured by classes alone.",
+    "The paper remarks that TracIn is more consistent on types of cats and dogs within a class;"
+    " here only classes are measured.",
     "Eq. 4 prints the derivative of the loss at the test point; representer points use the training"
     " point, as Yeh et al. (2018) do: the last layer is refitted to the model's own softmax with"
     " lambda 0.003, until its gradient is below 1e-10 of the first. Their score is about the"

@@ -7,7 +7,7 @@ from experiments.laboratory.runs import Run
 TIER_NOTES = {
     "smoke": (
         "Smoke tier: the 1,797 digits of 8 x 8 pixels that scikit-learn ships and a ViT of 7,000"
-        " parameters: that every step works, and no number that compares with the paper's."
+        " parameters. It only shows that every step works; no number compares with the paper's."
     ),
     "small": (
         "Small tier: JPEG-recompressed CIFAR-10, not the original pixels; a ViT of 6 blocks of"
@@ -15,7 +15,7 @@ TIER_NOTES = {
         " then fine-tuned by SAM on 4,000 others; 2,000 test images. It can show whether Arnoldi,"
         " RandProj and the controls are ordered as in the paper and whether the lower layers help."
         " It cannot show what happens at an accuracy of 98.6%, where nearly every wrong label"
-        " contradicts a confident prediction: of a model that errs on a third of the images or"
+        " contradicts a confident prediction. In a model that errs on a third of the images or"
         " more, right labels have large gradients too, so every AUC is lower."
     ),
     "paper": (
@@ -28,7 +28,7 @@ DEVIATIONS = (
     " of CIFAR-10 that fine-tuning never sees, with the same ten classes and a new head (small and"
     " smoke tiers), or the published checkpoint without SAM (paper tier). Fine-tuning is by SAM.",
     "The paper's number of eigenvectors here, its Table 6 and its recipe of fine-tuning are in an"
-    " appendix outside the text at hand.",
+    " appendix that was not available.",
 )
 
 
