@@ -17,10 +17,11 @@ import torch
 
 from experiments.data.parallel import Corpus
 from experiments.laboratory.attribution import randproj
+from experiments.laboratory.device import on_device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.translation import models
-from experiments.translation.models import Model, examples, moved
+from experiments.translation.models import Model, examples
 from experiments.translation.scores import by_length, contributions, losses, projected
 from methods.task import Task, chunks, take
 from methods.tracin import TracIn
@@ -45,7 +46,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     corpus = replace(config.model.train, n=config.n)
     pairs = corpus.load()
     some = examples(config.model, pairs)
-    ordered = moved(take(some, by_length(some)))
+    ordered = on_device(take(some, by_length(some)))
     task = Task.of(module, config.model.loss)
     basis = projected(randproj(config.directions, 0), task)
     norms = TracIn(False).fit(task, some)

@@ -1,10 +1,10 @@
 """Filtering a noisy corpus: train on the least self-influential pairs of a pool, and translate.
 
 Reproduces Table 3 of "Scaling Up Influence Functions" (Schioppa et al., 2022, Sec. 5.2), and its
-second use, on a pool that is clean already. Every arm gets the same number of steps. Controls are
-ours: a random share, and the loss. The scores are the runs of `wmt_scoring`. Deviations: below the
-paper tier the noise is made, of the kinds the paper lists, so that what is kept can be counted; the
-pre-filter is a set of rules in the manner of those the paper takes from others.
+second use, on a pool that is already clean. Every arm trains for the same number of steps. We add
+two controls: a random share, and the loss. The scores are the runs of `wmt_scoring`. Deviations:
+below the paper tier the noise is generated, of the kinds the paper lists, so that what is selected
+can be counted; the pre-filter is a set of rules like those the paper takes from others.
 """
 
 import sys
@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data.parallel import Corpus, Pairs
+from experiments.data.parallel import Corpus
 from experiments.data.translation_noise import CLEAN, KINDS
+from experiments.laboratory.device import on_device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
@@ -31,22 +32,22 @@ from experiments.translation.filters import (
     Everything,
     Lowest,
     Setting,
-    held,
-    keep,
+    encoded,
+    select,
 )
-from experiments.translation.models import Beam, Model, moved, scored
+from experiments.translation.models import Beam, Model, measure_bleu
 from experiments.translation.scores import Crawl, Method, Polluted, Pool, scores
 
-SHOWN = 4  # pairs with the lowest and with the highest scores that are kept to be read
-FARTHEST = 400  # letters of a sentence that is shown
+SHOWN = 4  # pairs stored for reading, with the lowest and with the highest scores
+LETTERS = 400  # of a stored sentence, at most
 
 
 @dataclass(frozen=True)
 class Config:
-    """One training on what an arm keeps of a pool.
+    """One training on the pairs of a pool that an arm selects.
 
-    model    the bootstrap, which scores
-    retrain  what is trained; one epoch of its plan is `early` steps
+    model    the bootstrap model, which scores
+    retrain  the model to train; one epoch of its plan is `early` steps
     """
 
     model: Model = SMOKE.model
@@ -64,26 +65,26 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     models.scorer()
     if config.early < 1:
         raise UserError(f"early is {config.early}: give 1 step or more")
-    chosen = keep(config.arm, config.model, config.pool, config.methods, config.seed)
+    chosen = select(config.arm, config.model, config.pool, config.methods, config.seed)
     if len(chosen) == 0:
-        raise UserError("no pair passes the rules: the pool is not German to English")
+        raise UserError("no pair passes the rules: give a pool from German to English")
     model = replace(config.retrain, seed=config.seed)
     module = model.build()
-    train = moved(held(model, config.pool, chosen))
+    train = on_device(encoded(model, config.pool, chosen))
     draws = Cycled(config.seed, len(chosen), config.early * model.fit.batch_size)
     outcome = descend(module, model.loss, train, model.fit, draws, scratch)
     test = config.test.load()
-    found: dict[str, Any] = {}
+    measures: dict[str, Any] = {}
     for name, place in (("early", 0), ("late", -1)):
         load_params(module, outcome["params"][place])
-        measured = scored(module, model, test, config.beam)
-        found |= {f"bleu_{name}": measured["bleu"], "signature": measured["signature"]}
-        found[f"steps_{name}"] = int(outcome["steps"][place])
+        measured = measure_bleu(module, model, test, config.beam)
+        measures |= {f"bleu_{name}": measured["bleu"], "signature": measured["signature"]}
+        measures[f"steps_{name}"] = int(outcome["steps"][place])
     n = config.pool.size()
     return {
         "arm": display(config.arm),
         "pool": "clean" if _is_clean(config.pool) else "noisy",
-        **found,
+        **measures,
         "n_pool": n,
         "n_kept": len(chosen),
         "selected": len(chosen) / n,
@@ -98,7 +99,7 @@ def _is_clean(pool: Pool) -> bool:
 
 
 def _noise(pool: Pool, chosen: np.ndarray) -> dict[str, Any]:
-    """Of each kind of noise, the pairs in the pool and those kept; nobody knows them of a crawl."""
+    """Pairs of each kind of noise, in the pool and in the selection; unknown for a crawl."""
     kinds = pool.kinds
     if kinds is None:
         return {}
@@ -113,29 +114,29 @@ def _noise(pool: Pool, chosen: np.ndarray) -> dict[str, Any]:
 
 
 def _shown(config: Config) -> dict[str, Any]:
-    """The pairs with the lowest and with the highest scores, and what is wrong with them."""
+    """The pairs with the lowest and the highest scores, and what is wrong with them."""
     assert isinstance(config.arm, Lowest)
     values = scores(config.model, config.pool, config.methods, config.arm.method)
     order = np.argsort(values, kind="stable")
     index = np.concatenate([order[:SHOWN], order[::-1][:SHOWN]])
-    by_place = np.sort(index)
-    text = dict(zip(by_place.tolist(), config.pool.chosen(by_place), strict=True))
-    pairs = Pairs(*(list(side) for side in zip(*(text[i] for i in index.tolist()), strict=True)))
+    ascending = np.sort(index)
+    text = dict(zip(ascending.tolist(), config.pool.chosen(ascending), strict=True))
+    source, target = zip(*(text[i] for i in index.tolist()), strict=True)
     kinds = config.pool.kinds
     wrong = np.full(len(index), "not known") if kinds is None else kinds[index]
     return {
         "shown_role": np.array(
             [f"{w} {i + 1}" for w in ("lowest", "highest") for i in range(SHOWN)]
         ),
-        "shown_source": np.array([one[:FARTHEST] for one in pairs.source]),
-        "shown_target": np.array([one[:FARTHEST] for one in pairs.target]),
+        "shown_source": np.array([one[:LETTERS] for one in source]),
+        "shown_target": np.array([one[:LETTERS] for one in target]),
         "shown_kind": wrong,
         "shown_score": values[index],
     }
 
 
 def display(arm: Arm) -> str:
-    """The arm's name in tables and figures, as `Arnoldi 10%`."""
+    """The arm's name in tables and figures, such as `Arnoldi 10%`."""
     if isinstance(arm, Everything):
         return "None 100%"
     if isinstance(arm, Lowest | Chance):
@@ -145,7 +146,7 @@ def display(arm: Arm) -> str:
 
 
 def cells(setting: Setting) -> list[Config]:
-    """Seed by seed: what is there first is already a table."""
+    """The cells seed by seed: those of the first seed already make a table."""
     made = []
     for seed in range(setting.seeds):
         at = Config(
@@ -164,16 +165,16 @@ def cells(setting: Setting) -> list[Config]:
     return made
 
 
-def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
-    """What is printed at the end: a line an arm, the mean over seeds."""
-    seen: dict[tuple[str, str], list[Run]] = {}
-    for one in found:
-        seen.setdefault((str(one.metrics["pool"]), str(one.metrics["arm"])), []).append(one)
+def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
+    """One line per arm: means over seeds."""
+    arms: dict[tuple[str, str], list[Run]] = {}
+    for run in results:
+        arms.setdefault((str(run.metrics["pool"]), str(run.metrics["arm"])), []).append(run)
     rows = []
-    for (pool, arm), of in seen.items():
+    for (pool, arm), seeds in arms.items():
         names = ("bleu_early", "bleu_late", "selected", "noise_kept")
-        means = [np.mean([float(one.metrics.get(name, np.nan)) for one in of]) for name in names]
-        rows.append([pool, arm, *(f"{mean:.3f}" for mean in means), str(len(of))])
+        means = [np.mean([float(run.metrics.get(name, np.nan)) for run in seeds]) for name in names]
+        rows.append([pool, arm, *(f"{mean:.3f}" for mean in means), str(len(seeds))])
     return ["pool", "arm", "BLEU early", "BLEU late", "selected", "noise in it", "seeds"], rows
 
 

@@ -1,10 +1,10 @@
 """Shuffled translations: rank training pairs by self-influence, count the shuffled ones on top.
 
 Reproduces Table 2 of "Scaling Up Influence Functions" (Schioppa et al., 2022, Sec. 5.2): of 4,096
-training pairs the targets of 256 are shuffled, five times, and ranked by a model trained on clean
-pairs. Controls are ours: the loss, and TracIn over checkpoints. Deviations: the loss is the mean
-over a sentence's subwords; every one of the 256 gets another's target; layers are normalised
-before each block.
+training pairs, the targets of 256 are shuffled, and a model trained on clean pairs ranks them; this
+is done five times. We add two controls: the loss, and TracIn over checkpoints. Deviations: the loss
+is the mean over a sentence's subwords; each of the 256 gets the target of another; normalisation
+comes before each block of the network.
 """
 
 import sys
@@ -29,7 +29,7 @@ from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from experiments.translation import models
-from experiments.translation.models import Beam, Model, Translated, examples, quality, trained
+from experiments.translation.models import Beam, Model, Translated, examples, trained, translated
 from experiments.translation.scores import contributions, fitted, losses, nested
 from methods.ihvp.arnoldi import Krylov
 from methods.influence import Influence
@@ -40,7 +40,7 @@ from methods.tracin import TracIn
 
 @dataclass(frozen=True)
 class Translation:
-    """How well the trained model translates: BLEU on test pairs it has not seen."""
+    """How well the trained model translates: BLEU on unseen test pairs."""
 
     test: Corpus = Corpus("multi30k test")
     beam: Beam = Beam(4)
@@ -48,17 +48,17 @@ class Translation:
 
 @dataclass(frozen=True)
 class Fold:
-    """Which training pairs are ranked, and how many of them have a shuffled target."""
+    """The training pairs that are ranked, `n` of them, with `corrupted` shuffled targets."""
 
     index: int = 0
     n: int = 4_096
     corrupted: int = 256
 
     def draw(self, pairs: Pairs) -> tuple[Pairs, np.ndarray]:
-        """The pairs with their targets shuffled, and which, (n,); none keeps its own."""
+        """The pairs with shuffled targets, none of which stays, and which ones these are, (n,)."""
         if not 2 <= self.corrupted <= self.n <= len(pairs):
             raise UserError(
-                f"{self.corrupted} shuffled of {self.n:,} drawn of {len(pairs):,} pairs: give "
+                f"{self.corrupted} shuffled of {self.n:,} drawn from {len(pairs):,} pairs: give "
                 "2 <= fold.corrupted <= fold.n <= pairs of the training set"
             )
         draw = numpy_generator(self.index, Purpose.LABELS)
@@ -76,8 +76,8 @@ class Fold:
 class Config:
     """One ranking of a fold.
 
-    part  the last so many decoder layers; None is all parameters
-    dims  numbers of directions that are evaluated, of those the method has
+    part  number of last decoder layers; None is all parameters
+    dims  the numbers of directions to evaluate, at most those of the method
     """
 
     model: Model = models.SMOKE
@@ -89,9 +89,9 @@ class Config:
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     if isinstance(config.method, Translation):
-        asked = Translated(config.model, config.method.test, config.method.beam)
-        found = quality(asked)
-        return {"method": "BLEU", "test": asked.test.name, **found.metrics, **found.arrays()}
+        test = config.method.test
+        result = translated(Translated(config.model, test, config.method.beam))
+        return {"method": "BLEU", "test": test.name, **result.metrics, **result.arrays()}
     pairs, corrupted = config.fold.draw(config.model.train.load())
     there, some = trained(config.model), examples(config.model, pairs)
     if isinstance(config.method, Loss):
@@ -123,16 +123,15 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     }
 
 
-def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
-    """What is printed at the end: a line a method, the mean over folds and draws."""
+def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
+    """One line per method: the mean over folds and draws."""
     ranked: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
     lines = []
-    for one in found:
+    for one in results:
         if one.metrics["method"] == "BLEU":
             lines.append([f"BLEU {one.metrics['test']}", "", "", f"{one.metrics['bleu']:.1f}", ""])
             continue
-        measured = zip(*(one.array(name) for name in ("dims", "auc", "ap")), strict=True)
-        for dim, auc, ap in measured:
+        for dim, auc, ap in zip(*(one.array(name) for name in ("dims", "auc", "ap")), strict=True):
             row = (str(one.metrics["method"]), str(one.metrics["layers"]), int(dim))
             ranked.setdefault(row, []).append((float(auc), float(ap)))
     for (method, layers, dim), values in ranked.items():
@@ -145,9 +144,9 @@ def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
 class Plan:
     """The rows of Table 2: dimensions of each family, and draws of projections.
 
-    part     decoder layers of the second half of the table
-    draws    projections on the first fold, `again` on each other
-    selected, of_last  numbers of parameters chosen of all layers and of the last ones
+    part     number of last decoder layers in the second half of the table
+    draws    projections on the first fold; `again` on each other fold
+    selected, of_last  numbers of parameters selected from all layers, and from the last ones
     """
 
     part: int
@@ -160,18 +159,18 @@ class Plan:
     of_last: tuple[int, ...] = (100, 1_000)
 
     def cells(self, model: Model, fold: Fold, tests: tuple[Translation, ...]) -> list[Config]:
-        """Fold by fold: what is there first is already a table."""
+        """The cells fold by fold: those of the first fold already make a table."""
         made = [Config(model, test, None, fold) for test in tests]
         for index in range(self.folds):
             at = Config(model, fold=replace(fold, index=index))
             made += [replace(at, method=Loss()), replace(at, method=TracIn(False))]
             for part, chosen in ((None, self.selected), (self.part, self.of_last)):
-                of = replace(at, part=part, dims=self.dims)
-                made.append(replace(of, method=arnoldi(max(self.dims), self.basis)))
+                ranking = replace(at, part=part, dims=self.dims)
+                made.append(replace(ranking, method=arnoldi(max(self.dims), self.basis)))
                 for draw in range(self.again if index else self.draws):
-                    made.append(replace(of, method=randproj(max(self.dims), draw)))
+                    made.append(replace(ranking, method=randproj(max(self.dims), draw)))
                     select = randselect(max(chosen), draw)
-                    made.append(replace(of, method=select, dims=chosen))
+                    made.append(replace(ranking, method=select, dims=chosen))
             made.append(replace(at, method=TracIn(False), part=self.part))
         return made
 

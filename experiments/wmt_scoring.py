@@ -1,8 +1,8 @@
-"""Self-influence of a pool of sentence pairs, shard by shard: what filtering is made of.
+"""Self-influence of a pool of sentence pairs, shard by shard, for wmt_filtering.
 
-Each cell is a shard of the pool, scored through a basis found once (Schioppa et al., 2022,
+Each cell scores a shard of the pool by a basis that is computed once (Schioppa et al., 2022,
 Sec. 5.2: ten directions, 2.2 million pairs an hour on a TPU v2 of 16 cores). On a cluster the
-shards are an array; the model and the basis are made by whichever comes first.
+shards are an array of jobs; the first to need the model and the basis computes them.
 """
 
 import sys
@@ -17,7 +17,7 @@ CORPUS = 100_000_000  # pairs of ParaCrawl
 
 
 def shards(setting: Setting) -> list[Scoring]:
-    """The shards of the pools of every seed."""
+    """The shards of the pools of all seeds."""
     pools = dict.fromkeys(
         pool for seed in range(setting.seeds) for pool in (setting.noisy(seed), setting.clean)
     )
@@ -28,14 +28,14 @@ def shards(setting: Setting) -> list[Scoring]:
     ]
 
 
-def forecast(found: Sequence[Run]) -> str:
-    """Pairs an hour as measured on finished shards, and what the whole corpus would take."""
-    pairs = sum(int(run.metrics["n_pairs"]) for run in found)
-    spent = sum(float(run.metrics["seconds_Arnoldi"]) for run in found)
+def forecast(results: Sequence[Run]) -> str:
+    """Pairs an hour, measured on finished shards, and the time for the whole corpus."""
+    pairs = sum(int(run.metrics["n_pairs"]) for run in results)
+    spent = sum(float(run.metrics["seconds_Arnoldi"]) for run in results)
     if not pairs or not spent:
         return "throughput: no shard is finished yet"
     rate = 3600 * pairs / spent
-    devices = " and ".join(sorted({str(run.meta["device"]) for run in found}))
+    devices = " and ".join(sorted({str(run.meta["device"]) for run in results}))
     return (
         f"throughput: {rate:,.0f} pairs an hour by Arnoldi on {devices}, with this preset's model; "
         f"{CORPUS:,} pairs would take {CORPUS / rate:,.0f} hours of one such device"

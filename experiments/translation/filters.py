@@ -1,4 +1,4 @@
-"""What is kept of a pool of sentence pairs: by rules, by chance, or the least self-influential."""
+"""Selections from a pool of sentence pairs: by rules, at random, or the least self-influential."""
 
 from dataclasses import dataclass, replace
 
@@ -38,7 +38,7 @@ class Chance:
 
 @dataclass(frozen=True)
 class Lowest:
-    """The share that scores lowest by the method of that name: the cleanest, by assumption."""
+    """The share with the lowest scores by the method of that name, assumed to be the cleanest."""
 
     method: str
     share: float
@@ -49,14 +49,14 @@ Arm = Everything | Rules | Chance | Lowest
 
 @dataclass(frozen=True)
 class Setting:
-    """One tier: the model that scores, the pools, what is kept of them, and how it is tried.
+    """One tier: the model that scores, the pools, the selections, and how they are compared.
 
-    model       the bootstrap, trained on clean pairs that are in no pool
+    model       the bootstrap model, trained on clean pairs that are in no pool
     noisy_pool  its seed is that of the cell
-    clean       a clean pool, of which parts are left out
-    shares      kept of the noisy pool; `removed` are left out of the clean one
-    retrain     sizes and plan of the networks that are trained on what is kept: one epoch is the
-                early budget, all are the late one
+    clean       a clean pool, from which parts are removed
+    shares      selected from the noisy pool; `removed` are removed from the clean one
+    retrain     sizes and plan of the networks trained on a selection: one epoch is the early
+                budget, all epochs are the late one
     early       steps of the early budget
     """
 
@@ -73,27 +73,26 @@ class Setting:
     seeds: int = 3
 
     def noisy(self, seed: int) -> Pool:
-        """The noisy pool of one seed: other pairs are spoilt, unless the noise is real."""
+        """The noisy pool of one seed, which decides the pairs that get noise, unless it is real."""
         pool = self.noisy_pool
         return replace(pool, seed=seed) if isinstance(pool, Polluted) else pool
 
     def arms(self) -> list[Arm]:
-        """What is kept of the noisy pool."""
-        made: list[Arm] = [Everything(), Rules(), *map(Chance, self.by_chance)]
-        for share in self.shares:
-            made += [Lowest(family(method), share) for method in self.methods]
-        return made
+        """The selections from the noisy pool."""
+        arms: list[Arm] = [Everything(), Rules(), *map(Chance, self.by_chance)]
+        arms += [Lowest(family(one), share) for share in self.shares for one in self.methods]
+        return arms
 
     def of_clean(self) -> list[Arm]:
-        """What is kept of the clean pool."""
-        kept: list[Arm] = [Lowest("Arnoldi", 1 - share) for share in self.removed]
-        return [Everything(), *kept, *(Chance(1 - share) for share in self.removed[-1:])]
+        """The selections from the clean pool."""
+        lowest: list[Arm] = [Lowest("Arnoldi", 1 - share) for share in self.removed]
+        return [Everything(), *lowest, *(Chance(1 - share) for share in self.removed[-1:])]
 
 
-def keep(
-    arm: Arm, setting_model: Model, pool: Pool, methods: tuple[Method, ...], seed: int
+def select(
+    arm: Arm, model: Model, pool: Pool, methods: tuple[Method, ...], seed: int
 ) -> np.ndarray:
-    """Positions in the pool of what an arm keeps, increasing."""
+    """Positions in the pool of the pairs an arm selects, increasing."""
     n = pool.size()
     if isinstance(arm, Everything):
         return np.arange(n)
@@ -101,21 +100,39 @@ def keep(
         return _by_rules(pool, n)
     size = round(arm.share * n)
     if not 0 < size <= n:
-        raise UserError(f"a share of {arm.share} of {n:,} pairs: give a number above 0, at most 1")
+        raise UserError(f"a share of {arm.share} of {n:,} pairs: give more than 0 and at most 1")
     if isinstance(arm, Chance):
         return np.sort(numpy_generator(seed, Purpose.SPLIT).permutation(n)[:size])
     if arm.method not in (known := [family(method) for method in methods]):
-        raise UserError(f"no scores by {arm.method!r}: there are {', '.join(known)}")
-    values = scores(setting_model, pool, methods, arm.method)
+        raise UserError(f"no scores by {arm.method!r}: choose one of {', '.join(known)}")
+    values = scores(model, pool, methods, arm.method)
     return np.sort(np.argsort(values, kind="stable")[:size])
 
 
 def _by_rules(pool: Pool, n: int) -> np.ndarray:
-    found = []
+    passed = []
     for start in track(range(0, n, BLOCK), "rules"):
         rows = np.arange(start, min(start + BLOCK, n))
-        found.append([passes(*pair) for pair in pool.chosen(rows)])
-    return np.flatnonzero(np.concatenate(found))
+        passed.append([passes(*pair) for pair in pool.chosen(rows)])
+    return np.flatnonzero(np.concatenate(passed))
+
+
+def encoded(model: Model, pool: Pool, index: np.ndarray) -> Examples:
+    """The pairs at `index` as a model takes them, encoded in blocks: their text is never in memory.
+
+    In 16-bit numbers, 100 million pairs of 64 subwords a side take 26 GB.
+    """
+    columns: dict[str, np.ndarray] = {}
+    start = 0
+    for pairs in in_blocks(pool.chosen(index), BLOCK):
+        for name, column in examples(model, pairs).items():
+            values = column.numpy()
+            width = (model.language.length,) if values.ndim == 2 else ()
+            whole = columns.setdefault(name, np.zeros((len(index), *width), values.dtype))
+            block = whole[start : start + len(pairs)]
+            block[tuple(slice(size) for size in values.shape)] = values
+        start += len(pairs)
+    return {name: torch.from_numpy(values) for name, values in columns.items()}
 
 
 KRYLOV = Krylov(60, 128, 0, 20)
@@ -169,23 +186,3 @@ PAPER = Setting(
     shares=(0.01, 0.05, 0.10),
     by_chance=(0.10,),
 )
-
-
-def held(model: Model, pool: Pool, index: np.ndarray) -> Examples:
-    """Chosen pairs as a model takes them, encoded block by block: text is never held whole.
-
-    In 16-bit numbers, 100 million pairs of 64 subwords a side take 26 GB.
-    """
-    made: dict[str, np.ndarray] = {}
-    at = 0
-    for pairs in in_blocks(pool.chosen(index), BLOCK):
-        for name, column in examples(model, pairs).items():
-            values = column.numpy()
-            width = (model.language.length,) if values.ndim == 2 else ()
-            place = made.setdefault(name, np.zeros((len(index), *width), values.dtype))
-            rows = place[at : at + len(pairs)]
-            if width:
-                rows = rows[:, : values.shape[1]]
-            rows[...] = values
-        at += len(pairs)
-    return {name: torch.from_numpy(values) for name, values in made.items()}

@@ -1,4 +1,4 @@
-"""Translation models: what the experiments on parallel text train, and what they are trained on."""
+"""Translation models: subwords, training, translation by beam search, and BLEU."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -22,24 +22,24 @@ from experiments.training.plans import Adam, Warmed
 from methods.progress import track
 from methods.task import Examples
 
-# Subwords of both languages (byte pair encoding), learnt once, and sentences as their numbers.
-
-
 SPECIAL = ("[PAD]", "[BOS]", "[EOS]", "[UNK]")
 PADDING, FIRST, LAST, UNKNOWN = range(4)
-TOGETHER = 20_000  # sentences encoded at a time
+ENCODED = 20_000  # sentences encoded at a time
+BATCH = 64  # sentences translated at a time
+ADAM = Adam(0.9, 0.98)
+Trained = training.Trained[Seq2Seq]
 
 
 @dataclass(frozen=True)
 class Subwords:
-    """`size` subwords, at most, learnt on both sides of a corpus (Sennrich et al., 2016)."""
+    """At most `size` subwords by byte pair encoding of both languages (Sennrich et al., 2016)."""
 
     corpus: Corpus = Corpus()
     size: int = 4_000
 
 
 class Vocabulary:
-    """Subwords by number; 0 is padding, 1 and 2 begin and end a sentence, 3 is what has none."""
+    """Subwords by number: 0 is padding, 1 and 2 begin and end a sentence, 3 is unknown text."""
 
     def __init__(self, text: str) -> None:
         from tokenizers import Tokenizer
@@ -50,22 +50,103 @@ class Vocabulary:
         return int(self.tokenizer.get_vocab_size())
 
     def encode(self, sentences: Sequence[str], length: int, begin: bool) -> np.ndarray:
-        """Numbers padded behind, (n, T) int16 or int32; longer sentences are cut at `length`."""
+        """Numbers padded at the end, (n, T), int16 or int32; sentences are cut at `length`."""
         kind = np.int16 if len(self) < 2**15 else np.int32
         rows = []
-        for start in range(0, len(sentences), TOGETHER):
-            some = list(sentences[start : start + TOGETHER])
-            rows += [one.ids for one in self.tokenizer.encode_batch(some)]
         head = [FIRST] if begin else []
-        made = [[*head, *row[: length - 1 - len(head)], LAST] for row in rows]
-        out = np.full((len(made), max(map(len, made), default=1)), PADDING, dtype=kind)
-        for place, row in zip(out, made, strict=True):
+        for start in range(0, len(sentences), ENCODED):
+            some = list(sentences[start : start + ENCODED])
+            for one in self.tokenizer.encode_batch(some):
+                rows.append([*head, *one.ids[: length - 1 - len(head)], LAST])
+        padded = np.full((len(rows), max(map(len, rows), default=1)), PADDING, dtype=kind)
+        for place, row in zip(padded, rows, strict=True):
             place[: len(row)] = row
-        return out
+        return padded
 
     def decode(self, rows: Iterable[Sequence[int]]) -> list[str]:
-        """Sentences of rows of numbers, each up to its end."""
+        """The sentences of rows of numbers, each up to its end mark."""
         return [str(text) for text in self.tokenizer.decode_batch([_ended(row) for row in rows])]
+
+
+@dataclass(frozen=True)
+class Language:
+    """How sentences become numbers: by subwords, at most `length` of them."""
+
+    subwords: Subwords = Subwords()
+    length: int = 48
+
+    def open(self) -> Vocabulary:
+        """The vocabulary."""
+        return vocabulary(self.subwords)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained translation model; the seed draws initial parameters, order and dropout."""
+
+    network: Transformer = Transformer()
+    language: Language = Language()
+    train: Corpus = Corpus()
+    fit: Warmed = Warmed()
+    smoothing: float = 0.1
+    seed: int = 0
+
+    @property
+    def loss(self) -> TranslationLoss:
+        """The loss for training and for influence."""
+        return TranslationLoss(self.smoothing)
+
+    def build(self) -> Seq2Seq:
+        """The network with its initial parameters, on a GPU where there is one."""
+        if self.language.length > self.network.longest:
+            raise UserError(
+                f"sentences of {self.language.length} subwords, but the network has "
+                f"{self.network.longest} positions: lower language.length or raise network.longest"
+            )
+        return self.network.made(len(self.language.open()), self.seed).to(device())
+
+
+@dataclass(frozen=True)
+class Beam:
+    """Beam search with `size` hypotheses per sentence; 1 is greedy.
+
+    The best of n subwords has the highest log-likelihood / ((5 + n) / 6)^penalty. A translation has
+    at most `more` subwords more than its source (Vaswani et al., Sec. 6.1).
+    """
+
+    size: int = 1
+    penalty: float = 0.6
+    more: int = 20
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.more < 1:
+            raise UserError(f"a beam of {self.size} and {self.more} subwords more: give 1 or more")
+
+
+@dataclass(frozen=True)
+class Translated:
+    """The translation of a test set by a trained model."""
+
+    model: Model
+    test: Corpus
+    beam: Beam = Beam()
+
+
+def examples(model: Model, pairs: Pairs) -> Examples:
+    """Pairs as a model takes them: source, target and length."""
+    return columns(model.language.open(), pairs, model.language.length)
+
+
+def trained(model: Model) -> Trained:
+    """The trained model, training it if no run has it yet."""
+    train = partial(_train, model)
+    return training.train_once("translation_model", model, model.build, model.loss, train)
+
+
+def _train(model: Model, module: Seq2Seq, scratch: Path) -> dict[str, Any]:
+    train = on_device(examples(model, model.train.load()))
+    outcome = fit(module, model.loss, train, model.fit, model.seed, scratch)
+    return {**outcome, "n_train": len(train["length"])}
 
 
 def _ended(row: Sequence[int]) -> list[int]:
@@ -106,9 +187,9 @@ def _learn(subwords: Subwords) -> dict[str, Any]:
 
 
 def columns(words: Vocabulary, pairs: Pairs, length: int) -> dict[str, Tensor]:
-    """Examples: source (n, S), target (n, T) with its beginning, and length (n,), both together.
+    """Columns source (n, S), target (n, T) with its begin mark, and length (n,) of both together.
 
-    Sentences are cut at `length` subwords, the marks of begin and end included.
+    Sentences are cut at `length` subwords, including begin and end marks.
     """
     if length < 4:
         raise UserError(f"length is {length}: give 4 or more subwords")
@@ -119,7 +200,7 @@ def columns(words: Vocabulary, pairs: Pairs, length: int) -> dict[str, Tensor]:
 
 
 def in_blocks(items: Iterable[tuple[str, str]], size: int) -> Iterable[Pairs]:
-    """Pairs in blocks of `size`, as they come."""
+    """Pairs in blocks of `size`, in order."""
     block: list[tuple[str, str]] = []
     for pair in track(items, "sentence pairs"):
         block.append(pair)
@@ -130,11 +211,83 @@ def in_blocks(items: Iterable[tuple[str, str]], size: int) -> Iterable[Pairs]:
         yield Pairs([s for s, _ in block], [t for _, t in block])
 
 
-# BLEU by sacreBLEU, with the signature that says how it was computed (Post, 2018).
+def translated(config: Translated) -> runs.Run:
+    """The run with `bleu`, its `signature`, and the translations."""
+    scorer()
+
+    def compute(_scratch: Path) -> dict[str, Any]:
+        module = trained(config.model).module
+        return measure_bleu(module, config.model, config.test.load(), config.beam)
+
+    return runs.once("translation_bleu", config, compute)
+
+
+def measure_bleu(module: Seq2Seq, model: Model, test: Pairs, beam: Beam) -> dict[str, Any]:
+    """BLEU of a network on test pairs, its signature, and the translations."""
+    words = model.language.open()
+    source: Tensor = columns(words, test, model.language.length)["source"]
+    texts: Sequence[str] = words.decode(translate(module.eval(), source, beam))
+    value, signature = bleu(texts, test.target)
+    return {"bleu": value, "signature": signature, "translations": np.array(texts)}
+
+
+@torch.no_grad()
+def translate(module: Seq2Seq, source: Tensor, beam: Beam) -> list[list[int]]:
+    """The subwords of each translation, without marks, in the order of `source` (n, S).
+
+    Batches have sentences of similar length.
+    """
+    order = (source != PADDING).sum(1).argsort(stable=True)
+    out: list[list[int]] = [[] for _ in range(len(source))]
+    for rows in track(list(order.split(BATCH)), "translating"):
+        some = trimmed(source[rows].long().to(module.places.device))
+        for row, words in zip(rows.tolist(), _search(module, some, beam), strict=True):
+            out[row] = words
+    return out
+
+
+def _search(module: Seq2Seq, source: Tensor, beam: Beam) -> list[list[int]]:
+    b, k = len(source), beam.size
+    memory, padded = module.encode(source)
+    padded = padded.repeat_interleave(k, 0)
+    met = memory.repeat_interleave(k, 0)
+    fixed = [layer.cross.keys(met) for layer in module.decoders]
+    before: list[Cache] = [{} for _ in module.decoders]
+    words = torch.full((b * k, 1), FIRST, device=source.device)
+    score = torch.full((b, k), -torch.inf, device=source.device, dtype=memory.dtype)
+    score[:, 0] = 0  # at first a sentence has only one hypothesis
+    length = torch.ones(b * k, device=source.device, dtype=memory.dtype)
+    ended = torch.zeros(b * k, dtype=torch.bool, device=source.device)
+    first = k * torch.arange(b, device=source.device)[:, None]
+    for at in range(min(source.shape[1] + beam.more, module.longest - 1)):
+        x = module.embed(words[:, -1:], at)
+        for layer, past, memory_keys in zip(module.decoders, before, fixed, strict=True):
+            x = layer.step(x, past, memory_keys, padded)
+        gain = module.head(module.decoded(x))[:, 0].log_softmax(1)
+        gain[:, [PADDING, FIRST]] = -torch.inf
+        gain[ended] = -torch.inf
+        gain[ended, PADDING] = 0  # a finished hypothesis keeps its score
+        score, chosen = (score[:, :, None] + gain.view(b, k, -1)).flatten(1).topk(k)
+        parent = (first + chosen // gain.shape[1]).flatten()
+        new = (chosen % gain.shape[1]).flatten()
+        words = torch.cat([words[parent], new[:, None]], 1)
+        length = length[parent] + (~ended[parent]).to(length.dtype)
+        ended = ended[parent] | (new == LAST)
+        if k > 1:
+            before = [{name: part[parent] for name, part in cache.items()} for cache in before]
+        if ended.all():
+            break
+    worth = score / ((5 + length.view(b, k)) / 6) ** beam.penalty
+    best = words.view(b, k, -1)[torch.arange(b), worth.argmax(1).cpu()]
+    return [_inner(row) for row in best[:, 1:].tolist()]
+
+
+def _inner(row: list[int]) -> list[int]:
+    return row[: row.index(LAST)] if LAST in row else [word for word in row if word != PADDING]
 
 
 def scorer() -> Any:
-    """sacreBLEU's own scorer at its defaults; asked for before hours of training that need it."""
+    """sacreBLEU's scorer with its defaults; call it before hours of training that end with BLEU."""
     try:
         from sacrebleu.metrics import BLEU
     except ImportError as error:
@@ -145,54 +298,10 @@ def scorer() -> Any:
 
 
 def bleu(translations: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
-    """Corpus BLEU, 0 to 100, and its signature."""
+    """Corpus BLEU, 0 to 100, and the signature that says how it was computed (Post, 2018)."""
     metric = scorer()
-    found = metric.corpus_score(list(translations), [list(references)])
-    return float(found.score), str(metric.get_signature())
-
-
-ADAM = Adam(0.9, 0.98)
-
-
-@dataclass(frozen=True)
-class Language:
-    """How sentences become numbers: subwords, and how many of them a sentence keeps."""
-
-    subwords: Subwords = Subwords()
-    length: int = 48
-
-    def open(self) -> Vocabulary:
-        """The vocabulary."""
-        return vocabulary(self.subwords)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained translation model; the seed draws initial parameters, order and dropout."""
-
-    network: Transformer = Transformer()
-    language: Language = Language()
-    train: Corpus = Corpus()
-    fit: Warmed = Warmed()
-    smoothing: float = 0.1
-    seed: int = 0
-
-    @property
-    def loss(self) -> TranslationLoss:
-        """What it is trained on, and what influence is measured on."""
-        return TranslationLoss(self.smoothing)
-
-    def build(self) -> Seq2Seq:
-        """The network with its initial parameters, on a GPU where there is one."""
-        if self.language.length > self.network.longest:
-            raise UserError(
-                f"sentences of {self.language.length} subwords, and {self.network.longest} "
-                "positions in the network: lower language.length or raise network.longest"
-            )
-        return self.network.made(len(self.language.open()), self.seed).to(device())
-
-
-Trained = training.Trained[Seq2Seq]
+    result = metric.corpus_score(list(translations), [list(references)])
+    return float(result.score), str(metric.get_signature())
 
 
 SMOKE = Model(
@@ -216,128 +325,3 @@ PAPER = Model(
     Corpus("wmt17", 0, 5_900_000),
     Warmed(epochs=14, batch_size=826, lr=7e-4, every=2, adam=ADAM, warmup=0.56),
 )
-
-
-def examples(model: Model, pairs: Pairs) -> Examples:
-    """Pairs as a model takes them: source, target and length."""
-    return columns(model.language.open(), pairs, model.language.length)
-
-
-def trained(model: Model) -> Trained:
-    """The trained model, training it if no run has it yet."""
-    train = partial(_train, model)
-    return training.train_once("translation_model", model, model.build, model.loss, train)
-
-
-def _train(model: Model, module: Seq2Seq, scratch: Path) -> dict[str, Any]:
-    train = moved(examples(model, model.train.load()))
-    outcome = fit(module, model.loss, train, model.fit, model.seed, scratch)
-    return {**outcome, "n_train": len(train["length"])}
-
-
-def moved(train: Examples) -> Examples:
-    """A training set where the network is."""
-    return on_device(train)
-
-
-@dataclass(frozen=True)
-class Beam:
-    """`size` hypotheses a sentence, of which the best by log-likelihood / ((5 + n) / 6)^penalty.
-
-    A translation has at most `more` subwords more than its source (Vaswani et al., Sec. 6.1).
-    """
-
-    size: int = 1
-    penalty: float = 0.6
-    more: int = 20
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.more < 1:
-            raise UserError(f"a beam of {self.size} and {self.more} subwords more: give 1 or more")
-
-
-@dataclass(frozen=True)
-class Translated:
-    """The translation of a test set by a trained model."""
-
-    model: Model
-    test: Corpus
-    beam: Beam = Beam()
-
-
-def quality(asked: Translated) -> runs.Run:
-    """A run with `bleu`, its `signature`, and the translations."""
-    scorer()
-    return runs.once("translation_bleu", asked, lambda _: _measured(asked))
-
-
-def _measured(asked: Translated) -> dict[str, Any]:
-    there = trained(asked.model)
-    return scored(there.module, asked.model, asked.test.load(), asked.beam)
-
-
-def scored(module: Seq2Seq, model: Model, test: Pairs, beam: Beam) -> dict[str, Any]:
-    """BLEU of a network on test pairs, its signature, and the translations."""
-    words = model.language.open()
-    source: Tensor = columns(words, test, model.language.length)["source"]
-    texts: Sequence[str] = words.decode(translate(module.eval(), source, beam))
-    value, signature = bleu(texts, test.target)
-    return {"bleu": value, "signature": signature, "translations": np.array(texts)}
-
-
-# Translations by beam search (a beam of 1 is greedy), in batches of sentences alike in length.
-
-
-BATCH = 64  # sentences at a time
-
-
-@torch.no_grad()
-def translate(module: Seq2Seq, source: Tensor, beam: Beam) -> list[list[int]]:
-    """The words of each translation, without marks, in the order of `source` (n, S)."""
-    order = (source != PADDING).sum(1).argsort(stable=True)
-    out: list[list[int]] = [[] for _ in range(len(source))]
-    for rows in track(list(order.split(BATCH)), "translating"):
-        some = trimmed(source[rows].long().to(module.places.device))
-        for row, words in zip(rows.tolist(), _search(module, some, beam), strict=True):
-            out[row] = words
-    return out
-
-
-def _search(module: Seq2Seq, source: Tensor, beam: Beam) -> list[list[int]]:
-    b, k = len(source), beam.size
-    memory, padded = module.encode(source)
-    padded = padded.repeat_interleave(k, 0)
-    met = memory.repeat_interleave(k, 0)
-    fixed = [layer.cross.keys(met) for layer in module.decoders]
-    before: list[Cache] = [{} for _ in module.decoders]
-    words = torch.full((b * k, 1), FIRST, device=source.device)
-    score = torch.full((b, k), -torch.inf, device=source.device, dtype=memory.dtype)
-    score[:, 0] = 0  # at first the hypotheses of a sentence are one
-    length = torch.ones(b * k, device=source.device, dtype=memory.dtype)
-    ended = torch.zeros(b * k, dtype=torch.bool, device=source.device)
-    first = k * torch.arange(b, device=source.device)[:, None]
-    for at in range(min(source.shape[1] + beam.more, module.longest - 1)):
-        x = module.embed(words[:, -1:], at)
-        for layer, past, memory_keys in zip(module.decoders, before, fixed, strict=True):
-            x = layer.step(x, past, memory_keys, padded)
-        gain = module.head(module.decoded(x))[:, 0].log_softmax(1)
-        gain[:, [PADDING, FIRST]] = -torch.inf
-        gain[ended] = -torch.inf
-        gain[ended, PADDING] = 0  # a hypothesis that ended goes on as it is
-        score, chosen = (score[:, :, None] + gain.view(b, k, -1)).flatten(1).topk(k)
-        parent = (first + chosen // gain.shape[1]).flatten()
-        new = (chosen % gain.shape[1]).flatten()
-        words = torch.cat([words[parent], new[:, None]], 1)
-        length = length[parent] + (~ended[parent]).to(length.dtype)
-        ended = ended[parent] | (new == LAST)
-        if k > 1:
-            before = [{name: part[parent] for name, part in cache.items()} for cache in before]
-        if ended.all():
-            break
-    worth = score / ((5 + length.view(b, k)) / 6) ** beam.penalty
-    best = words.view(b, k, -1)[torch.arange(b), worth.argmax(1).cpu()]
-    return [_inner(row) for row in best[:, 1:].tolist()]
-
-
-def _inner(row: list[int]) -> list[int]:
-    return row[: row.index(LAST)] if LAST in row else [word for word in row if word != PADDING]

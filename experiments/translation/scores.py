@@ -20,9 +20,10 @@ from experiments.data.translation_noise import pollute
 from experiments.laboratory import attribution, runs
 from experiments.laboratory.attribution import Loss, dimension, family
 from experiments.laboratory.data_folder import root
+from experiments.laboratory.device import on_device
 from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.errors import UserError
-from experiments.translation.models import Model, Trained, examples, moved, trained
+from experiments.translation.models import Model, Trained, examples, trained
 from methods.attributor import Bilinear, Embedded, Fitted, State
 from methods.influence import Influence
 from methods.progress import track
@@ -64,7 +65,7 @@ def fitted(
 
         def load() -> tuple[Task, Examples]:
             again = trained(model)  # noted as what this run was made of
-            train = moved(examples(model, model.train.load()))
+            train = on_device(examples(model, model.train.load()))
             return narrowed(model, again.task, part), train
 
         state, _ = attribution.stored_state("translation_basis", wanted, method, load)

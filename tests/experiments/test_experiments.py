@@ -27,6 +27,7 @@ from methods.ihvp.arnoldi import Krylov
 from methods.ihvp.lissa import LiSSA
 from methods.ihvp.sketch import Sketch
 from methods.rows.projections import Gaussian
+from methods.task import Task
 
 
 def found() -> list[Experiment]:
@@ -132,7 +133,7 @@ def test_a_split_layer_is_the_same_network():
     split, names = keep_units(module, 25, seed=3)
     image = torch.rand(3, 1, 28, 28)
     torch.testing.assert_close(split(image), module(image), rtol=1e-5, atol=1e-5)
-    task = models.Task.of(split, cross_entropy).only(names)
+    task = Task.of(split, cross_entropy).only(names)
     assert task.size == 25 * 3137 + 2570
 
 

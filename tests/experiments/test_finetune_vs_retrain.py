@@ -25,6 +25,7 @@ from experiments.finetune_vs_retrain import (
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.models.strided_cnn import StridedCNN
+from experiments.training.models import restore
 from experiments.training.plans import Cosine
 from tests.analysis.synthetic import finetune_vs_retrain as synthetic
 from tests.experiments.ensembles.test_classifiers import TINY
@@ -89,7 +90,7 @@ def test_fine_tuning_goes_on_from_the_trained_network_for_a_share_of_the_epochs(
     assert found["epochs"] == 2
     assert found["lr"] == pytest.approx(RECIPE.fit.rate(8))
     full = trained(config.full[0])
-    module = finetune_vs_retrain._at(RECIPE, 1, full.array("params")[1], full.array("buffers")[1])
+    module = restore(RECIPE.network.build(1), full.array("params")[1], full.array("buffers")[1])
     there = load(RECIPE.data)
     logits = module(there.standardised(there.query.columns["image"]))
     np.testing.assert_array_equal(logits.argmax(1).numpy(), full.array("plain")[1])

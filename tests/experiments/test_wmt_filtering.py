@@ -23,8 +23,8 @@ from experiments.translation.filters import (
     Everything,
     Lowest,
     Rules,
-    held,
-    keep,
+    encoded,
+    select,
 )
 from experiments.translation.models import trained
 from experiments.translation.scores import Crawl, Polluted, Scoring, basis, score, scores
@@ -104,7 +104,7 @@ def crawl(store):
     return folder, pairs
 
 
-def test_a_crawl_is_scored_from_its_files_and_never_held(crawl):
+def test_a_crawl_is_scored_from_its_files_and_never_encoded(crawl):
     folder, pairs = crawl
     pool = Crawl(shards=3, lines=30)
     parts = [pool.part(shard) for shard in range(3)]
@@ -158,29 +158,29 @@ def test_the_cost_card_says_pairs_an_hour_and_what_the_corpus_takes():
 
 def test_arms_keep_what_they_say():
     values = scores(MODEL, POOL, METHODS, "RandProj")
-    kept = keep(Lowest("RandProj", 0.3), MODEL, POOL, METHODS, 0)
+    kept = select(Lowest("RandProj", 0.3), MODEL, POOL, METHODS, 0)
     assert len(kept) == 21
     assert values[kept].max() <= np.delete(values, kept).min()
     assert (np.diff(kept) > 0).all()
-    assert len(keep(Everything(), MODEL, POOL, METHODS, 0)) == 70
-    random = keep(Chance(0.3), MODEL, POOL, METHODS, 0)
+    assert len(select(Everything(), MODEL, POOL, METHODS, 0)) == 70
+    random = select(Chance(0.3), MODEL, POOL, METHODS, 0)
     assert len(set(random)) == 21
-    assert set(random) != set(keep(Chance(0.3), MODEL, POOL, METHODS, 1))
+    assert set(random) != set(select(Chance(0.3), MODEL, POOL, METHODS, 1))
     pairs, _ = POOL.load()
-    ruled = keep(Rules(), MODEL, POOL, METHODS, 0)
+    ruled = select(Rules(), MODEL, POOL, METHODS, 0)
     assert [noise.passes(*pair) for pair in pairs.take(ruled)] == [True] * len(ruled)
     assert 0 < len(ruled) < 70
-    with pytest.raises(UserError, match="no scores by 'Arnold': there are Arnoldi"):
-        keep(Lowest("Arnold", 0.3), MODEL, POOL, METHODS, 0)
+    with pytest.raises(UserError, match="no scores by 'Arnold': choose one of Arnoldi"):
+        select(Lowest("Arnold", 0.3), MODEL, POOL, METHODS, 0)
     with pytest.raises(UserError, match="a share of 0 of 70 pairs"):
-        keep(Chance(0), MODEL, POOL, METHODS, 0)
+        select(Chance(0), MODEL, POOL, METHODS, 0)
 
 
 def test_pairs_are_encoded_block_by_block(monkeypatch):
     index = np.arange(3, 60, 7)
-    whole = held(MODEL, POOL, index)
+    whole = encoded(MODEL, POOL, index)
     monkeypatch.setattr(filters, "BLOCK", 2)
-    blocks = held(MODEL, POOL, index)
+    blocks = encoded(MODEL, POOL, index)
     for name, column in whole.items():
         assert (column == blocks[name]).all()
     pairs, _ = POOL.load()
@@ -216,7 +216,7 @@ def test_a_cell_trains_on_what_is_kept_and_counts_the_noise(tmp_path):
     assert (found["steps_early"], found["steps_late"]) == (3, 6)
     assert (found["n_kept"], found["n_pool"]) == (28, 70)
     _, kind = POOL.load()
-    kept = keep(config.arm, MODEL, POOL, METHODS, 0)
+    kept = select(config.arm, MODEL, POOL, METHODS, 0)
     assert found["noise_kept"] == pytest.approx((kind[kept] != "clean").mean())
     assert found["kept_of_kind"].sum() == 28
     assert found["of_kind"].sum() == 70

@@ -77,7 +77,7 @@ def test_shuffled_targets_are_another_s_and_the_rest_stay():
     "fold", [Fold(n=400, corrupted=5), Fold(n=10, corrupted=11), Fold(0, 9, 1)]
 )
 def test_a_fold_that_cannot_be_is_one_line(fold):
-    with pytest.raises(UserError, match=r"shuffled of .* drawn of 300 pairs: give"):
+    with pytest.raises(UserError, match=r"shuffled of .* drawn from 300 pairs: give"):
         fold.draw(Corpus("generated", 0, 300).load())
 
 
@@ -189,7 +189,7 @@ def test_wrong_settings_are_one_line(capsys):
     assert smoke.main(["--cell", "1", "--fold.corupted", "3"]) == 2
     assert "corupted" in capsys.readouterr().err
     assert smoke.main(["--cell", "1", "--fold.n", "9999"]) == 2
-    assert "drawn of 600 pairs" in capsys.readouterr().err
+    assert "drawn from 600 pairs" in capsys.readouterr().err
 
 
 # --- the table -----------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ def test_a_network_of_the_paper_takes_a_step_and_answers(recipe, count, tmp_path
         "label": torch.from_numpy(draw.integers(0, 100, n)),
     }
     monkeypatch.setattr(cifar100, "load", lambda split, index: few)
-    classifiers.ensembles.load.cache_clear()
+    classifiers.subsets.load.cache_clear()
     tiny = shrunk(recipe, n)
     stack, answers = predicted(tiny, [0], [0], tmp_path)
     assert answers.shape == (1, n)

@@ -22,9 +22,9 @@ from experiments.translation.models import (
     Language,
     Subwords,
     examples,
-    quality,
     trained,
     translate,
+    translated,
 )
 from experiments.translation.models import Translated as Asked
 from methods.curvature.layer_products import LayerProducts
@@ -243,7 +243,7 @@ def test_without_sacrebleu_only_bleu_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
     asked = Asked(TINIEST, Corpus("generated test", 0, 4))
     with pytest.raises(UserError, match="BLEU needs sacrebleu"):
-        quality(asked)
+        translated(asked)
     assert not (runs.results() / "runs" / "translation_model").exists()  # before any training
 
 
@@ -251,7 +251,7 @@ def test_a_model_is_trained_once_and_its_translations_are_measured():
     there = trained(TINIEST)
     assert len(there.task.checkpoints) == 2
     assert there.task.size == there.metrics["num_params"]
-    found = quality(Asked(TINIEST, Corpus("generated test", 0, 4)))
+    found = translated(Asked(TINIEST, Corpus("generated test", 0, 4)))
     assert 0 <= found.metrics["bleu"] <= 100
     assert len(found.array("translations")) == 4
     last = there.task.checkpoints[-1].params["words.weight"]
