@@ -1,4 +1,4 @@
-"""Proponents of texts: whether they are of the query's class, and whether they are its twins.
+"""Proponents of texts: whether they have the query's class, or are near-duplicates of the query.
 
 Reproduces Table 2 of TracIn's appendix (Pruthi et al., 2020), three proponents of one article, and
 measures what it shows on many queries, against nearest neighbours in the model's own features.
@@ -30,18 +30,21 @@ from methods.randomness import numpy_generator
 from methods.task import take
 from methods.tracin import TracIn
 
-# Text classifiers: what the experiment on DBpedia trains, and what it is trained on.
-
-
-GENERATED_SEED = 0  # of the encyclopedia; the model's seed divides it into training and test
+GENERATED_SEED = 0  # of the encyclopedia; the model's seed splits it into training and test
+NEAR_DUPLICATE = 0.6  # from this similarity on (distinct words shared of all in either text)
+TITLE, CLASS = "Manuel Azaña", "OfficeHolder"  # the paper's example, and its class
+SHOWN = 3  # proponents and opponents of the example that are written out
+LISTED = 5  # proponents of each query that are judged
+SEARCHED = 50  # proponents searched to fill up a list without near-duplicates
+Titled = tuple[str, str]  # title and text
 
 
 @dataclass(frozen=True)
 class Data:
-    """Disjoint random parts of the rows at hand, or the published parts of the whole data set.
+    """Disjoint random parts of the subset, or parts of the published splits of the whole data set.
 
-    A text is title and content: its first `length` words; a word has a number of its own if it is
-    among the `most` commonest of the training texts and there `fewest` times.
+    A text is the first `length` words of title and content. The vocabulary has the `most` commonest
+    words of the training texts, if at least `fewest` texts have them.
     """
 
     source: Literal["subset", "whole", "generated"] = "subset"
@@ -64,9 +67,9 @@ class Model:
 
 @dataclass(frozen=True)
 class Part:
-    """Articles in the order of their source, and as a network takes them.
+    """Articles in the order of their source, and as inputs of a network.
 
-    examples has `words` (n, length), numbers, and `label` (n,).
+    examples has `words` (n, length), their numbers, and `label` (n,).
     """
 
     articles: Articles
@@ -85,12 +88,12 @@ cross_entropy = CrossEntropy(("words",))
 
 
 def load_data(data: Data, seed: int) -> tuple[Part, Part, Vocabulary]:
-    """The training and the test part, and the vocabulary of the former."""
+    """The training and the test part, and the vocabulary of the training part."""
     if data.source == "whole":
         train, test = (dbpedia.load_whole(split) for split in ("train", "test"))
         train, test = (
-            part.take(np.sort(labels.split(len(part.label), [n], seed)[0]))
-            for part, n in ((train, data.n_train), (test, data.n_test))
+            articles.take(np.sort(labels.split(len(articles.label), [n], seed)[0]))
+            for articles, n in ((train, data.n_train), (test, data.n_test))
         )
     else:
         sizes = [data.n_train, data.n_test]
@@ -102,17 +105,12 @@ def load_data(data: Data, seed: int) -> tuple[Part, Part, Vocabulary]:
         parts = labels.split(len(whole.label), sizes, seed)
         train, test = (whole.take(np.sort(index)) for index in parts)
     vocabulary = Vocabulary.of(_texts(train), data.fewest, data.most)
-    made = [
-        Part(
-            articles,
-            {
-                "words": torch.from_numpy(vocabulary.encode(_texts(articles), data.length)),
-                "label": torch.from_numpy(articles.label),
-            },
-        )
-        for articles in (train, test)
-    ]
-    return made[0], made[1], vocabulary
+
+    def part(articles: Articles) -> Part:
+        words = torch.from_numpy(vocabulary.encode(_texts(articles), data.length))
+        return Part(articles, {"words": words, "label": torch.from_numpy(articles.label)})
+
+    return part(train), part(test), vocabulary
 
 
 def text(articles: Articles, index: int) -> str:
@@ -128,7 +126,7 @@ def trained(model: Model) -> Trained:
     """The trained model, training it if no run has it yet."""
     train, test, vocabulary = load_data(model.data, model.seed)
     rarity = torch.from_numpy(vocabulary.rarity).float()
-    there = training.train_once(
+    classifier = training.train_once(
         "text_model",
         model,
         partial(model.network.build, rarity, len(train.articles.classes), model.seed),
@@ -137,7 +135,7 @@ def trained(model: Model) -> Trained:
         weight_decay=model.fit.weight_decay,
         dtype=torch.float64,  # in single precision, a probability near one is mostly rounding
     )
-    return Trained(**vars(there), train=train, test=test)
+    return Trained(**vars(classifier), train=train, test=test)
 
 
 def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
@@ -153,53 +151,41 @@ def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
 @torch.no_grad()
 def predictions(module: nn.Module, part: Part) -> np.ndarray:
     """The predicted class of each text, (n,)."""
-    pieces = part.examples["words"].split(1_000)
-    return torch.cat([module(some).argmax(1) for some in pieces]).numpy()
-
-
-# Near-duplicates in a list of texts: named, and left out.
-
-
-TWIN = 0.6  # words shared of all words of two texts, from which on they are near-duplicates
-Titled = tuple[str, str]  # title and text
+    batches = part.examples["words"].split(1_000)
+    return torch.cat([module(words).argmax(1) for words in batches]).numpy()
 
 
 @dataclass(frozen=True)
-class Sorted:
-    """A list of texts with its near-duplicates told apart.
+class NearDuplicates:
+    """The near-duplicates in a list of texts.
 
-    twin (listed,) says which of the first are near-duplicates of the query or of one above;
-    distinct, at most listed positions, are the first that are none; named has a title, that of its
-    twin and their likeness for each near-duplicate among the first.
+    flags (listed,)  whether each of the first is a near-duplicate of the query or of one above it
+    distinct         positions of the first, at most `listed`, that are no near-duplicates
+    pairs            for each near-duplicate among the first: the title of the text it resembles,
+                     its own title, and their similarity
     """
 
-    twin: list[bool]
+    flags: list[bool]
     distinct: list[int]
-    named: list[tuple[str, str, float]]
+    pairs: list[tuple[str, str, float]]
 
 
-def sort_out(query: Titled, candidates: Sequence[Titled], listed: int) -> Sorted:
-    """Go down the candidates until `listed` of them were seen, and as many distinct ones."""
-    kept = [query]
-    found = Sorted([], [], [])
-    for place, (title, text) in enumerate(candidates):
-        if place >= listed and len(found.distinct) == listed:
+def near_duplicates(query: Titled, candidates: Sequence[Titled], listed: int) -> NearDuplicates:
+    """Go through the candidates until `listed` of them, and as many distinct ones, were seen."""
+    different = [query]
+    result = NearDuplicates([], [], [])
+    for place, (title, words) in enumerate(candidates):
+        if place >= listed and len(result.distinct) == listed:
             break
-        likeness, other = max((jaccard(text, words), name) for name, words in kept)
+        similarity, other = max((jaccard(words, text), name) for name, text in different)
         if place < listed:
-            found.twin.append(likeness >= TWIN)
-            if likeness >= TWIN:
-                found.named.append((other, title, likeness))
-        if likeness < TWIN and len(found.distinct) < listed:
-            found.distinct.append(place)
-            kept.append((title, text))
-    return found
-
-
-TITLE, CLASS = "Manuel Azaña", "OfficeHolder"  # the paper's example, and its class
-SHOWN = 3  # proponents and opponents of it that are written out
-LISTED = 5  # of every query, that are judged
-SEARCHED = 50  # down to which a list is filled up once twins are left out
+            result.flags.append(similarity >= NEAR_DUPLICATE)
+            if similarity >= NEAR_DUPLICATE:
+                result.pairs.append((other, title, similarity))
+        if similarity < NEAR_DUPLICATE and len(result.distinct) < listed:
+            result.distinct.append(place)
+            different.append((title, words))
+    return result
 
 
 @dataclass(frozen=True)
@@ -212,7 +198,7 @@ Method = TracIn | NearestFeatures
 
 @dataclass(frozen=True)
 class Config:
-    """`n_queries` random test texts, whatever is predicted for them."""
+    """`n_queries` random test texts, rightly or wrongly predicted."""
 
     model: Model = Model()
     method: Method = TracIn()
@@ -220,45 +206,44 @@ class Config:
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    there = trained(config.model)
-    articles, n_train = there.test.articles, len(there.train.articles.label)
-    n = len(articles.label)
+    classifier = trained(config.model)
+    articles, train_label = classifier.test.articles, classifier.train.articles.label
+    n, n_train = len(articles.label), len(train_label)
     if config.n_queries > n or n_train < SEARCHED:
         raise UserError(
             f"{config.n_queries} queries of {n} test texts, and {SEARCHED} proponents of {n_train} "
             "training texts: lower n_queries or raise n_train"
         )
-    some = numpy_generator(config.model.seed, "queries").permutation(n)[: config.n_queries]
-    which = np.array([declared(articles), *some])
-    scores = _scores(config.method, there, which)
-    top, bottom = (scores.topk(SEARCHED, largest=one) for one in (True, False))
+    example = example_article(articles)
+    queries = numpy_generator(config.model.seed, "queries").permutation(n)[: config.n_queries]
+    scores = _scores(config.method, classifier, np.array([example, *queries]))
+    top, bottom = (scores.topk(SEARCHED, largest=largest) for largest in (True, False))
     predicted = {
-        name: predictions(there.module, part)
-        for name, part in (("train", there.train), ("test", there.test))
+        name: predictions(classifier.module, part)
+        for name, part in (("train", classifier.train), ("test", classifier.test))
     }
-    judged = _judged(there, predicted, which[1:], top.indices[1:].numpy())
-    opponents = there.train.articles.label[bottom.indices[1:, :LISTED].numpy()]
-    listed = [(f"proponent {i + 1}", top, i) for i in range(SHOWN)]
-    listed += [(f"opponent {i + 1}", bottom, i) for i in range(SHOWN)]
-    rows = [("example", "test", int(which[0]), 0.0)]
-    rows += [
-        (role, "train", int(of.indices[0, i]), float(of.values[0, i])) for role, of, i in listed
-    ]
+    judged = _judged(classifier, predicted, queries, top.indices[1:].numpy())
+    opponents = train_label[bottom.indices[1:, :LISTED].numpy()]
+    rows = [("example", "test", example, 0.0)]
+    for role, ends in (("proponent", top), ("opponent", bottom)):
+        for i in range(SHOWN):
+            index, score = int(ends.indices[0, i]), float(ends.values[0, i])
+            rows.append((f"{role} {i + 1}", "train", index, score))
+    metrics = ("accuracy_train", "accuracy_test", "n_words", "num_params")
     return {
-        **{name: there.metrics[name] for name in ("accuracy_train", "accuracy_test", "n_words")},
-        "num_params": there.metrics["num_params"],
+        **{name: classifier.metrics[name] for name in metrics},
         "same_label": float(judged["same_label"].mean()),
         "chance": float(judged["chance"].mean()),
         "twins": float(judged["twin"].mean()),
         **judged,
-        "opponent_same_label": opponents == articles.label[which[1:], None],
-        "query_correct": predicted["test"][which[1:]] == articles.label[which[1:]],
-        **_written(there, predicted, rows),
+        "opponent_same_label": opponents == articles.label[queries, None],
+        "query_correct": predicted["test"][queries] == articles.label[queries],
+        **_texts_shown(classifier, predicted, rows),
     }
 
 
-def declared(articles: Articles) -> int:
-    """The article that the paper shows, else the first of its class, else the first of all."""
+def example_article(articles: Articles) -> int:
+    """The position of the paper's example, else of the first of its class, else 0."""
     titles = [title.strip() for title in articles.title]
     if TITLE in titles:
         return titles.index(TITLE)
@@ -267,65 +252,65 @@ def declared(articles: Articles) -> int:
     return int((articles.label == articles.classes.index(CLASS)).argmax())
 
 
-def _scores(method: Method, there: Trained, which: np.ndarray) -> Tensor:
-    """Scores of all training texts for some test texts; positive = proponent."""
-    train, query = there.train.examples, take(there.test.examples, torch.from_numpy(which))
+def _scores(method: Method, classifier: Trained, index: np.ndarray) -> Tensor:
+    """Scores of all training texts for the test texts at `index`; positive = proponent."""
+    train = classifier.train.examples
+    query = take(classifier.test.examples, torch.from_numpy(index))
     if isinstance(method, TracIn):
-        return method.scores(there.task, train, query)
+        return method.scores(classifier.task, train, query)
+
+    def features(examples: dict[str, Tensor]) -> Tensor:
+        batches = [classifier.module.features(words) for words in examples["words"].split(1_000)]
+        return functional.normalize(torch.cat(batches))
+
     with torch.no_grad():
-        left, right = (
-            torch.cat(
-                [functional.normalize(there.module.features(s)) for s in part["words"].split(1_000)]
-            )
-            for part in (query, train)
-        )
-    return left @ right.T
+        return features(query) @ features(train).T
 
 
 def _judged(
-    there: Trained, predicted: dict[str, np.ndarray], which: np.ndarray, top: np.ndarray
+    classifier: Trained, predicted: dict[str, np.ndarray], queries: np.ndarray, top: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What the LISTED proponents of each query are, (n_queries, LISTED); `top` has SEARCHED.
+    """Facts on the LISTED proponents of each query, (n_queries, LISTED); `top` has SEARCHED.
 
-    twin        near-duplicate of the query, or of a proponent above it
-    distinct_*  the list with twins left out and filled up from below; -1 where it ends
+    twin        whether one is a near-duplicate of the query, or of a proponent above it
+    distinct_*  the list without near-duplicates, filled up from below; -1 past its end
     chance      (n_queries,), the share of training texts that have the query's label
-    twin_*      (n_twins,) titles and likeness of each twin and of what it is a twin of
+    twin_*      (n_twins,), titles of each near-duplicate and of the text it resembles; similarity
     """
-    train, test = there.train.articles, there.test.articles
-    label = test.label[which]
+    train, test = classifier.train.articles, classifier.test.articles
+    label = test.label[queries]
     same = train.label[top] == label[:, None]
-    both = same & (predicted["train"][top] == predicted["test"][which][:, None])
+    both = same & (predicted["train"][top] == predicted["test"][queries][:, None])
     lists = [
-        sort_out(_words(test, query), [_words(train, i) for i in of], LISTED)
-        for query, of in zip(which, top, strict=True)
+        near_duplicates(_titled(test, query), [_titled(train, i) for i in proponents], LISTED)
+        for query, proponents in zip(queries, top, strict=True)
     ]
-    distinct = np.full((len(which), LISTED), -1, dtype=np.int8)
+    distinct = np.full((len(queries), LISTED), -1, dtype=np.int8)
     for row, listed in enumerate(lists):
         distinct[row, : len(listed.distinct)] = same[row, listed.distinct]
-    named = [one for listed in lists for one in listed.named]
+    pairs = [pair for listed in lists for pair in listed.pairs]
     return {
         "same_label": same[:, :LISTED],
         "same_label_and_prediction": both[:, :LISTED],
-        "twin": np.array([listed.twin for listed in lists]),
+        "twin": np.array([listed.flags for listed in lists]),
         "distinct_same_label": distinct,
         "chance": np.bincount(train.label, minlength=len(train.classes))[label] / len(train.label),
-        "twin_of": np.array([one for one, _, _ in named], dtype=np.str_),
-        "twin_title": np.array([other for _, other, _ in named], dtype=np.str_),
-        "twin_likeness": np.array([likeness for *_, likeness in named]),
+        "twin_of": np.array([original for original, _, _ in pairs], dtype=np.str_),
+        "twin_title": np.array([title for _, title, _ in pairs], dtype=np.str_),
+        "twin_likeness": np.array([similarity for *_, similarity in pairs]),
     }
 
 
-def _words(articles: Articles, index: int) -> tuple[str, str]:
+def _titled(articles: Articles, index: int) -> tuple[str, str]:
     return articles.title[index], text(articles, index)
 
 
-def _written(
-    there: Trained, predicted: dict[str, np.ndarray], rows: list[tuple[str, str, int, float]]
+def _texts_shown(
+    classifier: Trained, predicted: dict[str, np.ndarray], rows: list[tuple[str, str, int, float]]
 ) -> dict[str, np.ndarray]:
-    """The declared query with its proponents and opponents in words, an array a column."""
-    parts = {"train": there.train.articles, "test": there.test.articles}
-    classes = there.train.articles.classes
+    """The texts of the example, its proponents and its opponents: one array for each column."""
+    parts = {"train": classifier.train.articles, "test": classifier.test.articles}
+    classes = classifier.train.articles.classes
     columns = {
         "role": [role for role, *_ in rows],
         "label": [classes[parts[part].label[i]] for _, part, i, _ in rows],
@@ -333,16 +318,16 @@ def _written(
         "title": [parts[part].title[i] for _, part, i, _ in rows],
         "content": [parts[part].content[i] for _, part, i, _ in rows],
     }
-    written = {f"shown_{name}": np.array(values, np.str_) for name, values in columns.items()}
-    return {**written, "shown_score": np.array([score for *_, score in rows])}
+    shown = {f"shown_{name}": np.array(values, np.str_) for name, values in columns.items()}
+    return {**shown, "shown_score": np.array([score for *_, score in rows])}
 
 
 def cells(model: Model, seeds: int, n_queries: int) -> list[Config]:
-    made = []
-    for seed in range(seeds):
-        at = Config(replace(model, seed=seed), n_queries=n_queries)
-        made += [at, replace(at, method=NearestFeatures())]
-    return made
+    return [
+        Config(replace(model, seed=seed), method, n_queries)
+        for seed in range(seeds)
+        for method in (TracIn(), NearestFeatures())
+    ]
 
 
 SMOKE = Model(

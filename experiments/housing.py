@@ -1,8 +1,8 @@
-"""Influence on the map: where the training examples are that a price regression learned from.
+"""Influence on the map: where the proponents of housing prices are.
 
-Reproduces Figure 10 of TracIn's appendix (Pruthi et al., 2020), which shows 11 queries of Palo
-Alto and no number, and measures its two statements on many: distances of proponents from random
-test queries, and self-influence against how many examples are nearby. Deviations: the paper
+Reproduces Figure 10 of TracIn's appendix (Pruthi et al., 2020), which shows 11 queries in Palo Alto
+without numbers, and measures its two statements on many queries: the distances of proponents from
+random test queries, and self-influence against the number of examples nearby. Deviations: the paper
 describes neither network nor training; ours are in the configs.
 """
 
@@ -30,15 +30,17 @@ from methods.randomness import numpy_generator
 from methods.task import Task, take
 from methods.tracin import TracIn
 
-# Price regressions: what the experiment on housing trains, and what it is trained on.
-
-
-GENERATED_SEED = 0  # of the country; the model's seed divides it into training and test
+GENERATED_SEED = 0  # of the country; the model's seed splits it into training and test
+CENTRE = (37.4419, -122.1430)  # of Palo Alto, degrees north and east
+IN_THE_CITY = 11  # queries, as in the paper: the test rows nearest to the centre
+NEARBY_KM = 10.0
+NEIGHBOURS = 10
+EARTH_KM = 6371.0088  # mean radius
 
 
 @dataclass(frozen=True)
 class Data:
-    """All rows of a source, divided at random into training and test."""
+    """All rows of a source, split at random into training and test."""
 
     source: Literal["california", "generated"] = "california"
     n_test: int = 4_128
@@ -47,23 +49,23 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network; the seed draws the division, initial parameters and order."""
+    """A trained network; the seed draws the split, initial parameters and order."""
 
     network: HousingMLP = HousingMLP()
     data: Data = Data()
     fit: Fit = Fit(epochs=60, batch_size=64, lr=0.02, momentum=0.9, weight_decay=1e-5, every=6)
     coordinates: bool = True
-    """Whether latitude and longitude are inputs; without them a model cannot know the place."""
+    """Whether latitude and longitude are inputs: without them a model cannot know the place."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the rows, as a network takes them, and where they are.
+    """Some of the rows as inputs of a network, and where they are.
 
-    examples has `input` (n, 8 or 6) and `target` (n,), both standardised by training rows: counts
-    and value by their logarithms. place (n, 2) is in degrees; features (n, 6) are the inputs
-    without the place; index (n,) says which rows these are.
+    examples has `input` (n, 8 or 6) and `target` (n,), standardised by the mean and deviation of
+    training rows; counts and values are logarithms. place (n, 2) is in degrees; features (n, 6) are
+    the inputs without the place; index (n,) are the positions of the rows.
     """
 
     examples: dict[str, Tensor]
@@ -100,24 +102,18 @@ def load_data(data: Data, seed: int, coordinates: bool) -> tuple[Part, Part]:
     features = _standardised(_logarithms(whole), train)
     inputs = np.concatenate([_standardised(place, train), features], axis=1)
     target = _standardised(np.log(whole.value)[:, None], train)[:, 0]
-    chosen = inputs if coordinates else features
-    made = [
-        Part(
-            {
-                "input": torch.from_numpy(chosen[index]).float(),
-                "target": torch.from_numpy(target[index]).float(),
-            },
-            place[index],
-            features[index],
-            index,
-        )
-        for index in (train, test)
-    ]
-    return made[0], made[1]
+    inputs = inputs if coordinates else features
+
+    def part(index: np.ndarray) -> Part:
+        columns = {"input": inputs[index], "target": target[index]}
+        examples = {name: torch.from_numpy(values).float() for name, values in columns.items()}
+        return Part(examples, place[index], features[index], index)
+
+    return part(train), part(test)
 
 
 def _logarithms(whole: Houses) -> np.ndarray:
-    """The inputs with every count, and income, as its logarithm; the age as it is."""
+    """The inputs with logarithms of counts and income; the age stays as it is."""
     age, rest = whole.inputs[:, :1], whole.inputs[:, 1:]
     return np.concatenate([age, np.log(rest)], axis=1)
 
@@ -153,12 +149,6 @@ def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
     return {**outcome, **explained}
 
 
-# Distances on the earth, and how many others live nearby.
-
-
-EARTH_KM = 6371.0088  # mean radius
-
-
 def great_circle(
     latitude: ArrayLike, longitude: ArrayLike, other_latitude: ArrayLike, other_longitude: ArrayLike
 ) -> np.ndarray:
@@ -192,15 +182,9 @@ def _on_sphere(point: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=1)
 
 
-CENTRE = (37.4419, -122.1430)  # of Palo Alto, degrees north and east
-IN_THE_CITY = 11  # queries, as in the paper: the test rows nearest to the centre
-NEARBY_KM = 10.0
-NEIGHBOURS = 10
-
-
 @dataclass(frozen=True)
 class NearestInputs:
-    """The control: training rows whose inputs other than the place are nearest, standardised."""
+    """The control: training rows whose standardised inputs, place excluded, are nearest."""
 
 
 Method = TracIn | NearestInputs
@@ -217,8 +201,8 @@ class Config:
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    there = trained(config.model)
-    train, test = there.train, there.test
+    regression = trained(config.model)
+    train, test = regression.train, regression.test
     n = len(test.index)
     if config.n_queries > n or config.top > len(train.index):
         raise UserError(
@@ -226,63 +210,64 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
             f"{len(train.index)} training rows: lower n_queries or top"
         )
     city = distances(np.array([CENTRE]), test.place)[0].argsort(kind="stable")
-    some = numpy_generator(config.model.seed, "queries").permutation(n)[: config.n_queries]
-    found: dict[str, Any] = {}
-    for name, which in (("city", city[:IN_THE_CITY]), ("query", some)):
-        scores = _scores(config.method, there, which)
-        found |= {f"{name}_{k}": v for k, v in _where(scores, config.top, test, train, which)}
+    queries = numpy_generator(config.model.seed, "queries").permutation(n)[: config.n_queries]
+    results: dict[str, Any] = {}
+    for name, index in (("city", city[:IN_THE_CITY]), ("query", queries)):
+        scores = _scores(config.method, regression, index)
+        places = _places(scores, config.top, test.place[index], train.place)
+        results |= {f"{name}_{key}": values for key, values in places.items()}
     if isinstance(config.method, TracIn):
-        found |= _of_itself(config.method, there)
+        results |= _self_influence(config.method, regression)
     return {
-        **{name: there.metrics[name] for name in ("r2_train", "r2_test", "num_params")},
-        "city_radius_km": float(distances(np.array([CENTRE]), found["city_place"]).max()),
-        "median_km": float(np.median(found["query_proponent_km"])),
-        "median_random_km": float(np.median(found["query_random_km"])),
+        **{name: regression.metrics[name] for name in ("r2_train", "r2_test", "num_params")},
+        "city_radius_km": float(distances(np.array([CENTRE]), results["city_place"]).max()),
+        "median_km": float(np.median(results["query_proponent_km"])),
+        "median_random_km": float(np.median(results["query_random_km"])),
         "train_place": train.place,
         "test_place": test.place,
-        **found,
+        **results,
     }
 
 
-def _scores(method: Method, there: Trained, which: np.ndarray) -> Tensor:
-    """Scores of all training rows for some test rows, (n, n_train); positive = proponent."""
+def _scores(method: Method, regression: Trained, index: np.ndarray) -> Tensor:
+    """Scores of all training rows for the test rows at `index`; positive = proponent."""
+    train, test = regression.train, regression.test
     if isinstance(method, TracIn):
-        train = there.train.examples
-        query = take(there.test.examples, torch.from_numpy(which))
-        return method.scores(there.task, train, query)
-    features = torch.from_numpy(there.train.features)
-    return -torch.cdist(torch.from_numpy(there.test.features[which]), features)
+        query = take(test.examples, torch.from_numpy(index))
+        return method.scores(regression.task, train.examples, query)
+    return -torch.cdist(torch.from_numpy(test.features[index]), torch.from_numpy(train.features))
 
 
-def _where(
-    scores: Tensor, top: int, test: Part, train: Part, which: np.ndarray
-) -> list[tuple[str, np.ndarray]]:
-    """Where proponents and opponents are, a value (or `top` of them) for each query.
+def _places(
+    scores: Tensor, top: int, place: np.ndarray, train_place: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Where the `top` proponents and opponents of each query are.
 
-    `*_km` is the median distance over them, of `random` over all training rows; `*_nearer` is the
-    median share of training rows that are nearer to the query than they are.
+    `*_km` is their median distance, of `random` that of all training rows; `*_nearer` is the median
+    share of training rows that are nearer to the query than they are.
     """
-    place = test.place[which]
-    km = distances(place, train.place)
+    km = distances(place, train_place)
     rank = km.argsort(1, kind="stable").argsort(1) / km.shape[1]
-    found = [("place", place), ("random_km", np.median(km, axis=1))]
-    found += [("density", within(place, train.place, NEARBY_KM))]
+    results = {
+        "place": place,
+        "random_km": np.median(km, axis=1),
+        "density": within(place, train_place, NEARBY_KM),
+    }
     for name, largest in (("proponent", True), ("opponent", False)):
         index = scores.topk(top, largest=largest).indices.numpy()
-        found += [(f"{name}s", index)]
+        results[f"{name}s"] = index
         for kind, values in (("km", km), ("nearer", rank)):
-            of_top = np.take_along_axis(values, index, axis=1)
-            found += [(f"{name}_{kind}", np.median(of_top, axis=1))]
-    return found
+            results[f"{name}_{kind}"] = np.median(np.take_along_axis(values, index, 1), axis=1)
+    return results
 
 
-def _of_itself(method: TracIn, there: Trained) -> dict[str, Any]:
+def _self_influence(method: TracIn, regression: Trained) -> dict[str, Any]:
     """Self-influence of the training rows, and what may explain it, (n_train,) each."""
-    train = there.train
-    fitted = method.fit(there.task, train.examples)
+    train = regression.train
+    fitted = method.fit(regression.task, train.examples)
     return {
         "self_influence": fitted.self_influence(train.examples).numpy(),
-        "train_loss": _losses(there.task, train).numpy(),
+        "train_loss": _losses(regression.task, train).numpy(),
         "train_density": within(train.place, train.place, NEARBY_KM) - 1,
         # The row itself is its own nearest.
         "train_neighbour_km": to_nearest(train.place, train.place, NEIGHBOURS + 1),
@@ -298,12 +283,12 @@ def _losses(task: Task, train: Part) -> Tensor:
 
 
 def cells(model: Model, seeds: int, n_queries: int) -> list[Config]:
-    made = []
+    configs = []
     for seed in range(seeds):
-        at = Config(replace(model, seed=seed), n_queries=n_queries)
-        blind = replace(at, model=replace(at.model, coordinates=False))
-        made += [at, blind, replace(at, method=NearestInputs())]
-    return made
+        config = Config(replace(model, seed=seed), n_queries=n_queries)
+        without_place = replace(config, model=replace(config.model, coordinates=False))
+        configs += [config, without_place, replace(config, method=NearestInputs())]
+    return configs
 
 
 SMOKE = Model(

@@ -111,10 +111,10 @@ def articles(titles: list[str], label: list[int]) -> dbpedia.Articles:
     return dbpedia.Articles(np.array(label), titles, titles, tuple(NAMES))
 
 
-def test_the_declared_query_is_the_paper_s_else_the_first_of_its_class():
-    assert experiment.declared(articles(["a", "b", " Manuel Azaña"], [4, 4, 4])) == 2
-    assert experiment.declared(articles(["a", "b", "c"], [1, 4, 4])) == 1
-    assert experiment.declared(generated_articles.generate(4, 0)) == 0
+def test_the_example_is_the_paper_s_else_the_first_of_its_class():
+    assert experiment.example_article(articles(["a", "b", " Manuel Azaña"], [4, 4, 4])) == 2
+    assert experiment.example_article(articles(["a", "b", "c"], [1, 4, 4])) == 1
+    assert experiment.example_article(generated_articles.generate(4, 0)) == 0
 
 
 def test_parts_are_disjoint_and_the_vocabulary_is_of_training_texts_alone():
@@ -130,7 +130,7 @@ def test_what_is_stored_is_what_the_scores_say(tmp_path):
     config = experiment.Config(MODEL, n_queries=8)
     found = experiment.run(config, tmp_path)
     there = text_models.trained(MODEL)
-    first = experiment.declared(there.test.articles)
+    first = experiment.example_article(there.test.articles)
     query = {name: column[[first]] for name, column in there.test.examples.items()}
     scores = TracIn().scores(there.task, there.train.examples, query)[0]
     order = scores.argsort(descending=True)
@@ -150,7 +150,7 @@ def test_near_duplicates_are_named_and_left_out():
     train = dbpedia.Articles(np.array([0, 0, 1, 0, 0, 0, 0]), [""] * 7, texts, ("a", "b"))
     test = dbpedia.Articles(np.array([0]), ["query"], ["a red fox in the snow"], ("a", "b"))
     there = text_models.Trained(
-        None, None, text_models.Part(train, {}), text_models.Part(test, {}), {}
+        None, None, None, text_models.Part(train, {}), text_models.Part(test, {})
     )
     predicted = {"train": np.array([0, 0, 1, 1, 0, 0, 0]), "test": np.array([0])}
     found = experiment._judged(there, predicted, np.array([0]), np.arange(7)[None])
