@@ -1,14 +1,14 @@
 """Which training pairs influence which wrong predictions: the edges of FastIF's bipartite graphs.
 
-Reproduces what Figure 6, Tables 4 and 5, and Sec. 6.2, B.2 of FastIF (Guo et al., 2021) are made
-of: two models, one of MultiNLI and one of HANS, and for each 100 wrongly predicted pairs of
-MultiNLI's development set and of each slice of HANS, scores of their 1,000 nearest training pairs.
-The same under H = I is the control. Where a model errs on fewer pairs, all there are are taken.
+Reproduces the scores behind Figure 6, Tables 4 and 5, and Sec. 6.2 and B.2 of FastIF (Guo et al.,
+2021). There are two models, one of MultiNLI and one of HANS; for each, 100 wrongly predicted pairs
+of MultiNLI's development set and of each slice of HANS, with scores of their 1,000 nearest training
+pairs. The control is H = I. Where a model errs on fewer pairs, all of them are taken.
 """
 
-import io
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.data.hans import SLICES
-from experiments.laboratory import disk
+from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.pairs import influence
@@ -47,8 +47,7 @@ from methods.rows.gradients import Gradients, gradient_rows
 from methods.task import Examples, Task, take
 
 BLOCK = 20  # queries that share every Hessian product
-
-BY_QUERY = ("scores", "similarity", "cosine")
+BY_QUERY = ("scores", "similarity", "cosine")  # the arrays with one row for each query
 
 
 @dataclass(frozen=True)
@@ -63,75 +62,71 @@ class Config:
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    index, n_wrong, accuracy = wrong_of(config)
-    there = trained(config.model)
-    k = len(there.pairs) if config.plan.k is None else config.plan.k
-    found: dict[str, Any] = {
+    index, n_wrong, accuracy = wrong_predictions(config)
+    classifier = trained(config.model)
+    task, train, pairs = classifier.task, classifier.train, classifier.pairs
+    k = len(pairs) if config.plan.k is None else config.plan.k
+    facts: dict[str, Any] = {
         "accuracy": accuracy,
         "n_wrong": n_wrong,
         "n_queries": len(index),
         "query": index,
-        "train_part": there.pairs.part,
-        "train_label": there.pairs.label,
+        "train_part": pairs.part,
+        "train_label": pairs.label,
     }
     if not len(index):
-        nothing = np.zeros((0, k))
-        empty = {"candidates": nothing.astype(np.int32), "scores": nothing, "similarity": nothing}
-        return {**found, **empty, "cosine": np.zeros(0)}
-    train = influence.features(config.model, config.model.train)
-    near = fastif.neighbours(
-        influence.features(config.model, config.sample)[torch.from_numpy(index)], train, k
-    )
+        none = np.zeros((0, k))
+        empty = {"candidates": none.astype(np.int32), "scores": none, "similarity": none}
+        return {**facts, **empty, "cosine": np.zeros(0)}
+    features = influence.features(config.model, config.sample)[torch.from_numpy(index)]
+    near = fastif.neighbours(features, influence.features(config.model, config.model.train), k)
     settings = config.plan.settle(config.model)
-    inverse = fastif.recursion_of(there.task, there.train, settings)
+    inverse = fastif.recursion_of(task, train, settings)
     queries = influence.examples(config.model, config.sample, index)
-    parts = []
+    blocks = []
     for start in track(range(0, len(index), BLOCK), "blocks of queries"):
-        some = slice(start, start + BLOCK)
-        path = scratch / f"block-{start}.npz"
-        if not path.exists():  # a kill loses one block
-            block = score_block(there, take(queries, some), near[some], inverse)
-            disk.write_file(path, packed(block))
-        with np.load(path) as stored:
-            parts.append({name: stored[name] for name in BY_QUERY})
+        block = slice(start, start + BLOCK)
+        compute = partial(score_block, classifier, take(queries, block), near[block], inverse)
+        blocks.append(checkpointed(scratch, f"block-{start}", compute))
     return {
-        **found,
+        **facts,
         "damping": settings.damping,
         "depth": settings.lissa.depth,
         "scale": inverse.scale,
         "candidates": near.numpy().astype(np.int32),
-        **{name: np.concatenate([part[name] for part in parts]) for name in BY_QUERY},
+        **{name: np.concatenate([block[name] for block in blocks]) for name in BY_QUERY},
     }
 
 
-def wrong_of(config: Config) -> tuple[np.ndarray, int, float]:
-    """Positions of the queries, how many pairs are wrong, and the accuracy on the part."""
+def wrong_predictions(config: Config) -> tuple[np.ndarray, int, float]:
+    """Positions of the queries, the number of wrong pairs, and the accuracy, on one part."""
     _, right = influence.predicted(config.model, config.sample)
     _, pairs = load(config.model, config.sample)
-    of_part = pairs.part == config.part
-    if not of_part.any():
+    in_part = pairs.part == config.part
+    if not in_part.any():
         raise UserError(
             f"{config.sample.which} has no pairs of {config.part}: it has "
             f"{', '.join(np.unique(pairs.part))}"
         )
     if config.n < 1:
-        raise UserError(f"n is {config.n}: ask about one wrongly predicted pair at least")
-    n_wrong = int((of_part & ~right).sum())
+        raise UserError(f"n is {config.n}: ask about at least one wrongly predicted pair")
+    n_wrong = int((in_part & ~right).sum())
     n = min(config.n, n_wrong)
     index = influence.wrong(config.model, config.sample, n, config.part)
-    return index, n_wrong, float(right[of_part].mean())
+    return index, n_wrong, float(right[in_part].mean())
 
 
 def score_block(
-    there: Trained, queries: Examples, near: Tensor, inverse: Operator
+    classifier: Trained, queries: Examples, near: Tensor, inverse: Operator
 ) -> dict[str, np.ndarray]:
-    """Scores (n, k) of each query's candidates, positive = proponent, with the Hessian and without.
+    """`scores` (n, k) of each query's candidates, positive = proponent, and `similarity` (H = I).
 
-    `similarity` are those under H = I; `cosine` (n,) is that of s_test with the gradient.
+    `cosine` (n,) is that of s_test with the gradient.
     """
-    gradients = gradient_rows(there.task, queries).dense()
+    task = classifier.task
+    gradients = gradient_rows(task, queries).dense()
     s_tests = inverse.apply(gradients)
-    scores, similarity = score_together(there.task, s_tests, gradients, there.train, near)
+    scores, similarity = score_together(task, s_tests, gradients, classifier.train, near)
     return {
         "scores": scores.numpy(),
         "similarity": similarity.numpy(),
@@ -139,23 +134,14 @@ def score_block(
     }
 
 
-def packed(block: dict[str, np.ndarray]) -> bytes:
-    """Arrays as the content of an .npz file."""
-    content = io.BytesIO()
-    np.savez(
-        content,
-        **{name: block[name] for name in BY_QUERY},  # type: ignore[arg-type]
-    )
-    return content.getvalue()
-
-
 def score_together(
     task: Task, s_tests: Tensor, gradients: Tensor, candidates: Examples, near: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Inner products of each query's two directions with its candidates' gradients, (n, k) each.
 
-    s_tests, gradients (n, p); near (n, k) are positions. Query by query: a pass over a candidate
-    costs as much as seven inner products, and sharing it among queries would take them with all.
+    s_tests, gradients (n, p); near (n, k) are positions. Queries are taken one by one: a pass over
+    a candidate costs as much as seven inner products, and one pass for all queries would need the
+    inner products of every query with every candidate.
     """
     source = Gradients(task)
     step = source.chunk(take(candidates, near[0, :4]))
@@ -170,27 +156,27 @@ def score_together(
 
 
 def cells(at: Config, hans: Hans, models: list[tuple[Model, Plan]]) -> list[Config]:
-    """Four parts a model: MultiNLI's development set and the slices of HANS."""
-    made = []
+    """Four parts for each model: MultiNLI's development set and the slices of HANS."""
+    configs = []
     for model, plan in models:
-        of = replace(at, model=model, plan=plan)
-        made.append(of)
-        made += [replace(of, sample=hans.evaluation, part=part) for part in SLICES]
-    return made
+        config = replace(at, model=model, plan=plan)
+        configs.append(config)
+        configs += [replace(config, sample=hans.evaluation, part=part) for part in SLICES]
+    return configs
 
 
 def on_hans(model: Model, pairs: Sample, epochs: int) -> Model:
-    """The same network trained on pairs of HANS, for fewer epochs: they are easily learnt.
+    """The same network trained on pairs of HANS, for fewer epochs because they are easy to learn.
 
-    A trunk that was tuned before is tuned on them as well: no pair of MultiNLI is in it.
+    Lower layers that are tuned first are tuned on them too, so the model has seen no MultiNLI pair.
     """
     network = model.network
     if isinstance(network, Tuned):
-        network = replace(network, train=pairs, fit=_for(network.fit, epochs))
-    return replace(model, network=network, train=pairs, fit=_for(model.fit, epochs))
+        network = replace(network, train=pairs, fit=_for_epochs(network.fit, epochs))
+    return replace(model, network=network, train=pairs, fit=_for_epochs(model.fit, epochs))
 
 
-def _for(fit: Fit, epochs: int) -> Fit:
+def _for_epochs(fit: Fit, epochs: int) -> Fit:
     return replace(fit, epochs=epochs, every=epochs)
 
 

@@ -1,10 +1,10 @@
 """Error correction on HANS: steps on the training pairs that influence functions call helpful.
 
-Reproduces Figure 7 and Sec. 6.3, B.3 of FastIF (Guo et al., 2021): ten anchors of a slice, ten
+Reproduces Figure 7, Sec. 6.3 and B.3 of FastIF (Guo et al., 2021): ten anchors of a slice, ten
 steps of plain SGD on the ten most helpful of their nearest pairs, scored anew after every step.
-Controls are ours: the most similar gradients (H = I), and the nearest pairs alone.
+Two controls are added: the most similar gradients (H = I), and the nearest pairs.
 Deviations: anchors stay the same over the steps (the released code draws new ones); neighbours are
-found once, in the features of the model before the first step, near the anchors' mean feature.
+searched once, by the features before the first step, near the anchors' mean feature.
 """
 
 import sys
@@ -45,8 +45,6 @@ from methods.progress import track
 from methods.randomness import numpy_generator
 from methods.task import Examples, Task, take
 
-# What a wrong slice may be corrected with: which pairs to step on, by influence or by controls.
-
 
 @dataclass(frozen=True)
 class Influential:
@@ -58,7 +56,7 @@ class Influential:
 
 @dataclass(frozen=True)
 class Similar:
-    """The control without a Hessian: pairs whose gradients are most like the anchors'."""
+    """The control without a Hessian: pairs whose gradients are most similar to the anchors'."""
 
     pool: Sample = Sample()
 
@@ -72,7 +70,7 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Random:
-    """Pairs drawn from the whole pool, others at every step."""
+    """Pairs drawn from the whole pool, anew at every step."""
 
     pool: Sample = Sample()
 
@@ -87,7 +85,7 @@ Arm = Influential | Similar | Nearest | Random | Anchors
 
 @dataclass(frozen=True)
 class Pool:
-    """What may be stepped on; `near` (k,) are positions, nearest the anchors first."""
+    """Pairs to choose from; `near` (k,) are positions, the nearest to the anchors first."""
 
     examples: Examples
     pairs: Pairs
@@ -95,12 +93,12 @@ class Pool:
 
 
 def arms(training: Sample, augmentation: Sample) -> list[Arm]:
-    """Every arm from either pool; the anchors are the same for both."""
-    made: list[Arm] = [Anchors()]
+    """The anchors, and every other arm with either pool."""
+    every: list[Arm] = [Anchors()]
     for pool in (training, augmentation):
-        made += [Influential(pool, "helpful"), Influential(pool, "harmful")]
-        made += [Random(pool), Similar(pool), Nearest(pool)]
-    return made
+        every += [Influential(pool, "helpful"), Influential(pool, "harmful")]
+        every += [Random(pool), Similar(pool), Nearest(pool)]
+    return every
 
 
 def choose(
@@ -115,7 +113,7 @@ def choose(
     """Positions (n,) in the pool to step on, and the cosine of s_test with the anchors' gradient.
 
     inverse  the damped inverse Hessian; None is the identity
-    draw     what a `Random` arm draws with
+    draw     the generator of a `Random` arm
     """
     if isinstance(arm, Anchors | Nearest):
         return pool.near[:n], 1.0
@@ -132,12 +130,12 @@ def choose(
 def mean_gradient(task: Task, examples: Examples) -> Tensor:
     """The gradient of the mean training loss of some examples, (1, p)."""
     loss = task.function(task.loss)
-    found = grad(lambda params: loss(params, examples).mean())(task.params)
-    return task.flatten(found)[None]
+    gradient = grad(lambda params: loss(params, examples).mean())(task.params)
+    return task.flatten(gradient)[None]
 
 
 def descend(task: Task, examples: Examples, lr: float) -> None:
-    """One step of plain SGD, in place: the trained module has its parameters in common."""
+    """One step of plain SGD, in place: the trained module shares the parameters."""
     change = task.unflatten(mean_gradient(task, examples)[0])
     for name, value in task.params.items():
         value.sub_(change[name], alpha=lr)
@@ -148,10 +146,10 @@ Part = Literal["lexical_overlap", "subsequence", "constituent"]
 
 @dataclass(frozen=True)
 class Config:
-    """What steps are taken on, and how accurate the model is on the rest of a slice after each.
+    """Steps on the pairs that an arm chooses, each followed by an evaluation on one slice.
 
-    repeat      which draw of the anchors
-    batch       pairs a step
+    repeat      number of the draw of the anchors
+    batch       pairs in each step
     """
 
     model: Model = SMALL_TWO
@@ -167,8 +165,8 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Anchors, the rest of their slice, and positions of both in the evaluation sample."""
+class Slice:
+    """The anchors, the rest of their slice, and the positions of the anchors in its sample."""
 
     anchors: Examples
     rest: Examples
@@ -176,40 +174,40 @@ class Asked:
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    asked = draw_anchors(config)
-    pool = _pool(config, asked)
-    there = trained(config.model)
-    # Parameters change in place, so one recursion is of the current model's Hessian at every step.
-    inverse, of_settings = None, {}
+    slice_ = draw_anchors(config)
+    pool = _pool(config, slice_)
+    classifier = trained(config.model)
+    # Parameters change in place, so the recursion uses the current model's Hessian at every step.
+    inverse, metrics = None, {}
     if isinstance(config.arm, Influential):
         settings = config.plan.settle(config.model)
-        inverse = fastif.recursion_of(there.task, there.train, settings)
-        of_settings = {"damping": settings.damping, "depth": settings.lissa.depth}
-        of_settings["scale"] = inverse.scale
-    seen = [_measured(there, asked)]
+        inverse = fastif.recursion_of(classifier.task, classifier.train, settings)
+        metrics = {"damping": settings.damping, "depth": settings.lissa.depth}
+        metrics["scale"] = inverse.scale
+    measured = [_measured(classifier, slice_)]
     chosen, cosines = [], []
     for step in track(range(config.iterations), "steps"):
         draw = numpy_generator(
             config.model.seed, f"random pairs, {config.part}", config.repeat, step
         )
         index, cosine = choose(
-            config.arm, there.task, asked.anchors, pool, config.batch, inverse, draw
+            config.arm, classifier.task, slice_.anchors, pool, config.batch, inverse, draw
         )
-        descend(there.task, take(pool.examples, index), config.lr)
-        seen.append(_measured(there, asked))
+        descend(classifier.task, take(pool.examples, index), config.lr)
+        measured.append(_measured(classifier, slice_))
         chosen.append(index.numpy())
         cosines.append(cosine)
-    accuracy, loss, anchor_loss = (np.array(column) for column in zip(*seen, strict=True))
-    met = np.concatenate(chosen)
+    accuracy, loss, anchor_loss = (np.array(column) for column in zip(*measured, strict=True))
+    stepped_on = np.concatenate(chosen)
     return {
-        **of_settings,
+        **metrics,
         "accuracy_start": accuracy[0],
         "accuracy_end": accuracy[-1],
         "gain": accuracy[-1] - accuracy[0],
         "loss_change": loss[-1] - loss[0],
-        "own_slice": float((pool.pairs.part[met] == config.part).mean()),
-        "entailed": float((pool.pairs.label[met] == 0).mean()),
-        "n_evaluation": len(asked.rest["label"]),
+        "own_slice": float((pool.pairs.part[stepped_on] == config.part).mean()),
+        "entailed": float((pool.pairs.label[stepped_on] == 0).mean()),
+        "n_evaluation": len(slice_.rest["label"]),
         "accuracy": accuracy,
         "loss": loss,
         "anchor_loss": anchor_loss,
@@ -218,55 +216,55 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     }
 
 
-def draw_anchors(config: Config) -> Asked:
-    """Random pairs of the slice, whatever is predicted for them, and all others of it."""
+def draw_anchors(config: Config) -> Slice:
+    """Random pairs of the slice, rightly or wrongly predicted, and all its other pairs."""
     columns, pairs = load(config.model, config.evaluation)
-    slice_ = np.flatnonzero(pairs.part == config.part)
-    if len(slice_) <= config.n_anchors:
+    positions = np.flatnonzero(pairs.part == config.part)
+    if len(positions) <= config.n_anchors:
         raise UserError(
-            f"{config.n_anchors} anchors of {len(slice_)} pairs of {config.part} in "
+            f"{config.n_anchors} anchors of {len(positions)} pairs of {config.part} in "
             f"{config.evaluation.which}: raise n of the evaluation sample, or lower n_anchors"
         )
     draw = numpy_generator(config.model.seed, f"anchors of {config.part}", config.repeat)
-    drawn = torch.from_numpy(draw.permutation(slice_))
+    drawn = torch.from_numpy(draw.permutation(positions))
     index, rest = drawn[: config.n_anchors], drawn[config.n_anchors :].sort().values
-    return Asked(take(columns, index), take(columns, rest), index)
+    return Slice(take(columns, index), take(columns, rest), index)
 
 
-def _pool(config: Config, asked: Asked) -> Pool:
+def _pool(config: Config, slice_: Slice) -> Pool:
     if isinstance(config.arm, Anchors):
         examples, pairs = load(config.model, config.evaluation)
-        return Pool(examples, pairs, asked.index)
+        return Pool(examples, pairs, slice_.index)
     examples, pairs = load(config.model, config.arm.pool)
     k = config.plan.k or len(pairs)
     if config.batch > min(k, len(pairs)):
         raise UserError(
-            f"{config.batch} pairs a step of {min(k, len(pairs))} candidates: raise plan.k or n of "
-            "the pool, or lower batch"
+            f"{config.batch} pairs in each step of {min(k, len(pairs))} candidates: raise plan.k "
+            "or n of the pool, or lower batch"
         )
-    mean = features(config.model, config.evaluation)[asked.index].mean(0, keepdim=True)
-    return Pool(
-        examples, pairs, fastif.neighbours(mean, features(config.model, config.arm.pool), k)[0]
-    )
+    mean = features(config.model, config.evaluation)[slice_.index].mean(0, keepdim=True)
+    near = fastif.neighbours(mean, features(config.model, config.arm.pool), k)[0]
+    return Pool(examples, pairs, near)
 
 
 @torch.no_grad()
-def _measured(there: Trained, asked: Asked) -> tuple[float, float, float]:
+def _measured(classifier: Trained, slice_: Slice) -> tuple[float, float, float]:
     """Accuracy and mean loss on the rest of the slice, and mean loss on the anchors."""
-    found, of_anchors = (logits(there.module, part) for part in (asked.rest, asked.anchors))
-    right = (found.argmax(1) == asked.rest["label"]).double().mean()
-    loss = F.cross_entropy(found, asked.rest["label"])
-    return float(right), float(loss), float(F.cross_entropy(of_anchors, asked.anchors["label"]))
+    rest, anchors = (logits(classifier.module, part) for part in (slice_.rest, slice_.anchors))
+    right = (rest.argmax(1) == slice_.rest["label"]).double().mean()
+    loss = F.cross_entropy(rest, slice_.rest["label"])
+    anchor_loss = F.cross_entropy(anchors, slice_.anchors["label"])
+    return float(right), float(loss), float(anchor_loss)
 
 
 def cells(at: Config, pairs: Hans, seeds: int, repeats: dict[float, int]) -> list[Config]:
-    """Seed by seed, and draw by draw of the anchors: what is there first is already a figure.
+    """Ordered by seeds, then draws of the anchors, so that the first cells make a figure.
 
     repeats  draws of the anchors at each learning rate
     """
-    of = partial(replace, at, evaluation=pairs.evaluation)
+    cell = partial(replace, at, evaluation=pairs.evaluation)
     return [
-        of(model=replace(at.model, seed=seed), arm=arm, part=part, lr=lr, repeat=repeat)
+        cell(model=replace(at.model, seed=seed), arm=arm, part=part, lr=lr, repeat=repeat)
         for seed in range(seeds)
         for repeat in range(max(repeats.values()))
         for lr in repeats
@@ -276,8 +274,8 @@ def cells(at: Config, pairs: Hans, seeds: int, repeats: dict[float, int]) -> lis
     ]
 
 
-# The second rate was declared before any run: the small network was trained by AdamW at 2e-4, and
-# steps of plain SGD, which nothing rescales, move it as far only at a rate many times higher.
+# The second rate was chosen before any run: the small network was trained by AdamW at 2e-4, and
+# plain SGD, which does not rescale gradients, needs a far higher rate to move it as far.
 PAPER_LR, HIGHER_LR = 1e-4, 1e-2
 TRUNCATED = Plan(k=30, depth=8)
 PRESETS: dict[str, list[Config]] = {

@@ -1,9 +1,9 @@
-"""What a prediction loses with its influential pairs: they are removed and the model retrained.
+"""The loss on a point after its influential training pairs are removed and the model retrained.
 
 Reproduces Figure 8 of FastIF (Guo et al., 2021) by the protocol of its Sec. A.3. The most helpful,
 or most harmful, pairs of a point by fast and by full influence functions are left out, and the
-change of the loss on the point is measured; beside them pairs found without an inverse Hessian, by
-features alone, and at random, and how much the loss differs between seeds.
+change of the loss on the point is measured. Controls are pairs chosen without an inverse Hessian,
+by features, and at random, and the differences of the loss between seeds.
 """
 
 import sys
@@ -47,16 +47,14 @@ from methods.progress import track
 from methods.randomness import numpy_generator
 from methods.task import Examples
 
-# Classifiers trained again with a few training pairs left out: a run each, shared by content.
-
 
 @dataclass(frozen=True)
 class Without:
     """A classifier trained again with some training pairs left out.
 
-    They keep their places in the order and weigh nothing: with one seed, initial parameters, order
-    and dropout of all others are those of the whole set, so that what differs is what they did.
-    The mean stays over the whole batch, as the derivative with respect to a weight has it.
+    They keep their places in the order with weight 0: with one seed, initial parameters, order and
+    dropout of all others stay those of the whole set, so that any difference is due to these pairs.
+    The mean is over the whole batch, as in the derivative with respect to a weight.
     """
 
     of: Model
@@ -66,21 +64,21 @@ class Without:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a retrained classifier says of the pairs at some positions of a sample."""
+    """The logits of a retrained classifier for the pairs at some positions of a sample."""
 
     model: Without
     sample: Sample
     at: tuple[int, ...]
 
 
-def asked(config: Asked) -> np.ndarray:
-    """Logits (len(at), labels) of the retrained classifier; its parameters are not kept."""
+def retrained_logits(config: Asked) -> np.ndarray:
+    """Logits (len(at), labels) of the retrained classifier; its parameters are not stored."""
     run = runs.once("nli_retrained", config, lambda scratch: _retrain(config, scratch))
     return np.asarray(run.array("logits"))
 
 
 def without(of: Model, removed: np.ndarray, seed: int) -> Without:
-    """The classifier without the pairs at these positions, in whatever order they come."""
+    """The classifier without the pairs at these positions, in any order."""
     return Without(of, tuple(sorted(int(i) for i in removed)), seed)
 
 
@@ -112,13 +110,13 @@ Removal = tuple[str, str, np.ndarray]  # system, direction, pairs: the strongest
 
 @dataclass(frozen=True)
 class Config:
-    """One of `points` of a sample, of which the first half is rightly predicted.
+    """One of `points` of a sample, the first half of them rightly predicted.
 
-    plan     fast influence, with each k in turn in place of its own
+    plan     fast influence; each of ks replaces its own k
     full     influence of every training pair
     remove   how many pairs are left out
-    seeds    of the retrainings of each set, and of the whole one they are compared with
-    others   further seeds the whole set is trained with
+    seeds    of the retrainings of each set, and of the whole set they are compared with
+    others   further seeds for training with the whole set
     """
 
     model: Model = Model()
@@ -135,32 +133,33 @@ class Config:
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     _check(config)
-    there = trained(config.model)
-    at = balanced(config.model, config.sample, config.points)
-    guessed, right = predicted(config.model, config.sample)
+    classifier = trained(config.model)
+    points = balanced(config.model, config.sample, config.points)
+    classes, right = predicted(config.model, config.sample)
     _, pairs = load(config.model, config.sample)
-    where = int(at[config.point])
-    label = torch.tensor(int(pairs.label[where]))
+    position = int(points[config.point])
+    label = torch.tensor(int(pairs.label[position]))
 
     def loss_without(removed: np.ndarray, seed: int) -> float:
-        question = Asked(without(config.model, removed, seed), config.sample, tuple(at.tolist()))
-        logits = torch.from_numpy(np.array(asked(question)[config.point], np.float64))
-        return float(F.cross_entropy(logits, label))
+        retrained = without(config.model, removed, seed)
+        logits = retrained_logits(Asked(retrained, config.sample, tuple(points.tolist())))
+        point = torch.from_numpy(np.array(logits[config.point], np.float64))
+        return float(F.cross_entropy(point, label))
 
-    removals, nobody = list(_removals(config, there)), np.array([], dtype=np.int64)
+    removals, none = list(_removals(config, classifier)), np.array([], dtype=np.int64)
     seeds = (*config.seeds, *config.others)
-    whole = np.array([loss_without(nobody, s) for s in track(seeds, "seeds of the whole set")])
+    whole = np.array([loss_without(none, s) for s in track(seeds, "seeds of the whole set")])
     loss = np.empty((len(removals), len(config.remove), len(config.seeds)))
     for i, j, k in track(list(np.ndindex(loss.shape)), "retrainings"):
         loss[i, j, k] = loss_without(removals[i][2][: config.remove[j]], config.seeds[k])
     return {
         "accuracy": float(right.mean()),
-        "n_train": len(there.pairs),
-        "right": float(right[where]),
-        "label": pairs.classes[pairs.label[where]],
-        "predicted": pairs.classes[guessed[where]],
-        "premise": pairs.premise[where],
-        "hypothesis": pairs.hypothesis[where],
+        "n_train": len(classifier.pairs),
+        "right": float(right[position]),
+        "label": pairs.classes[pairs.label[position]],
+        "predicted": pairs.classes[classes[position]],
+        "premise": pairs.premise[position],
+        "hypothesis": pairs.hypothesis[position],
         "before": float(whole[0]),
         "loss": loss,
         "whole": whole,
@@ -178,24 +177,24 @@ def _check(config: Config) -> None:
     seeds = (*config.seeds, *config.others)
     if not config.seeds or len(seeds) < 3 or len(set(seeds)) < len(seeds):
         raise UserError(
-            f"seeds {config.seeds} and others {config.others}: give one to retrain with, and "
-            "three different ones at least"
+            f"seeds {config.seeds} and others {config.others}: give at least one in seeds, and "
+            "three different ones in all"
         )
     if not config.remove or min(config.remove) < 1:
         raise UserError(f"{config.remove} pairs to remove: give numbers of 1 or more")
 
 
-def _removals(config: Config, there: Trained) -> Iterator[Removal]:
-    """The pairs that each system finds for the point, and random ones of each label."""
+def _removals(config: Config, classifier: Trained) -> Iterator[Removal]:
+    """The pairs that each system selects for the point, and random ones of each label."""
     most = max(config.remove)
     systems: dict[str, System] = {f"Fast, k = {k:,}": replace(config.plan, k=k) for k in config.ks}
     systems |= {"Full": config.full, "H = I": SameGradient(), "features": SameFeatures()}
     for name, system in systems.items():
-        of = ranked(Ranking(config.model, config.sample, config.points, system, most))
+        ranking = ranked(Ranking(config.model, config.sample, config.points, system, most))
         for end in ("helpful", "harmful"):
-            yield name, end, np.asarray(of.array(end)[config.point])
-    labels = there.train["label"].numpy()
-    for label, name in enumerate(there.pairs.classes):
+            yield name, end, np.asarray(ranking.array(end)[config.point])
+    labels = classifier.train["label"].numpy()
+    for label, name in enumerate(classifier.pairs.classes):
         draw = numpy_generator(config.model.seed, "random pairs to leave out", label, config.point)
         yield "random", name, random_of_label(labels, label, most, draw)
 

@@ -1,9 +1,9 @@
-"""Do influential pairs explain a prediction: a step on one of them, taken by a simulator.
+"""Whether influential pairs explain a prediction: a simulator takes a gradient step on one of them.
 
 Reproduces Figures 5 and 9 of FastIF (Guo et al., 2021) by the protocol of its Sec. B.1. A simulator
-is trained on the task model's predictions; after one gradient step on the true label of one
-training pair its loss on what the task model predicts for a point is measured, for many learning
-rates. Pairs found without an inverse Hessian, by features alone, and at random stand beside.
+is trained on the task model's predictions. After one gradient step on the true label of a training
+pair, its loss on the task model's prediction for a point is measured, for many learning rates.
+Controls are pairs chosen without an inverse Hessian, by features, and at random.
 """
 
 import sys
@@ -22,6 +22,7 @@ from torch.func import grad
 from experiments.laboratory import disk
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.runs import Run
 from experiments.pairs.influence import Plan, balanced, examples, predicted
 from experiments.pairs.models import (
     PAPER,
@@ -47,9 +48,6 @@ from methods.progress import track
 from methods.randomness import numpy_generator
 from methods.task import Examples, Task, take
 
-# Single gradient steps of a trained classifier, at many learning rates, and what they do.
-
-
 SAVE_SECONDS = 30.0  # between two states on disk: the most that a kill can lose
 
 
@@ -63,29 +61,29 @@ def after_steps(
 ) -> np.ndarray:
     """Loss of each point after params - lr gradient of one pair, (points, types, examples, lrs).
 
-    index (points, types, examples) are training pairs. Each pair's gradient is taken once, and each
-    vector of parameters made once, for all points that ask for it. State goes to `scratch`.
+    index (points, types, examples) are training pairs. Each pair's gradient, and the parameters
+    after each step, are computed once for all points that use them. `scratch` keeps the state.
     """
-    askers: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+    places_of: dict[int, list[tuple[int, ...]]] = defaultdict(list)
     for place, pair in np.ndenumerate(index):
-        askers[int(pair)].append(place)
+        places_of[int(pair)].append(place)
     state, saved_at = scratch / "losses.npy", time.monotonic()
     shape = (*index.shape, len(lrs))
     loss = np.load(state) if state.exists() else np.full(shape, np.nan, np.float32)
-    for pair, places in track(list(askers.items()), "pairs to step on"):
+    for pair, places in track(list(places_of.items()), "pairs to step on"):
         if not np.isnan(loss[places[0]]).any():
             continue  # done before a restart
         points = sorted({place[0] for place in places})
-        one, asking = take(train, torch.tensor([pair])), take(query, torch.tensor(points))
-        found = _along(task, one, asking, lrs)
-        if not np.isfinite(found).all():
-            first = lrs[~np.isfinite(found).all(0)][0]
+        example, queries = take(train, torch.tensor([pair])), take(query, torch.tensor(points))
+        after = _after_step(task, example, queries, lrs)
+        if not np.isfinite(after).all():
+            first = lrs[~np.isfinite(after).all(0)][0]
             raise UserError(
                 f"the loss after a step of {first:.2g} on training pair {pair} is not finite: "
                 f"lower the highest learning rate below {first:.2g}"
             )
         for place in places:
-            loss[place] = found[points.index(place[0])]
+            loss[place] = after[points.index(place[0])]
         if time.monotonic() - saved_at > SAVE_SECONDS:
             _save(state, loss)
             saved_at = time.monotonic()
@@ -93,16 +91,16 @@ def after_steps(
 
 
 @torch.no_grad()
-def _along(task: Task, pair: Examples, query: Examples, lrs: np.ndarray) -> np.ndarray:
-    """Loss of each query after one step on a pair, (n_query, lrs): one moved copy of params."""
-    start, step = task.flatten(task.params), _gradient(task, pair)
+def _after_step(task: Task, pair: Examples, query: Examples, lrs: np.ndarray) -> np.ndarray:
+    """Loss of each query after one step on a pair, (n_query, lrs)."""
+    start, gradient = task.flatten(task.params), _gradient(task, pair)
     moved = torch.empty_like(start)
     params = task.unflatten(moved)  # views
-    found = []
+    losses = []
     for lr in lrs:
-        torch.add(start, step, alpha=-float(lr), out=moved)
-        found.append(task.loss(params, query))
-    return torch.stack(found, dim=1).numpy()
+        torch.add(start, gradient, alpha=-float(lr), out=moved)
+        losses.append(task.loss(params, query))
+    return torch.stack(losses, dim=1).numpy()
 
 
 def _gradient(task: Task, pair: Examples) -> Tensor:
@@ -120,7 +118,7 @@ def _save(path: Path, loss: np.ndarray) -> None:
 class Config:
     """`points` of a sample, half of them rightly predicted; `num_examples` pairs of each type.
 
-    low, high, num_lrs  learning rates, evenly spaced on a logarithmic axis
+    low, high, num_lrs  the learning rates, evenly spaced on a logarithmic axis
     """
 
     model: Model = Model()
@@ -138,37 +136,37 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     if not 0 < config.low < config.high or min(config.num_lrs, config.num_examples) < 1:
         raise UserError(
             f"{config.num_lrs} learning rates from {config.low:g} to {config.high:g}, "
-            f"{config.num_examples} pairs of a type: give 0 < low < high, and 1 or more of each"
+            f"{config.num_examples} pairs of each type: give 0 < low < high, and 1 or more of both"
         )
     simulator = Simulator(config.model, config.simulator_seed)
     task_model, simulating = trained(config.model), trained(simulator)
-    at = balanced(config.model, config.sample, config.points)
-    guessed, right = (values[at] for values in predicted(config.model, config.sample))
+    points = balanced(config.model, config.sample, config.points)
+    classes, right = (values[points] for values in predicted(config.model, config.sample))
     chosen = _chosen(config, task_model)
     lrs = np.geomspace(config.low, config.high, config.num_lrs)
-    truly = examples(config.model, config.sample, at)
-    query = {**truly, "label": torch.from_numpy(guessed)}
+    labelled = examples(config.model, config.sample, points)
+    query = {**labelled, "label": torch.from_numpy(classes)}
     index = np.stack(list(chosen.values()), axis=1)
     loss = after_steps(simulating.task, task_model.train, query, index, lrs, scratch)
     with torch.no_grad():
         before = simulating.task.loss(simulating.task.params, query).numpy()
     return {
-        **_about(config, simulator),
+        **_metrics(config, simulator),
         "loss": loss,
         "before": before,
         "lrs": lrs,
         "right": right,
-        "predicted": guessed,
-        "label": truly["label"].numpy(),
+        "predicted": classes,
+        "label": labelled["label"].numpy(),
         "types": np.array(list(chosen), np.str_),
         "classes": np.array(task_model.pairs.classes, np.str_),
         "example": index,
         "example_label": task_model.train["label"].numpy()[index],
-        **_texts(config, task_model, at, index),
+        **_texts(config, task_model, points, index),
     }
 
 
-def _chosen(config: Config, there: Trained) -> dict[str, np.ndarray]:
+def _chosen(config: Config, classifier: Trained) -> dict[str, np.ndarray]:
     """Training pairs to step on by type, each (points, num_examples)."""
     systems: dict[str, System] = {
         "FastIF": config.plan,
@@ -177,49 +175,49 @@ def _chosen(config: Config, there: Trained) -> dict[str, np.ndarray]:
     }
     chosen: dict[str, np.ndarray] = {}
     for name, system in systems.items():
-        ranking = Ranking(config.model, config.sample, config.points, system, config.num_examples)
-        of = ranked(ranking)
-        chosen |= {f"{name}, {end}": of.array(end) for end in ("helpful", "harmful")}
-    labels = there.train["label"].numpy()
-    for label, name in enumerate(there.pairs.classes):
-        draws = [
-            random_of_label(
-                labels,
-                label,
-                config.num_examples,
-                numpy_generator(config.model.seed, "random pairs to step on", label, point),
-            )
-            for point in range(config.points)
-        ]
+        ranking = _ranked(config, system)
+        chosen |= {f"{name}, {end}": ranking.array(end) for end in ("helpful", "harmful")}
+    labels, n = classifier.train["label"].numpy(), config.num_examples
+    for label, name in enumerate(classifier.pairs.classes):
+        draws = []
+        for point in range(config.points):
+            draw = numpy_generator(config.model.seed, "random pairs to step on", label, point)
+            draws.append(random_of_label(labels, label, n, draw))
         chosen[f"random, {name}"] = np.stack(draws)
     return chosen
 
 
-def _about(config: Config, simulator: Simulator) -> dict[str, Any]:
-    """How right both models are, how well one simulates the other, and FastIF's settings."""
-    guesses = [predicted(of, config.sample) for of in (config.model, simulator)]
-    ranking = Ranking(config.model, config.sample, config.points, config.plan, config.num_examples)
+def _ranked(config: Config, system: System) -> Run:
+    return ranked(Ranking(config.model, config.sample, config.points, system, config.num_examples))
+
+
+def _metrics(config: Config, simulator: Simulator) -> dict[str, Any]:
+    """Accuracies of both models, their agreement, and FastIF's settings."""
+    classes, right = predicted(config.model, config.sample)
+    simulated, simulated_right = predicted(simulator, config.sample)
     return {
-        "accuracy": float(guesses[0][1].mean()),
-        "accuracy_simulator": float(guesses[1][1].mean()),
-        "agreement": float((guesses[0][0] == guesses[1][0]).mean()),
+        "accuracy": float(right.mean()),
+        "accuracy_simulator": float(simulated_right.mean()),
+        "agreement": float((classes == simulated).mean()),
         "accuracy_train": passed(config.model, config.model.train).metrics["accuracy"],
-        **ranked(ranking).metrics,
+        **_ranked(config, config.plan).metrics,
     }
 
 
 def _texts(
-    config: Config, there: Trained, at: np.ndarray, index: np.ndarray
+    config: Config, classifier: Trained, points: np.ndarray, index: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The points in words, and of each type the first pair that is stepped on."""
+    """The sentences of the points, and of the first pair of each type."""
     _, pairs = load(config.model, config.sample)
-    of = {"point": pairs.take(at), "example": there.pairs.take(index[:, :, 0].ravel())}
-    shapes = {"point": at.shape, "example": index.shape[:2]}
-    return {
-        f"{name}_{side}": np.array(getattr(some, side), np.str_).reshape(shapes[name])
-        for name, some in of.items()
-        for side in ("premise", "hypothesis")
-    }
+    texts = {}
+    for name, positions, source in (
+        ("point", points, pairs),
+        ("example", index[:, :, 0], classifier.pairs),
+    ):
+        for side in ("premise", "hypothesis"):
+            sentences = getattr(source.take(positions.ravel()), side)
+            texts[f"{name}_{side}"] = np.array(sentences, np.str_).reshape(positions.shape)
+    return texts
 
 
 PRESETS: dict[str, list[Config]] = {

@@ -115,7 +115,7 @@ def test_where_a_model_errs_less_all_wrong_predictions_are_taken(tmp_path, monke
     ("change", "error", "said"),
     [
         ({"part": "nowhere"}, UserError, "hans evaluation has no pairs of nowhere: it has const"),
-        ({"n": 0}, UserError, "n is 0: ask about one"),
+        ({"n": 0}, UserError, "n is 0: ask about at least one"),
         ({"plan": replace(PLAN, k=91)}, MethodError, "91 neighbours among 90.*lower k"),
     ],
 )

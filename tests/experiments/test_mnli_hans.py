@@ -47,13 +47,15 @@ def outcome(config, tmp_path):
 
 
 def test_anchors_are_of_the_slice_and_the_rest_of_it_is_evaluated():
-    asked = mnli_hans.draw_anchors(replace(AT, part="subsequence"))
+    anchored = mnli_hans.draw_anchors(replace(AT, part="subsequence"))
     _, pairs = load(MODEL, HANS.evaluation)
-    assert (pairs.part[asked.index] == "subsequence").all()
-    assert len(asked.rest["label"]) == 30 - 6
+    assert (pairs.part[anchored.index] == "subsequence").all()
+    assert len(anchored.rest["label"]) == 30 - 6
     whole = np.flatnonzero(pairs.part == "subsequence")
-    rest = take(load(MODEL, HANS.evaluation)[0], torch.from_numpy(np.setdiff1d(whole, asked.index)))
-    torch.testing.assert_close(asked.rest["hidden"], rest["hidden"])
+    rest = take(
+        load(MODEL, HANS.evaluation)[0], torch.from_numpy(np.setdiff1d(whole, anchored.index))
+    )
+    torch.testing.assert_close(anchored.rest["hidden"], rest["hidden"])
     again, other = mnli_hans.draw_anchors(AT), mnli_hans.draw_anchors(replace(AT, repeat=1))
     assert torch.equal(again.index, mnli_hans.draw_anchors(AT).index)
     assert set(again.index.tolist()) != set(other.index.tolist())
@@ -85,14 +87,10 @@ def test_the_helpful_are_those_that_the_definition_says(tmp_path):
     """Top of <H^-1 g, g_i> over the nearest, by gradients made one by one."""
     arm = Influential(MODEL.train, "helpful")
     chosen = outcome(replace(AT, arm=arm, iterations=1), tmp_path)["chosen"][0]
-    there, asked = trained(MODEL), mnli_hans.draw_anchors(AT)
-    mean = features(MODEL, HANS.evaluation)[asked.index].mean(0)
+    there, anchored = trained(MODEL), mnli_hans.draw_anchors(AT)
+    mean = features(MODEL, HANS.evaluation)[anchored.index].mean(0)
     near = (features(MODEL, MODEL.train) - mean).norm(dim=1).argsort()[:25]
-    gradient = (
-        gradient_rows(there.task, asked.anchors, there.task.measurement)
-        .dense()
-        .mean(0, keepdim=True)
-    )
+    gradient = gradient_rows(there.task, anchored.anchors).dense().mean(0, keepdim=True)
     s_test = fastif.inverted(there.task, there.train, gradient, PLAN.settle(MODEL)).mean
     rows = gradient_rows(there.task, take(there.train, near)).dense()
     scores = (rows @ s_test.T)[:, 0]
@@ -108,20 +106,20 @@ def test_the_helpful_are_those_that_the_definition_says(tmp_path):
 
 def test_the_influence_is_that_of_the_current_model(tmp_path):
     """A recursion made before a step is of the model after it: both share their parameters."""
-    there, asked = trained(MODEL), mnli_hans.draw_anchors(AT)
+    there, anchored = trained(MODEL), mnli_hans.draw_anchors(AT)
     settings = PLAN.settle(MODEL)
     inverse = fastif.recursion_of(there.task, there.train, settings)
-    nli_correction.descend(there.task, asked.anchors, 0.2)
-    gradient = nli_correction.mean_gradient(there.task, asked.anchors)
+    nli_correction.descend(there.task, anchored.anchors, 0.2)
+    gradient = nli_correction.mean_gradient(there.task, anchored.anchors)
     anew = fastif.inverted(there.task, there.train, gradient, settings).mean
     torch.testing.assert_close(inverse.apply(gradient), anew)
 
 
 def test_a_step_is_plain_gradient_descent_and_reaches_the_module():
-    there, asked = trained(MODEL), mnli_hans.draw_anchors(AT)
+    there, anchored = trained(MODEL), mnli_hans.draw_anchors(AT)
     before = there.task.flatten(there.task.params).clone()
-    gradient = gradient_rows(there.task, asked.anchors).dense().mean(0)
-    nli_correction.descend(there.task, asked.anchors, 0.3)
+    gradient = gradient_rows(there.task, anchored.anchors).dense().mean(0)
+    nli_correction.descend(there.task, anchored.anchors, 0.3)
     after = torch.cat([value.detach().flatten() for value in there.module.parameters()])
     torch.testing.assert_close(after, before - 0.3 * gradient)
 
@@ -138,11 +136,11 @@ def test_random_pairs_are_others_at_every_step_and_at_every_draw(tmp_path):
     [
         ({"n_anchors": 30}, UserError, "30 anchors of 30 pairs of lexical_overlap"),
         ({"part": "nowhere"}, UserError, "6 anchors of 0 pairs of nowhere.*raise n"),
-        ({"batch": 26}, UserError, "26 pairs a step of 25 candidates: raise plan.k"),
+        ({"batch": 26}, UserError, "26 pairs in each step of 25 candidates: raise plan.k"),
         ({"plan": replace(PLAN, k=500)}, MethodError, "500 neighbours among 120.*lower k"),
     ],
 )
-def test_what_cannot_be_asked_is_one_line(change, error, said, tmp_path):
+def test_settings_that_do_not_fit_are_one_line(change, error, said, tmp_path):
     with pytest.raises(error, match=said) as caught:
         outcome(replace(AT, arm=Influential(MODEL.train), **change), tmp_path)
     assert "\n" not in str(caught.value)

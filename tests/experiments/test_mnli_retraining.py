@@ -12,7 +12,7 @@ from experiments import mnli_retraining
 from experiments import mnli_retraining as experiment
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
-from experiments.mnli_retraining import Asked, asked, without
+from experiments.mnli_retraining import Asked, retrained_logits, without
 from experiments.pairs.influence import Plan, balanced
 from experiments.pairs.models import SMOKE, Model, Sample, load, passed
 from tests.analysis.synthetic import mnli_retraining as synthetic
@@ -51,7 +51,7 @@ def empty(tmp_path, monkeypatch):
 
 
 def ask(removed, seed=0):
-    return asked(Asked(without(MODEL, np.array(removed, dtype=int), seed), DEV, AT))
+    return retrained_logits(Asked(without(MODEL, np.array(removed, dtype=int), seed), DEV, AT))
 
 
 # --- retraining ----------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def test_what_is_left_out_has_no_say(monkeypatch):
 
     monkeypatch.setattr(mnli_retraining, "load", spoiled)
     question = Asked(without(MODEL, np.array(removed), 0), DEV, (*AT, 41))  # another run
-    np.testing.assert_allclose(asked(question)[:3], before, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(retrained_logits(question)[:3], before, rtol=1e-4, atol=1e-5)
     assert np.abs(before - ask([])).max() > 1e-4
 
 
@@ -115,7 +115,7 @@ def test_losses_are_those_of_the_retrained_classifiers(tmp_path):
     row = systems.index("Full") + 1
     assert found["directions"][row] == "harmful"
     model = without(MODEL, found["removed"][row], 0)
-    logits = torch.from_numpy(np.array(asked(Asked(model, DEV, tuple(at.tolist())))))
+    logits = torch.from_numpy(np.array(retrained_logits(Asked(model, DEV, tuple(at.tolist())))))
     label = load(MODEL, DEV)[1].label[at[1]]
     wanted = -logits[1].double().log_softmax(0)[label]
     assert found["loss"][row, 1, 0] == pytest.approx(float(wanted), rel=1e-6)
@@ -140,7 +140,7 @@ def test_a_point_uses_the_rankings_and_sets_of_the_others(tmp_path):
         ({"seeds": ()}, "give one to retrain with"),
         ({"others": (0, 1)}, "three different ones"),
         ({"remove": (0, 5)}, "give numbers of 1 or more"),
-        ({"ks": (6,)}, "4 most helpful and 4 most harmful of 6 candidates: raise k to 8"),
+        ({"ks": (6,)}, "4 most helpful and 4 most harmful pairs of 6 candidates: raise k to 8"),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(change, said, tmp_path):

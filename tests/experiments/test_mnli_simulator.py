@@ -100,8 +100,16 @@ def test_nearest_pairs_have_the_label_or_another():
     ("system", "keep", "said"),
     [
         (replace(PLAN, k=121), KEEP, "121 neighbours among 120 training examples: lower k"),
-        (replace(PLAN, k=5), KEEP, "3 most helpful and 3 most harmful of 5 candidates: raise k"),
-        (SameGradient(5), KEEP, "3 most helpful and 3 most harmful of 5 candidates: raise k to 6"),
+        (
+            replace(PLAN, k=5),
+            KEEP,
+            "3 most harmful pairs of 5 candidates: raise k",
+        ),
+        (
+            SameGradient(5),
+            KEEP,
+            "3 most harmful pairs of 5 candidates: raise k to 6",
+        ),
         (SameFeatures(), 100, "100 neighbours of one label among"),
     ],
 )
@@ -150,7 +158,7 @@ def test_a_step_is_one_of_gradient_descent(tmp_path):
 def test_steps_go_on_after_a_kill(tmp_path, monkeypatch):
     whole = stepped(tmp_path / "nowhere")[-1]
     monkeypatch.setattr(mnli_simulator, "SAVE_SECONDS", 0.0)
-    real, calls = mnli_simulator._along, []
+    real, calls = mnli_simulator._after_step, []
 
     def dying(*arguments):
         calls.append(1)
@@ -158,7 +166,7 @@ def test_steps_go_on_after_a_kill(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(mnli_simulator, "_along", dying)
+    monkeypatch.setattr(mnli_simulator, "_after_step", dying)
     with pytest.raises(KeyboardInterrupt):
         stepped(tmp_path)
     np.testing.assert_array_equal(stepped(tmp_path)[-1], whole)
