@@ -193,7 +193,7 @@ def _gaps(frame: pd.DataFrame, one: Ranking, other: Ranking) -> list[tuple[str, 
 
 
 def _controls(frame: pd.DataFrame, rankings: list[Ranking]) -> list[Row]:
-    """Beyond the paper: the best of each family beside the loss, and what depends on length."""
+    """Beyond the paper: the best of each family minus the loss, and what depends on length."""
     loss, traced = Ranking(Method("Loss")), Ranking(Method("TracIn"))
     pairs = [
         (Ranking(Method(family, dim)), control)

@@ -234,13 +234,13 @@ def _leaks(rows: list[Row]) -> list[str]:
         worst, *others = sorted(shares, key=lambda kind: -shares[kind])
         share = arm.partition(" ")[2]
         rivals = [name for name in (f"RandProj {share}", f"Loss {share}") if (name, worst) in kept]
-        beside = " and ".join(f"{name} {written(kept[name, worst], '.0f')}%" for name in rivals)
-        if not beside or shares[worst] < max(kept[name, worst]["ours"] for name in rivals):
+        compared = " and ".join(f"{name} {written(kept[name, worst], '.0f')}%" for name in rivals)
+        if not rivals or shares[worst] < max(kept[name, worst]["ours"] for name in rivals):
             continue
         rest = max((shares[kind] for kind in others), default=0.0)
         sentences.append(
             f"{arm} keeps {written(kept[arm, worst], '.0f')}% of the pairs of kind '{worst}',"
-            f" {beside}; of each other kind of noise it keeps at most {rest:.0f}%. Likely cause:"
+            f" {compared}; of each other kind of noise it keeps at most {rest:.0f}%. Likely cause:"
             " their gradients are long, so that random directions give them high scores, but"
             " they do not lie along the directions of highest curvature, which are found on pairs"
             " of another kind."

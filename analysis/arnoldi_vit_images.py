@@ -36,18 +36,18 @@ RULE = (
 
 
 def tabulate(runs: list[Run]) -> pd.DataFrame:
-    group = vit_retrieval.observe(runs).get("train", [])
-    asked = [one for one in group if one.share == 1 and "chance_hard" in one.values]
+    trained = vit_retrieval.observe(runs).get("train", [])
+    group = [one for one in trained if one.share == 1 and "chance_hard" in one.values]
     rows: list[Row] = []
-    for method in dict.fromkeys(one.method for one in asked):
-        mine = [one.values for one in asked if one.method == method]
+    for method in dict.fromkeys(one.method for one in group):
+        mine = [one.values for one in group if one.method == method]
         for role in ROLES:
             for kind, what in KINDS.items():
                 ours = over_seeds([100 * values[f"{role}_{kind}"] for values in mine])
                 rows.append(curve(method, f"{role}: {what}", "%", ours))
         negative = over_seeds([100 * values["opponents_negative"] for values in mine])
         rows.append(curve(method, "opponents of negative influence", "%", negative))
-    declared = _declared(asked)
+    declared = _declared(group)
     if not declared:
         return tabulated([])
     for kind, what in KINDS.items():
@@ -56,9 +56,9 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     return tabulated([*rows, *_claims(declared), *_images(declared[0].run)])
 
 
-def _declared(asked: list[Observation]) -> list[Observation]:
+def _declared(group: list[Observation]) -> list[Observation]:
     """Arnoldi on positive eigenvalues with most directions, by seed."""
-    mine = [one for one in asked if one.method.family == "Arnoldi positive"]
+    mine = [one for one in group if one.method.family == "Arnoldi positive"]
     most = max((one.method.dim for one in mine), default=0)
     return sorted((one for one in mine if one.method.dim == most), key=lambda one: one.seed)
 

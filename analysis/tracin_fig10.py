@@ -227,7 +227,7 @@ def _map(axes: Axes, table: pd.DataFrame, names: tuple[str, ...], title: str) ->
 
 
 def _detail(axes: Axes, table: pd.DataFrame, names: tuple[str, ...], centre: np.ndarray) -> None:
-    """Enlarge what is around the queries, in the corner where there is no land to hide."""
+    """Enlarge the surroundings of the queries, in the corner where the map is empty."""
     wide = INSET_DEGREES / math.cos(math.radians(centre[0]))
     inset = axes.inset_axes((0.545, 0.545, 0.455, 0.455))
     _map(inset, table, names, "")

@@ -23,9 +23,9 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
+def tabulate(runs: list[Run]) -> pd.DataFrame:
     rows, claims = [], []
-    for label, members in _settings(found).items():
+    for label, members in _settings(runs).items():
         steps = np.asarray(members[0].array("steps"))
         errors = pd.DataFrame(
             {_seeds(run): np.asarray(run.array("error"), dtype=float) for run in members},
@@ -41,16 +41,16 @@ def tabulate(found: list[Run]) -> pd.DataFrame:
     return tabulated(rows + claims)
 
 
-def _settings(found: list[Run]) -> dict[str, list[Run]]:
-    """The runs that differ in seeds alone together, named by what sets them apart."""
+def _settings(runs: list[Run]) -> dict[str, list[Run]]:
+    """Groups of runs that differ in their seeds only, named by the fields that distinguish them."""
     configs = [
-        {path: leaf for path, leaf in _leaves(run.config) if path[-1] != "seed"} for run in found
+        {path: leaf for path, leaf in _leaves(run.config) if path[-1] != "seed"} for run in runs
     ]
     paths = dict.fromkeys(path for config in configs for path in config)
-    telling = [path for path in paths if len({config.get(path) for config in configs}) > 1]
+    varied = [path for path in paths if len({config.get(path) for config in configs}) > 1]
     groups: dict[str, list[Run]] = {}
-    for run, config in zip(found, configs, strict=True):
-        label = ", ".join(f"{path[-1]} {config.get(path)}".replace("_", " ") for path in telling)
+    for run, config in zip(runs, configs, strict=True):
+        label = ", ".join(f"{path[-1]} {config.get(path)}".replace("_", " ") for path in varied)
         groups.setdefault(label or "two minibatches", []).append(run)
     return groups
 
@@ -68,7 +68,7 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 
 def _thinned(steps: np.ndarray) -> np.ndarray:
-    """At most MOST_POINTS of the steps, evenly on a log scale, both ends kept."""
+    """At most MOST_POINTS of the steps, evenly on a log scale, with both ends."""
     if len(steps) <= MOST_POINTS:
         return steps
     picks = np.geomspace(1, len(steps), MOST_POINTS).round().astype(int) - 1

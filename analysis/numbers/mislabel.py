@@ -52,7 +52,7 @@ def needs(
 
 
 def observe(runs: list[Run], network: str) -> list[Observation]:
-    """The runs on a network, or where there are none, those on the smoke tier's stand-in."""
+    """The runs on a network; at the smoke tier, those on the stand-in."""
     for wanted in (network, STAND_IN):
         chosen = [run for run in runs if run.config["model"]["network"]["type"] == wanted]
         if chosen:

@@ -131,7 +131,7 @@ def to_csv(table: pd.DataFrame) -> str:
     """The table as CSV with six significant digits and Unix line ends."""
     shaped = table.copy()
     for name in shaped.columns:
-        # A count beside absent ones is a float to pandas: write 10, not 10.0.
+        # A column of counts with blanks is of floats to pandas: write 10, not 10.0.
         if pd.api.types.is_float_dtype(shaped[name]):
             shaped[name] = shaped[name].map(
                 lambda value: "" if math.isnan(value) else f"{value:.6g}"

@@ -41,8 +41,8 @@ def write(path: Path, content: bytes, remedy: str = ELSEWHERE) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         runs.write_file(path, content)
     except OSError as error:
-        said = error.strerror or error
-        raise UserError(f"cannot write {shown_path(path)}: {said}; {remedy}") from error
+        reason = error.strerror or error
+        raise UserError(f"cannot write {shown_path(path)}: {reason}; {remedy}") from error
 
 
 def read(path: Path, remedy: str) -> bytes:
@@ -71,7 +71,7 @@ def add_options(parser: argparse.ArgumentParser, default: str | None) -> None:
 
 
 def known_tier(name: str) -> str:
-    """The tier if there is one of that name, else name the nearest in a UserError."""
+    """The tier of that name; a UserError that names the nearest if there is none."""
     if name in TIERS:
         return name
     raise UserError(f"no preset {name!r} to draw from: {runs.nearest(name, TIERS)}")
@@ -216,8 +216,8 @@ class Artifact:
     def build(self, tier: str, partial: bool = False) -> Built:
         """Make the four files from the tier's runs.
 
-        Missing runs are an error that prints the command that makes them; with `partial`, what is
-        there is drawn and the figure says so.
+        Missing runs are an error that prints the command that makes them; with `partial`, finished
+        runs are drawn and the figure says how many are missing.
         """
         planned = [e for e in runs.planned(self.experiment, tier) if self.needs(e["config"])]
         finished = {run.key: run for run in runs.load(self.experiment, tier, partial=True)}
@@ -244,7 +244,7 @@ class Artifact:
         return self._finish(tier, text, provenance(self.experiment, [*sources, *others], missing))
 
     def redraw(self, tier: str) -> Built:
-        """Draw and judge again from the CSV alone; where its numbers come from is kept."""
+        """Draw and judge again from the CSV alone; the provenance of its numbers stays."""
         text, about = self._read(tier)
         return self._finish(tier, text, about["numbers"])
 
