@@ -1,6 +1,5 @@
 """Sentence pairs with the lowest and the highest self-influence, and what is wrong with them."""
 
-import math
 import sys
 
 import numpy as np
@@ -8,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.ink import text_table
-from analysis.numbers.statistics import Interval, over_seeds
+from analysis.numbers.statistics import over_seeds, single
 from analysis.numbers.table import claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
@@ -39,7 +38,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     first = min(chosen, key=lambda run: int(run.config["seed"]))
     shown = [first.array(f"shown_{name}") for name in ("role", "score", "kind", "source", "target")]
     for role, score, kind, source, target in zip(*shown, strict=True):
-        ours = Interval(float(score), math.nan, math.nan, 1)
+        ours = single(score)
         text = {"label": str(kind), "title": str(source), "content": str(target)}
         rows.append(curve(str(role), "self-influence", "", ours, **text) | {"kind": "text"})
     return tabulated(rows)

@@ -23,7 +23,7 @@ from analysis.numbers.frame import (
     numbers,
     tidy,
 )
-from analysis.numbers.statistics import Interval, difference, over_seeds
+from analysis.numbers.statistics import Interval, difference, over_seeds, single
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
 from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
@@ -149,7 +149,7 @@ def _spreads(frame: pd.DataFrame, one: Ranking) -> list[Row]:
     for name, metric in METRICS.items():
         folds = _by_fold(frame, name, one)
         if len(folds) > 1:
-            spread = Interval(float(folds.std(ddof=1)), math.nan, math.nan, 1)
+            spread = single(folds.std(ddof=1))
             rows.append(curve(_named(one), f"{name}, std over folds", "x100", spread))
         draws = [values for _, values in part[part["metric"] == metric].groupby("seed")["value"]]
         several = [float(np.std(values, ddof=1)) for values in draws if len(values) > 1]
@@ -219,7 +219,7 @@ def _controls(frame: pd.DataFrame, rankings: list[Ranking]) -> list[Row]:
 def _bleu(run: Run) -> Row:
     test = str(run.metrics["test"])
     printed = PAPER_BLEU if test == PAPER_TEST else math.nan
-    ours = Interval(float(run.metrics["bleu"]), math.nan, math.nan, 1)
+    ours = single(run.metrics["bleu"])
     more = {"signature": str(run.metrics["signature"])}
     return aside("Model", f"BLEU, {test}", "", ours, printed, BLEU_FACTOR, **more)
 

@@ -15,7 +15,7 @@ from analysis.numbers import vit_retrieval
 from analysis.numbers.cells import packed
 from analysis.numbers.cifar_proponents import CLASSES, DIGITS
 from analysis.numbers.frame import Observation
-from analysis.numbers.statistics import Interval, over_seeds
+from analysis.numbers.statistics import over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
@@ -86,7 +86,7 @@ def _images(run: Run) -> list[Row]:
 
     def image(pixels: np.ndarray, score: float, **more: Any) -> Row:
         shape = {"height": pixels.shape[0], "channels": pixels.shape[2]}
-        value = Interval(score, math.nan, math.nan, 1)
+        value = single(score)
         shown = {**more, **shape, "pixels": packed(pixels)}
         return curve(str(run.metrics["method"]), "image", "", value, **shown) | {"kind": "image"}
 

@@ -14,7 +14,7 @@ from analysis.numbers import mislabel
 from analysis.numbers.cells import packed
 from analysis.numbers.frame import Observation, estimate, methods, tidy
 from analysis.numbers.mislabel import RETRIEVAL
-from analysis.numbers.statistics import Interval, over_seeds
+from analysis.numbers.statistics import over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
@@ -63,7 +63,7 @@ def _images(run: Run, position: np.ndarray) -> list[Row]:
     method = str(run.metrics["method"])
     rows = []
     for rank, image in enumerate(images):
-        score = Interval(float(scores[rank]), math.nan, math.nan, 1)
+        score = single(scores[rank])
         shown = {name: int(values[rank]) for name, values in columns.items()}
         shown |= {"rank": rank + 1, "height": image.shape[0]}
         row = curve(method, "self-influence", "", score, **shown, pixels=packed(image))

@@ -13,7 +13,7 @@ from scipy import stats
 
 from analysis.ink.style import BLACK, BLUE, FOOT, GREY, PAGE, VERMILLION
 from analysis.numbers.cells import packed, unpacked
-from analysis.numbers.statistics import Interval, geometric, over_seeds
+from analysis.numbers.statistics import Interval, geometric, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
@@ -172,7 +172,7 @@ def _maps(run: Run) -> list[Row]:
 def points(name: str, place: np.ndarray) -> Row:
     """The row that stores places; axes: (places, degrees north and east)."""
     once = np.unique(np.rint(place / STEP).astype("<i2"), axis=0)
-    count = Interval(len(place), math.nan, math.nan, 1)
+    count = single(len(place))
     row = curve(name, "points", "", count, points=packed(once))
     return row | {"kind": "points"}
 

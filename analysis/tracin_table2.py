@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.ink import text_table
-from analysis.numbers.statistics import Interval, difference, over_seeds
+from analysis.numbers.statistics import Interval, difference, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
@@ -141,7 +141,7 @@ def _texts(run: Run) -> list[Row]:
     rows = []
     columns = {n: run.array(f"shown_{n}") for n in ("label", "prediction", "title", "content")}
     for place, role in enumerate(run.array("shown_role")):
-        score = Interval(float(run.array("shown_score")[place]), math.nan, math.nan, 1)
+        score = single(run.array("shown_score")[place])
         words = {name: str(values[place]) for name, values in columns.items()}
         rows.append(curve(str(role), "score", "", score, **words) | {"kind": "text"})
     return rows
@@ -152,7 +152,7 @@ def _duplicates(run: Run) -> list[Row]:
     likeness = np.asarray(run.array("twin_likeness"))
     rows = []
     for place in np.argsort(-likeness, kind="stable")[:LISTED]:
-        alike = Interval(float(likeness[place]), math.nan, math.nan, 1)
+        alike = single(likeness[place])
         title, other = (str(run.array(name)[place]) for name in ("twin_title", "twin_of"))
         row = curve("near-duplicate", "words shared", "", alike, title=title, twin_of=other)
         rows.append(row | {"kind": "twin"})

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.numbers.cells import packed
 from analysis.numbers.frame import Method, Observation, by_seed, estimate, paired, tidy
-from analysis.numbers.statistics import Interval, difference, over_seeds
+from analysis.numbers.statistics import difference, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from experiments.laboratory.runs import Run
 
@@ -195,7 +195,7 @@ def _place(run: Run, display: int) -> int:
 
 
 def _image(method: str, score: float, pixels: np.ndarray, facts: dict[str, int]) -> Row:
-    row = curve(method, "score", "", Interval(score, math.nan, math.nan, 1))
+    row = curve(method, "score", "", single(score))
     shape = {"height": pixels.shape[0], "channels": 1 if pixels.ndim == 2 else pixels.shape[2]}
     given = {"given": facts["label"], "predicted": facts["predicted"]}
     return row | {"kind": "image"} | given | shape | {"pixels": packed(pixels)}

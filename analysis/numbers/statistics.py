@@ -41,7 +41,7 @@ def over_seeds(values: ArrayLike, level: float = LEVEL) -> Interval:
         return NONE
     mean = float(sample.mean())
     if sample.size == 1:
-        return Interval(mean, float("nan"), float("nan"), 1)
+        return single(mean)
     half = stats.t.ppf(0.5 + level / 2, sample.size - 1) * stats.sem(sample)
     return Interval(mean, mean - float(half), mean + float(half), int(sample.size))
 
@@ -79,7 +79,7 @@ def welch(one: ArrayLike, other: ArrayLike, level: float = LEVEL) -> Interval:
         return NONE
     mean = float(samples[0].mean() - samples[1].mean())
     if n == 1:
-        return Interval(mean, float("nan"), float("nan"), 1)
+        return single(mean)
     squares = [each.var(ddof=1) / each.size for each in samples]
     total = sum(squares)
     if total == 0:
