@@ -2,11 +2,11 @@
 
 1. The k nearest neighbours of a query, by features, are its candidates (Sec. 3.2).
 2. s_test = H^-1 grad query by LiSSA, averaged over T independent repeats (Sec. 3.3), which are
-   divided among processes and brought together by one all-reduce (Sec. 3.4).
-3. Scores <s_test, grad candidate> of the candidates alone, divided among the same processes.
+   divided among processes and summed by one all-reduce (Sec. 3.4).
+3. Only the candidates get scores <s_test, grad candidate>, divided among the same processes.
 
-Beyond the paper: many queries share every Hessian product, the repeats tell how uncertain s_test
-is, and a candidate's score needs neither its gradient nor a pass of its own.
+Beyond the paper: many queries share every Hessian product, the spread of the repeats estimates the
+error of s_test, and scores materialise no gradient and share a backward pass among candidates.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class FastIF(Attributor):
 class STest:
     """s_test of some queries, (k, p), from independent repeats.
 
-    error (k,) is the standard error of its length, |s_test - its expectation|, from the spread of
-    the repeats; nan with one of them. It knows nothing of what truncation or damping changes.
+    error (k,) estimates |s_test - its expectation| from the spread of the repeats; nan with one
+    repeat. The bias by truncation and damping is not part of it.
     """
 
     mean: Tensor
@@ -120,7 +120,7 @@ def neighbours(query: Tensor, train: Tensor, k: int) -> Tensor:
 
 
 def _nearest(query: Tensor, train: Tensor, k: int) -> Tensor:
-    """The same, exactly, by torch: |t|^2 - 2 q.t orders as the distance does."""
+    """`neighbours` by torch: |t|^2 - 2 q.t has the same order as the distance."""
     squares, step = train.square().sum(1), max(1, DISTANCES // len(train))
     distances = (squares - 2 * some @ train.T for some in query.split(step))
     return torch.cat([each.topk(k, largest=False).indices for each in distances]).cpu()
@@ -129,10 +129,10 @@ def _nearest(query: Tensor, train: Tensor, k: int) -> Tensor:
 def s_test(
     task: Task, train: Examples, query: Examples, settings: FastIF, group: Group = ALONE
 ) -> STest:
-    """H^-1 times the gradient of each query's measurement; every process gets the whole.
+    """H^-1 times the gradient of each query's measurement; every process gets all of it.
 
-    The queries are a block: each Hessian product, and each minibatch, serves all of them. The
-    repeats are the same ones however many processes share them.
+    Each Hessian product, and each minibatch, serves all queries. The repeats do not depend on the
+    number of processes.
     """
     gradients = gradient_rows(task, query, task.measurement).dense()
     return inverted(task, train, gradients, settings, group)
@@ -175,8 +175,8 @@ def scores(
 ) -> Tensor:
     """<s_test of each query, gradient of each of its candidates>, (n_query, k).
 
-    index (n_query, k) are positions among the candidates. Candidates go in the order of their
-    column `length`, if they have one, so that a batch is padded little.
+    index (n_query, k) are positions among the candidates. Candidates with a column `length` are
+    taken in its order, so that batches are padded little.
     """
     gradients, out = Gradients(task), torch.zeros(index.shape, dtype=task.dtype)
     for row in range(len(index)):

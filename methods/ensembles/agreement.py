@@ -1,4 +1,4 @@
-"""How often classifiers agree, and would by chance (Doubov et al., 2022, Sec. 2.2)."""
+"""How often classifiers agree, and would agree by chance (Subsets, Sec. 2.2)."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from methods.errors import MethodError
 
 
 def agreement(predicted: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
-    """The share of examples on which two classifiers predict the same class, for every two.
+    """The share of examples on which two classifiers predict the same class, for every pair.
 
     `predicted` (n_models, n_query) are classes; (n_models, n_models), or (n_models, n_others) with
     `others` (n_others, n_query).
@@ -15,23 +15,26 @@ def agreement(predicted: np.ndarray, others: np.ndarray | None = None) -> np.nda
     right = left if others is None else _classes(others)
     if left.shape[1] != right.shape[1]:
         raise MethodError(
-            f"predictions of {left.shape[1]} and {right.shape[1]} examples: ask both about the same"
+            f"predictions of {left.shape[1]} and {right.shape[1]} examples: "
+            "compare predictions of the same examples"
         )
     return np.stack([(row == right).mean(1) for row in left])
 
 
 def chance_agreement(predicted: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-    """Agreement of classifiers that are independent but predict each class as often, for every two.
+    """Agreement of independent classifiers that predict each class as often, for every pair.
 
     The sum over classes of q_c q'_c, (n_models, n_models); sum_c q_c^2 on the diagonal. With
-    `labels` (n_query,) they are independent within the examples of each label, as often right and
-    wrong in the same ways: what accuracy and confusions alone account for.
+    `labels` (n_query,) they are independent within the examples of each label, and as often right
+    and wrong in the same ways: the agreement that accuracy and confusions alone explain.
     """
     classes = _classes(predicted)
     width = int(classes.max()) + 1
     within = np.zeros(classes.shape[1], dtype=np.int64) if labels is None else np.asarray(labels)
     if within.shape != (classes.shape[1],):
-        raise MethodError(f"{len(within)} labels for {classes.shape[1]} examples: give one of each")
+        raise MethodError(
+            f"{len(within)} labels for {classes.shape[1]} examples: give one label an example"
+        )
     total = np.zeros((len(classes), len(classes)))
     for label in np.unique(within):
         some = classes[:, within == label]

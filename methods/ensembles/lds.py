@@ -2,7 +2,7 @@
 
 Ilyas et al. (2022, arXiv:2202.00622) and Park et al. (2023, TRAK, arXiv:2303.14186). An attribution
 predicts that training on some of the examples changes a query's outcome by the sum of their
-scores. Of networks trained on random masks that the attribution has not seen, the score is
+scores. Networks are trained on random masks that the attribution has not seen; the score is
 Spearman's correlation, over masks, of that sum with the outcome.
 
 masks     (n_models, n_train), which examples each model was trained on
@@ -24,7 +24,7 @@ BLOCK = 1 << 24  # numbers ranked at once
 def predicted(masks: ArrayLike, scores: ArrayLike) -> np.ndarray:
     """The summed scores of each mask's examples, (n_models, n_query), without a constant.
 
-    A score that is nan, which a small ensemble leaves of examples in all of its masks, adds 0.
+    A score of nan, which an example in all masks of a small ensemble has, adds 0.
     """
     inside, given = np.asarray(masks, dtype=np.float32), np.asarray(scores, dtype=np.float32)
     if inside.shape[1] != given.shape[1]:
@@ -48,14 +48,14 @@ def spearman(one: ArrayLike, other: ArrayLike) -> np.ndarray:
     left, right = np.asarray(one), np.asarray(other)
     if left.shape != right.shape:
         raise MethodError(f"rows {left.shape} and {right.shape}: correlate the same examples")
-    found, step = np.empty(len(left)), max(1, BLOCK // max(1, left.shape[1]))
+    correlation, step = np.empty(len(left)), max(1, BLOCK // max(1, left.shape[1]))
     for start in range(0, len(left), step):
         some = slice(start, start + step)
-        found[some] = _correlated(*(stats.rankdata(x[some], axis=1) for x in (left, right)))
-    return found
+        correlation[some] = _pearson(*(stats.rankdata(x[some], axis=1) for x in (left, right)))
+    return correlation
 
 
-def _correlated(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def _pearson(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     left, right = (x - x.mean(1, keepdims=True) for x in (left, right))
     scale = np.sqrt((left**2).sum(1) * (right**2).sum(1))
     return np.divide((left * right).sum(1), scale, out=np.full(len(left), np.nan), where=scale > 0)
@@ -64,8 +64,8 @@ def _correlated(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def reliability(one: ArrayLike, other: ArrayLike) -> np.ndarray:
     """How far two trainings on the same masks agree on each query, (n_query,), by Spearman.
 
-    Of outcomes that are a function of the mask plus independent noise it is the share of their
-    variance that the mask explains.
+    If outcomes are a function of the mask plus independent noise, it is the share of their variance
+    that the mask explains.
     """
     return spearman(np.asarray(one).T, np.asarray(other).T)
 
@@ -77,18 +77,18 @@ def averaged(reliability: ArrayLike, trainings: int) -> np.ndarray:
 
 
 def ceiling(reliability: ArrayLike, trainings: int = 1) -> np.ndarray:
-    """The correlation that even the true function of the mask has with outcomes: the root.
+    """The correlation that even the true function of the mask has with outcomes.
 
-    Of outcomes averaged over so many trainings a mask. Exact for Pearson's correlation, near it for
-    Spearman's; an estimated reliability below 0 counts as 0.
+    It is the root of the reliability of outcomes averaged over `trainings` for each mask: exact for
+    Pearson's correlation, close for Spearman's. An estimated reliability below 0 counts as 0.
     """
     return np.sqrt(averaged(np.maximum(np.asarray(reliability, dtype=float), 0), trainings))
 
 
 def area(scores: ArrayLike, wanted: ArrayLike) -> np.ndarray:
-    """Area under the ROC curve of each row of scores (n, m), for what is wanted in it, (n,).
+    """Area under the ROC curve of each row of scores (n, m), (n,).
 
-    nan where a row has nothing that is wanted, or nothing else.
+    wanted (n, m) marks the positives; nan where a row has only positives, or none.
     """
     ranks, truth = stats.rankdata(scores, axis=1), np.asarray(wanted, dtype=bool)
     hits = truth.sum(1)

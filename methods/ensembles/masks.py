@@ -21,7 +21,7 @@ class Packed:
 
     @classmethod
     def of(cls, rows: Tensor | np.ndarray) -> Packed:
-        """Pack (n_rows, width) of anything that is true or false."""
+        """Pack an array (n_rows, width) of anything that is true or false."""
         truth = np.asarray(rows).astype(bool)
         return cls(np.packbits(truth, axis=1, bitorder="little"), truth.shape[1])
 
@@ -37,13 +37,13 @@ class Packed:
 def draw_masks(n_models: int, n_train: int, size: int, seed: int, first: int = 0) -> np.ndarray:
     """Random subsets of `size` examples for the models from `first` on, (n_models, n_train) bool.
 
-    Every model has a stream of its own, so that a job draws the masks of its own models alone. It
-    is made of raw words of PCG64, which numpy keeps the same on every machine in every version.
+    Every model has its own random stream, so that a job draws only the masks of its own models. The
+    stream is raw words of PCG64, which are the same on every machine and in every version of numpy.
     """
     if not 0 < size <= n_train:
         raise MethodError(f"a subset of {size} of {n_train} examples: give 1 to {n_train}")
     masks = np.zeros((n_models, n_train), dtype=bool)
     for row in range(n_models):
         words = np.random.PCG64(stream(seed, "mask", first + row)).random_raw(n_train)
-        masks[row, np.argpartition(words, size - 1)[:size]] = True  # of 64-bit words none is twice
+        masks[row, np.argpartition(words, size - 1)[:size]] = True  # 64-bit words do not repeat
     return masks

@@ -1,10 +1,10 @@
 """Planning a subset ensemble: what a budget of models can resolve, and what a threshold needs.
 
 Each model is trained on a random share `inside` of the examples, so that every example splits the
-models into two arms, of about inside * n_models and the rest. Where the example does nothing, both
-are right about a query with the same probability p, and the estimate of its influence is noise:
-with what standard error, how often above a threshold, and how far two ensembles agree by this
-alone, is told here beforehand. Probabilities are exact, not normal.
+models into two arms, of about inside * n_models and the rest. If the example does nothing, both
+arms are right about a query with the same probability p, and the estimated influence is noise.
+This file computes, before any training, the standard error of that noise, how often it exceeds a
+threshold, and how far two ensembles agree by it alone. Probabilities are exact, not normal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from methods.ensembles.power import Count, arms, passes, search, surely
 from methods.errors import MethodError
 
 NEGLIGIBLE = 1e-12  # of the probability of a number of models
-STEPS = 40  # of a bisection: to 1e-12
+STEPS = 40  # of a bisection, to an accuracy of 1e-12
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Resolution:
 
 
 def standard_error(n_models: int, p: float, q: float, inside: float = 0.7) -> float:
-    """Of an estimated influence where the arms are right with probability p and q."""
+    """Standard error of an estimated influence if the arms are right with probability p and q."""
     n_in, n_out = _both(n_models, inside)
     return math.sqrt(p * (1 - p) / n_in + q * (1 - q) / n_out)
 
@@ -46,48 +46,48 @@ def standard_error(n_models: int, p: float, q: float, inside: float = 0.7) -> fl
 def null_rate(n_models: int, threshold: float, p: float = 0.5, inside: float = 0.7) -> float:
     """Probability that an example without influence is estimated to have the threshold or more.
 
-    Of any example of an ensemble: how many of its models were trained with it is binomial, and the
-    few that hardly any model was trained without are the ones that pass high thresholds.
+    For a random example of an ensemble: the number of models trained with it is binomial, and the
+    few examples that hardly any model was trained without are those that pass high thresholds.
     """
     _both(n_models, inside)
     k = np.arange(1, n_models)
     share = binom.pmf(k, n_models, inside)
-    kept = share > NEGLIGIBLE
-    rates = [passes(int(n_in), n_models - int(n_in), p, p, threshold) for n_in in k[kept]]
-    return float(share[kept] @ rates / share[kept].sum())
+    likely = share > NEGLIGIBLE
+    rates = [passes(int(n_in), n_models - int(n_in), p, p, threshold) for n_in in k[likely]]
+    return float(share[likely] @ rates / share[likely].sum())
 
 
 def null_iou(n_models: int, threshold: float, p: float = 0.5, inside: float = 0.7) -> float:
-    """The IOU at a threshold of two ensembles where nothing has any influence; nan if none passes.
+    """The IOU at a threshold of two ensembles if nothing has any influence; nan if no pair passes.
 
-    Of independent pairs, a share a passes in each and a^2 in both: a^2 / (2 a - a^2).
+    A share a of independent pairs passes in each ensemble and a^2 in both: a^2 / (2 a - a^2).
     """
     rate = null_rate(n_models, threshold, p, inside)
     return rate / (2 - rate) if rate > 0 else math.nan
 
 
 def resolved(n_models: int, p: float = 0.5, inside: float = 0.7, delta: float = 0.05) -> Resolution:
-    """What a budget of models can tell from nothing, of a query that is right with probability p.
+    """What a budget of models can distinguish from no influence on a query.
 
-    With the example the query is right with probability p, without it with p less its influence.
-    Of an example that is in just the share `inside`; `null_rate` is of any.
+    The query is right with probability p with the example, and with p minus the influence without
+    it. The example is in exactly the share `inside` of the models; `null_rate` averages over this.
     """
     both = _both(n_models, inside)
 
-    def quiet(threshold: float) -> bool:
+    def rarely_passed(threshold: float) -> bool:
         return passes(*both, p, p, threshold) <= delta
 
-    threshold = _lowest(quiet, 0.0, 1.0)
+    threshold = _lowest(rarely_passed, 0.0, 1.0)
 
-    def found(influence: float) -> bool:
+    def detected(influence: float) -> bool:
         return passes(*both, p, p - influence, threshold) >= 1 - delta
 
-    influence = _lowest(found, 0.0, p) if found(p) else math.nan
+    influence = _lowest(detected, 0.0, p) if detected(p) else math.nan
     return Resolution(threshold, influence)
 
 
 def models_for(threshold: float, p: float = 0.5, inside: float = 0.7, delta: float = 0.05) -> Count:
-    """Models of which an example without influence passes the threshold at most with delta."""
+    """Models with which an example without influence passes the threshold at most with delta."""
     if not 0 < threshold <= 1:
         raise MethodError(f"threshold is {threshold}: give an influence above 0, up to 1")
 
@@ -100,10 +100,10 @@ def models_for(threshold: float, p: float = 0.5, inside: float = 0.7, delta: flo
 
 
 def null_passes(total: np.ndarray, n_models: int, n_in: int, threshold: float) -> np.ndarray:
-    """The same rate where p is unknown: given that `total` (n,) of all models are right.
+    """`null_rate` with p unknown, given that `total` (n,) of all models are right.
 
-    If an example does nothing, which of the models that are right were trained with it is chance:
-    hypergeometric, whatever p is (Fisher's exact test).
+    If an example does nothing, the number of right models that were trained with it is random:
+    hypergeometric for any p (Fisher's exact test).
     """
     n_out = n_models - n_in
     least = np.ceil((threshold + np.asarray(total) / n_out) / (1 / n_in + 1 / n_out) - 1e-9)
@@ -113,11 +113,11 @@ def null_passes(total: np.ndarray, n_models: int, n_in: int, threshold: float) -
 def false_share(
     n_found: int, total: np.ndarray, inside: np.ndarray, n_models: int, threshold: float
 ) -> float:
-    """The expected share of false pairs among those found at a threshold: stop once it is small.
+    """The expected share of false pairs among those at a threshold: stop once it is small.
 
-    n_found pairs were estimated at the threshold or more; of the n_models, `total` (n_query,) were
-    right about each query, and `inside` (n_train,) trained with each example, as in the sums of
-    `methods.subset`. As if no pair had an influence; nan where nothing was found.
+    n_found pairs were estimated at the threshold or more. `total` (n_query,) of the n_models were
+    right about each query, and `inside` (n_train,) were trained with each example, as in
+    `subset.Sums`. Computed as if no pair had an influence; nan if no pair was at the threshold.
     """
     if not n_found:
         return math.nan
@@ -141,7 +141,7 @@ def _both(n_models: int, inside: float) -> tuple[int, int]:
 
 
 def _lowest(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Where a condition begins to hold, of one that is false below and true above."""
+    """Where a condition begins to hold that is false below and true above."""
     for _ in range(STEPS):
         middle = (low + high) / 2
         low, high = (low, middle) if holds(middle) else (middle, high)

@@ -1,13 +1,13 @@
-"""How many models tell two probabilities of being right apart: exact binomial counts.
+"""How many models distinguish two probabilities of being right: exact binomial counts.
 
 p is the probability that a model trained with an example is right about a query, q the probability
-that one trained without it is (004, Sec. 4.3); their difference is the example's influence. One
-arm: the models are all of one kind, p and q are known, and only which of them it is, is asked. Two
+that one trained without it is (Subsets, Sec. 4.3); their difference is the example's influence. One
+arm: all models are of one kind, p and q are known, and the question is which of them it is. Two
 arms: models of both kinds are trained and their shares of right answers compared. An error of
-either kind may be made with probability `delta`.
+either kind may have probability `delta`.
 
-Shares of right answers come in steps, so that a number of models may do and the next one not:
-every answer is the `first` number that does, and the one from which on every number does,
+Shares of right answers come in steps, so that a number of models may suffice and the next may not:
+every answer has the `first` number that suffices, and the number from which on all suffice,
 `sustained`. Both are exact: beyond a number that Chernoff's bound gives, none can fail.
 """
 
@@ -30,7 +30,7 @@ Holds = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Count:
-    """The first number of models that tells apart, and the first after which all do; may be inf."""
+    """The first number of models that suffices, and the first from which on all do; may be inf."""
 
     first: float
     sustained: float
@@ -40,10 +40,10 @@ NEVER = Count(math.inf, math.inf)
 
 
 def one_arm(p: float, q: float, delta: float = 0.05) -> Count:
-    """Models that tell whether their probability of being right is p or q, both known.
+    """Models that decide whether their probability of being right is p or q, both known.
 
-    By the rule of 004: the lower one is believed if at most a share m of the models is right, where
-    a share of m is equally likely under both.
+    By the rule of Subsets: the lower one is believed if at most a share m of the models is right,
+    where a share of m is equally likely under both.
     """
     p, q = _ordered(p, q, delta)
     if p == q:
@@ -58,9 +58,9 @@ def one_arm(p: float, q: float, delta: float = 0.05) -> Count:
 
 
 def paper_count(p: float, q: float, delta: float = 0.05) -> float:
-    """What the code of 004, Appendix F, returns, with the import of numpy that it lacks.
+    """What the code of Subsets, Appendix F, returns, with the import of numpy that it lacks.
 
-    It never tells p or q = 1 from anything, and gives up at 999 models.
+    It never distinguishes p or q = 1 from anything, and gives up at 999 models.
     """
     if p == q:
         return math.inf
@@ -69,17 +69,17 @@ def paper_count(p: float, q: float, delta: float = 0.05) -> float:
     with np.errstate(all="ignore"):  # q = 1 makes the cut nan
         p_, q_ = np.float64(p), np.float64(q)
         cut = n * np.log((1 - q_) / (1 - p_)) / np.log(p_ * (1 - q_) / (q_ * (1 - p_)))
-        held = (binom.cdf(cut, n, p) >= 1 - delta) & (binom.cdf(cut, n, q) <= delta)
-    return float(n[held][0]) if held.any() else math.inf
+        enough = (binom.cdf(cut, n, p) >= 1 - delta) & (binom.cdf(cut, n, q) <= delta)
+    return float(n[enough][0]) if enough.any() else math.inf
 
 
 def two_arms(p: float, q: float, delta: float = 0.05, inside: float = 0.5) -> Count:
-    """Models, of both arms together, that tell an influence of |p - q| from none.
+    """Models, of both arms together, that distinguish an influence of |p - q| from none.
 
     A share `inside` of them is trained with the example. It is believed to be influential if the
-    shares of right answers differ by half the influence or more: this must be found with
-    probability 1 - delta, and with delta at most where both arms are as the one, or as the other.
-    The paper has no such count: where an influence is looked for, neither p nor q is known.
+    shares of right answers differ by half the influence or more. This must happen with probability
+    1 - delta, and with at most delta if both arms have probability p, or both q. The paper has no
+    such count; in a search for influence neither p nor q is known.
     """
     low, high = _ordered(p, q, delta)
     if not 0 < inside < 1:
@@ -88,19 +88,19 @@ def two_arms(p: float, q: float, delta: float = 0.05, inside: float = 0.5) -> Co
         return NEVER
 
     def holds(n: np.ndarray) -> np.ndarray:
-        return np.array([_told(int(one), high, low, inside, delta) for one in n])
+        return np.array([_decided(int(one), high, low, inside, delta) for one in n])
 
     return search(holds, *_window(high, low, delta, inside))
 
 
 def two_arms_normal(p: float, q: float, delta: float = 0.05, inside: float = 0.5) -> float:
-    """The same, of both arms together, by the normal approximation, which looks at no null."""
+    """`two_arms` by the normal approximation, which ignores the case without influence."""
     variance = p * (1 - p) / inside + q * (1 - q) / (1 - inside)
     return float((2 * norm.isf(delta)) ** 2 * variance / (p - q) ** 2) if p != q else math.inf
 
 
 def equal_share(p: float, q: float) -> float:
-    """The share of right answers that is equally likely under p and q, m of 004, Sec. 4.3."""
+    """The share of right answers that is equally likely under p and q, m of Subsets, Sec. 4.3."""
     if min(p, q) == 0:
         return 0.0 if max(p, q) < 1 else 0.5
     if max(p, q) == 1:
@@ -122,7 +122,7 @@ def passes(n_in: int, n_out: int, p: float, q: float, threshold: float) -> float
 
 
 def _near(n: int, p: float) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of right answers of n models, and their probabilities; beyond is less than 1e-15."""
+    """Numbers of right answers of n models and their probabilities; the rest sum to below 1e-15."""
     spread = 8 * math.sqrt(n * p * (1 - p)) + 40
     k = np.arange(max(0, math.floor(n * p - spread)), min(n, math.ceil(n * p + spread)) + 1)
     ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
@@ -135,7 +135,7 @@ def arms(n_models: int, inside: float) -> tuple[int, int]:
     return n_in, n_models - n_in
 
 
-def _told(n: int, high: float, low: float, inside: float, delta: float) -> bool:
+def _decided(n: int, high: float, low: float, inside: float, delta: float) -> bool:
     """Whether n models of two arms tell an influence from none, by half the influence."""
     n_in, n_out = arms(n, inside)
     half = (high - low) / 2
@@ -158,15 +158,15 @@ def search(holds: Holds, possible: int, sure: int) -> Count:
             f"{MOST:,}: `two_arms_normal` approximates, or move p and q apart"
         )
     tried = np.arange(max(1, possible), sure)
-    held = holds(tried) if len(tried) else np.array([], dtype=bool)
-    where, fails = np.flatnonzero(held), np.flatnonzero(~held)
+    true = holds(tried) if len(tried) else np.array([], dtype=bool)
+    where, fails = np.flatnonzero(true), np.flatnonzero(~true)
     first = tried[where[0]] if len(where) else sure
     sustained = tried[fails[-1]] + 1 if len(fails) else max(1, possible)
     return Count(float(first), float(min(sustained, sure)))
 
 
 def _sure(p: float, q: float, delta: float) -> tuple[int, int]:
-    """Below what no rule tells one arm's p < q, and from where on none fails.
+    """Bounds for one arm: below the first no rule works, from the second on none fails.
 
     At the share m both errors have the same Chernoff bound, exp(-n KL(m, p)) = exp(-n KL(m, q)).
     """
@@ -186,7 +186,7 @@ def _log_mixture(p: float, q: float, share: float) -> float:
 
 
 def _possible(p: float, q: float, delta: float) -> int:
-    """Draws below which no rule at all tells p from q: sqrt(1 - BC^2n) bounds the distance."""
+    """Draws below which no rule distinguishes p from q: sqrt(1 - BC^2n) bounds the distance."""
     overlap = math.sqrt(p * q) + math.sqrt((1 - p) * (1 - q))
     if overlap == 0:
         return 1
@@ -194,19 +194,19 @@ def _possible(p: float, q: float, delta: float) -> int:
 
 
 def _window(high: float, low: float, delta: float, inside: float) -> tuple[int, int]:
-    """The same of two arms."""
+    """The bounds of `_sure` for two arms."""
     smaller = min(inside, 1 - inside)
     possible = math.floor(_possible(low, high, delta) / smaller) - math.ceil(1 / smaller)
     half, least = (high - low) / 2, math.ceil(2 / smaller)
-    # Of wrong answers, an influence that is missed is a difference that is too high.
+    # The first error is a missed influence, stated as a difference that is too high.
     errors = ((-half, 1 - high, 1 - low), (half, high, high), (half, low, low))
     return possible, max(surely(*error, delta, inside, least) for error in errors)
 
 
 def surely(threshold: float, p: float, q: float, delta: float, inside: float, least: int) -> int:
-    """The number of models from which on the threshold is passed with at most delta, for sure.
+    """The number of models from which on the threshold is certainly passed with at most delta.
 
-    Where p - q is below it: Hoeffding's bound on the number, and Chernoff's up to there.
+    For p - q below the threshold: Hoeffding's bound on the number, and Chernoff's up to there.
     """
     gap = threshold - (p - q)
     hoeffding = -math.log(delta) / (2 * gap**2 * inside * (1 - inside))
@@ -222,7 +222,7 @@ def surely(threshold: float, p: float, q: float, delta: float, inside: float, le
 def _chernoff(
     n_in: np.ndarray, n_out: np.ndarray, p: float, q: float, threshold: float
 ) -> np.ndarray:
-    """The log of a bound on the difference of shares reaching the threshold."""
+    """The log of a bound on the probability that the difference of shares reaches the threshold."""
 
     def bound(pull: float, n_in: np.ndarray, n_out: np.ndarray) -> np.ndarray:
         tilt = pull * (n_in + n_out)

@@ -5,7 +5,7 @@ outcomes  (n_models, n_query), whether each model is right about each query (boo
           probable it takes the right class to be
 
 The influence of an example on a query is the query's mean outcome over the models trained with
-the example, less that over the models trained without it (004, Sec. 2.3): positive = helpful.
+the example, minus that over the models trained without it (Subsets, Sec. 2.3): positive = helpful.
 Rows are queries. An example that was in every mask, or in none, has no estimate: nan, not 0.
 
 All pairs cost one product of zeros and ones, exact in 8-bit integers. For 2,000 models, 50,000
@@ -29,7 +29,7 @@ from methods.ensembles.masks import Packed
 from methods.errors import MethodError
 from methods.rows.matmul import count_product
 
-QUERIES, EXAMPLES = 1_024, 8_192  # in a block of a product, of those tried the fastest
+QUERIES, EXAMPLES = 1_024, 8_192  # in a block of a product: the fastest of those tried
 PAIRS = 1 << 17  # finished at once, in cache
 MODELS = 4_096  # unpacked at once
 
@@ -45,7 +45,7 @@ class Part(NamedTuple):
 
 
 class _Sums(ABC):
-    """What an estimate needs of any number of models; the sums of parts merge in any order.
+    """The sums over models that an estimate needs; sums over parts of them merge in any order.
 
     n_models  how many are counted in
     inside    (n_train,) int64, models trained on each example
@@ -53,7 +53,7 @@ class _Sums(ABC):
     within    outcomes summed over the models trained on each example
 
     Booleans are counted exactly, in any order. Other outcomes are summed in float64, at a tenth of
-    the speed, and so are their squares, in `squares`: booleans are their own.
+    the speed, and their squares in `squares`; booleans equal their squares.
     """
 
     def __init__(self, n_train: int, n_query: int, dtype: torch.dtype = torch.bool) -> None:
@@ -80,7 +80,7 @@ class _Sums(ABC):
         if given != wanted:
             raise MethodError(
                 f"masks {given[0]} and outcomes {given[1]}, where {wanted[0]} and {wanted[1]} "
-                "belong to the sums: give a mask and the outcomes of each model of one ensemble"
+                "fit these sums: give a mask and the outcomes of each model of one ensemble"
             )
         for start in range(0, len(masks), MODELS):
             some = slice(start, start + MODELS)
@@ -101,29 +101,29 @@ class _Sums(ABC):
             mine += theirs
 
     def influence(self) -> Tensor:
-        """Mean outcome with each example less that without it, float32, shaped as `within`."""
-        found = torch.empty(self.within.shape)
+        """Mean outcome with each example minus that without it, float32, shaped as `within`."""
+        influence = torch.empty(self.within.shape)
         without = _inverse(self.n_models - self.inside)
         weight = _inverse(self.inside) + without
         for some, total, within in self._parts(self.total, self.within):
-            found[some] = within.mul_(weight).addcmul_(total, without, value=-1)
-        return found
+            influence[some] = within.mul_(weight).addcmul_(total, without, value=-1)
+        return influence
 
     def standard_errors(self) -> Tensor:
-        """Of the influence, in its shape: Welch's, where each arm has its own variance.
+        """Standard errors of the influence, in its shape: Welch's, with a variance for each arm.
 
-        nan where an arm has fewer than two models. Where all models of each arm agree it is 0,
-        which so few models may do by chance: `methods.plan.standard_error` knows beforehand.
+        nan where an arm has fewer than two models. 0 where all models of each arm agree, which few
+        models may do by chance: `plan.standard_error` predicts the error without outcomes.
         """
-        found = torch.empty(self.within.shape)
+        errors = torch.empty(self.within.shape)
         sums = self._parts(self.total, self.within)
         squares = self._parts(*(self.squares or (self.total, self.within)))
         for (some, total, within), (_, total2, within2) in zip(sums, squares, strict=True):
             variance = _of_mean(within, within2, self.inside)
             without, without2 = total - within, total2 - within2
             variance += _of_mean(without, without2, self.n_models - self.inside)
-            found[some] = variance.clamp_(min=0).sqrt_()
-        return found
+            errors[some] = variance.clamp_(min=0).sqrt_()
+        return errors
 
     def _add(self, masks: Tensor, outcomes: Tensor) -> None:
         outcomes = outcomes.to(self.dtype)
@@ -139,7 +139,7 @@ class _Sums(ABC):
 
     @abstractmethod
     def _shape(self, n_train: int, n_query: int) -> tuple[int, ...]:
-        """Of `within`."""
+        """The shape of `within`."""
 
     @abstractmethod
     def _accumulate(self, within: Tensor, masks: Tensor, outcomes: Tensor) -> None:
@@ -147,7 +147,7 @@ class _Sums(ABC):
 
     @abstractmethod
     def _parts(self, total: Tensor, within: Tensor) -> Iterator[Part]:
-        """Yield the sums a block at a time, `within` as a copy to calculate in."""
+        """Yield the sums block by block, `within` as a copy that may be overwritten."""
 
 
 class Sums(_Sums):
@@ -166,8 +166,8 @@ class Sums(_Sums):
             for row in range(0, n_query, QUERIES):
                 some = slice(row, row + QUERIES)
                 left = outcomes[:, some].T.to(dtype).contiguous()
-                found = count_product(left, right) if counted else left @ right
-                within[some, these] += found.cpu()
+                sums = count_product(left, right) if counted else left @ right
+                within[some, these] += sums.cpu()
 
     def _parts(self, total: Tensor, within: Tensor) -> Iterator[Part]:
         rows = max(1, PAIRS // max(1, within.shape[1]))
@@ -177,7 +177,7 @@ class Sums(_Sums):
 
 
 class OwnSums(_Sums):
-    """Sums for the influence of every example on itself: `within` is (n_train,), and no product.
+    """Sums for the influence of every example on itself: `within` is (n_train,), without a product.
 
     Outcomes are on the training examples themselves, in the order of the masks.
     """

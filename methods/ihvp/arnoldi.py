@@ -30,9 +30,9 @@ def krylov(operator: Operator, iterations: int, seed: int) -> tuple[Tensor, Tens
 def iterate(
     operator: Operator, iterations: int, seed: int, storage: Storage, keep: int = 0
 ) -> tuple[Basis, Tensor]:
-    """The same with the basis kept as `storage` says.
+    """`krylov` with its basis in a `storage`.
 
-    A basis that does not fit, with the `keep` eigenvectors to be made of it, is refused at once.
+    A basis that does not fit beside the `keep` eigenvectors to be made of it is refused at once.
     """
     n = min(iterations, operator.size)
     check_room(storage, n, min(keep, n), operator.size, operator.dtype, operator.device)
@@ -83,7 +83,7 @@ def _decomposed(projected: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Krylov:
-    """What the basis depends on: iterations n, examples b of each fresh Hessian product, seed."""
+    """Settings of a basis: iterations n, examples b of each fresh Hessian product, seed."""
 
     iterations: int = 200
     sample: int | None = 512
@@ -97,14 +97,14 @@ class Krylov:
 
 @dataclass(frozen=True)
 class StoredKrylov(Krylov):
-    """The same with the basis kept in less memory: in bfloat16, or on disk."""
+    """A `Krylov` whose basis takes less memory: it is in bfloat16, or on disk."""
 
     storage: Storage = BFloat16()
 
 
 @dataclass(frozen=True)
 class Dominant(Inverse):
-    """An inverse made of the `num_eigen` eigenvalues largest in absolute value, out of a basis."""
+    """An inverse by the `num_eigen` eigenvalues largest in absolute value, from a Krylov basis."""
 
     num_eigen: int = 10
     basis: Krylov = Krylov()
@@ -125,7 +125,7 @@ class Dominant(Inverse):
         return self.basis.seed
 
     def leading(self, state: State) -> tuple[Tensor, Tensor]:
-        """The eigenvalues (num_eigen,) and eigenvectors (num_eigen, p) of a state."""
+        """The eigenvalues (num_eigen,) and eigenvectors (num_eigen, p) in a state."""
         values, vectors = state["eigenvalues"], state["eigenvectors"]
         if len(values) < self.num_eigen:
             raise MethodError(
@@ -137,7 +137,7 @@ class Dominant(Inverse):
 
 @dataclass(frozen=True)
 class Arnoldi(Dominant):
-    """H^-1 on the span of `num_eigen` dominant eigenvectors, nothing outside it.
+    """H^-1 on the span of `num_eigen` dominant eigenvectors, zero outside it.
 
     positive_only  drop the negative ones among them, as the paper does for ViT
     """
@@ -147,19 +147,20 @@ class Arnoldi(Dominant):
     def state(self, hessian: Hessian) -> State:
         """Eigenvalues (k,) and eigenvectors (k, p) of the Hessian with its weight decay.
 
-        Of a stored basis also all n eigenvalues it has, as `spectrum`.
+        With a StoredKrylov also all n eigenvalues of the projected matrix, as `spectrum`.
         """
         if self.num_eigen > self.basis.keep:
             raise MethodError(
                 f"num_eigen {self.num_eigen} of a basis that keeps {self.basis.keep}: raise `keep`"
             )
         plan = self.basis
-        stored = isinstance(plan, StoredKrylov)
         storage = plan.storage if isinstance(plan, StoredKrylov) else Native()
         basis, projected = iterate(hessian, plan.iterations, plan.seed, storage, plan.keep)
         values, vectors = distill(basis, projected, plan.keep)
-        found = {"eigenvalues": values, "eigenvectors": vectors}
-        return found | ({"spectrum": ritz_values(projected)} if stored else {})
+        state = {"eigenvalues": values, "eigenvectors": vectors}
+        if isinstance(plan, StoredKrylov):
+            state["spectrum"] = ritz_values(projected)
+        return state
 
     def invert(self, hessian: Hessian, state: State) -> Bilinear:
         values, vectors = self.leading(state)

@@ -16,7 +16,7 @@ from methods.progress import track
 
 @dataclass(frozen=True)
 class CG(Inverse):
-    """Solve to |residual| <= tolerance * |v|; the Hessian is over all of the training examples."""
+    """Solve to |residual| <= tolerance * |v|, with the Hessian over all training examples."""
 
     tolerance: float = 1e-6
     max_products: int = 1000
@@ -40,11 +40,11 @@ class _Solve(Operator):
         residual, direction = vectors.clone(), vectors.clone()
         energy = residual.square().sum(1)
         goal = self.settings.tolerance * norms(vectors)
-        open_ = residual.norm(dim=1) > goal
+        unsolved = residual.norm(dim=1) > goal
         for _ in track(range(self.settings.max_products), "conjugate gradients"):
-            if not open_.any():
+            if not unsolved.any():
                 return solution
-            step_in = direction[open_]
+            step_in = direction[unsolved]
             product = self.hessian.apply(step_in)
             curvature = (step_in * product).sum(1)
             if not torch.isfinite(curvature).all():
@@ -55,15 +55,15 @@ class _Solve(Operator):
                     f"CG met curvature {worst:.2e} in an indefinite Hessian: raise `damping` by "
                     f"more than {max(0.0, -worst):.1e}, or use Arnoldi or Exact"
                 )
-            length = (energy[open_] / curvature)[:, None]
-            solution[open_] += length * step_in
-            residual[open_] -= length * product
+            length = (energy[unsolved] / curvature)[:, None]
+            solution[unsolved] += length * step_in
+            residual[unsolved] -= length * product
             new = residual.square().sum(1)
             ratio = (new / energy.clamp_min(torch.finfo(self.dtype).tiny))[:, None]
             direction = residual + ratio * direction
             energy = new
-            open_ = residual.norm(dim=1) > goal
-        if open_.any():
+            unsolved = residual.norm(dim=1) > goal
+        if unsolved.any():
             reached = float((residual.norm(dim=1) / norms(vectors)).max())
             raise MethodError(
                 f"CG reached a relative residual of {reached:.1e} in {self.settings.max_products} "

@@ -1,7 +1,7 @@
 """Compatible projections (Schioppa et al., Sec. 4): invert G H G^T instead of H.
 
-Right where the image of G is H-invariant, as for eigenvectors; a random G is not, and Figure 1
-of the paper shows what that costs.
+This is exact where the image of G is H-invariant, as it is for eigenvectors. The image of a random
+G is not, and Figure 1 of the paper shows the error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from methods.rows.projections import Gaussian, Projection
 
 @dataclass(frozen=True)
 class Compressed(Inverse):
-    """G^T (G H G^T)^-1 G for any seeded projection G; `sample` examples a Hessian product."""
+    """G^T (G H G^T)^-1 G for any seeded projection G, with `sample` examples a Hessian product."""
 
     projection: Projection = Gaussian(100)
     sample: int | None = None

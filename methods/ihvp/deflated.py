@@ -1,9 +1,10 @@
 """Dominant eigenvectors inverted, and the damping alone outside their span.
 
-Arnoldi's inverse (Schioppa et al., 2022) is zero there; that of the damped Hessian is 1 / damping,
-but for the eigenvalues left out. With low-rank curvature by other means this is the inverse of
-Hataya & Yamada (2023, arXiv:2302.09726, Nystroem's). Between a plain gradient product (damping far
-above the spectrum) and Arnoldi's (far below it), at the cost of one basis for all of them.
+Outside the span Arnoldi's inverse (Schioppa et al., 2022) is zero. The inverse of the damped
+Hessian is 1 / damping there, up to the eigenvalues left out. Hataya & Yamada (2023,
+arXiv:2302.09726) have the same inverse with Nystroem's low-rank curvature. Scores lie between a
+plain inner product of gradients (damping far above the spectrum) and those of Arnoldi's inverse
+(far below it); one basis serves every damping.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from methods.ihvp.arnoldi import Dominant, distill, krylov
 
 @dataclass(frozen=True)
 class Deflated(Dominant):
-    """(V L V^T + damping)^-1 of the `num_eigen` eigenvalues largest in absolute value.
+    """(V L V^T + damping)^-1 with the `num_eigen` eigenvalues largest in absolute value.
 
-    Off by no more than the largest eigenvalue left out, relative to the damping.
+    Its error is at most the largest eigenvalue left out, relative to the damping.
     """
 
     num_eigen: int = 100
@@ -36,10 +37,10 @@ class Deflated(Dominant):
         return {"eigenvalues": values - hessian.damping, "eigenvectors": vectors}
 
     def invert(self, hessian: Hessian, state: State) -> Operator:
-        values, vectors = (found.to(hessian.device, hessian.dtype) for found in self.leading(state))
+        values, vectors = (part.to(hessian.device, hessian.dtype) for part in self.leading(state))
         if not hessian.shift > 0:
             raise MethodError(
-                f"damping is {hessian.shift:g}, and the inverse outside of the eigenvectors is its "
+                f"damping is {hessian.shift:g}, and the inverse outside the eigenvectors is its "
                 "reciprocal: give a positive damping, or use Arnoldi"
             )
         damped = values + hessian.damping
@@ -49,7 +50,7 @@ class Deflated(Dominant):
 
 
 class _Completed(Operator):
-    """V^T diag(weights) V + outside I, of rows V."""
+    """V^T diag(weights) V + outside I, with V given by its rows."""
 
     def __init__(self, weights: Tensor, vectors: Tensor, outside: float) -> None:
         self.weights, self.vectors, self.outside = weights, vectors, outside

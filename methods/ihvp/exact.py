@@ -41,10 +41,10 @@ class Exact(Inverse):
         values, vectors = torch.linalg.eigh(matrix)
         values = values + hessian.shift
         least, most = float(values.abs().min()), float(values.abs().max())
-        noise = torch.finfo(hessian.dtype).eps * most  # what the products' dtype can resolve
+        noise = torch.finfo(hessian.dtype).eps * most  # the resolution of the products' dtype
         if least <= torch.finfo(values.dtype).eps * most:
             raise MethodError(
-                f"the Hessian is singular: an eigenvalue of {least:.1e} beside {most:.1e}; "
+                f"the Hessian is singular: it has eigenvalues of {least:.1e} and {most:.1e}; "
                 f"raise `damping` above {noise:.1e}"
             )
         if least <= noise:

@@ -1,4 +1,4 @@
-"""Ways of inverting a Hessian: hyper-parameters that yield an operator or a bilinear form."""
+"""The interface of an inverse Hessian, and the largest eigenvalue that several of them need."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def largest_eigenvalue(
 ) -> float:
     """The largest |eigenvalue| by power iteration; over `draws` minibatches if it is sampled.
 
-    With minibatches it is the largest found on any one of them, which is what bounds LiSSA.
+    With minibatches it is the largest on any one of them: LiSSA is bounded by that.
     """
     largest = 0.0
     for draw in range(draws):
@@ -62,5 +62,5 @@ def largest_eigenvalue(
 
 
 def norms(vectors: Tensor) -> Tensor:
-    """Row norms that cannot be zero, for dividing by."""
+    """Row norms that are never zero, to divide by."""
     return vectors.norm(dim=1).clamp_min(torch.finfo(vectors.dtype).tiny)

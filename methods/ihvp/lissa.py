@@ -16,7 +16,7 @@ from methods.ihvp.inverse import Inverse, largest_eigenvalue, norms
 
 log = logging.getLogger(__name__)
 
-MARGIN = 1.1  # automatic scale: this times the largest eigenvalue met
+MARGIN = 1.1  # automatic scale: this times the largest eigenvalue seen
 DIVERGED = 10.0  # |h| may not pass this times depth * |v|, the bound of a contraction
 
 
@@ -26,12 +26,12 @@ class LiSSA(Inverse):
 
     depth    J, number of products
     sample   B, examples a product; None is all of them
-    scale    None: 1.1 times the largest |eigenvalue| power iteration finds on minibatches of B
+    scale    None: 1.1 times the largest |eigenvalue| that power iteration finds on minibatches of B
     repeats  T, independent estimates
 
-    `damping` is the number added to the Hessian's diagonal: the released code of FastIF writes
-    it divided by `scale`. Truncation damps too: eigenvalues below scale/depth are not inverted.
-    The minibatches depend on seed and step alone, so every vector meets the same ones.
+    `damping` is the number added to the Hessian's diagonal; the released code of FastIF states it
+    divided by `scale`. Truncation damps too: eigenvalues below scale/depth are not inverted.
+    The minibatches depend on seed and step alone, so they are the same for every vector.
     """
 
     depth: int = 100
@@ -70,6 +70,8 @@ class LiSSA(Inverse):
 
 
 class Recursion(Operator):
+    """The inverse by LiSSA's recursion, at a known scale."""
+
     def __init__(self, settings: LiSSA, hessian: Hessian, scale: float) -> None:
         self.settings, self.hessian, self.scale = settings, hessian, scale
         self.size, self.dtype, self.device = hessian.size, hessian.dtype, hessian.device
@@ -82,16 +84,15 @@ class Recursion(Operator):
         return total.mul_(1 / repeats)
 
     def estimate(self, vectors: Tensor, repeat: int) -> Tensor:
-        """The estimate of one repeat, (k, p): the same in whatever order repeats are made."""
-        depth = self.settings.depth
-        for _, h in self.along(vectors, repeat, (depth,)):
+        """The estimate of one repeat, (k, p), which does not depend on the order of repeats."""
+        for _, h in self.along(vectors, repeat, (self.settings.depth,)):
             return h
-        raise MethodError("LiSSA of no steps")
+        raise MethodError("LiSSA needs depth >= 1")
 
     def along(
         self, vectors: Tensor, repeat: int, depths: Iterable[int]
     ) -> Iterator[tuple[int, Tensor]]:
-        """What one repeat would return at each of several depths, ascending, on its way."""
+        """Yield each of several depths, ascending, and what one repeat would return there."""
         depth, wanted = self.settings.depth, set(depths)
         bound = DIVERGED * depth * norms(vectors)
         h = vectors.clone()

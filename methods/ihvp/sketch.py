@@ -21,7 +21,7 @@ class Sketch(Inverse):
     """S minimising |H S - G^T|_F^2 with gradient 2 H_1 (H_2 S - G^T) on two minibatches.
 
     steps     number of gradient steps
-    lr        step size in units of 1 / (2 L^2), L the largest eigenvalue met on a minibatch;
+    lr        step size in units of 1 / (2 L^2), L the largest eigenvalue on any minibatch tried;
               above 1 the iteration may diverge
     momentum  heavy-ball coefficient; 0 is the plain procedure of the paper
     average   share of the last steps whose iterates are averaged (Polyak); 0 keeps the last
@@ -40,7 +40,7 @@ class Sketch(Inverse):
         at_least(0, seed=self.seed)
 
     def state(self, hessian: Hessian, watch: Callable[[int, Tensor], None] | None = None) -> State:
-        """S^T and G, (d, p) both; `watch(step, S^T)` sees the estimate along the way."""
+        """S^T and G, (d, p) both; `watch(step, S^T)` is called after every step."""
         target = self.projection.draw(hessian.task).directions()
         draws = 1 if hessian.sample is None else 8
         largest = largest_eigenvalue(hessian, self.seed, draws=draws)

@@ -1,8 +1,8 @@
 """Seeded linear maps from Rows to few dimensions, unbiased for inner products: E[G^T G] = I.
 
 Gaussian and Rademacher are dense (TracIn, Sec. E), Select keeps random coordinates (RandSelect
-of Schioppa et al.), TwoSided projects the two factors of each outer product apart (TracIn,
-Sec. F; that section states E[G1 G1^T] = I, unbiasedness needs E[G1^T G1] = I).
+of Schioppa et al.), TwoSided projects the two factors of each outer product separately
+(TracIn, Sec. F, which states E[G1 G1^T] = I; unbiasedness needs E[G1^T G1] = I).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from methods.rows.factored import Rows
 from methods.rows.parts import Dense, Part
 from methods.task import Task
 
-LIMIT = 512 << 20  # bytes of a slice of directions; one is drawn while another is in use
+LIMIT = 512 << 20  # bytes of a slice of directions; two may be in memory at once
 
 
 class Map(ABC):
@@ -81,20 +81,20 @@ class _DrawnDirections(Map):
 
     def __init__(self, projection: _DenseProjection, task: Task) -> None:
         self.projection, self.task, self.dim = projection, task, projection.dim
-        self._held: Directions | None = None
+        self._whole: Directions | None = None
 
     def apply(self, rows: Rows) -> Tensor:
         return torch.cat([part.apply(rows) for part in self.slices()], dim=1)
 
     def slices(self) -> Iterator[Map]:
-        if self._held is not None:
-            yield self._held
+        if self._whole is not None:
+            yield self._whole
             return
         step = max(1, LIMIT // (self.task.size * self.task.dtype.itemsize))
         for first in range(0, self.dim, step):
             part = Directions(self._draw(first, min(first + step, self.dim)), self.task)
             if step >= self.dim:
-                self._held = part
+                self._whole = part
             yield part
 
     def _draw(self, first: int, last: int) -> Tensor:
@@ -202,17 +202,17 @@ def _stored_positions(order: tuple[int, ...], shape: torch.Size) -> Tensor:
 class TwoSided(Projection):
     """Factorised: (G1 left)(G2 right)^T with sqrt(dim) rows each, summed over parameters.
 
-    O((m + n) sqrt(dim)) for an m x n layer instead of O(m n dim); a vector of n parameters, as a
-    bias, is an n x 1 matrix. Far noisier than Gaussian at equal dim (performance and variance are
-    shown side by side in the artifacts).
+    It costs O((m + n) sqrt(dim)) for an m x n layer, not O(m n dim). A vector of n parameters,
+    such as a bias, is an n x 1 matrix. It is far noisier than Gaussian at equal dim: the artifact
+    tracin_sketch shows both.
     """
 
     def draw(self, task: Task) -> Map:
         side = isqrt(self.dim)
         if side * side != self.dim:
             raise MethodError(
-                f"TwoSided needs a square dim: {self.dim} is none, {side**2} and "
-                f"{(side + 1) ** 2} are"
+                f"TwoSided needs a square dim, not {self.dim}: "
+                f"choose {side**2} or {(side + 1) ** 2}"
             )
         return _TwoSidedMap(self, side, task)
 

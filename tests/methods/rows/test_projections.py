@@ -209,9 +209,9 @@ def test_slices_equal_the_whole(kind: type[Projection], monkeypatch: pytest.Monk
         torch.testing.assert_close(method.scores(task, case.batch, case.batch), scores, **CLOSE)
 
 
-@pytest.mark.parametrize(("dim", "squares"), [(10, "9 and 16"), (99, "81 and 100"), (2, "1 and 4")])
+@pytest.mark.parametrize(("dim", "squares"), [(10, "9 or 16"), (99, "81 or 100"), (2, "1 or 4")])
 def test_two_sided_names_the_nearest_squares(dim: int, squares: str) -> None:
-    with pytest.raises(MethodError, match=f"{dim} is none, {squares} are"):
+    with pytest.raises(MethodError, match=f"not {dim}: choose {squares}"):
         TwoSided(dim).draw(matrix_task())
 
 
