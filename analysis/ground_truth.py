@@ -10,87 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.ink.style import BLACK, FOOT, GREY, PAGE, look
+from analysis.ink.marks import name_lines
+from analysis.ink.style import BLACK, GREY, look, new_lattice
 from analysis.numbers.overlap import ensemble_name
-from analysis.numbers.statistics import NONE, Interval, bootstrap, exact, over_seeds
+from analysis.numbers.statistics import NONE, Interval, bootstrap, exact, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
-
-# LDS against trainings, and what else scores are worth, a line a data set.
-
-
-LDS, AUC, OWN_PANEL = 0, 1, 2
-TITLES = (
-    "LDS against networks trained",
-    "AUC of influential pairs",
-    "self-influence against\nmemorization, Spearman",
-)
-
-
-def draw(table: pd.DataFrame) -> Figure:
-    names = list(dict.fromkeys(table["data"]))
-    height = 0.75 + 2.35 * len(names)
-    figure = Figure(figsize=(PAGE, height), layout="constrained")
-    figure.set_layout_engine("constrained", rect=(0, FOOT / height, 1, 1 - FOOT / height))
-    grid = figure.subplots(len(names), 3, squeeze=False, width_ratios=(1.5, 1, 1))
-    for line, name in zip(grid, names, strict=True):
-        rows = table[(table["data"] == name) & (table["kind"] == "curve")]
-        _curves(line[LDS], rows, name)
-        methods = list(dict.fromkeys(rows[rows["measure"] == "lds"]["method"]))
-        _dots(line[AUC], rows, methods, "area", 0.5)
-        _dots(line[OWN_PANEL], rows, methods, "own", 0.0)
-        line[OWN_PANEL].set_yticklabels([])
-    for axes, title in zip(grid[0], TITLES, strict=True):
-        axes.set_title(title)
-    grid[-1][LDS].set_xlabel("networks trained")
-    grid[-1][AUC].set_xlabel("open: fewest networks trained")
-    grid[-1][OWN_PANEL].set_xlabel("filled: most")
-    return figure
-
-
-def _curves(axes: Axes, rows: pd.DataFrame, name: str) -> None:
-    lds = rows[rows["measure"] == "lds"]
-    # Inverses by themselves, such as "Influence, CG", are of one network: in the table.
-    methods = [method for method in dict.fromkeys(lds["method"]) if ", " not in method]
-    for place, method in enumerate(methods):
-        style, line = look(method), lds[lds["method"] == method].sort_values("trainings")
-        aside = 1 + 0.03 * (place - len(methods) // 2)  # intervals beside each other
-        x = line["trainings"].to_numpy(dtype=float) * aside
-        axes.vlines(x, line["low"], line["high"], color=style.colour, alpha=0.4, linewidth=1.4)
-        axes.plot(x, line["ours"], color=style.colour, marker=style.marker, linewidth=1)
-    for row in records(rows[rows["measure"] == "ceiling"]):
-        axes.axhline(row["ours"], color=GREY, linewidth=0.8, linestyle=":")
-        axes.annotate(
-            "ceiling by noise", (0.99, row["ours"]), xycoords=("axes fraction", "data"),
-            ha="right", va="bottom", color=GREY, fontsize=6.5,
-        )  # fmt: skip
-    axes.axhline(0, color=BLACK, linewidth=0.6)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_ylabel(f"{name}\nLDS")
-
-
-def _dots(axes: Axes, rows: pd.DataFrame, methods: list[str], measure: str, chance: float) -> None:
-    axes.axvline(chance, color=GREY, linewidth=0.8, linestyle=":")
-    for place, method in enumerate(methods):
-        line = rows[(rows["method"] == method) & (rows["measure"] == measure)]
-        ordered = records(line.sort_values("trainings"))
-        for row in dict.fromkeys((0, len(ordered) - 1)) if ordered else ():
-            _dot(axes, ordered[row], method, place, first=row == 0 and len(ordered) > 1)
-    axes.set_yticks(range(len(methods)), methods)
-    axes.set_ylim(len(methods) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-
-
-def _dot(axes: Axes, row: Row, method: str, place: int, *, first: bool) -> None:
-    style = look(method)
-    y = place + (0.14 if first else -0.14)
-    if not math.isnan(row["low"]):
-        axes.plot([row["low"], row["high"]], [y, y], color=style.colour, linewidth=1.6, alpha=0.5)
-    fill = "none" if first else "full"
-    axes.plot(row["ours"], y, style.marker, color=style.colour, fillstyle=fill)
-
 
 ENSEMBLE, RANDOM = "Ensemble", "Random"
 TESTED = ("Influence", "TracIn")
@@ -99,8 +25,13 @@ MEASURES = {  # arrays of a run and what they are called
     "pairs": "rank correlation of a query's scores with the ensemble's",
     "area": "AUC of influential pairs",
 }
-OWN_LABELS = {"own": "rank correlation of self-influence and memorization", "ap": "AP of memorized"}
-FOUND = {"memorized": "memorized examples", "strong_pairs": "influential pairs"}
+SELF = {"own": "rank correlation of self-influence and memorization", "ap": "AP of memorized"}
+COUNTS = {"memorized": "memorized examples", "strong_pairs": "influential pairs"}
+TITLES = (
+    "LDS against networks trained",
+    "AUC of influential pairs",
+    "self-influence against\nmemorization, Spearman",
+)
 
 RULE = (
     "Claims of our own, for each set. Over queries, paired, of the LDS: (1) influence functions of"
@@ -112,96 +43,94 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
+def tabulate(runs: list[Run]) -> pd.DataFrame:
     sets: dict[str, list[Run]] = {}
-    for run in found:
+    for run in runs:
         sets.setdefault(ensemble_name(run.config["division"]["ensemble"]), []).append(run)
-    return tabulated([row for name, runs in sets.items() for row in _set(name, runs)])
+    return tabulated([row for name, members in sets.items() for row in _set(name, members)])
 
 
 def _set(name: str, runs: list[Run]) -> Iterable[Row]:
     estimates = [run for run in runs if run.config["type"] == "Estimate"]
     contested = np.asarray(estimates[0].array("contested")) if estimates else None
-    by = {str(run.metrics["method"]): run for run in runs if run not in estimates}
-    yield from _claims(name, by, estimates)
+    methods = {str(run.metrics["method"]): run for run in runs if run not in estimates}
+    yield from _claims(name, methods, estimates)
     for run in estimates:
         yield from _estimate(name, run, contested)
-    for method, run in by.items():
+    for method, run in methods.items():
         yield from _method(name, method, run, contested)
 
 
-def _claims(name: str, by: dict[str, Run], estimates: list[Run]) -> Iterable[Row]:
-    def differ(one: np.ndarray | None, other: np.ndarray | None) -> Interval:
-        return NONE if one is None or other is None else over_queries(one - other)
+def _claims(name: str, methods: dict[str, Run], estimates: list[Run]) -> Iterable[Row]:
+    def above(left: str, one: np.ndarray | None, right: str, other: np.ndarray | None) -> Row:
+        gap = NONE if one is None or other is None else over_queries(one - other)
+        quantity = f"{name}: LDS, paired"
+        return claim(f"{left} − {right}", quantity, "", gap, at_least=0.0, data=name)
 
-    def row(left: str, right: str, ours: Interval) -> Row:
-        label = f"{name}: LDS, paired"
-        return claim(f"{left} − {right}", label, "", ours, at_least=0.0, data=name)
-
-    single = {method: _single(run) for method, run in by.items()}
-    several = {method: _several(run) for method, run in by.items()}
-    ours = differ(single.get("Influence"), single.get("Gradients"))
-    yield row("Influence", "Gradients, of one network", ours)
+    of_one = {method: _of_one_network(run) for method, run in methods.items()}
+    of_all = {method: _of_all_networks(run) for method, run in methods.items()}
+    gradients = of_one.get("Gradients")
+    yield above("Influence", of_one.get("Influence"), "Gradients, of one network", gradients)
     for method in TESTED:
-        count = int(by[method].array("counts")[-1]) if method in by else 0
-        many = several.get(method)
-        ours = differ(many, single.get(method))
-        yield row(f"{method} of all networks", "of one", ours)
-        as_many = _estimated(estimates, count)
-        yield row(
-            f"{method} of all networks", f"{ENSEMBLE} of as many models", differ(many, as_many)
-        )
-        ours = over_seeds(by[method].array("own_each")) if method in by else NONE
-        yield claim(method, f"{name}: {OWN_LABELS['own']}", "", ours, at_least=0.0, data=name)
-    for method in by:
-        if method != RANDOM and (many := several[method]) is not None:
-            ours = differ(_estimated(estimates, None), many)
-            yield row(f"{ENSEMBLE} of all models", f"{method} of all networks", ours)
+        run, many, label = methods.get(method), of_all.get(method), f"{method} of all networks"
+        yield above(label, many, "of one", of_one.get(method))
+        count = 0 if run is None else int(run.array("counts")[-1])
+        as_many = _of_ensemble(estimates, count)
+        yield above(label, many, f"{ENSEMBLE} of as many models", as_many)
+        ours = NONE if run is None else over_seeds(run.array("own_each"))
+        yield claim(method, f"{name}: {SELF['own']}", "", ours, at_least=0.0, data=name)
+    for method, many in of_all.items():
+        if method != RANDOM and many is not None:
+            most = _of_ensemble(estimates, None)
+            yield above(f"{ENSEMBLE} of all models", most, f"{method} of all networks", many)
 
 
-def _single(run: Run) -> np.ndarray:
+def _of_one_network(run: Run) -> np.ndarray:
     """The LDS of each query, the mean over attributions of one network each."""
     return np.asarray(run.array("lds_each")).mean(0)
 
 
-def _several(run: Run) -> np.ndarray | None:
+def _of_all_networks(run: Run) -> np.ndarray | None:
     """The same of the attribution averaged over all networks, if there are several."""
     return np.asarray(run.array("lds_mean"))[-1] if len(run.array("counts")) > 1 else None
 
 
-def _estimated(estimates: list[Run], size: int | None) -> np.ndarray | None:
+def _of_ensemble(estimates: list[Run], size: int | None) -> np.ndarray | None:
     """The LDS of the ensemble's estimate of so many models; of the most, if it is None."""
     for run in estimates:
-        for place, each in enumerate(run.array("sizes")):
-            if each == size or (size is None and each == max(run.array("sizes"))):
-                return np.asarray(run.array("lds_mean"))[place]
+        sizes = [int(each) for each in run.array("sizes")]
+        wanted = max(sizes) if size is None else size
+        if wanted in sizes:
+            return np.asarray(run.array("lds_mean"))[sizes.index(wanted)]
     return None
 
 
 def _estimate(name: str, run: Run, contested: np.ndarray | None) -> Iterable[Row]:
-    about = {"data": name}
     rho = over_queries(run.array("reliability"))
     mean, low, high = (
         x if math.isnan(x) else math.sqrt(max(0.0, x)) for x in (rho.mean, rho.low, rho.high)
     )
-    yield curve("Trained twice", "rank correlation of outcomes", "", rho, **about)
-    yield curve("Ceiling", "LDS", "", Interval(mean, low, high, rho.n), **about, measure="ceiling")
-    for what, label in FOUND.items():
-        yield curve(ENSEMBLE, label, "", exact(float(run.metrics[what])), **about)
+    ceiling = Interval(mean, low, high, rho.n)
+    yield curve("Trained twice", "rank correlation of outcomes", "", rho, data=name)
+    yield curve("Ceiling", "LDS", "", ceiling, data=name, measure="ceiling")
+    for metric, label in COUNTS.items():
+        yield curve(ENSEMBLE, label, "", exact(float(run.metrics[metric])), data=name)
     for place, size in enumerate(run.array("sizes")):
         for row in _measured(run, ENSEMBLE, place, contested):
-            yield row | {"trainings": int(size)} | about
+            yield row | {"trainings": int(size), "data": name}
 
 
 def _method(name: str, method: str, run: Run, contested: np.ndarray | None) -> Iterable[Row]:
     about: dict[str, Any] = {"data": name}
+    if projection := run.config["method"].get("projection"):
+        about["proj_dim"] = projection["dim"]
     if "damping" in run.metrics:
         yield curve(method, "damping", "", exact(float(run.metrics["damping"])), **about)
     for place, count in enumerate(run.array("counts")):
         about["trainings"] = int(count)
         for row in _measured(run, method, None if count == 1 else place, contested):
             yield row | about
-        for key, label in OWN_LABELS.items():
+        for key, label in SELF.items():
             if f"{key}_each" in run.meta["arrays"]:
                 mean = float(run.array(f"{key}_mean")[place])
                 ours = over_seeds(run.array(f"{key}_each")) if count == 1 else exact(mean)
@@ -216,9 +145,10 @@ def _measured(
 ) -> Iterable[Row]:
     """What scores are worth over queries: of one average, or of one network by the mean of all."""
     for key, label in MEASURES.items():
-        single = place is None
-        values = np.asarray(run.array(f"{key}_each" if single else f"{key}_mean"))
-        values = values.mean(0) if single else values[place]
+        if place is None:
+            values = np.asarray(run.array(f"{key}_each")).mean(0)
+        else:
+            values = np.asarray(run.array(f"{key}_mean"))[place]
         if (ours := over_queries(values)).n:
             yield curve(method, label, "", ours, measure=key)
         if key == "lds" and contested is not None and (some := over_queries(values[contested])).n:
@@ -229,22 +159,93 @@ def over_queries(values: Any) -> Interval:
     """The mean over queries that have a value, with its bootstrap interval."""
     known = np.asarray(values, dtype=float)
     known = known[np.isfinite(known)]
-    if known.size == 1:
-        return Interval(float(known[0]), math.nan, math.nan, 1)
-    return bootstrap(known) if known.size else NONE
+    return single(known[0]) if known.size == 1 else bootstrap(known)
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """LDS against trainings, and what else scores are worth, a line a data set."""
+    names = list(dict.fromkeys(table["data"]))
+    figure, grid = new_lattice(
+        len(names),
+        len(TITLES),
+        height=0.75 + 2.35 * len(names),
+        share_x=False,
+        share_y=False,
+        widths=(1.5, 1, 1),
+    )
+    for (lds, area, own), name in zip(grid, names, strict=True):
+        rows = table[(table["data"] == name) & (table["kind"] == "curve")]
+        _draw_lds(lds, rows)
+        lds.set_ylabel(f"{name}\nLDS")
+        methods = list(dict.fromkeys(rows[rows["measure"] == "lds"]["method"]))
+        _draw_ends(area, rows[rows["measure"] == "area"], methods, chance=0.5)
+        _draw_ends(own, rows[rows["measure"] == "own"], methods, chance=0.0)
+        own.set_yticklabels([])
+    for axes, title in zip(grid[0], TITLES, strict=True):
+        axes.set_title(title)
+    labels = ("networks trained", "open: fewest networks trained", "filled: most")
+    for axes, label in zip(grid[-1], labels, strict=True):
+        axes.set_xlabel(label)
+    return figure
+
+
+def _draw_lds(axes: Axes, rows: pd.DataFrame) -> None:
+    lds = rows[rows["measure"] == "lds"]
+    # Inverses by themselves, such as "Influence, CG", are of one network: in the table.
+    methods = [method for method in dict.fromkeys(lds["method"]) if ", " not in method]
+    for place, method in enumerate(methods):
+        style, line = look(method), lds[lds["method"] == method].sort_values("trainings")
+        shift = 1 + 0.03 * (place - len(methods) // 2)  # intervals side by side
+        x = line["trainings"].to_numpy(dtype=float) * shift
+        axes.vlines(x, line["low"], line["high"], color=style.colour, alpha=0.4, linewidth=1.4)
+        axes.plot(x, line["ours"], color=style.colour, marker=style.marker, linewidth=1)
+    for row in records(rows[rows["measure"] == "ceiling"]):
+        axes.axhline(row["ours"], color=GREY, linewidth=0.8, linestyle=":")
+        axes.annotate(
+            "ceiling by noise", (0.99, row["ours"]), xycoords=("axes fraction", "data"),
+            ha="right", va="bottom", color=GREY, fontsize=6.5,
+        )  # fmt: skip
+    axes.axhline(0, color=BLACK, linewidth=0.6)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def _draw_ends(axes: Axes, rows: pd.DataFrame, methods: list[str], chance: float) -> None:
+    """Draw each method at the fewest trainings, open, and at the most, filled."""
+    axes.axvline(chance, color=GREY, linewidth=0.8, linestyle=":")
+    for place, method in enumerate(methods):
+        ordered = records(rows[rows["method"] == method].sort_values("trainings"))
+        if len(ordered) > 1:
+            _draw_end(axes, ordered[0], method, place + 0.14, fill="none")
+        if ordered:
+            _draw_end(axes, ordered[-1], method, place - 0.14, fill="full")
+    name_lines(axes, methods)
+
+
+def _draw_end(axes: Axes, row: Row, method: str, y: float, fill: str) -> None:
+    style = look(method)
+    if not math.isnan(row["low"]):
+        axes.plot([row["low"], row["high"]], [y, y], color=style.colour, linewidth=1.6, alpha=0.5)
+    axes.plot(row["ours"], y, style.marker, color=style.colour, fillstyle=fill)
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
     """A line a method and number of trainings."""
+    labels = {
+        "lds": "LDS",
+        "lds_contested": "LDS, contested",
+        "pairs": "pairs",
+        "area": "AUC",
+        "own": "own",
+    }
     lines = []
     measured = table[(table["kind"] == "curve") & table["trainings"].notna()]
     for (data, method, count), rows in measured.groupby(
         ["data", "method", "trainings"], sort=False
     ):
-        by = {row["measure"]: _shown(row) for row in records(rows)}
-        line = {"data": data, "method, networks": f"{method}, {count:g}", "LDS": by.get("lds", "")}
-        names = {"lds_contested": "LDS, contested", "pairs": "pairs", "area": "AUC", "own": "own"}
-        lines.append(line | {label: by.get(key, "") for key, label in names.items()})
+        shown = {row["measure"]: _shown(row) for row in records(rows)}
+        line = {"data": data, "method, networks": f"{method}, {count:g}"}
+        lines.append(line | {label: shown.get(key, "") for key, label in labels.items()})
     return pd.DataFrame(lines).fillna("")
 
 
@@ -255,19 +256,19 @@ def _shown(row: Row) -> str:
 
 def findings(table: pd.DataFrame) -> list[str]:
     """Say how near the best attribution comes to the ceiling, in each set."""
-    said = []
+    sentences = []
     for name, rows in table.groupby("data", sort=False):
         lds = rows[(rows["measure"] == "lds") & ~rows["method"].isin([ENSEMBLE, RANDOM])]
         top = rows[rows["measure"] == "ceiling"]
         if lds.empty or top.empty:
             continue
         best, ceiling = records(lds.sort_values("ours"))[-1], records(top)[0]
-        said.append(
+        sentences.append(
             f"{name}: the highest LDS of an attribution is {written(best, '.3f')}, of"
             f" {best['method']} over {best['trainings']:g} networks; noise leaves no prediction"
             f" more than about {ceiling['ours']:.2f}."
         )
-    return said
+    return sentences
 
 
 ARTIFACT = Artifact(

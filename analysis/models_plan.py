@@ -2,6 +2,7 @@
 
 import math
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,15 @@ from experiments.laboratory.runs import Run
 
 WITHIN_ERROR, WITHIN_RATE, WITHIN_FALSE = 0.05, 0.01, 0.1
 ENOUGH = 50  # models from which on the arms' sizes hardly vary
+KINDS = ("Budget", "Threshold", "Ensembles")
 BUDGET, NEEDED, ERROR, IOU, STOP = "budget", "needed", "error", "iou", "stop"
+BUDGET_LABELS = {  # by metric
+    "standard_error": "standard error",
+    "threshold": "threshold",
+    "influence": "influence",
+    "null_iou": "null iou",
+}
+NEEDED_LABELS = {"quiet_sustained": "models, quiet", "found_sustained": "models, found"}
 
 RULE = (
     "Claims, over seeds of simulated ensembles, each from one: (1) the standard error of estimates"
@@ -29,96 +38,95 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
-    of = {kind: [r for r in found if r.config["type"] == kind] for kind in KINDS}
-    rows = _claims(of["Ensembles"]) if of["Ensembles"] else []
-    rows += [row for run in of["Budget"] for row in _budget(run)]
-    rows += [row for run in of["Threshold"] for row in _needed(run)]
-    return tabulated(rows + (_simulated(of["Ensembles"]) if of["Ensembles"] else []))
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    budgets, thresholds, simulated = (
+        [run for run in runs if run.config["type"] == kind] for kind in KINDS
+    )
+    rows = _claims(simulated) if simulated else []
+    for run in budgets:
+        rows += _calculated(run, BUDGET, "models", BUDGET_LABELS)
+    for run in thresholds:
+        rows += _calculated(run, NEEDED, "threshold", NEEDED_LABELS)
+    return tabulated(rows + (_simulated(simulated) if simulated else []))
 
 
-def _claims(simulated: list[Run]) -> list[Row]:
+def _claims(runs: list[Run]) -> list[Row]:
     error, rate, overlap, false = [], [], [], []
-    for run in simulated:
+    for run in runs:
         a = {name: np.asarray(value, dtype=float) for name, value in run.arrays().items()}
         some = a["models"] >= ENOUGH
         error.append(float((a["error"] / a["error_planned"] - 1)[some].mean()))
         rate.append(float(np.abs(a["rate"] - a["rate_planned"])[some].max()))
         overlap.append(float(np.nanmean((a["iou"] - a["iou_planned"])[some])))
         false.append(float(np.nanmin((a["false_planned"] - a["false"])[some])))
-    name = "simulated − planned"
-    bound = WITHIN_RATE
+    name, bound = "simulated − planned", WITHIN_RATE
+    within = {"at_least": -WITHIN_ERROR, "at_most": WITHIN_ERROR}
+    lowest = over_seeds(false)
     return [
-        claim(
-            name, "standard error, relative", "", over_seeds(error),
-            at_least=-WITHIN_ERROR, at_most=WITHIN_ERROR,
-        ),
+        claim(name, "standard error, relative", "", over_seeds(error), **within),
         claim(name, "rate of passing by chance, largest gap", "", over_seeds(rate), at_most=bound),
         claim(name, "IOU by chance", "", over_seeds(overlap), at_least=-bound, at_most=bound),
-        claim(
-            "expected − true", "false share, lowest", "", over_seeds(false),
-            at_least=-WITHIN_FALSE,
-        ),
-    ]  # fmt: skip
-
-
-def _budget(run: Run) -> list[Row]:
-    one, m = run.config, run.metrics
-    about = {"models": one["models"], "p": one["p"]}
-    names = ("standard_error", "threshold", "influence", "null_iou")
-    return [
-        curve(f"p = {one['p']:g}", name.replace("_", " "), "", exact(m[name]), **about)
-        | {"kind": BUDGET}
-        for name in names
-        if name in m
+        claim("expected − true", "false share, lowest", "", lowest, at_least=-WITHIN_FALSE),
     ]
 
 
-def _needed(run: Run) -> list[Row]:
-    one, m = run.config, run.metrics
-    about = {"threshold": one["threshold"], "p": one["p"]}
-    what = {"quiet_sustained": "models, quiet", "found_sustained": "models, found"}
+def _calculated(run: Run, kind: str, column: str, labels: dict[str, str]) -> list[Row]:
+    """What the plan says for one budget of models, or for one threshold."""
+    config = run.config
+    about = {"kind": kind, column: config[column], "p": config["p"]}
     return [
-        curve(f"p = {one['p']:g}", label, "", exact(m[name]), **about) | {"kind": NEEDED}
-        for name, label in what.items()
-        if name in m
+        curve(f"p = {config['p']:g}", label, "", exact(run.metrics[metric]), **about)
+        for metric, label in labels.items()
+        if metric in run.metrics
     ]
 
 
-def _simulated(found: list[Run]) -> list[Row]:
+def _simulated(runs: list[Run]) -> list[Row]:
     """Means over seeds, beside the plan's numbers, which are the same for every seed."""
-    one = found[0]
-    models, p, thresholds = (np.asarray(one.array(n)) for n in ("models", "p", "thresholds"))
+    first = runs[0]
+    models, p, thresholds = (np.asarray(first.array(n)) for n in ("models", "p", "thresholds"))
+
+    def row(kind: str, name: str, place: tuple[int, ...], planned: Any, **about: Any) -> Row:
+        # Without any pair there is no number: seeds that have none are left out.
+        values = [float(run.array(name)[place]) for run in runs]
+        known = [value for value in values if math.isfinite(value)]
+        ours = over_seeds(known) if known else Interval(math.nan, math.nan, math.nan, len(runs))
+        about = {"planned": float(planned)} | about
+        return curve("simulated", name, "", ours, kind=kind, **about)
+
     rows = []
     for i, n in enumerate(models):
         for j, right in enumerate(p):
-            where = {"models": int(n), "p": float(right)}
-            row = _over(found, "error", (i, j), where, float(one.array("error_planned")[i, j]))
-            rows.append(row | {"kind": ERROR})
-            for k, t in enumerate(thresholds):
-                at = where | {"threshold": float(t)}
-                planned = float(one.array("iou_planned")[i, j, k])
-                rows.append(_over(found, "iou", (i, j, k), at, planned) | {"kind": IOU})
-        for k, t in enumerate(thresholds):
-            at = {"models": int(n), "threshold": float(t)}
-            planned = float(np.mean([r.array("false_planned")[i, k] for r in found]))
-            rows.append(_over(found, "false", (i, k), at, planned) | {"kind": STOP})
+            about = {"models": int(n), "p": float(right)}
+            planned = first.array("error_planned")[i, j]
+            rows.append(row(ERROR, "error", (i, j), planned, **about))
+            for k, threshold in enumerate(thresholds):
+                planned = first.array("iou_planned")[i, j, k]
+                at = about | {"threshold": float(threshold)}
+                rows.append(row(IOU, "iou", (i, j, k), planned, **at))
+        for k, threshold in enumerate(thresholds):
+            planned = np.mean([run.array("false_planned")[i, k] for run in runs])
+            about = {"models": int(n), "threshold": float(threshold)}
+            rows.append(row(STOP, "false", (i, k), planned, **about))
     return rows
 
 
-def _over(
-    found: list[Run], name: str, at: tuple[int, ...], where: dict[str, float], planned: float
-) -> Row:
-    """The interval over the seeds that have a number there: without any pair there is none."""
-    values = [float(run.array(name)[at]) for run in found]
-    known = [value for value in values if math.isfinite(value)]
-    ours = over_seeds(known) if known else Interval(math.nan, math.nan, math.nan, len(found))
-    return curve("simulated", name, "", ours, planned=planned, **where)
+def draw(table: pd.DataFrame) -> Figure:
+    labels = ["models", "threshold of influence", "threshold of influence"]
+    figure, (left, middle, right) = new_panels(labels, width=PAGE, height=2.7)
+    _draw_budget(left, table[table["kind"] == BUDGET])
+    _draw_planned(middle, table[(table["kind"] == IOU) & (table["p"] == 0.5)])
+    middle.set_ylim(0, 0.4)
+    middle.set_title("IOU by chance alone, p = 0.5\n(line: planned, points: simulated)")
+    middle.legend()
+    _draw_planned(right, table[table["kind"] == STOP])
+    right.set_ylim(-0.02, 1.02)
+    right.set_title("false pairs among those found\n(line: expected, points: true)")
+    return figure
 
 
-def _resolves(axes: Axes, table: pd.DataFrame) -> None:
+def _draw_budget(axes: Axes, rows: pd.DataFrame) -> None:
     """Threshold and influence that a budget resolves, a colour a p."""
-    rows = table[table["kind"] == BUDGET]
     for (p, of_p), (colour, _) in zip(rows.groupby("p"), UNNAMED, strict=False):
         for quantity, line in (("threshold", "-"), ("influence", "--")):
             part = of_p[of_p["quantity"] == quantity].sort_values("models")
@@ -132,64 +140,31 @@ def _resolves(axes: Axes, table: pd.DataFrame) -> None:
     axes.legend()
 
 
-def _overlap(axes: Axes, table: pd.DataFrame) -> None:
-    """IOU by chance against the threshold, planned and simulated, for some numbers of models."""
-    rows = table[(table["kind"] == IOU) & (table["p"] == 0.5)]
-    for n, colour in zip(_few(rows), (*SHADES, BLACK), strict=False):
+def _draw_planned(axes: Axes, rows: pd.DataFrame) -> None:
+    """What was planned, a line, and simulated, points, by threshold for some numbers of models."""
+    models = sorted({int(n) for n in rows["models"]})
+    models = [n for n in models if n in (50, 100, 400, 1000)] or models
+    for n, colour in zip(models, (*SHADES, BLACK), strict=False):
         part = rows[rows["models"] == n].sort_values("threshold")
         axes.plot(part["threshold"], part["planned"], color=colour, label=f"{n} models")
         axes.plot(part["threshold"], part["ours"], "o", color=colour, markersize=2.5)
-    axes.set_ylim(0, 0.4)
-    axes.set_title("IOU by chance alone, p = 0.5\n(line: planned, points: simulated)")
-    axes.legend()
-
-
-def _stop(axes: Axes, table: pd.DataFrame) -> None:
-    """The share of false pairs among those found, true and as the stop rule expects it."""
-    rows = table[table["kind"] == STOP]
-    for n, colour in zip(_few(rows), (*SHADES, BLACK), strict=False):
-        part = rows[rows["models"] == n].sort_values("threshold")
-        axes.plot(part["threshold"], part["planned"], color=colour, label=f"{n} models")
-        axes.plot(part["threshold"], part["ours"], "o", color=colour, markersize=2.5)
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_title("false pairs among those found\n(line: expected, points: true)")
-
-
-def _few(rows: pd.DataFrame) -> list[int]:
-    known = sorted({int(n) for n in rows["models"]})
-    return [n for n in known if n in (50, 100, 400, 1000)] or known
-
-
-def draw(table: pd.DataFrame) -> Figure:
-    labels = ["models", "threshold of influence", "threshold of influence"]
-    figure, panels = new_panels(labels, width=PAGE, height=2.7)
-    for axes, panel in zip(panels, (_resolves, _overlap, _stop), strict=True):
-        panel(axes, table)
-    return figure
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
     """The claims, then a line for each budget and each threshold that was asked about."""
-    lines = [
-        {
-            "asked": "claim",
-            "answer": f"{row['method']}: {row['quantity']}",
-            "value": f"{row['ours']:.3g}",
-            "verdict": row["verdict"],
-        }
-        for row in records(table[table["kind"] == "claim"])
-    ]
-    for row in records(table[table["kind"].isin([BUDGET, NEEDED])]):
-        by_models = row["kind"] == BUDGET
-        asked = f"{row['models']:g} models" if by_models else f"threshold {row['threshold']:g}"
-        value = f"{row['ours']:.3g}" if by_models else f"{row['ours']:.0f}"
-        lines.append(
-            {"asked": f"{asked}, {row['method']}", "answer": row["quantity"], "value": value}
-        )
-    return pd.DataFrame(lines, columns=["asked", "answer", "value", "verdict"]).fillna("")
+    lines = []
+    for row in records(table[table["kind"].isin(["claim", BUDGET, NEEDED])]):
+        asked, answer = f"{row['models']:g} models, {row['method']}", row["quantity"]
+        form = ".0f" if row["kind"] == NEEDED else ".3g"
+        if row["kind"] == "claim":
+            asked, answer = "claim", f"{row['method']}: {row['quantity']}"
+        elif row["kind"] == NEEDED:
+            asked = f"threshold {row['threshold']:g}, {row['method']}"
+        value = format(row["ours"], form)
+        lines.append({"asked": asked, "answer": answer, "value": value, "verdict": row["verdict"]})
+    return pd.DataFrame(lines).fillna("")
 
 
-KINDS = ("Budget", "Threshold", "Ensembles")
 ARTIFACT = Artifact(
     id="models_plan",
     experiment="model_count",

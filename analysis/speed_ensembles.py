@@ -7,14 +7,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.ink.style import BLACK, GREY, UNNAMED, new_panels, tick_values
+from analysis.ink.style import BLACK, GREY, UNNAMED, new_axes, tick_values
 from analysis.numbers.statistics import NONE, Interval, geometric
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
-NAMES = {"DigitsMLP": "MLP", "StridedCNN": "CNN"}
 MLP, CNN, GPU, LIMIT = 2.0, 1.0, 20.0, 2.0
+NETWORKS = {"DigitsMLP": ("MLP", MLP), "StridedCNN": ("CNN", CNN)}
+BFLOAT = "one, bfloat16"
 RATE = "models an hour"
 
 RULE = (
@@ -25,72 +26,66 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
+def tabulate(runs: list[Run]) -> pd.DataFrame:
     rows: list[Row] = []
-    trained = [run for run in found if run.metrics["work"] in NAMES]
-    for work, name in NAMES.items():
-        of = [run for run in trained if run.metrics["work"] == work]
-        for device, bound in (("cpu", {"MLP": MLP, "CNN": CNN}[name]), ("cuda", GPU)):
-            here = [run for run in of if run.config["device"] == device]
-            rows += _network(name, device, here, bound)
-    return tabulated(rows + _estimate([r for r in found if r.metrics["work"] == "Estimate"]))
+    for work, (name, bound) in NETWORKS.items():
+        members = [run for run in runs if run.metrics["work"] == work]
+        for device, least in (("cpu", bound), ("cuda", GPU)):
+            measured = [run for run in members if run.config["device"] == device]
+            rows += _network(name, device, measured, least)
+    return tabulated(rows + _estimate([run for run in runs if run.metrics["work"] == "Estimate"]))
 
 
-def _network(name: str, device: str, found: list[Run], bound: float) -> list[Row]:
+def _network(name: str, device: str, runs: list[Run], bound: float) -> list[Row]:
     where = f"{name}, {'GPU' if device == 'cuda' else 'one CPU thread'}"
     label = "best stack, models an hour over one after another"
-    if not found:
-        return [claim(where, label, "x", NONE, at_least=bound)]
     ways: dict[tuple[str, int], list[Run]] = {}
-    for run in found:
+    for run in runs:
         ways.setdefault((run.metrics["way"], int(run.metrics["size"])), []).append(run)
-    ratios = {way: _over(of, "ratio") for way, of in ways.items()}
+    ratios = {way: _mean(members, "ratio") for way, members in ways.items()}
     stacks = [ratio for (way, _), ratio in ratios.items() if way == "Stacked"]
     best = max(stacks, key=lambda ratio: ratio.mean, default=NONE)
     rows = [claim(where, label, "x", best, at_least=bound)]
-    alone = _over(found, "models_per_hour_alone")
-    rows.append(curve(where, RATE, "", alone, way="one after another", size=1, device=device))
-    for (way, size), of in sorted(ways.items()):
-        about: dict[str, Any] = {"way": f"stack of {size}" if way == "Stacked" else "one, bfloat16"}
-        about |= {"size": size, "device": device}
-        rows.append(curve(where, RATE, "", _over(of, "models_per_hour"), **about))
+    if runs:
+        alone = _mean(runs, "models_per_hour_alone")
+        rows.append(curve(where, RATE, "", alone, way="one after another", size=1, device=device))
+    for (way, size), members in sorted(ways.items()):
+        shown = f"stack of {size}" if way == "Stacked" else BFLOAT
+        about: dict[str, Any] = {"way": shown, "size": size, "device": device}
+        rows.append(curve(where, RATE, "", _mean(members, "models_per_hour"), **about))
         rows.append(curve(where, "ratio", "x", ratios[way, size], **about))
     return rows
 
 
-def _estimate(found: list[Run]) -> list[Row]:
-    ours = _over(found, "over_limit") if found else NONE
-    label = "time over that of the product alone"
-    rows = [claim("estimate of all pairs", label, "x", ours, at_most=LIMIT)]
-    for name, quantity, unit in (
+def _estimate(runs: list[Run]) -> list[Row]:
+    name, label = "estimate of all pairs", "time over that of the product alone"
+    rows = [claim(name, label, "x", _mean(runs, "over_limit"), at_most=LIMIT)]
+    for metric, quantity, unit in (
         ("seconds", "influence", "s"),
         ("errors_seconds", "standard errors", "s"),
         ("product_gops", "rate of the 8-bit product", "Gop/s"),
     ):
-        if found:
-            rows.append(curve("estimate of all pairs", quantity, unit, _over(found, name)))
+        if runs:
+            rows.append(curve(name, quantity, unit, _mean(runs, metric)))
     return rows
 
 
-def _over(found: list[Run], name: str) -> Interval:
-    return geometric([float(run.metrics[name]) for run in found])
+def _mean(runs: list[Run], metric: str) -> Interval:
+    return geometric([float(run.metrics[metric]) for run in runs])
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    figure, (axes,) = new_panels(["networks in the stack"], "times as many models an hour")
+    figure, axes = new_axes("networks in the stack", "times as many models an hour")
     rows = table[(table["quantity"] == "ratio") & (table["device"] == "cpu")]
     for (where, line), (colour, marker) in zip(rows.groupby("method"), UNNAMED, strict=False):
-        stacks = line[line["way"] != "one, bfloat16"].sort_values("size")
         name = str(where).split(",")[0]
-        x = [1.0, *stacks["size"]]
-        axes.plot(x, [1.0, *stacks["ours"]], color=colour, marker=marker, label=f"{name}, stack")
-        axes.fill_between(
-            x, [1.0, *stacks["low"]], [1.0, *stacks["high"]], color=colour, alpha=0.2, linewidth=0
-        )
-        for row in records(line[line["way"] == "one, bfloat16"]):
-            axes.plot(
-                1, row["ours"], marker, color=colour, fillstyle="none", label=f"{name}, bfloat16"
-            )
+        stacks = line[line["way"] != BFLOAT].sort_values("size")
+        x, ours, low, high = ([1.0, *stacks[column]] for column in ("size", "ours", "low", "high"))
+        axes.plot(x, ours, color=colour, marker=marker, label=f"{name}, stack")
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+        for ratio in line.loc[line["way"] == BFLOAT, "ours"]:
+            label = f"{name}, bfloat16"
+            axes.plot(1, ratio, marker, color=colour, fillstyle="none", label=label)
     axes.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_xscale("log", base=2)
     tick_values(axes, [1, *rows["size"]])

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Iterable
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.ink.style import BLACK, BLUE, GREEN, new_panels
+from analysis.ink.marks import draw_key, draw_value, mark, name_lines, printed_mark
+from analysis.ink.style import BLUE, GREEN, PAGE, new_panels
 from analysis.numbers.statistics import Interval, geometric, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
@@ -33,29 +33,29 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
+def tabulate(runs: list[Run]) -> pd.DataFrame:
     works: dict[str, list[Run]] = {}
-    for run in found:
+    for run in runs:
         works.setdefault(str(run.metrics["work"]), []).append(run)
     return tabulated([row for work, members in works.items() for row in _rows(work, members)])
 
 
-def _rows(work: str, members: list[Run]) -> Iterable[Row]:
-    def over(name: str, scale: float = 1.0) -> Interval:
-        return geometric([scale * float(run.metrics[name]) for run in members])
+def _rows(work: str, runs: list[Run]) -> Iterable[Row]:
+    def mean(name: str, scale: float = 1.0) -> Interval:
+        return geometric([scale * float(run.metrics[name]) for run in runs])
 
-    first = members[0].metrics
+    first = runs[0].metrics
     if "bound" not in first:  # a size that only checks shapes
-        yield curve(work, "ratio", "", over("ratio"))
+        yield curve(work, "ratio", "", mean("ratio"))
     else:
         at, unit = ("at_least", GAIN) if first["is_speedup"] else ("at_most", COST)
-        yield claim(work, "ratio", unit, over("ratio"), **{at: first["bound"]})
+        yield claim(work, "ratio", unit, mean("ratio"), **{at: first["bound"]})
     for name, label, unit, scale in MEASURED:
         if name in first:
-            yield curve(work, label, unit, over(name, scale))
+            yield curve(work, label, unit, mean(name, scale))
     for name, label in [("peak_bytes", "n"), ("peak_bytes_x4", "4 n")]:
         if name in first:
-            peak = over_seeds([1e-6 * run.metrics[name] for run in members])
+            peak = over_seeds([1e-6 * run.metrics[name] for run in runs])
             about = work, f"peak memory, {label} examples", "MB", peak
             batch = "Hessian" in work and label != "n"  # a larger batch, not more candidates
             yield curve(*about) if batch else claim(*about, at_most=MEMORY)
@@ -67,13 +67,13 @@ def draw(table: pd.DataFrame) -> Figure:
     costs = [row for row in ratios if row["unit"] != GAIN]
     labels = ["Passes: forward and backward", "Times faster (log)"]
     lines = max(len(costs), len(gains))
-    figure, panels = new_panels(labels, width=7.0, height=1.0 + 0.33 * lines)
+    figure, panels = new_panels(labels, width=PAGE, height=1.0 + 0.33 * lines)
     for axes, rows, colour in zip(panels, (costs, gains), (BLUE, GREEN), strict=True):
         for place, row in enumerate(rows):
-            _draw_row(axes, row, place, colour)
-        axes.set_yticks(range(len(rows)), [_label(row["method"]) for row in rows])
+            bound = row["at_most"] if math.isnan(row["at_least"]) else row["at_least"]
+            draw_value(axes, row | {"paper": bound}, place, colour)
+        name_lines(axes, [_label(row["method"]) for row in rows])
         axes.set_ylim(lines - 0.5, -0.5)
-        axes.tick_params(axis="y", length=0)
     panels[0].set_xlim(left=0)
     if gains:
         panels[1].set_xscale("log")
@@ -81,17 +81,8 @@ def draw(table: pd.DataFrame) -> Figure:
         panels[1].set_xticks(TICKS, [str(tick) for tick in TICKS])
         panels[1].minorticks_off()
         panels[1].set_xlim(limits)
-    ours = panels[0].plot([], [], "o-", color=BLUE)[0]
-    bound = panels[0].plot([], [], "|", color=BLACK, markersize=11, markeredgewidth=1.4)[0]
-    figure.legend([ours, bound], ["ours", "bound"], loc="outside upper center", ncols=2)
+    draw_key(figure, {"ours": mark("o", BLUE, "-"), "bound": printed_mark()})
     return figure
-
-
-def _draw_row(axes: Axes, row: Row, place: int, colour: str) -> None:
-    axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=2, alpha=0.5)
-    axes.plot(row["ours"], place, "o", color=colour)
-    for bound in (row["at_least"], row["at_most"]):
-        axes.plot(bound, place, "|", color=BLACK, markersize=11, markeredgewidth=1.4)
 
 
 def _label(work: str) -> str:

@@ -1,12 +1,14 @@
 """Throughput of self-influence in translation: passes over the data, pairs an hour, a corpus."""
 
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.ink.style import BLACK, GREEN, GREY, new_axes
-from analysis.numbers.statistics import geometric
+from analysis.numbers.statistics import Interval, geometric
 from analysis.numbers.table import aside, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
@@ -24,21 +26,23 @@ RULE = (
 )
 
 
-def tabulate(found: list[Run]) -> pd.DataFrame:
+def tabulate(runs: list[Run]) -> pd.DataFrame:
+    def mean(values: Iterable[Any]) -> Interval:
+        return geometric([float(value) for value in values])
+
     rows = []
     for work, name in WORKS.items():
-        ours = geometric([float(run.metrics[f"ratio_{work}"]) for run in found])
+        ours = mean(run.metrics[f"ratio_{work}"] for run in runs)
         if work == "scored":
             rows.append(claim(name, "cost", "plain passes", ours, at_most=MOST))
         else:
             rows.append(curve(name, "cost", "plain passes", ours))
-    rate = geometric([float(run.metrics["pairs_per_hour"]) for run in found])
-    hours = geometric([CORPUS / float(run.metrics["pairs_per_hour"]) for run in found])
     name = WORKS["scored"]
+    rate = mean(run.metrics["pairs_per_hour"] for run in runs)
+    hours = mean(CORPUS / float(run.metrics["pairs_per_hour"]) for run in runs)
     rows.append(aside(name, "throughput", "pairs/hour", rate, PAPER_RATE, FACTOR))
     rows.append(curve(name, "100 million pairs", "hours", hours))
-    size = geometric([float(run.metrics["num_params"]) for run in found])
-    rows.append(curve("Model", "parameters", "", size))
+    rows.append(curve("Model", "parameters", "", mean(run.metrics["num_params"] for run in runs)))
     return tabulated(rows)
 
 
@@ -55,13 +59,10 @@ def draw(table: pd.DataFrame) -> Figure:
     axes.set_xlim(0, 1.15 * max(MOST, *(row["ours"] for row in rows)))
     axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    rate = next(row for row in records(table) if row["quantity"] == "throughput")
-    hours = next(row for row in records(table) if row["quantity"] == "100 million pairs")
-    axes.set_title(
-        f"{rate['ours']:,.0f} pairs an hour; 100 million in {hours['ours']:,.0f} hours",
-        fontsize=7,
-        loc="right",
-    )
+    ours = dict(zip(table["quantity"], table["ours"], strict=True))
+    rate, hours = ours["throughput"], ours["100 million pairs"]
+    title = f"{rate:,.0f} pairs an hour; 100 million in {hours:,.0f} hours"
+    axes.set_title(title, fontsize=7, loc="right")
     return figure
 
 

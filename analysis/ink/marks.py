@@ -45,7 +45,8 @@ def draw_printed(axes: Axes, value: float, place: float) -> None:
 def name_lines(axes: Axes, labels: Sequence[str], margin: float = 0.5) -> None:
     """Name the lines of a panel from the top, `margin` lines of room beyond the last."""
     axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - margin, margin - 1)
+    if labels:
+        axes.set_ylim(len(labels) - margin, margin - 1)
     axes.tick_params(axis="y", length=0)
 
 
