@@ -9,7 +9,7 @@ from scipy import stats
 
 from analysis.ink.retrieval import draw
 from analysis.numbers import mislabel
-from analysis.numbers.frame import Method, Observation, estimate, methods, paired, tidy
+from analysis.numbers.frame import Method, Observation, draws, estimate, methods, paired, tidy
 from analysis.numbers.mislabel import ACCURACY, RETRIEVAL
 from analysis.numbers.statistics import Interval, over_seeds
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
@@ -98,11 +98,9 @@ def _retrieval(frame: pd.DataFrame, method: Method) -> list[Row]:
 
 def _spread(frame: pd.DataFrame, method: Method, metric: str) -> list[float]:
     """The standard deviation over draws, of each of the seeds that have the most draws."""
-    chosen = (frame["family"] == method.family) & (frame["dim"] == method.dim)
-    rows = frame[chosen & (frame["metric"] == metric)]
-    draws = [group["value"].to_numpy() for _, group in rows.groupby("seed", sort=False)]
-    most = max(map(len, draws), default=0)
-    return [float(np.std(values, ddof=1)) for values in draws if len(values) == most > 1]
+    by_seed = draws(frame, metric, method)
+    most = max(map(len, by_seed), default=0)
+    return [float(np.std(values, ddof=1)) for values in by_seed if len(values) == most > 1]
 
 
 def _recursion(frame: pd.DataFrame, observations: list[Observation], method: Method) -> list[Row]:

@@ -18,6 +18,7 @@ from analysis.numbers.frame import (
     by_seed,
     dims,
     draw_of,
+    draws,
     estimate,
     method_of,
     numbers,
@@ -45,28 +46,19 @@ class Ranking:
 
 METRICS = {"AUC": "auc", "AP": "ap"}
 PERCENT = {*METRICS.values(), "chance_ap", "auc_length", "negative_share"}
-PRINTED = {  # AUC, AP as printed, by whether the last layers alone are used
-    False: {
-        ("RandSelect", 10): (67.0, 12.2),
-        ("RandSelect", 100): (79.3, 19.7),
-        ("RandProj", 10): (85.6, 31.3),
-        ("RandProj", 20): (85.2, 28.0),
-        ("Arnoldi", 10): (92.0, 47.8),
-        ("Arnoldi", 20): (93.8, 54.4),
-    },
-    True: {
-        ("RandSelect", 100): (80.2, 20.1),
-        ("RandSelect", 1000): (81.3, 22.2),
-        ("RandProj", 10): (80.6, 23.5),
-        ("RandProj", 20): (83.0, 25.8),
-        ("Arnoldi", 10): (82.0, 28.1),
-        ("Arnoldi", 20): (83.7, 28.5),
-    },
-}
-PAPER = {
-    Ranking(Method(*size), last): values
-    for last, rows in PRINTED.items()
-    for size, values in rows.items()
+PAPER = {  # AUC, AP as printed
+    Ranking(Method("RandSelect", 10)): (67.0, 12.2),
+    Ranking(Method("RandSelect", 100)): (79.3, 19.7),
+    Ranking(Method("RandProj", 10)): (85.6, 31.3),
+    Ranking(Method("RandProj", 20)): (85.2, 28.0),
+    Ranking(Method("Arnoldi", 10)): (92.0, 47.8),
+    Ranking(Method("Arnoldi", 20)): (93.8, 54.4),
+    Ranking(Method("RandSelect", 100), last=True): (80.2, 20.1),
+    Ranking(Method("RandSelect", 1000), last=True): (81.3, 22.2),
+    Ranking(Method("RandProj", 10), last=True): (80.6, 23.5),
+    Ranking(Method("RandProj", 20), last=True): (83.0, 25.8),
+    Ranking(Method("Arnoldi", 10), last=True): (82.0, 28.1),
+    Ranking(Method("Arnoldi", 20), last=True): (83.7, 28.5),
 }
 SPREAD = {"AUC": 0.9, "AP": 1.0}  # printed bounds of the std over draws of a projection
 PAPER_BLEU, PAPER_TEST = 36.0, "newstest2016"
@@ -90,12 +82,9 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     frame = tidy(one for run in runs if run not in translations for one in _observations(run))
     if frame.empty:
         return tabulated([])
-    rankings = [
-        Ranking(Method(family, dim), share < 1)
-        for family, dim, share in dict.fromkeys(
-            frame[["family", "dim", "share"]].itertuples(index=False, name=None)
-        )
-    ]
+    columns = (frame[name] for name in ("family", "dim", "share"))
+    kinds = dict.fromkeys(zip(*columns, strict=True))
+    rankings = [Ranking(Method(family, dim), share < 1) for family, dim, share in kinds]
     others = [one for one in rankings if one not in PAPER]
     shown = [*PAPER, *others] if set(PAPER) & set(rankings) else others
     chance = {"AUC": 50.0, "AP": frame.loc[frame["metric"] == "chance_ap", "value"].iat[0]}
@@ -116,7 +105,8 @@ def _observations(run: Run) -> Iterator[Observation]:
     Axes of auc and ap: (directions,), their numbers in `dims`.
     """
     config, part = run.config, run.config["part"]
-    share = 1.0 if part is None else part / config["model"]["network"]["layers"]
+    layers = 2 * config["model"]["network"]["layers"]  # of the encoder and the decoder
+    share = 1.0 if part is None else part / layers
     about = numbers(run.metrics, PERCENT)
     for place, dim in enumerate(run.array("dims")):
         values = {metric: 100 * float(run.array(metric)[place]) for metric in METRICS.values()}
@@ -143,16 +133,14 @@ def _printed(one: Ranking) -> tuple[float, float]:
 
 def _spreads(frame: pd.DataFrame, one: Ranking) -> list[Row]:
     """Standard deviations: over folds, and over draws within the folds that have several."""
-    part = _part(frame, one.last)
-    part = part[(part["family"] == one.method.family) & (part["dim"] == one.method.dim)]
     rows = []
     for name, metric in METRICS.items():
         folds = _by_fold(frame, name, one)
         if len(folds) > 1:
             spread = single(folds.std(ddof=1))
             rows.append(curve(_named(one), f"{name}, std over folds", "x100", spread))
-        draws = [values for _, values in part[part["metric"] == metric].groupby("seed")["value"]]
-        several = [float(np.std(values, ddof=1)) for values in draws if len(values) > 1]
+        by_fold = draws(_part(frame, one.last), metric, one.method)
+        several = [float(np.std(values, ddof=1)) for values in by_fold if len(values) > 1]
         if several:
             ours, what = over_seeds(several), f"{name}, std over draws"
             rows.append(aside(_named(one), what, "x100", ours, SPREAD[name], FACTOR))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.numbers.statistics import Interval, difference, over_seeds, per_seed
@@ -148,10 +149,21 @@ def dims(frame: pd.DataFrame, family: str) -> list[int]:
 
 def by_seed(frame: pd.DataFrame, metric: str, method: Method | None = None) -> pd.Series:
     """A metric of one method, or of all, by seed: the draws of one seed are averaged."""
+    rows = _chosen(frame, metric, method)
+    return per_seed(rows["value"], rows["seed"].to_numpy())
+
+
+def draws(frame: pd.DataFrame, metric: str, method: Method) -> list[np.ndarray]:
+    """The values of a method's draws, one array per seed."""
+    groups = _chosen(frame, metric, method).groupby("seed", sort=False)["value"]
+    return [values.to_numpy() for _, values in groups]
+
+
+def _chosen(frame: pd.DataFrame, metric: str, method: Method | None) -> pd.DataFrame:
     chosen = frame["metric"] == metric
     if method is not None:
         chosen &= (frame["family"] == method.family) & (frame["dim"] == method.dim)
-    return per_seed(frame.loc[chosen, "value"], frame.loc[chosen, "seed"].to_numpy())
+    return frame[chosen]
 
 
 def estimate(

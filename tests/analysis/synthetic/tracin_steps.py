@@ -4,6 +4,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from experiments.mnist_checkpoints import (
+    All,
+    Choice,
+    Converged,
+    Early,
+    Even,
+    Last,
+    Proposed,
+    Random,
+    Steady,
+    Unconverged,
+)
 from tests.analysis.synthetic.shapes import write_made_up
 
 FACTORS = np.array([0.25, 0.5, 1.0])
@@ -41,15 +53,11 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Choice:
-    name: str
-    draw: int = 0
-
-
-@dataclass(frozen=True)
 class Traced:
     dense: Dense
     choice: Choice
+    name: str
+    draw: int = 0
 
 
 AP = {  # what Sec. D says, with the positions each choice takes
@@ -63,6 +71,11 @@ AP = {  # what Sec. D says, with the positions each choice takes
     "even 3": (0.93, (6, 12, 19)),
     "random 3": (0.9, (2, 9, 17)),
 }
+CHOICES: dict[str, Choice] = {
+    "all": All(), "last": Last(), "early": Early(), "steady decrease": Steady(),
+    "after convergence": Converged(), "all before convergence": Unconverged(),
+    "proposed 3": Proposed(3), "even 3": Even(3), "random 3": Random(3),
+}  # fmt: skip
 
 
 def write(preset: str, seeds: int) -> None:
@@ -100,18 +113,18 @@ def steps_outcome(cell: Steps, power: float) -> dict:
 def write_checkpoints(preset: str, seeds: int, ap: dict[str, float] | None = None) -> None:
     """Every choice on every seed; `ap` changes what some of them find."""
     cells = [
-        Traced(Dense(Model(seed)), Choice(name, number))
+        Traced(Dense(Model(seed)), Random(3, draw) if draw else choice, name, draw)
         for seed in range(seeds)
-        for name in AP
-        for number in range(2 if name.startswith("random") else 1)
+        for name, choice in CHOICES.items()
+        for draw in range(2 if isinstance(choice, Random) else 1)
     ]
     write_made_up("mnist_checkpoints", preset, cells, lambda c: checkpoints_outcome(c, ap or {}))
 
 
 def checkpoints_outcome(cell: Traced, ap: dict[str, float]) -> dict:
-    name, seed = cell.choice.name, cell.dense.model.seed
+    name, seed = cell.name, cell.dense.model.seed
     value, positions = AP[name]
-    draw = np.random.default_rng([seed, cell.choice.draw, *name.encode()])
+    draw = np.random.default_rng([seed, cell.draw, *name.encode()])
     found = min(1.0, ap.get(name, value) + 0.0005 * draw.normal())
     steps = np.arange(1, N_CHECKPOINTS + 1) * 5
     return {
