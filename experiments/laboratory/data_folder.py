@@ -25,6 +25,11 @@ def root() -> Path:
     return Path(os.environ.get("RETRACE_DATA") or REPOSITORY / "data")
 
 
+def model_folder(name: str) -> Path | None:
+    """The folder of a model under the data folder, or at the path `name`; None if there is none."""
+    return next((path for path in (root() / name, Path(name)) if path.is_dir()), None)
+
+
 def missing(what: str, reason: str, remedy: str, contents: str) -> UserError:
     """The error for data that is not here; `contents` is what a data folder with it has."""
     return UserError(

@@ -1,4 +1,4 @@
-"""Published weights of vision Transformers: any that Hugging Face's ViTModel reads."""
+"""Published weights of vision Transformers, as Hugging Face's ViTModel reads them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,17 +7,14 @@ from typing import Any
 import torch
 
 from experiments.laboratory import data_folder
-from experiments.laboratory.data_folder import reachable
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.runs import note
 from experiments.models.vit import VisionTransformer
 
-SERVER = "https://huggingface.co"
-
 
 @dataclass(frozen=True)
 class Published:
-    """A checkpoint, which brings all but the head.
+    """A checkpoint of all weights but the head's.
 
     folder  a Hugging Face model folder, as a path or under the data folder, or a name on the hub
     """
@@ -26,24 +23,21 @@ class Published:
 
     def load(self, network: VisionTransformer) -> VisionTransformer:
         """Put the weights into a network of the same architecture; its head stays as it is."""
-        where = next(
-            (str(p) for p in (data_folder.root() / self.folder, Path(self.folder)) if p.is_dir()),
-            None,
-        )
-        source = _read(where or self.folder, local=where is not None)
-        _check(network, source.config, where or self.folder)
+        where = str(data_folder.model_folder(self.folder) or self.folder)
+        source = _read(where)
+        _check(network, source.config, where)
         with torch.no_grad():
             _copy(network, source)
         note("data", {self.folder: f"{sum(v.numel() for v in source.parameters()):,} parameters"})
         return network.eval()
 
 
-def _read(where: str, local: bool) -> Any:
+def _read(where: str) -> Any:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
-    offline = local or not reachable(SERVER)  # else it retries for a minute
+    offline = Path(where).is_dir() or not data_folder.reachable(data_folder.HUGGING_FACE)
     try:
         source = transformers.ViTModel.from_pretrained(
             where, local_files_only=offline, add_pooling_layer=False
@@ -51,8 +45,8 @@ def _read(where: str, local: bool) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{where} is neither a folder of a vision Transformer here nor a name that could be "
-            f"fetched ({first}): put the folder (config.json, model.safetensors) under --data DIR "
+            f"{where} is neither a local folder of a vision Transformer nor a name on the hub "
+            f"({first}): put the folder (config.json, model.safetensors) under --data DIR "
             "or RETRACE_DATA=DIR, or give its path by --model.start.folder"
         ) from error
     return source.float().eval()
@@ -77,9 +71,9 @@ def _check(network: VisionTransformer, config: Any, where: str) -> None:
 
 
 def _copy(network: VisionTransformer, source: Any) -> None:
-    """ViTModel keeps queries, keys and values apart, and convolves with the patches' weight.
+    """Copy weights; ViTModel has separate queries, keys and values, and a convolution for patches.
 
-    Normalisation keeps its own epsilon, 1e-6, which is that of the weights' publisher.
+    The epsilon of normalisation stays 1e-6, as the publisher of the weights has it.
     """
     network.patch.weight.copy_(source.embeddings.patch_embeddings.projection.weight.flatten(1))
     network.patch.bias.copy_(source.embeddings.patch_embeddings.projection.bias)

@@ -82,7 +82,7 @@ def test_the_same_numbers_come_out_as_of_hugging_face_s_network(tmp_path):
 
 
 def test_a_checkpoint_that_is_not_there_is_one_line_that_says_where_to_put_it(monkeypatch):
-    monkeypatch.setattr("experiments.models.vit_checkpoint.reachable", lambda server: False)
+    monkeypatch.setattr("experiments.laboratory.data_folder.reachable", lambda *_: False)
     with pytest.raises(
         UserError, match=r"nobody/nothing is neither .*--model.start.folder"
     ) as said:

@@ -9,8 +9,8 @@ import torch
 from torch.func import grad, jvp
 
 from experiments.data import generated_pairs
+from experiments.laboratory import data_folder
 from experiments.laboratory.errors import UserError
-from experiments.models import bert
 from experiments.models.bert import Bert, TinyBert
 from experiments.pairs import models
 from experiments.pairs.models import Sample, cross_entropy
@@ -170,10 +170,10 @@ def broken(store, name):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("no config", "is not a model folder: it has no config.json"),
-        ("no weights", "has a config.json and no weights"),
-        ("another architecture", "is a distilbert model|neither a model folder"),
-        ("another vocabulary", "the tokenizer of .* they are of different models"),
+        ("no config", "is not a model folder, as it has no config.json"),
+        ("no weights", "has a config.json but no weights"),
+        ("another architecture", "is a distilbert model|neither a local model folder"),
+        ("another vocabulary", "the tokenizer of .* of the same model"),
     ],
 )
 def test_a_folder_that_is_no_bert_is_one_line(store, name, said):
@@ -196,6 +196,6 @@ def test_a_cut_that_cannot_be_is_one_line(store, network, said):
 
 
 def test_a_name_that_is_nowhere_is_one_line(monkeypatch):
-    monkeypatch.setattr(bert, "reachable", lambda _: False)
-    with pytest.raises(UserError, match="neither a model folder here nor a name"):
+    monkeypatch.setattr(data_folder, "reachable", lambda *_: False)
+    with pytest.raises(UserError, match="neither a local model folder nor a name"):
         Bert("nobody/no-such-model").open()

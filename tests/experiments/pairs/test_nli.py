@@ -61,7 +61,7 @@ def test_a_tuned_trunk_goes_on_where_training_ended():
     )
     again = trained(replace(QUICK, network=tuned, seed=3))
     assert again.task.size < first.task.size
-    with pytest.raises(UserError, match="0 frozen layers of 3, of which 1 were frozen before"):
+    with pytest.raises(UserError, match="0 frozen layers of 3, where 1 were frozen before"):
         replace(tuned, frozen=0).open()
 
 
