@@ -1,10 +1,10 @@
-"""Which checkpoints to trace: mislabelled digits found by TracIn on parts of a training run.
+"""Which checkpoints to use: mislabelled digits ranked by TracIn on parts of a training run.
 
 Tests Sec. D of TracIn's appendix (Pruthi et al., 2020), which gives advice and no experiment:
 take checkpoints where the loss decreases steadily, more of them where it falls faster, none while
-it fluctuates at the beginning, few after it has converged, more than the last one. Where those
-phases are is read off the training loss alone, by methods/checkpoints.py; 20% of the labels are
-wrong before training, and no set of checkpoints knows which.
+it fluctuates at the beginning, few after it has converged, and more than the last one. The phases
+are determined from the training loss alone, by methods/tracin.py; 20% of the labels are wrong
+before training, which no choice of checkpoints knows.
 """
 
 import sys
@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score
 
 from experiments.digits.models import LARGE, SMOKE, Data, Model, check_shape, load_data, predictions
 from experiments.laboratory import runs
-from experiments.laboratory.attribution import losses
+from experiments.laboratory.attribution import losses, quality
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.training.loop import fit
@@ -30,36 +30,149 @@ from methods.randomness import Purpose, numpy_generator
 from methods.task import Examples, Task, count, take
 from methods.tracin import Phases, TracIn, evenly, phases, propose
 
-# A digit classifier with checkpoints from its first steps to past convergence, all traced.
+COUNT = 5  # checkpoints proposed; the random and the evenly spaced controls have as many
 
 
 @dataclass(frozen=True)
 class Dense:
-    """A model trained with checkpoints `apart` steps from each other during the first epoch.
+    """A model with a checkpoint every `apart` steps of the first epoch, then as its plan says.
 
-    From then on they are as the model's own settings say. Only plain descent will do: momentum
-    would restart at each checkpoint of the first epoch.
+    Only plain descent works: momentum would restart at each checkpoint of the first epoch.
     """
 
     model: Model
     apart: int = 2
 
 
-def traced(dense: Dense) -> runs.Run:
-    """The run with what each of (n_checkpoints) moments of training says of each example.
+@dataclass(frozen=True)
+class All:
+    """All checkpoints."""
 
-    `self_influence` (n_checkpoints, n_train), times the learning rate; `loss` likewise, for the
-    label given to training; `train_loss` (n_checkpoints,), the mean while training over the last
-    epoch, or part of the first, before the checkpoint; `steps` (n_checkpoints,); `corrupted`
+
+@dataclass(frozen=True)
+class Last:
+    """Only the last checkpoint."""
+
+
+@dataclass(frozen=True)
+class Early:
+    """Those before the loss has settled."""
+
+
+@dataclass(frozen=True)
+class Steady:
+    """Those during the steady decrease."""
+
+
+@dataclass(frozen=True)
+class Converged:
+    """Those after the loss has converged."""
+
+
+@dataclass(frozen=True)
+class Unconverged:
+    """Those before the loss has converged."""
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """`count` during the steady decrease, densest where the loss falls fastest."""
+
+    count: int = COUNT
+
+
+@dataclass(frozen=True)
+class Random:
+    """`count` random ones: a control of `Proposed`."""
+
+    count: int = COUNT
+    draw: int = 0
+
+
+@dataclass(frozen=True)
+class Even:
+    """`count` evenly spaced in steps up to the last, as is usual: another control."""
+
+    count: int = COUNT
+
+
+Choice = All | Last | Early | Steady | Converged | Unconverged | Proposed | Random | Even
+
+
+@dataclass(frozen=True)
+class Config:
+    dense: Dense
+    choice: Choice = All()
+
+
+def run(config: Config, scratch: Path) -> dict[str, Any]:
+    trace = traced(config.dense)
+    curve, steps = trace.array("train_loss"), trace.array("steps")
+    ends = phases(curve, steps)
+    chosen = positions(config, curve, steps, ends)
+    own, loss = (np.array(trace.array(name)) for name in ("self_influence", "loss"))
+    corrupted = np.array(trace.array("corrupted"))
+    outcome = {
+        "method": display(config.choice),
+        "n_checkpoints": len(chosen),
+        "settled": ends.settled,
+        "converged": ends.converged,
+        "chance_ap": float(corrupted.mean()),
+        "accuracy_true": trace.metrics["accuracy_true"],
+        "positions": chosen,
+        "train_loss": np.array(curve),
+        "steps": np.array(steps),
+        "self_influence_mean": own.mean(1),
+        "ap_each": np.array([average_precision_score(corrupted, one) for one in own]),
+    }
+    if len(chosen):
+        for name, values in (("", own), ("loss_", loss)):
+            ranking = quality(corrupted, values[chosen].sum(0))
+            outcome |= {f"{name}auc": ranking["auc"], f"{name}ap": ranking["ap"]}
+    return outcome
+
+
+def positions(config: Config, curve: np.ndarray, steps: np.ndarray, ends: Phases) -> np.ndarray:
+    """The positions of the chosen checkpoints, ascending; none if the loss has no such phase."""
+    n, choice = len(curve), config.choice
+    everything = np.arange(n)
+    match choice:
+        case All():
+            return everything
+        case Last():
+            return everything[-1:]
+        case Early():
+            return everything[: ends.settled]
+        case Steady():
+            return everything[ends.settled : ends.converged]
+        case Converged():
+            return everything[ends.converged :]
+        case Unconverged():
+            return everything[: ends.converged]
+        case Proposed():
+            return propose(curve, choice.count, steps)
+        case Even():
+            return evenly(steps, choice.count)
+        case Random():
+            draw = numpy_generator(config.dense.model.seed, "checkpoints", choice.draw)
+            return np.sort(draw.choice(n, choice.count, replace=False))
+
+
+def traced(dense: Dense) -> runs.Run:
+    """The run with the self-influence and loss of each example at each checkpoint.
+
+    `self_influence` (n_checkpoints, n_train), times the learning rate; `loss` (n_checkpoints,
+    n_train), for the label given to training; `train_loss` (n_checkpoints,), the mean during the
+    last epoch, or part of the first, before the checkpoint; `steps` (n_checkpoints,); `corrupted`
     (n_train,).
     """
 
     def compute(_scratch: Path) -> dict[str, Any]:
         model = dense.model
         train, _ = load_data(model.data, model.seed)
-        kept = trained(dense)
+        training = trained(dense)
         module = model.network.build(model.seed)
-        params = kept.array("params")
+        params = training.array("params")
         moments = checkpoints(module, params, np.full(len(params), model.fit.lr))
         decay = model.fit.weight_decay
         task = Task.of(module, cross_entropy, weight_decay=decay, checkpoints=moments)
@@ -69,10 +182,10 @@ def traced(dense: Dense) -> runs.Run:
         return {
             "self_influence": np.stack(own),
             "loss": np.stack(loss),
-            "train_loss": kept.array("train_loss"),
-            "steps": kept.array("steps"),
+            "train_loss": training.array("train_loss"),
+            "steps": training.array("steps"),
             "corrupted": train.corrupted,
-            "accuracy_true": kept.metrics["accuracy_true"],
+            "accuracy_true": training.metrics["accuracy_true"],
         }
 
     return runs.once("digit_trace", dense, compute)
@@ -86,7 +199,7 @@ def trained(dense: Dense) -> runs.Run:
     if plan.epochs < 2 or dense.apart < 1:
         raise UserError(
             f"fit.epochs is {plan.epochs} and apart is {dense.apart}: the first epoch is for "
-            "checkpoints within it, so give 2 epochs at least, and apart 1 at least"
+            "checkpoints within it, so give at least 2 epochs, and at least 1 for apart"
         )
 
     def compute(scratch: Path) -> dict[str, Any]:
@@ -114,134 +227,15 @@ def trained(dense: Dense) -> runs.Run:
 
 
 def _parts(dense: Dense, train: Examples) -> Iterator[tuple[Examples, Fit]]:
-    """The examples between two checkpoints of the first epoch, one after the other; then the rest.
+    """The parts of a training with their plans: between checkpoints of the first epoch; the rest.
 
-    Each with how to learn them: plain descent keeps no state but the parameters, so that training
-    in parts is training in one.
+    Plain descent has no state but the parameters, so training in parts equals training in one go.
     """
     plan = dense.model.fit
     order = numpy_generator(dense.model.seed, Purpose.ORDER, plan.epochs).permutation(count(train))
     for rows in torch.from_numpy(order).split(dense.apart * plan.batch_size):
         yield take(train, rows), replace(plan, epochs=1)
     yield train, replace(plan, epochs=plan.epochs - 1)
-
-
-COUNT = 5  # checkpoints proposed; as many at random, and evenly spaced, are the controls
-
-
-@dataclass(frozen=True)
-class All:
-    """Every checkpoint there is."""
-
-
-@dataclass(frozen=True)
-class Last:
-    """The last one alone."""
-
-
-@dataclass(frozen=True)
-class Early:
-    """Those before the loss has settled."""
-
-
-@dataclass(frozen=True)
-class Steady:
-    """Those of the steady decrease."""
-
-
-@dataclass(frozen=True)
-class Converged:
-    """Those after the loss has converged."""
-
-
-@dataclass(frozen=True)
-class Unconverged:
-    """All but those after the loss has converged."""
-
-
-@dataclass(frozen=True)
-class Proposed:
-    """`count` of the steady decrease, densest where the loss falls fastest."""
-
-    count: int = COUNT
-
-
-@dataclass(frozen=True)
-class Random:
-    """`count` of all, at random: a control of `Proposed`."""
-
-    count: int = COUNT
-    draw: int = 0
-
-
-@dataclass(frozen=True)
-class Even:
-    """`count` evenly spaced in steps, to the last, as is usual: another control of `Proposed`."""
-
-    count: int = COUNT
-
-
-Choice = All | Last | Early | Steady | Converged | Unconverged | Proposed | Random | Even
-
-
-@dataclass(frozen=True)
-class Config:
-    dense: Dense
-    choice: Choice = All()
-
-
-def run(config: Config, scratch: Path) -> dict[str, Any]:
-    kept = traced(config.dense)
-    curve, steps = kept.array("train_loss"), kept.array("steps")
-    found = phases(curve, steps)
-    chosen = positions(config, curve, steps, found)
-    own, losses = (np.array(kept.array(name)) for name in ("self_influence", "loss"))
-    corrupted = np.array(kept.array("corrupted"))
-    outcome = {
-        "method": display(config.choice),
-        "n_checkpoints": len(chosen),
-        "settled": found.settled,
-        "converged": found.converged,
-        "chance_ap": float(corrupted.mean()),
-        "accuracy_true": kept.metrics["accuracy_true"],
-        "positions": chosen,
-        "train_loss": np.array(curve),
-        "steps": np.array(steps),
-        "self_influence_mean": own.mean(1),
-        "ap_each": np.array([average_precision_score(corrupted, one) for one in own]),
-    }
-    if len(chosen):
-        for name, values in (("", own), ("loss_", losses)):
-            scores = values[chosen].sum(0)
-            outcome[f"{name}auc"] = float(roc_auc_score(corrupted, scores))
-            outcome[f"{name}ap"] = float(average_precision_score(corrupted, scores))
-    return outcome
-
-
-def positions(config: Config, curve: np.ndarray, steps: np.ndarray, found: Phases) -> np.ndarray:
-    """Which checkpoints a choice takes, ascending; none where the loss has no such phase."""
-    n, choice = len(curve), config.choice
-    everything = np.arange(n)
-    match choice:
-        case All():
-            return everything
-        case Last():
-            return everything[-1:]
-        case Early():
-            return everything[: found.settled]
-        case Steady():
-            return everything[found.settled : found.converged]
-        case Converged():
-            return everything[found.converged :]
-        case Unconverged():
-            return everything[: found.converged]
-        case Proposed():
-            return propose(curve, choice.count, steps)
-        case Even():
-            return evenly(steps, choice.count)
-        case Random():
-            draw = numpy_generator(config.dense.model.seed, "checkpoints", choice.draw)
-            return np.sort(draw.choice(n, choice.count, replace=False))
 
 
 def display(choice: Choice) -> str:
@@ -260,7 +254,7 @@ def display(choice: Choice) -> str:
 
 
 def table(dense: Dense, seeds: int, draws: int) -> list[Config]:
-    """Every choice on every seed, and `draws` random sets of each."""
+    """Every choice on every seed, with `draws` random ones."""
     choices: list[Choice] = [All(), Last(), Early(), Steady(), Converged(), Unconverged()]
     choices += [Proposed(), Even(), *(Random(draw=draw) for draw in range(draws))]
     models = [replace(dense, model=replace(dense.model, seed=seed)) for seed in range(seeds)]

@@ -61,7 +61,7 @@ Method = TracIn | RandomProjection | Influence | Loss
 
 @dataclass(frozen=True)
 class Part:
-    """Which parameters influence is computed on: `units` of the widest layer, and the last."""
+    """The parameters that influence is computed on: `units` of the widest layer, and the last."""
 
     units: int = 25
 
@@ -168,7 +168,7 @@ def _ritz(projected: Tensor, gram: Tensor) -> Tensor:
 
 
 def narrowed(there: Trained, config: Config) -> Task:
-    """The task on the part of the parameters a cell asks for."""
+    """The task on the cell's part of the parameters."""
     if config.part is None:
         return there.task
     module, patterns = keep_units(there.module, config.part.units, config.model.seed)
@@ -177,7 +177,7 @@ def narrowed(there: Trained, config: Config) -> Task:
 
 
 class SplitLinear(nn.Module):
-    """A Linear layer whose output units are divided between two, in the original order."""
+    """A Linear layer as two, each with some of the output units; the output is unchanged."""
 
     place: Tensor
 
@@ -202,10 +202,10 @@ def _rows(layer: nn.Linear, where: Tensor) -> nn.Linear:
 
 
 def keep_units(module: nn.Module, units: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
-    """An equal network and names of parameters: some units of its widest Linear layer.
+    """An equal network in which some parameters can be named, and patterns of their names.
 
-    `units` of the Linear layer with most parameters are drawn at random; the parameters of every
-    other Linear layer are named too, those of convolutions are not.
+    Named are a random `units` of the Linear layer with most parameters, and all other Linear
+    layers; convolutions are not.
     """
     module = copy.deepcopy(module)
     linear = {n: m for n, m in module.named_modules() if isinstance(m, nn.Linear)}
@@ -213,8 +213,8 @@ def keep_units(module: nn.Module, units: int, seed: int) -> tuple[nn.Module, tup
     layer = linear[name]
     if not 0 < units <= layer.out_features:
         raise UserError(
-            f"{units} of the {layer.out_features} units of layer {name}: "
-            f"choose units from 1 to {layer.out_features}"
+            f"{units} of the {layer.out_features} units of layer {name}: give 1 to "
+            f"{layer.out_features}"
         )
     drawn = numpy_generator(seed, Purpose.UNITS).choice(layer.out_features, units, replace=False)
     parent = module.get_submodule(name.rpartition(".")[0])
@@ -241,7 +241,7 @@ def _retrieval(scores: np.ndarray, there: Trained) -> dict[str, Any]:
 
 
 def _pass_seconds(there: Trained) -> float:
-    """Seconds TracIn[1] takes for the training set, measured here and now on some of it."""
+    """Seconds that TracIn[1] takes for the training set now, measured on some of it."""
     fitted = TracIn(False, (-1,)).fit(there.task, there.train.examples)
     some = take(there.train.examples, slice(0, PASS))
     fitted.self_influence(take(some, slice(0, 64)))
@@ -272,20 +272,21 @@ def compressed(dim: int, seed: int) -> Influence:
 
 @dataclass(frozen=True)
 class Plan:
-    """How often: `draws` projections on the first seed, `again` on each of the others."""
+    """Numbers of seeds, and of projections: `draws` on the first seed, `again` on each other."""
 
     seeds: int
     draws: int
     again: int
 
-    def of(self, seed: int) -> range:
+    def seeds_of_draws(self, seed: int) -> range:
+        """The seeds of the projections on one seed of the model."""
         return range(self.draws if seed == 0 else self.again)
 
 
 def table_one(
     model: Model, plan: Plan, dims: tuple[int, ...], basis: Krylov, shots: tuple[int, ...]
 ) -> list[Config]:
-    """The rows of Table 1 but LiSSA's, three single checkpoints, and the loss as a control."""
+    """The rows of Table 1 without LiSSA, single checkpoints, and the loss as a control."""
     cells = []
     for seed in range(plan.seeds):
         at = Config(replace(model, seed=seed))
@@ -293,7 +294,9 @@ def table_one(
         methods += [TracIn(False, (i,)) for i in shots]
         for dim in dims:
             methods += [arnoldi(dim, basis), arnoldi(dim, basis, positive_only=True)]
-            methods += [make(dim, i) for make in (randproj, randselect) for i in plan.of(seed)]
+            methods += [
+                make(dim, i) for make in (randproj, randselect) for i in plan.seeds_of_draws(seed)
+            ]
         cells += [replace(at, method=method) for method in methods]
     return cells
 
@@ -308,7 +311,9 @@ def figure_two(
         methods: list[Method] = [Loss(), TracIn(False), Influence(Exact()), Influence(lissa)]
         for dim in grid:
             methods += [arnoldi(dim, basis)]
-            methods += [make(dim, i) for make in (randproj, compressed) for i in plan.of(seed)]
+            methods += [
+                make(dim, i) for make in (randproj, compressed) for i in plan.seeds_of_draws(seed)
+            ]
         cells += [replace(at, method=method) for method in methods]
     return cells
 

@@ -115,7 +115,7 @@ def test_a_crawl_is_scored_from_its_files_and_never_encoded(crawl):
     untrained = replace(MODEL, seed=9)
     for model, methods, said in (
         (untrained, (Loss(),), "the model that scores is not trained: run `python -m"),
-        (MODEL, (arnoldi(1, Krylov(3)),), "the basis of Arnoldi is not there: run `python -m"),
+        (MODEL, (arnoldi(1, Krylov(3)),), "the basis of Arnoldi is not computed: run `python -m"),
     ):
         with pytest.raises(UserError, match=said):
             score(Scoring(model, pool, methods), folder)
@@ -128,7 +128,7 @@ def test_a_crawl_is_scored_from_its_files_and_never_encoded(crawl):
         np.concatenate([one["score_Loss"] for one in made]), same["score_Loss"], rtol=1e-4
     )
     with pytest.raises(
-        UserError, match=r"70 lines, 2 shards of 30 have fewer: raise pool\.shards to 3"
+        UserError, match=r"70 lines, more than 2 shards of 30: raise pool\.shards to 3"
     ):
         Crawl(shards=2, lines=30).open()
 

@@ -58,8 +58,8 @@ MISTAKES = {
     "--preset paper --model.data.source digits --model.data.n-train 1000 --model.data.n-eval 797": (
         "LargeCNN takes images of shape (1, 28, 28), digits has (1, 8, 8)"
     ),
-    "--preset parts --part.units 300": "300 of the 10 units of layer 9: choose units from 1 to 10",
-    "--preset parts --part.units 0": "0 of the 10 units of layer 9: choose units from 1 to 10",
+    "--preset parts --part.units 300": "300 of the 10 units of layer 9: give 1 to 10",
+    "--preset parts --part.units 0": "0 of the 10 units of layer 9: give 1 to 10",
 }
 
 
