@@ -12,7 +12,7 @@ from methods.randomness import Purpose, torch_seeds
 
 @dataclass(frozen=True)
 class DigitsMLP:
-    """Linear layers with ReLU between them, of images of a shape; He's initial values."""
+    """Linear layers with ReLU between them, on images of one shape; He's initial values."""
 
     hidden: tuple[int, ...] = (64,)
     image_shape: tuple[int, int, int] = (1, 28, 28)

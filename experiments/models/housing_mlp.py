@@ -1,4 +1,4 @@
-"""A regression network: a config builds its network from a seed."""
+"""A multilayer perceptron for regression."""
 
 from dataclasses import dataclass
 from itertools import pairwise

@@ -13,10 +13,11 @@ BLOCKS = ((32, 32), (32, 48), 80, (112, 48), (96, 64), (80, 80), (48, 96), 96, (
 
 @dataclass(frozen=True)
 class SmallInception:
-    """Convolution, blocks of 1 x 1 beside 3 x 3, two halvings, mean and a linear layer.
+    """A convolution, blocks of parallel branches, two of them halving, mean and a linear layer.
 
-    BLOCKS are channels of the two branches, or of the convolution that halves beside pooling; the
-    last block comes twice. Every convolution is normalised over the batch, then ReLU.
+    BLOCKS has the channels of the 1 x 1 and the 3 x 3 branch, or of the convolution that halves in
+    parallel to pooling; the last block comes twice. Batch normalisation and ReLU follow each
+    convolution.
     """
 
     num_classes: int = 100
@@ -35,8 +36,8 @@ class SmallInception:
         return network.to(memory_format=torch.channels_last).eval()
 
 
-class _Beside(nn.Module):
-    """Branches on the same input, their channels one after another."""
+class _Parallel(nn.Module):
+    """Branches on the same input, their channels concatenated."""
 
     def __init__(self, *branches: nn.Module) -> None:
         super().__init__()
@@ -63,11 +64,11 @@ def _network(num_classes: int) -> nn.Module:
     for block in (*BLOCKS, BLOCKS[-1]):
         if isinstance(block, int):
             halving = _convolution(channels, block, 3, stride=2)
-            layers.append(_Beside(halving, nn.MaxPool2d(3, stride=2)))
+            layers.append(_Parallel(halving, nn.MaxPool2d(3, stride=2)))
             channels += block
         else:
             one, three = block
             branches = _convolution(channels, one, 1), _convolution(channels, three, 3)
-            layers.append(_Beside(*branches))
+            layers.append(_Parallel(*branches))
             channels = one + three
     return nn.Sequential(*layers, _GlobalMean(), nn.Linear(channels, num_classes))

@@ -10,7 +10,7 @@ from methods.randomness import Purpose, torch_seeds
 
 @dataclass(frozen=True)
 class InceptionV3:
-    """As torchvision has it, with its initial values; without the auxiliary classifier."""
+    """torchvision's network with its initial values, without the auxiliary classifier."""
 
     num_classes: int = 47
 

@@ -13,10 +13,10 @@ from methods.randomness import Purpose, torch_seeds
 
 @dataclass(frozen=True)
 class SmallCNN:
-    """All-convolutional and smooth, 2,616 parameters: its Hessian can be written out.
+    """All-convolutional and smooth, with 2,616 parameters: few enough to compute the whole Hessian.
 
     Koh & Liang (2017, arXiv:1703.04730), Sec. 4.2. Layers, tanh, unpadded convolutions and initial
-    values are those of their released `all_CNN_c.py`, which the paper does not give in full.
+    values are those of their released `all_CNN_c.py`, since the paper omits some.
     """
 
     image_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
@@ -101,7 +101,7 @@ def _smooth(
 
 
 def _lecun(weight: Tensor) -> float:
-    # Flax corrects for what cutting a normal off at two deviations takes from its deviation.
+    # Truncation at two deviations lowers the standard deviation by this factor, as in Flax.
     return math.sqrt(1 / weight[0].numel()) / 0.87962566103423978
 
 
@@ -112,7 +112,7 @@ def _koh_liang(weight: Tensor) -> float:
 def _network(
     seed: int, make: Callable[[], list[nn.Module]], deviation: Callable[[Tensor], float]
 ) -> nn.Module:
-    """Normal weights cut off at two deviations, zero biases; torch's global state is kept."""
+    """Normal weights truncated at two deviations, zero biases; leaves torch's global state alone."""
     with torch.random.fork_rng(devices=[]):  # torch draws its own first values from there
         network = nn.Sequential(*make())
     draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])

@@ -19,8 +19,8 @@ class ResNet:
     """6n + 2 layers: a convolution, three stages of n blocks, a linear layer on the global mean.
 
     Stages have `width`, 2 and 4 times as many channels at full, half and a quarter of the
-    resolution. Shortcuts are the paper's option A: the identity, subsampled and filled up with
-    zero channels where the stage changes, without parameters. 853,018 parameters at depth 56.
+    resolution. Shortcuts are the paper's option A, without parameters: the identity, subsampled and
+    padded with zero channels where the stage changes. 853,018 parameters at depth 56.
     """
 
     depth: int = 56
@@ -66,7 +66,7 @@ class _Network(nn.Module):
         self.head = nn.Linear(channels, num_classes)
 
     def features(self, image: Tensor) -> Tensor:
-        """What the linear layer sees of (b, 3, height, width), (b, 4 width)."""
+        """The inputs of the linear layer, (b, 4 width), for images (b, 3, height, width)."""
         x = F.relu(self.norm(self.first((image - self.mean) / self.deviation)))
         return self.stages(x).mean((2, 3))
 
@@ -75,7 +75,7 @@ class _Network(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions, each normalised, beside a shortcut without parameters."""
+    """Two 3 x 3 convolutions, each normalised, and a shortcut without parameters."""
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()

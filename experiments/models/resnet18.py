@@ -10,7 +10,7 @@ from methods.randomness import Purpose, torch_seeds
 
 @dataclass(frozen=True)
 class ResNet18:
-    """As torchvision has it, with its initial values."""
+    """torchvision's network with its initial values."""
 
     num_classes: int = 47
 
@@ -25,7 +25,7 @@ class ResNet18:
 
 @dataclass(frozen=True)
 class SmallImageResNet18:
-    """The same with a first convolution of 3 x 3, stride 1, and without the first pooling.
+    """ResNet18 with a first convolution of 3 x 3, stride 1, and without the first pooling.
 
     Doubov et al. (2022), App. A.2, for CIFAR.
     """

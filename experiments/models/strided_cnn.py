@@ -12,7 +12,7 @@ from methods.randomness import Purpose, torch_seeds
 class StridedCNN:
     """Two convolutions of stride 2 with ReLU, then one linear layer; He's initial values.
 
-    With the defaults, 9,226 parameters and 0.3 million multiply-adds an image.
+    With the defaults it has 9,226 parameters and 0.3 million multiply-adds per image.
     """
 
     channels: tuple[int, int] = (8, 16)
@@ -21,7 +21,7 @@ class StridedCNN:
     def build(self, seed: int) -> nn.Module:
         """The network with its initial parameters."""
         (first, second), (n_in, height, width) = self.channels, self.image_shape
-        places = -(-height // 4) * -(-width // 4)
+        positions = -(-height // 4) * -(-width // 4)
         with torch.random.fork_rng(devices=[]):  # torch draws its own first values from there
             network = nn.Sequential(
                 nn.Conv2d(n_in, first, 5, stride=2, padding=2),
@@ -29,7 +29,7 @@ class StridedCNN:
                 nn.Conv2d(first, second, 3, stride=2, padding=1),
                 nn.ReLU(),
                 nn.Flatten(),
-                nn.Linear(second * places, 10),
+                nn.Linear(second * positions, 10),
             )
         draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
         for name, value in network.named_parameters():

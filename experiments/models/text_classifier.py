@@ -12,7 +12,7 @@ from methods.randomness import Purpose, torch_seeds
 
 @dataclass(frozen=True)
 class TextClassifier:
-    """Embeddings of `width` numbers, which start with the standard deviation `spread`."""
+    """Embeddings of `width` numbers, with initial standard deviation `spread`."""
 
     width: int = 64
     spread: float = 0.1
@@ -29,11 +29,11 @@ class TextClassifier:
 
 
 class BagOfWords(nn.Module):
-    """Numbers of words (b, length), padded at the end, to one logit a class, (b, n_classes).
+    """Numbers of words (b, length), padded at the end, to logits (b, n_classes).
 
-    Embedding and mean as one product with the text's bag of words: the function and gradient of
-    `nn.Embedding(padding_idx=0)`, whose rows would be sums of `length` outer products, each of
-    which would meet each of another text's; as a layer of one input the row is one product.
+    Embedding and mean are one product with the text's bag of words. Function and gradient are those
+    of `nn.Embedding(padding_idx=0)`, but there a row would be a sum of `length` outer products, and
+    an inner product of two rows would need all pairs of them; here a row is one outer product.
     """
 
     rarity: Tensor
@@ -42,17 +42,17 @@ class BagOfWords(nn.Module):
         super().__init__()
         weights = rarity.clone()
         weights[PADDING] = 0
-        self.register_buffer("rarity", weights, persistent=False)  # is data, never learned
+        self.register_buffer("rarity", weights, persistent=False)  # data, not learned
         self.words = nn.Linear(len(rarity), width, bias=False)
         self.head = nn.Linear(width, n_classes)
 
     def bag(self, words: Tensor) -> Tensor:
-        """Counts of words times their rarity, of unit length, (b, n_words)."""
+        """Counts of words times their rarity, scaled to unit length, (b, n_words)."""
         empty = self.rarity.new_zeros(len(words), len(self.rarity))
         return F.normalize(empty.scatter_add(1, words, self.rarity[words]))
 
     def features(self, words: Tensor) -> Tensor:
-        """What the last layer sees, (b, width)."""
+        """The inputs of the last layer, (b, width)."""
         return self.words(self.bag(words))
 
     def forward(self, words: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The Transformer (Vaswani et al., 2017), encoder and decoder, of layers whose rows stay factored.
 
-Attention is written out: second derivatives, forward over reverse, do not exist for the fused
-kernels. Layers are normalised before each block, as in the Flax example that Schioppa et al. train;
-one matrix embeds both languages and is the output layer too.
+Attention is written out: the fused kernels have no second derivatives, forward over reverse. Each
+block normalises its input first, as in the Flax example that Schioppa et al. train; one matrix
+embeds both languages and is the output layer too.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Transformer:
     dropout: float = 0.1
     longest: int = 256
 
-    def made(self, n_words: int, seed: int) -> "Seq2Seq":
+    def build(self, n_words: int, seed: int) -> "Seq2Seq":
         """The network with its initial parameters, in evaluation mode."""
         if self.width % self.heads or self.width % 2:
             raise UserError(
@@ -63,14 +63,14 @@ class Attention(nn.Module):
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of what is attended to, (b, heads, T, width / heads) both."""
+        """Keys and values of the attended positions, (b, heads, T, width / heads) both."""
         return self.split(self.key(x)), self.split(self.value(x))
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         query = self.split(self.query(x))
         weights = (query @ key.mT * query.shape[3] ** -0.5 + bias).softmax(3)
-        met = (self.dropout(weights) @ value).transpose(1, 2).flatten(2)
-        out: Tensor = self.out(met)
+        attended = (self.dropout(weights) @ value).transpose(1, 2).flatten(2)
+        out: Tensor = self.out(attended)
         return out
 
 
@@ -123,7 +123,7 @@ class DecoderLayer(nn.Module):
     def step(
         self, x: Tensor, before: Cache, source: tuple[Tensor, Tensor], padded: Tensor
     ) -> Tensor:
-        """The next position alone, (b, 1, width); `before` holds keys and values and grows."""
+        """Only the next position, (b, 1, width); appends its key and value to those `before`."""
         normal = self.first(x)
         key, value = self.own.keys(normal)
         if before:
@@ -140,7 +140,7 @@ class DecoderLayer(nn.Module):
 
 
 class Seq2Seq(nn.Module):
-    """Numbers of subwords of two sentences, padded behind, to a logit a word and position."""
+    """Subword numbers of two sentences, padded at the end, to one logit per subword and position."""
 
     places: Tensor
 
@@ -170,17 +170,17 @@ class Seq2Seq(nn.Module):
 
     @property
     def longest(self) -> int:
-        """Positions there are."""
+        """The number of positions."""
         return len(self.places)
 
     def embed(self, words: Tensor, first: int = 0) -> Tensor:
         """Embeddings of words at positions from `first` on, (b, T, width)."""
-        met = self.words(words) * self.places.shape[1] ** 0.5
-        out: Tensor = self.dropout(met + self.places[first : first + words.shape[1]])
+        scaled = self.words(words) * self.places.shape[1] ** 0.5
+        out: Tensor = self.dropout(scaled + self.places[first : first + words.shape[1]])
         return out
 
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        """What the decoder attends to, (b, S, width), and where it is padding, (b, 1, 1, S)."""
+        """The encoded source, (b, S, width), and the bias of its padding, (b, 1, 1, S)."""
         padded = padding_bias(source, self.places.dtype)
         x = self.embed(source)
         for layer in self.encoder:
@@ -209,21 +209,21 @@ def positions(count: int, width: int) -> Tensor:
 
 
 def padding_bias(words: Tensor, dtype: torch.dtype) -> Tensor:
-    """Zero at words and as good as minus infinity at padding, (b, 1, 1, T)."""
+    """Zero at words and the most negative number at padding, (b, 1, 1, T)."""
     return (words == PADDING).to(dtype)[:, None, None] * torch.finfo(dtype).min
 
 
 def trimmed(words: Tensor) -> Tensor:
-    """Without the columns that are padding in every row, which need not be computed."""
+    """Words without the columns that are padding in every row, which need not be computed."""
     try:
         return words[:, : int((words != PADDING).sum(1).max())]
-    except RuntimeError:  # under vmap no shape can depend on an example
+    except RuntimeError:  # under vmap shapes cannot depend on examples
         return words
 
 
 @dataclass(frozen=True)
 class TranslationLoss:
-    """Label-smoothed negative log-likelihood in nats a subword, the mean over a sentence, (b,)."""
+    """Label-smoothed negative log-likelihood in nats per subword, its mean over a sentence, (b,)."""
 
     smoothing: float = 0.0
 
@@ -231,7 +231,11 @@ class TranslationLoss:
         target = trimmed(batch["target"].long())
         logits = model(batch["source"].long(), target[:, :-1])
         wanted = target[:, 1:]
-        flat, smooth = (logits.flatten(0, 1), wanted.flatten()), self.smoothing
-        each = F.cross_entropy(*flat, reduction="none", label_smoothing=smooth).view(wanted.shape)
-        there = (wanted != PADDING).to(each.dtype)
-        return (each * there).sum(1) / there.sum(1)
+        losses = F.cross_entropy(
+            logits.flatten(0, 1),
+            wanted.flatten(),
+            reduction="none",
+            label_smoothing=self.smoothing,
+        ).view(wanted.shape)
+        is_word = (wanted != PADDING).to(losses.dtype)
+        return (losses * is_word).sum(1) / is_word.sum(1)

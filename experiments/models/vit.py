@@ -1,8 +1,8 @@
 """Vision Transformers (Dosovitskiy et al., 2021, arXiv:2010.11929) of plain layers.
 
-Attention is written out: second derivatives, forward over reverse, do not exist for the fused
-kernels. Class token and positions are embeddings, so that all parameters belong to layers whose
-gradients stay factored.
+Attention is written out: the fused kernels have no second derivatives, forward over reverse. Class
+token and positions are embeddings, so that all parameters belong to layers whose gradients stay
+factored.
 """
 
 import math
@@ -21,7 +21,7 @@ from methods.randomness import Purpose, torch_seeds
 class ViT:
     """Pre-norm blocks over patches and a class token; the default is ViT-L/32 at 224 pixels.
 
-    resolution  pixels a side that patches are cut from: images of another size are resampled
+    resolution  side in pixels of the images that are cut into patches; others are resampled
     """
 
     depth: int = 24
@@ -84,10 +84,10 @@ class VisionTransformer(nn.Module):
     def features(self, image: Tensor) -> Tensor:
         """The class token after the last block, normalised, (b, width)."""
         patches = self.patch(self._patches(image))
-        # Indices have an axis of examples, as everything whose gradient is factored by example.
+        # Indices have an axis of examples too, so that gradients are factored by example.
         first = torch.zeros(len(image), 1, dtype=torch.long, device=image.device)
-        place = torch.arange(self.size.tokens, device=image.device).expand(len(image), -1)
-        x = torch.cat([self.token(first), patches], dim=1) + self.position(place)
+        index = torch.arange(self.size.tokens, device=image.device).expand(len(image), -1)
+        x = torch.cat([self.token(first), patches], dim=1) + self.position(index)
         for block in self.blocks:
             x = block(x)
         normal: Tensor = self.norm(x[:, 0])
@@ -107,7 +107,7 @@ class VisionTransformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then two linear layers, each on a normalised copy beside the identity."""
+    """Attention, then two linear layers, each normalised first and added to its input."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -131,14 +131,14 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         weights = (query @ key.mT * self.scale).softmax(3)
-        met: Tensor = self.out((weights @ value).transpose(1, 2).flatten(2))
-        return met
+        out: Tensor = self.out((weights @ value).transpose(1, 2).flatten(2))
+        return out
 
 
 def from_the_top(network: nn.Module, share: float) -> tuple[list[str], float]:
-    """Names of the parameters of the last layers, and the share of all parameters they are.
+    """Names of the parameters of the last layers, and their share of all parameters.
 
-    Whole layers from the output down, as many as bring their share nearest to the one asked for.
+    These are whole layers from the output down, as many as bring that share nearest to `share`.
     """
     if not 0 < share <= 1:
         raise UserError(f"a share {share:g} of the parameters: give more than 0 and at most 1")

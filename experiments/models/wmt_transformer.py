@@ -1,7 +1,7 @@
-"""The Transformer of Vaswani et al. (2017, arXiv:1706.03762), as translation is trained with it.
+"""The Transformer of Vaswani et al. (2017, arXiv:1706.03762), for timing Hessian products.
 
-Normalisation comes first, and one matrix embeds source and target and gives the logits, as in the
-WMT example of Flax that Schioppa et al. (2022) use. Only its shapes matter here: it is timed.
+Each block normalises its input first, and one matrix embeds source and target and gives the logits,
+as in the WMT example of Flax that Schioppa et al. (2022) use. Only its shapes matter here.
 """
 
 import math
@@ -39,15 +39,18 @@ class WmtTransformer:
 
 
 def sentence_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Cross-entropy of a sentence's next word pieces, summed, (b,); target starts with a start."""
+    """Sum of the cross-entropies of a sentence's next word pieces, (b,).
+
+    The first piece of a target is a start symbol.
+    """
     target = batch["target"]
     logits = model(batch["source"], target[:, :-1])
-    each = F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), reduction="none")
-    return each.view(len(target), -1).sum(1)
+    losses = F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), reduction="none")
+    return losses.view(len(target), -1).sum(1)
 
 
 class TranslationNetwork(nn.Module):
-    """Word pieces of a source and of a target to logits of the target's next ones."""
+    """Word pieces of source and target to the logits of the target's next pieces."""
 
     def __init__(self, size: WmtTransformer) -> None:
         super().__init__()
@@ -58,17 +61,17 @@ class TranslationNetwork(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Logits of each next word piece, (b, T, vocabulary), of word pieces (b, S) and (b, T)."""
-        memory = self._placed(source)
+        memory = self._embedded(source)
         for layer in self.encoder:
             memory = layer(memory)
-        memory, x = self.encoded(memory), self._placed(target)
+        memory, x = self.encoded(memory), self._embedded(target)
         length = target.shape[1]
         ahead = torch.full((length, length), -1e9, dtype=x.dtype, device=x.device).triu(1)
         for layer in self.decoder:
             x = layer(x, ahead, memory)
         return F.linear(self.decoded(x), self.embed.weight)
 
-    def _placed(self, pieces: Tensor) -> Tensor:
+    def _embedded(self, pieces: Tensor) -> Tensor:
         x = self.embed(pieces)
         width = x.shape[-1]
         at = torch.arange(pieces.shape[1], dtype=x.dtype, device=x.device)[:, None]
@@ -78,7 +81,7 @@ class TranslationNetwork(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Attention to oneself, to what was read if there is such, and two linear layers."""
+    """Attention within the sequence, to the encoded source if `reads`, and two linear layers."""
 
     def __init__(self, size: WmtTransformer, reads: bool) -> None:
         super().__init__()
@@ -100,7 +103,7 @@ class _Layer(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Attention written out: fused kernels have no derivative forward over reverse."""
+    """Attention written out: the fused kernels have no second derivatives, forward over reverse."""
 
     def __init__(self, size: WmtTransformer) -> None:
         super().__init__()
@@ -109,12 +112,12 @@ class _Attention(nn.Module):
             nn.Linear(size.width, size.width) for _ in range(4)
         )
 
-    def forward(self, asked: Tensor, seen: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, attending: Tensor, attended: Tensor, bias: Tensor | None) -> Tensor:
+        inputs = ((self.query, attending), (self.key, attended), (self.value, attended))
         query, key, value = (
-            linear(of).unflatten(2, (self.heads, -1)).transpose(1, 2)
-            for linear, of in ((self.query, asked), (self.key, seen), (self.value, seen))
+            linear(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for linear, x in inputs
         )
         logits = query @ key.mT / math.sqrt(query.shape[-1])
         weights = (logits if bias is None else logits + bias).softmax(3)
-        met: Tensor = self.out((weights @ value).transpose(1, 2).flatten(2))
-        return met
+        out: Tensor = self.out((weights @ value).transpose(1, 2).flatten(2))
+        return out

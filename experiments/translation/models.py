@@ -103,7 +103,7 @@ class Model:
                 f"sentences of {self.language.length} subwords, but the network has "
                 f"{self.network.longest} positions: lower language.length or raise network.longest"
             )
-        return self.network.made(len(self.language.open()), self.seed).to(device())
+        return self.network.build(len(self.language.open()), self.seed).to(device())
 
 
 @dataclass(frozen=True)

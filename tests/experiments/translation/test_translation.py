@@ -76,7 +76,7 @@ def test_a_length_or_network_that_cannot_be_is_one_line():
     with pytest.raises(UserError, match="sentences of 90 subwords, and 64 positions"):
         longer.build()
     with pytest.raises(UserError, match="width 10 with 4 heads"):
-        Transformer(10, 4).made(9, 0)
+        Transformer(10, 4).build(9, 0)
     with pytest.raises(UserError, match="3 of 2 decoder layers: give 1 to 2"):
         TINY.last_layers(3)
 
@@ -97,7 +97,7 @@ def batch(n: int = 5, width: int = 6):
 
 
 def task(smoothing: float = 0.1) -> Task:
-    return Task.of(TINY.made(WORDS, 0).double(), TranslationLoss(smoothing))
+    return Task.of(TINY.build(WORDS, 0).double(), TranslationLoss(smoothing))
 
 
 def gradient(of: Task, params, some) -> torch.Tensor:
@@ -147,7 +147,7 @@ def test_padding_changes_nothing():
 
 
 def test_a_word_is_predicted_from_those_before_it_alone():
-    net, some = TINY.made(WORDS, 0), batch(2)
+    net, some = TINY.build(WORDS, 0), batch(2)
     before = net(some["source"], some["target"])
     later = some["target"].clone()
     later[:, 3] = 5
@@ -157,7 +157,7 @@ def test_a_word_is_predicted_from_those_before_it_alone():
 
 
 def test_the_loss_is_the_smoothed_likelihood_a_subword():
-    net, some = TINY.made(WORDS, 0), batch(1)
+    net, some = TINY.build(WORDS, 0), batch(1)
     logits = net(some["source"], some["target"][:, :-1])[0].log_softmax(1)
     wanted = some["target"][0, 1:]
     likely = logits[torch.arange(len(wanted)), wanted]
@@ -168,7 +168,7 @@ def test_the_loss_is_the_smoothed_likelihood_a_subword():
 def test_the_last_layers_are_those_of_the_decoder():
     only = task().only(TINY.last_layers(1))
     assert all(name.startswith("decoder.1.") for name in only.params)
-    assert only.size == sum(v.numel() for v in TINY.made(WORDS, 0).decoder[1].parameters())
+    assert only.size == sum(v.numel() for v in TINY.build(WORDS, 0).decoder[1].parameters())
 
 
 def test_transformer_base_has_the_paper_s_size():
@@ -177,7 +177,7 @@ def test_transformer_base_has_the_paper_s_size():
     encoder = plan.layers * (attention + feed + 4 * plan.width)
     decoder = plan.layers * (2 * attention + feed + 6 * plan.width)
     assert 60e6 < 32_000 * plan.width + encoder + decoder + 4 * plan.width < 66e6
-    tiny = TINY.made(WORDS, 0)
+    tiny = TINY.build(WORDS, 0)
     attention, feed = 4 * 8**2, 2 * 8 * 12 + 12 + 8
     count = WORDS * 8 + 2 * (attention + feed + 32) + 2 * (2 * attention + feed + 48) + 32
     assert sum(p.numel() for p in tiny.parameters()) == count
@@ -192,7 +192,7 @@ def test_the_rate_warms_up_and_falls_as_a_root():
 
 
 def test_steps_with_kept_keys_are_greedy_search_over_whole_forward_passes():
-    net, some = TINY.made(WORDS, 3), batch()
+    net, some = TINY.build(WORDS, 3), batch()
     found = translate(net, some["source"], Beam(1, more=3))
     for source, words in zip(some["source"], found, strict=True):
         length = int((source != PADDING).sum())
@@ -208,7 +208,7 @@ def test_steps_with_kept_keys_are_greedy_search_over_whole_forward_passes():
 
 
 def test_a_beam_finds_translations_at_least_as_likely():
-    net, some = TINY.made(WORDS, 3), batch()
+    net, some = TINY.build(WORDS, 3), batch()
     net.head.weight.data.mul_(8)  # sharper: hypotheses differ in likelihood
 
     def likelihood(found):
