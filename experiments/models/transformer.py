@@ -140,7 +140,7 @@ class DecoderLayer(nn.Module):
 
 
 class Seq2Seq(nn.Module):
-    """Subword numbers of two sentences, padded at the end, to one logit per subword and position."""
+    """Subword numbers of two sentences, padded at the end, to a logit per subword and position."""
 
     places: Tensor
 
@@ -223,7 +223,7 @@ def trimmed(words: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TranslationLoss:
-    """Label-smoothed negative log-likelihood in nats per subword, its mean over a sentence, (b,)."""
+    """Label-smoothed negative log-likelihood in nats per subword, mean over a sentence, (b,)."""
 
     smoothing: float = 0.0
 
