@@ -126,7 +126,7 @@ def _standardised(columns: np.ndarray, train: np.ndarray) -> np.ndarray:
 def trained(model: Model) -> Trained:
     """The trained model, training it if no run has it yet."""
     train, test = load_data(model.data, model.seed, model.coordinates)
-    there = training.train_once(
+    regression = training.train_once(
         "housing_model",
         model,
         partial(model.network.build, train.examples["input"].shape[1], model.seed),
@@ -135,7 +135,7 @@ def trained(model: Model) -> Trained:
         weight_decay=model.fit.weight_decay,
         dtype=torch.float64,  # in single precision, a residual near zero is mostly rounding
     )
-    return Trained(**vars(there), train=train, test=test)
+    return Trained(**vars(regression), train=train, test=test)
 
 
 def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:

@@ -145,14 +145,14 @@ def score_together(
     """
     source = Gradients(task)
     step = source.chunk(take(candidates, near[0, :4]))
-    found = torch.empty(2, *near.shape)
+    products = torch.empty(2, *near.shape)
     for row in track(range(len(near)), "candidates of queries"):
         both = Rows.dense_of(torch.stack([s_tests[row], gradients[row]]), source.sizes())
         order = candidates["length"][near[row]].argsort(stable=True)
         for places in order.split(step):
             rows = source.rows(take(candidates, near[row, places]))
-            found[:, row, places] = rows.inner(both).T
-    return found[0], found[1]
+            products[:, row, places] = rows.inner(both).T
+    return products[0], found[1]
 
 
 def cells(at: Config, hans: Hans, models: list[tuple[Model, Plan]]) -> list[Config]:

@@ -148,8 +148,8 @@ def _batch(source: Source, path: Path, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 (n, 3, 32, 32) and labels (n,) of one batch in Python's pickle format."""
     content = _content(source, path)
     try:
-        made = Arrays(io.BytesIO(content), encoding="bytes").load()
-        columns = {k.decode() if isinstance(k, bytes) else k: v for k, v in made.items()}
+        batch = Arrays(io.BytesIO(content), encoding="bytes").load()
+        columns = {k.decode() if isinstance(k, bytes) else k: v for k, v in batch.items()}
         pixels, labels = np.asarray(columns["data"]), np.asarray(columns["labels"])
     except (pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError) as error:
         raise _damaged(source, path, str(error) or type(error).__name__) from error

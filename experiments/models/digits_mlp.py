@@ -21,7 +21,7 @@ class DigitsMLP:
         """The network with its initial parameters."""
         sizes = [math.prod(self.image_shape), *self.hidden, 10]
         layers: list[nn.Module] = [nn.Flatten()]
-        with torch.random.fork_rng(devices=[]):  # torch draws its own first values from there
+        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
             for n_in, n_out in pairwise(sizes):
                 layers += [nn.Linear(n_in, n_out), nn.ReLU()]
         network = nn.Sequential(*layers[:-1])

@@ -18,7 +18,7 @@ class HousingMLP:
     def build(self, n_inputs: int, seed: int) -> nn.Module:
         """The network with its initial parameters: normal weights of variance 1/n, zero biases."""
         sizes = (n_inputs, *self.hidden, 1)
-        with torch.random.fork_rng(devices=[]):  # torch draws its own first values from there
+        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
             layers = [nn.Linear(m, n) for m, n in pairwise(sizes)]
         draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
         for layer in layers:

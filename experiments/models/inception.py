@@ -26,7 +26,7 @@ class SmallInception:
 
     def build(self, seed: int) -> nn.Module:
         """The network with its initial parameters: He's normal values."""
-        with torch.random.fork_rng(devices=[]):  # torch draws its own first values from there
+        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
             network = _network(self.num_classes)
         draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
         for value in network.parameters():

@@ -112,8 +112,8 @@ def _koh_liang(weight: Tensor) -> float:
 def _network(
     seed: int, make: Callable[[], list[nn.Module]], deviation: Callable[[Tensor], float]
 ) -> nn.Module:
-    """Normal weights truncated at two deviations, zero biases; torch's global state is unchanged."""
-    with torch.random.fork_rng(devices=[]):  # torch draws its own first values from there
+    """Normal weights truncated at two deviations, zero biases; torch's own state is unchanged."""
+    with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
         network = nn.Sequential(*make())
     draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
     for name, value in network.named_parameters():

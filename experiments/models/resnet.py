@@ -34,7 +34,7 @@ class ResNet:
         blocks, rest = divmod(self.depth - 2, 6)
         if rest or blocks < 1:
             raise UserError(f"a ResNet of depth {self.depth}: give 6 n + 2, such as 8, 14 or 56")
-        with torch.random.fork_rng(devices=[]):  # torch draws its own first values from there
+        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
             network = _Network(blocks, self.width, self.num_classes)
         draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
         for value in network.parameters():

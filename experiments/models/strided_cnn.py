@@ -22,7 +22,7 @@ class StridedCNN:
         """The network with its initial parameters."""
         (first, second), (n_in, height, width) = self.channels, self.image_shape
         positions = -(-height // 4) * -(-width // 4)
-        with torch.random.fork_rng(devices=[]):  # torch draws its own first values from there
+        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
             network = nn.Sequential(
                 nn.Conv2d(n_in, first, 5, stride=2, padding=2),
                 nn.ReLU(),

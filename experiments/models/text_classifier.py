@@ -19,7 +19,7 @@ class TextClassifier:
 
     def build(self, rarity: Tensor, n_classes: int, seed: int) -> "BagOfWords":
         """The network with its initial parameters; `rarity` (n_words,) weighs the words."""
-        with torch.random.fork_rng(devices=[]):  # torch draws its own first values from there
+        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
             network = BagOfWords(rarity, n_classes, self.width)
         draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
         nn.init.normal_(network.words.weight, 0.0, self.spread, generator=draw)

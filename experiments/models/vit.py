@@ -56,7 +56,7 @@ class ViT:
 
     def build(self, seed: int) -> "VisionTransformer":
         """The network with its initial parameters: normal, of variance 1 / inputs."""
-        with torch.random.fork_rng(devices=[]):  # torch draws its own first values from there
+        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
             network = VisionTransformer(self)
         draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
         for part in network.modules():

@@ -26,7 +26,7 @@ class WmtTransformer:
 
     def build(self, seed: int) -> nn.Module:
         """The network with its initial parameters: normal, of variance 1 / inputs."""
-        with torch.random.fork_rng(devices=[]):  # torch draws its own first values from there
+        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
             network = TranslationNetwork(self)
         draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
         for part in network.modules():

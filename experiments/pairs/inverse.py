@@ -1,7 +1,7 @@
 """The cost and the error of s_test over J, B and T (FastIF, Sec. 5.2).
 
 Errors are exact over the last two layers alone, the head: it has few parameters, and its input, the
-first token after the last encoder layer, is computed once and kept as a column.
+first token after the last encoder layer, is computed once as a column.
 """
 
 import time

@@ -1,7 +1,7 @@
 """Classifiers of sentence pairs (MultiNLI, HANS), and the samples they are trained on.
 
 The lower layers of a classifier are frozen. What leaves them, the hidden states of every sample, is
-computed once and kept as a run; training and influence computations read it as a column.
+computed once as a run; training and influence computations read it as a column.
 """
 
 import shutil
@@ -289,7 +289,7 @@ def task_model(model: Model | Simulator) -> Model:
 def trained(model: Model | Simulator) -> Trained:
     """The trained model, training it if no run has it yet."""
     base = task_model(model)
-    there = training.train_once(
+    classifier = training.train_once(
         "nli_model",
         model,
         lambda: base.network.open().top(base.labels, base.dropout, model.seed),
@@ -299,7 +299,7 @@ def trained(model: Model | Simulator) -> Trained:
         with_checkpoints=False,
     )
     train, pairs = _training_set(model)
-    return Trained(**vars(there), model=model, train=train, pairs=pairs)
+    return Trained(**vars(classifier), model=model, train=train, pairs=pairs)
 
 
 @dataclass(frozen=True)

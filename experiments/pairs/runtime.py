@@ -283,7 +283,7 @@ class _Bench:
         work, task, train = self.work, self.classifier.task, self.classifier.train
         vector = gradient_rows(task, query).dense()
         size = len(self.pool)
-        some = torch.from_numpy(self.draw.permutation(size)[: work.candidates])
+        candidates_alone = torch.from_numpy(self.draw.permutation(size)[: work.candidates])
         large, small = (
             [torch.from_numpy(self.draw.permutation(size)[:b]) for _ in range(work.steps)]
             for b in (work.batch, 1)
@@ -293,7 +293,10 @@ class _Bench:
             f"search_{k}": (partial(neighbours, features, train_features, k), 1) for k in work.ks
         }
         for name, plain in (("whole", self.whole), ("cached", self.cached)):
-            works[f"{name}_candidate"] = partial(plain.scores, vector[0], some), len(some)
+            works[f"{name}_candidate"] = (
+                partial(plain.scores, vector[0], candidates_alone),
+                len(some),
+            )
             step = partial(plain.recursion, vector[0], DAMPING / SCALE, SCALE)
             works[f"{name}_step_large"] = partial(step, large), work.steps
             works[f"{name}_step_one"] = partial(step, small), work.steps
