@@ -152,7 +152,7 @@ def score_together(
         for places in order.split(step):
             rows = source.rows(take(candidates, near[row, places]))
             products[:, row, places] = rows.inner(both).T
-    return products[0], found[1]
+    return products[0], products[1]
 
 
 def cells(at: Config, hans: Hans, models: list[tuple[Model, Plan]]) -> list[Config]:

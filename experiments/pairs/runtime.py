@@ -283,7 +283,7 @@ class _Bench:
         work, task, train = self.work, self.classifier.task, self.classifier.train
         vector = gradient_rows(task, query).dense()
         size = len(self.pool)
-        candidates_alone = torch.from_numpy(self.draw.permutation(size)[: work.candidates])
+        single = torch.from_numpy(self.draw.permutation(size)[: work.candidates])
         large, small = (
             [torch.from_numpy(self.draw.permutation(size)[:b]) for _ in range(work.steps)]
             for b in (work.batch, 1)
@@ -294,8 +294,8 @@ class _Bench:
         }
         for name, plain in (("whole", self.whole), ("cached", self.cached)):
             works[f"{name}_candidate"] = (
-                partial(plain.scores, vector[0], candidates_alone),
-                len(some),
+                partial(plain.scores, vector[0], single),
+                len(single),
             )
             step = partial(plain.recursion, vector[0], DAMPING / SCALE, SCALE)
             works[f"{name}_step_large"] = partial(step, large), work.steps
