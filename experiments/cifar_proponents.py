@@ -1,8 +1,8 @@
 """Proponents and opponents of CIFAR-10 images by TracIn, influence functions, representer points.
 
-Reproduces Figures 5 and 6 of TracIn's appendix (Pruthi et al., 2020) and counts, over queries drawn
-at random from the test split, which classes are retrieved. Measures what the scores of TracIn cost
-in passes: one batched forward and backward over the same queries and candidates, per checkpoint.
+Reproduces Figures 5 and 6 of TracIn's appendix (Pruthi et al., 2020) and counts which classes are
+retrieved for random queries from the test split. Measures the cost of TracIn's scores in passes; a
+pass is one batched forward and backward over the same queries and candidates, per checkpoint.
 Deviation: the recipe of the paper's Sec. 4.1 is outside the appendix; He et al.'s is used.
 """
 
@@ -47,21 +47,20 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     def work() -> dict[str, Any]:
         return proponents.measure(method, there.task, train, drawn, config.queries.top, basis)
 
-    found = measured(there, drawn, work) if method == TracIn() else work()
-    return {**there.metrics, **found}
+    return {**there.metrics, **(timed(there, drawn, work) if method == TracIn() else work())}
 
 
-def measured(there: Trained, drawn: Drawn, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The outcome of `work`, and its cost in passes, timed before and after it.
+def timed(there: Trained, drawn: Drawn, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The results of `work`, and its cost in passes, which are timed before and after it.
 
-    In seconds of the processor, of all threads, so that other programs do not count. The work is
-    all of it: rows of queries and candidates, their products, and finding the top.
+    Times are processor seconds of all threads, which exclude other programs. The work is complete:
+    rows of queries and candidates, their products, and the search for the top.
     """
     index = torch.from_numpy(drawn.index)
     query = take(drawn.pool.examples, index)
     both = {name: torch.cat([column, query[name]]) for name, column in there.train.items()}
     one = one_pass(copy.deepcopy(there.module).requires_grad_(True), both)
-    one()  # memory is taken and kernels are chosen in the first
+    one()  # the first pass allocates memory and chooses kernels
     first = _seconds(one)
     started = time.process_time()
     outcome = work()

@@ -1,8 +1,8 @@
 """Proponents and opponents of digits by TracIn, influence functions and representer points.
 
-Reproduces Figure 9 of TracIn's appendix (Pruthi et al., 2020) and counts, over queries drawn at
-random from MNIST's test split, which classes are retrieved. The network is that of mnist_mislabel,
-trained on correct labels.
+Reproduces Figure 9 of TracIn's appendix (Pruthi et al., 2020) and counts which classes are
+retrieved for random queries from MNIST's test split. The network is that of mnist_mislabel, trained
+on correct labels.
 """
 
 import sys
@@ -34,8 +34,10 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     evaluation = pool(there.module, there.evaluation.examples)
     drawn = draw(evaluation, config.queries, config.model.seed)
     basis = proponents.basis_of(config.model, config.method, there.task, train)
-    found = proponents.measure(config.method, there.task, train, drawn, config.queries.top, basis)
-    return {**there.metrics, **found}
+    measures = proponents.measure(
+        config.method, there.task, train, drawn, config.queries.top, basis
+    )
+    return {**there.metrics, **measures}
 
 
 def methods(num_eigen: int, basis: Krylov) -> list[Method]:

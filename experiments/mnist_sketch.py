@@ -1,9 +1,9 @@
-"""The sketched inverse Hessian by two minibatches, held against the exact one.
+"""The sketched inverse Hessian by two minibatches, compared with the exact one.
 
 Reproduces Sec. A.1, Eq. 3 of TracIn's appendix (Pruthi et al., 2020) on the small network of
-mnist_mislabel, whose Hessian can be written out. Minibatches are the blocks of one random
-partition, so that their Hessians are written out once and thousands of steps cost products of
-matrices; each step draws its two blocks independently.
+mnist_mislabel, whose Hessian fits in memory. Minibatches are the blocks of one random partition:
+their Hessians are computed once, and thousands of steps cost only products of matrices. Each step
+draws its two blocks independently.
 """
 
 import sys
@@ -34,7 +34,7 @@ class Config:
 
 
 class BlockHessian(Hessian):
-    """A Hessian whose every product is with one of the blocks, drawn afresh."""
+    """A Hessian that draws one of the blocks at random for each product."""
 
     def __init__(
         self, task: Task, examples: Examples, blocks: Tensor, damping: float, seed: int
@@ -52,30 +52,30 @@ class BlockHessian(Hessian):
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     there = trained(config.blocks.model)
     task, train = there.task, there.train.examples
-    kept = block_hessians(config.blocks)
-    blocks = torch.from_numpy(np.array(kept.array("hessians")))
+    stored = block_hessians(config.blocks)
+    blocks = torch.from_numpy(np.array(stored.array("hessians")))
     hessian = BlockHessian(task, train, blocks, config.damping, config.sketch.seed)
     exact = blocks.double().mean(0) + hessian.shift * torch.eye(task.size, dtype=torch.float64)
     values = torch.linalg.eigvalsh(exact)
     target = config.sketch.projection.draw(task).directions()
     goal = torch.linalg.solve(exact, target.double().T).T
     steps = np.unique(np.geomspace(1, config.sketch.steps, POINTS).round().astype(int))
-    wanted, found = set(steps.tolist()), []
+    wanted, errors = set(steps.tolist()), []
 
     def watch(step: int, estimate: Tensor) -> None:
         if step in wanted:
-            found.append(float((estimate.double() - goal).norm() / goal.norm()))
+            errors.append(float((estimate.double() - goal).norm() / goal.norm()))
 
     config.sketch.state(hessian, watch)
     return {
         "steps": steps,
-        "error": np.array(found),
-        "error_last": found[-1],
+        "error": np.array(errors),
+        "error_last": errors[-1],
         "damping": config.damping,
         "largest_eigenvalue": float(values.abs().max()),
         "smallest_eigenvalue": float(values.abs().min()),
         "negative_eigenvalues": int((values < 0).sum()),
-        "fit_seconds": kept.metrics["seconds"],
+        "fit_seconds": stored.metrics["seconds"],
     }
 
 
@@ -88,7 +88,7 @@ SMOKE_BASE = Config(
 
 
 def cells(base: Config, seeds: int, damping: tuple[float, ...]) -> list[Config]:
-    """Every damping on every seed, of the model as of the sketch's directions and minibatches."""
+    """Every damping on every seed, which model, directions and minibatches share."""
     made = []
     for seed in range(seeds):
         blocks = replace(base.blocks, model=replace(base.blocks.model, seed=seed))

@@ -1,11 +1,11 @@
 """Mislabelled images of CIFAR-10 ranked by self-influence in a fine-tuned vision Transformer.
 
 Reproduces the retrieval of Sec. 5.3 of "Scaling Up Influence Functions" (Schioppa et al., 2022): a
-ViT fine-tuned by SAM, 10% of the *test* labels wrong, parameters from the top 10%, 20% and all,
-positive eigenvalues alone. Beyond it: all eigenvalues, wrong labels in *training*, and whether
-training images of negative influence on a query are mislabelled or hard. Deviations: the published
-SAM checkpoint is in another format, so the paper tier starts from the one without SAM; the small
-tier starts from a network trained here on the rest of CIFAR-10.
+ViT fine-tuned by SAM; 10% of the *test* labels are wrong; influence is on the top 10%, top 20% or
+all of the parameters, and on positive eigenvalues only. We add all eigenvalues, wrong labels in
+*training*, and whether training images with negative influence on a query are mislabelled or hard.
+Deviations: the published SAM checkpoint is in another format, so the paper tier starts from the one
+without SAM; the small tier starts from a network trained here on the rest of CIFAR-10.
 """
 
 import sys
@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from experiments.images.vit_models import PAPER, SMALL, SMOKE, Model, Split, Tuned, load_data, tuned
 from experiments.laboratory import attribution, runs
@@ -32,10 +31,10 @@ from methods.random_projection import RandomProjection
 from methods.task import Examples, Task, take
 from methods.tracin import TracIn
 
-TOP = 30  # images kept of the most suspicious
-NEAREST = 10  # proponents and opponents counted of a query
-SHOWN_QUERIES, SHOWN = 3, 8  # kept as images
-UNSURE = 0.5  # a right label that the model gives less probability is of a hard image
+TOP = 30  # most suspicious images, which are stored
+NEAREST = 10  # proponents, and opponents, counted for each query
+SHOWN_QUERIES, SHOWN = 3, 8  # queries, and opponents of each, stored as images
+UNSURE = 0.5  # an image is hard if the model gives its right label less probability
 
 PLACES: tuple[Literal["test", "train"], ...] = ("test", "train")
 Method = TracIn | RandomProjection | Influence | Loss
@@ -43,7 +42,7 @@ Method = TracIn | RandomProjection | Influence | Loss
 
 @dataclass(frozen=True)
 class Config:
-    """`share` of the parameters, from the top; `queries` of the test images, for opponents."""
+    """`share` of the parameters, from the top; number of test `queries` for opponents."""
 
     model: Model = PAPER
     method: Method = TracIn(learning_rates=False)
@@ -53,7 +52,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Basis:
-    """What an Arnoldi basis depends on: a run of its own, shared by the cells."""
+    """What Arnoldi computes once per model: a run of its own, shared by the cells."""
 
     model: Model
     share: float
@@ -65,16 +64,16 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     names, share = from_the_top(there.module, config.share)
     task = there.task if share == 1 else there.task.only(names)
     pool, started = there.pool.examples, time.process_time()
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     if isinstance(method, Loss):
         scores = attribution.losses(task, pool)
     else:
-        prepared, found = _prepare(config, method, task, there.train.examples)
+        prepared, facts = _prepare(config, method, task, there.train.examples)
         started = time.process_time()
         fitted = method.fit(task, there.train.examples, prepared)
         scores = fitted.self_influence(pool)
         if config.queries:
-            found |= _opponents(fitted, there, config.queries)
+            facts |= _opponents(fitted, there, config.queries)
     single = isinstance(method, TracIn)
     return {
         "method": "TracIn[1]" if single else attribution.display(method),
@@ -85,7 +84,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         "share": share,
         "num_params": task.size,
         "proj_dim": attribution.dimension(method),
-        **found,
+        **facts,
     }
 
 
@@ -134,10 +133,10 @@ def _pixels(examples: Examples, index: np.ndarray) -> np.ndarray:
 
 
 def _opponents(fitted: Fitted, there: Tuned, n_queries: int) -> dict[str, Any]:
-    """Who is against a prediction, and who for it: shares of wrong labels and of hard images.
+    """Shares of wrong labels and of hard images among opponents and proponents of predictions.
 
-    Queries are test images with their right labels. Of rightly labelled training images, hard are
-    those whose label the model, which was trained on them, gives a probability below UNSURE.
+    Queries are test images with their right labels. A rightly labelled training image is hard if
+    the model, though trained on it, gives its label a probability below UNSURE.
     """
     train, n = there.train, min(n_queries, len(there.test.true))
     queries = take(there.test.examples, slice(0, n))
@@ -145,7 +144,7 @@ def _opponents(fitted: Fitted, there: Tuned, n_queries: int) -> dict[str, Any]:
     scores = fitted.scores(queries, train.examples)
     given = torch.exp(-attribution.losses(there.task, train.examples)).numpy()
     hard = ~train.corrupted & (given < UNSURE)
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "n_queries": n,
         "chance_mislabelled": float(train.corrupted.mean()),
         "chance_hard": float(hard.sum() / (~train.corrupted).sum()),
@@ -155,17 +154,17 @@ def _opponents(fitted: Fitted, there: Tuned, n_queries: int) -> dict[str, Any]:
     ends = {"opponents": order[:, :NEAREST], "proponents": order[:, ::-1][:, :NEAREST]}
     for role, index in ends.items():
         right = ~train.corrupted[index]
-        found |= {
+        facts |= {
             f"{role}_mislabelled": float(train.corrupted[index].mean()),
             f"{role}_hard": float(hard[index].sum() / max(1, right.sum())),
             role: np.ascontiguousarray(index),
         }
-    against = torch.from_numpy(found["opponents"])
-    found["opponents_negative"] = float((scores.gather(1, against) < 0).double().mean())
+    against = torch.from_numpy(facts["opponents"])
+    facts["opponents_negative"] = float((scores.gather(1, against) < 0).double().mean())
     predicted = _predicted(there, queries)
     shown = np.flatnonzero(predicted == there.test.true[:n])[:SHOWN_QUERIES]
     return {
-        **found,
+        **facts,
         "accuracy_queries": float((predicted == there.test.true[:n]).mean()),
         "shown": shown,
         "shown_labels": there.test.true[shown],
@@ -177,8 +176,7 @@ def _opponents(fitted: Fitted, there: Tuned, n_queries: int) -> dict[str, Any]:
 @torch.no_grad()
 def _predicted(there: Tuned, examples: Examples) -> np.ndarray:
     images = there.task.move(examples)["image"].split(250)
-    pieces: list[Tensor] = [there.module(some).argmax(1).cpu() for some in images]
-    return torch.cat(pieces).numpy()
+    return torch.cat([there.module(some).argmax(1).cpu() for some in images]).numpy()
 
 
 @dataclass(frozen=True)
@@ -193,7 +191,7 @@ class Plan:
 
 
 def cells(model: Model, seeds: int, plan: Plan) -> Iterator[Config]:
-    """Wrong labels in the test set at every share, wrong labels in training at all parameters."""
+    """Wrong test labels at every share of the parameters; wrong training labels at all of them."""
     for seed in range(seeds):
         for where in PLACES:
             shares = plan.shares if where == "test" else (1.0,)
@@ -203,33 +201,35 @@ def cells(model: Model, seeds: int, plan: Plan) -> Iterator[Config]:
                 yield from _of_share(Config(own, share=share), plan)
 
 
-def table(found: list[runs.Run]) -> tuple[list[str], list[list[str]]]:
-    """A line a method and part of the parameters: means over the seeds and draws there are."""
-    groups: dict[tuple[str, float, str], list[runs.Run]] = {}
-    for one in found:
-        config, metrics = one.config, one.metrics
-        place = config["model"]["data"]["where"], config["share"], metrics["method"]
-        groups.setdefault(place, []).append(one)
-    rows = []
-    for (where, share, method), of in groups.items():
-        facts = [[one.metrics[name] for one in of] for name in ("auc", "ap", "seconds")]
-        auc, ap, seconds = (sum(values) / len(values) for values in facts)
-        told = [f"{100 * auc:.1f}", f"{100 * ap:.1f}", f"{seconds:.3g}", str(len(of))]
-        rows.append([where, f"{share:.0%}", method, *told])
-    return ["wrong labels in", "parameters", "method", "AUC", "AP", "seconds", "runs"], rows
-
-
 def _of_share(at: Config, plan: Plan) -> Iterator[Config]:
-    asked = plan.queries if at.model.data.where == "train" else 0
-    yield replace(at, queries=asked)
+    n_queries = plan.queries if at.model.data.where == "train" else 0
+    yield replace(at, queries=n_queries)
     for dim in plan.dims:
-        queries = asked if dim == max(plan.dims) else 0
+        queries = n_queries if dim == max(plan.dims) else 0
         for positive in (True, False):
             yield replace(at, method=arnoldi(dim, plan.basis, positive), queries=queries)
         for draw in range(plan.draws):
             first = queries if draw == 0 else 0
             yield replace(at, method=randproj(dim, draw), queries=first)
             yield replace(at, method=randselect(dim, draw))
+
+
+def table(results: list[runs.Run]) -> tuple[list[str], list[list[str]]]:
+    """One line per method and share of the parameters: means over seeds and draws."""
+    groups: dict[tuple[str, float, str], list[runs.Run]] = {}
+    for one in results:
+        config, metrics = one.config, one.metrics
+        group = config["model"]["data"]["where"], config["share"], metrics["method"]
+        groups.setdefault(group, []).append(one)
+    rows = []
+    for (where, share, method), members in groups.items():
+        means = [
+            np.mean([one.metrics[name] for one in members]) for name in ("auc", "ap", "seconds")
+        ]
+        auc, ap, seconds = means
+        numbers = [f"{100 * auc:.1f}", f"{100 * ap:.1f}", f"{seconds:.3g}", str(len(members))]
+        rows.append([where, f"{share:.0%}", method, *numbers])
+    return ["wrong labels in", "parameters", "method", "AUC", "AP", "seconds", "runs"], rows
 
 
 SHARES = (0.1, 0.2, 1.0)
