@@ -1,8 +1,8 @@
-"""How many models tell an influence from none: exact counts, and what a budget resolves.
+"""How many models distinguish an influence from none: exact counts, and what a budget resolves.
 
-Reproduces the left and the middle of Figure 3 of 004 (Doubov et al., 2022) and answers the
-questions it leaves: what two unknown probabilities need, and what a subset ensemble of so many
-models can resolve. It is a tool as well:
+Reproduces the left and the middle of Figure 3 of Subsets (Doubov et al., 2022) and answers two
+questions it leaves open: what two unknown probabilities need, and what a subset ensemble of a given
+size can resolve. It is a tool as well:
 
     python -m experiments.model_count --p .6 --q .4 --delta .05
     python -m experiments.model_count --models 400
@@ -42,16 +42,15 @@ from methods.ensembles.power import (
 from methods.ensembles.subset import Sums
 from methods.randomness import numpy_generator
 
-# Simulations that counts and plans are held against: coins, and ensembles of made-up models.
-
-
-ENOUGH = 50  # pairs found, below which a share of them says nothing
+ENOUGH = 50  # pairs above the threshold, below which a share of them says nothing
 THRESHOLDS = tuple(round(0.025 * i, 3) for i in range(1, 25))
+ENDS = (0.01, 0.99)  # added to the grid, whose steps of 0.05 are too wide there
+SHARES = {"half": 0.5, "subset": 0.7}
 
 
 @dataclass(frozen=True)
 class Coins:
-    """Both probabilities of error at the counted number of models, drawn `n_draws` times."""
+    """Both probabilities of error at the counted number of models, simulated `n_draws` times."""
 
     values: tuple[float, ...] = (0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
     delta: float = 0.05
@@ -59,7 +58,7 @@ class Coins:
     seed: int = 0
 
     def outcome(self) -> dict[str, Any]:
-        """Errors (n_pairs, 2) as simulated and as calculated, at the first number that does."""
+        """Errors (n_pairs, 2), simulated and calculated, at the first number that suffices."""
         draw = numpy_generator(self.seed, "coins")
         pairs = list(combinations(self.values, 2))
         simulated, exact = np.zeros((2, len(pairs), 2))
@@ -82,10 +81,10 @@ class Coins:
 
 @dataclass(frozen=True)
 class Ensembles:
-    """Pairs of ensembles of models that are right by chance, estimated as trained ones are.
+    """Pairs of ensembles whose models are right at random, estimated like trained ones.
 
-    Of each number of `models`: queries that nothing influences, right with each of the
-    probabilities `p`; and queries that one example each influences by `influence`.
+    For each number of `models`: queries without any influence, right with each of the probabilities
+    `p`; and queries that one example each influences by `influence`.
     """
 
     models: tuple[int, ...] = (25, 50, 100, 200, 400, 1000, 2000)
@@ -97,12 +96,9 @@ class Ensembles:
     seed: int = 0
 
     def outcome(self) -> dict[str, Any]:
-        """Arrays over models, probabilities and THRESHOLDS, simulated and as planned."""
-        found: dict[str, list[Any]] = {}
-        for n_models in self.models:
-            for name, values in (self._null(n_models) | self._planted(n_models)).items():
-                found.setdefault(name, []).append(values)
-        arrays = {name: np.array(values) for name, values in found.items()}
+        """Arrays over models, probabilities and THRESHOLDS, simulated and by theory (`planned`)."""
+        each = [self._null(n_models) | self._planted(n_models) for n_models in self.models]
+        arrays = {name: np.array([one[name] for one in each]) for name in each[0]}
         return {
             "error_ratio": float((arrays["error"] / arrays["error_planned"]).mean()),
             **arrays,
@@ -113,13 +109,13 @@ class Ensembles:
 
     def _masks(self, n_models: int, which: int) -> np.ndarray:
         size = round(self.inside * self.n_train)
-        # Ensembles of one seed share no mask: each begins where the one before it ended.
+        # Ensembles of one seed share no mask: each starts where the previous one ended.
         first = 3 * sum(n for n in self.models if n < n_models) + which * n_models
         return draw_masks(n_models, self.n_train, size, self.seed, first)
 
     def _null(self, n_models: int) -> dict[str, Any]:
-        """What is estimated where there is no influence, by two ensembles."""
-        measured: dict[str, list[Any]] = {}
+        """The estimates of two ensembles where there is no influence."""
+        each = []
         for place, p in enumerate(self.p):
             estimates = []
             for which in range(2):
@@ -128,7 +124,7 @@ class Ensembles:
                 estimates.append(Sums.of(self._masks(n_models, which), right).influence())
             passed = [[float((e >= t).double().mean()) for t in THRESHOLDS] for e in estimates]
             planned = [(n_models, t, p, self.inside) for t in THRESHOLDS]
-            new = {
+            measures = {
                 "error": float(np.mean([float(e.double().std()) for e in estimates])),
                 "error_planned": standard_error(n_models, p, p, self.inside),
                 "rate": np.mean(passed, axis=0),
@@ -136,12 +132,11 @@ class Ensembles:
                 "iou": iou(estimates[0], estimates[1], THRESHOLDS).numpy(),
                 "iou_planned": [null_iou(*one) for one in planned],
             }
-            for name, value in new.items():
-                measured.setdefault(name, []).append(value)
-        return dict(measured)
+            each.append(measures)
+        return {name: [one[name] for one in each] for name in each[0]}
 
     def _planted(self, n_models: int) -> dict[str, Any]:
-        """The share of false pairs among those found, as it is and as it would be expected."""
+        """The share of false pairs above each threshold, measured and expected."""
         draw = numpy_generator(self.seed, "planted", n_models)
         masks = self._masks(n_models, 2)
         cause = draw.integers(self.n_train, size=self.n_query)
@@ -154,45 +149,35 @@ class Ensembles:
         shares, expected, seen = [], [], []
         for threshold in THRESHOLDS:
             above = estimate >= threshold
-            n_found = int(above.sum())
-            shares.append((above & ~true).sum() / n_found if n_found >= ENOUGH else np.nan)
-            expected.append(false_share(n_found, total, inside, n_models, threshold))
+            n_above = int(above.sum())
+            shares.append((above & ~true).sum() / n_above if n_above >= ENOUGH else np.nan)
+            expected.append(false_share(n_above, total, inside, n_models, threshold))
             seen.append((above & true).sum() / self.n_query)
         return {"false": shares, "false_planned": expected, "seen": seen}
 
 
-ENDS = (0.01, 0.99)  # of the grid, where steps of 0.05 are too wide
-SHARES = {"half": 0.5, "subset": 0.7}
-
-
 @dataclass(frozen=True)
 class Pair:
-    """Models that tell p from q: of one arm, where both are known, and of two, where neither is."""
+    """Models that distinguish p from q: one arm if both are known, two arms if neither is."""
 
     p: float = 0.6
     q: float = 0.4
     delta: float = 0.05
 
     def outcome(self) -> dict[str, Any]:
-        """Numbers of models; one that does not exist is left out."""
-        two = {name: two_arms(self.p, self.q, self.delta, at) for name, at in SHARES.items()}
-        normal = {
-            f"normal_{name}": two_arms_normal(self.p, self.q, self.delta, at)
-            for name, at in SHARES.items()
-        }
-        found = {
-            **_numbers("one", one_arm(self.p, self.q, self.delta)),
-            "paper": paper_count(self.p, self.q, self.delta),
-            **_numbers("half", two["half"]),
-            **_numbers("subset", two["subset"]),
-            **normal,
-        }
-        return {name: value for name, value in found.items() if math.isfinite(value)}
+        """Numbers of models, where they exist."""
+        p, q, delta = self.p, self.q, self.delta
+        counts = {**_numbers("one", one_arm(p, q, delta)), "paper": paper_count(p, q, delta)}
+        for name, share in SHARES.items():
+            counts |= _numbers(name, two_arms(p, q, delta, share))
+        for name, share in SHARES.items():
+            counts[f"normal_{name}"] = two_arms_normal(p, q, delta, share)
+        return _finite(counts)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What so many models resolve, of a query that is right with probability p."""
+    """What `models` resolve for a query that is right with probability p."""
 
     models: int = 400
     p: float = 0.5
@@ -200,20 +185,21 @@ class Budget:
     delta: float = 0.05
 
     def outcome(self) -> dict[str, Any]:
-        """The standard error, the threshold and the influence beyond it that is found."""
-        found = resolved(self.models, self.p, self.inside, self.delta)
-        numbers = {
-            "standard_error": standard_error(self.models, self.p, self.p, self.inside),
-            "threshold": found.threshold,
-            "influence": found.influence,
-            "null_iou": null_iou(self.models, found.threshold, self.p, self.inside),
-        }
-        return {name: value for name, value in numbers.items() if math.isfinite(value)}
+        """The standard error, the threshold, and the influence that passes it reliably."""
+        limits = resolved(self.models, self.p, self.inside, self.delta)
+        return _finite(
+            {
+                "standard_error": standard_error(self.models, self.p, self.p, self.inside),
+                "threshold": limits.threshold,
+                "influence": limits.influence,
+                "null_iou": null_iou(self.models, limits.threshold, self.p, self.inside),
+            }
+        )
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Models of which pairs without influence pass a threshold with probability delta at most."""
+    """Models for which pairs without influence pass a threshold with probability at most delta."""
 
     threshold: float = 0.15
     p: float = 0.5
@@ -221,15 +207,18 @@ class Threshold:
     delta: float = 0.05
 
     def outcome(self) -> dict[str, Any]:
-        """That number, and those that find an influence as high as the threshold."""
+        """That number, and the number that detects an influence as high as the threshold."""
         quiet = models_for(self.threshold, self.p, self.inside, self.delta)
-        rest = {"null_iou": null_iou(int(quiet.sustained), self.threshold, self.p, self.inside)}
-        rest["rate"] = null_rate(int(quiet.sustained), self.threshold, self.p, self.inside)
-        numbers = {**_numbers("quiet", quiet), **rest}
+        setting = int(quiet.sustained), self.threshold, self.p, self.inside
+        counts = {
+            **_numbers("quiet", quiet),
+            "null_iou": null_iou(*setting),
+            "rate": null_rate(*setting),
+        }
         if self.threshold <= self.p:
             low = self.p - self.threshold
-            numbers |= _numbers("found", two_arms(self.p, low, self.delta, self.inside))
-        return {name: value for name, value in numbers.items() if math.isfinite(value)}
+            counts |= _numbers("found", two_arms(self.p, low, self.delta, self.inside))
+        return _finite(counts)
 
 
 @dataclass(frozen=True)
@@ -240,7 +229,7 @@ class Grid:
     delta: float = 0.05
 
     def outcome(self) -> dict[str, Any]:
-        """Arrays over pairs, q < p; inf where no number of models tells them apart."""
+        """Arrays over pairs, q < p; inf where no number of models distinguishes them."""
         values = sorted({*ENDS, *_multiples(self.step, 1.0)})
         return _counted([(p, q) for q, p in combinations(values, 2)], self.delta)
 
@@ -254,7 +243,7 @@ class Line:
     delta: float = 0.05
 
     def outcome(self) -> dict[str, Any]:
-        """The same arrays, q ascending."""
+        """Arrays over q, ascending."""
         below = [q for q in _multiples(self.step, 1.0) if q < self.p]
         return _counted([(self.p, q) for q in below], self.delta)
 
@@ -264,6 +253,10 @@ Config = Pair | Budget | Threshold | Grid | Line | Coins | Ensembles
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     return config.outcome()
+
+
+def _finite(numbers: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def _numbers(name: str, count: Count) -> dict[str, float]:
@@ -286,8 +279,8 @@ def _counted(pairs: list[tuple[float, float]], delta: float) -> dict[str, Any]:
 
 
 ANSWERS = {
-    "one_first": "models, p and q known: first number that tells",
-    "one_sustained": "models, p and q known: every number from here on tells",
+    "one_first": "models, p and q known: first number that suffices",
+    "one_sustained": "models, p and q known: every number from here on suffices",
     "paper": "models, by the paper's code (the first, up to 999)",
     "half_first": "models, neither known, half with the example: first",
     "half_sustained": "models, neither known, half with the example: from here on",
@@ -296,12 +289,12 @@ ANSWERS = {
     "subset_sustained": "models, neither known, 0.7 with the example: from here on",
     "normal_subset": "models, neither known, 0.7 with: by the normal law",
     "standard_error": "standard error of an estimated influence that is 0",
-    "threshold": "threshold that an influence of 0 passes with delta at most",
+    "threshold": "threshold that an influence of 0 passes with at most delta",
     "influence": "influence that then passes with 1 - delta",
-    "quiet_first": "models of which an influence of 0 passes with delta at most: first",
-    "quiet_sustained": "models of which an influence of 0 passes so: from here on",
-    "found_first": "models that tell an influence of the threshold from 0: first",
-    "found_sustained": "models that tell an influence of the threshold from 0: from here on",
+    "quiet_first": "models for which an influence of 0 passes with at most delta: first",
+    "quiet_sustained": "models for which an influence of 0 passes so: from here on",
+    "found_first": "models that detect an influence of the threshold: first",
+    "found_sustained": "models that detect an influence of the threshold: from here on",
     "rate": "probability of passing then",
     "null_iou": "IOU of two such ensembles at the threshold by chance alone",
     "difference": "simulated less calculated probability of error, mean",
@@ -312,27 +305,27 @@ ANSWERS = {
 
 
 def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
-    """A line an answer; of figures, what they hold."""
+    """One line per answer; figures have a line with their number of pairs."""
     rows = []
     for run_ in runs:
         config = dict(run_.config)
         kind = config.pop("type")
-        asked = ", ".join(f"{k} {v:g}" for k, v in config.items() if isinstance(v, int | float))
+        question = ", ".join(f"{k} {v:g}" for k, v in config.items() if isinstance(v, int | float))
         counted = run_.arrays().get("first")
         numbers = run_.metrics if counted is None else {"pairs": len(counted)}
         if not numbers:
-            rows.append([f"{kind.lower()}: {asked}", "models: no number tells equals apart", ""])
+            rows.append([f"{kind.lower()}: {question}", "models: no number suffices for p = q", ""])
         for name, value in numbers.items():
-            rows.append([f"{kind.lower()}: {asked}", ANSWERS.get(name, name), f"{value:.4g}"])
+            rows.append([f"{kind.lower()}: {question}", ANSWERS.get(name, name), f"{value:.4g}"])
     return ["question", "answer", "value"], rows
 
 
 MODELS = (25, 50, 100, 200, 400, 1000, 2000)
 ACCURACY = (0.5, 0.9, 0.99)
-ASKED = (Pair(), Budget(), Threshold())  # the cells that the tool starts from
+TOOL = (Pair(), Budget(), Threshold())  # the cells that command-line options change
 PRESETS: dict[str, list[Config]] = {
     "smoke": [
-        *ASKED,
+        *TOOL,
         Pair(delta=0.02),
         Grid(0.1),
         *sweep(Line(step=0.05), p=(0.5, 0.9, 0.95, 1.0)),
@@ -341,7 +334,7 @@ PRESETS: dict[str, list[Config]] = {
         *sweep(Ensembles((25, 100), n_train=60, n_query=100), seed=range(3)),
     ],
     "small": [
-        *ASKED,
+        *TOOL,
         Pair(delta=0.02),
         Grid(),
         *sweep(Line(step=0.05), p=(0.5, 0.7, 0.9, 0.95, 1.0)),
@@ -350,15 +343,15 @@ PRESETS: dict[str, list[Config]] = {
         *sweep(Ensembles(MODELS[:4]), seed=range(3)),
     ],
     "paper": [
-        *ASKED,
+        *TOOL,
         Pair(delta=0.02),
         Grid(),
         *sweep(Line(), p=(0.5, 0.7, 0.9, 0.95, 1.0)),
-        *[one for one in sweep(Budget(), models=MODELS, p=ACCURACY) if one not in ASKED],
+        *[one for one in sweep(Budget(), models=MODELS, p=ACCURACY) if one not in TOOL],
         *[
             one
             for one in sweep(Threshold(), threshold=(0.05, 0.1, 0.15, 0.25), p=ACCURACY)
-            if one not in ASKED
+            if one not in TOOL
         ],
         *sweep(Coins(), seed=range(5)),
         *sweep(Ensembles(), seed=range(5)),
@@ -369,7 +362,7 @@ EXPERIMENT = Experiment(
     "model_count",
     run,
     PRESETS,
-    summary="how many models tell an influence from none, and what a budget of models resolves",
+    summary="how many models distinguish an influence from none, and what a budget resolves",
     table=table,
     seconds={"smoke": 5, "small": 11, "paper": 75},
 )

@@ -1,11 +1,10 @@
-"""Low-latency TracIn: recall of its proponents against the time of a query, exact and approximate.
+"""Low-latency TracIn: recall of its proponents against query time, by exact and approximate search.
 
 Reproduces Sec. C of TracIn's appendix (Pruthi et al., 2020): the gradients of candidates at all
-checkpoints, times the roots of the learning rates, projected and end to end, in a nearest-neighbour
-index. The network is small, so that unprojected rows can be stored too, and the exact index over
-them held against TracInCP. Searches are timed in turns with the exact one, one thread each.
-
-Cost: `small` 12 minutes of one core, estimated from the rates of its parts at a tenth of the size.
+checkpoints, times the square roots of the learning rates, projected and concatenated, are put into
+a nearest-neighbour index. The network is small, so that unprojected rows fit in memory too, and
+their exact index is compared with TracInCP. Searches are timed in turns with the exact one, each
+with one thread.
 """
 
 import math
@@ -39,17 +38,18 @@ from methods.search.searches import HNSW, IVF, Exact, load_faiss
 from methods.task import Examples, chunks, take
 from methods.tracin import TracIn
 
-# Rows of training digits at the checkpoints of a network, and TracInCP's proponents among them.
-
-
 K = 10  # proponents of a query
+ROUNDS = 3  # timings of a search, in turns with the exact one
+ALONE = 20  # queries in a round that are searched one by one
+SAME = 1e-5  # of a query's highest score: closer scores may come in either order in float32
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Rows of the model's first n training examples, projected at every checkpoint if asked.
+    """Rows of the model's first n training examples, and of `n_queries` random held-out ones.
 
-    And of `n_queries` held-out ones, drawn at random by the model's seed.
+    They are projected at every checkpoint if there is a `projection`. The model's seed draws the
+    queries.
     """
 
     model: Model
@@ -60,7 +60,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Truth:
-    """TracInCP's proponents of the same queries among the first n training examples."""
+    """TracInCP's proponents of the same queries, among the first n training examples."""
 
     model: Model
     n: int
@@ -69,76 +69,16 @@ class Truth:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Rows of candidates (n, dim) and of queries (n_queries, dim), and what the former took."""
+    """Rows of candidates (n, dim) and queries (n_queries, dim); seconds taken by the former."""
 
     candidates: Tensor
     queries: Tensor
     seconds: float
 
 
-def fitted(stored: Stored) -> tuple[Fitted, Examples, Examples]:
-    """TracInCP of the model, projected if asked; the training examples and the queries."""
-    there = trained(stored.model)
-    held, seed = len(there.evaluation.index), stored.model.seed
-    if stored.n > len(there.train.index) or stored.n_queries > held:
-        raise UserError(
-            f"{stored.n} rows of {len(there.train.index)} training examples and "
-            f"{stored.n_queries} queries of {held} held out: lower stored.n and stored.n_queries"
-        )
-    drawn = numpy_generator(seed, "queries").permutation(held)[: stored.n_queries]
-    queries = take(there.evaluation.examples, torch.from_numpy(drawn))
-    whole = TracIn().fit(there.task, there.train.examples)
-    method = whole if stored.projection is None else Projected(whole, stored.projection)
-    return method, there.train.examples, queries
-
-
-def embedded(stored: Stored, n: int) -> Embedded:
-    """Rows of the first n candidates and of the queries; projected ones are kept as a run."""
-    if stored.projection is None:  # many numbers, and quickly made
-        return _embed(stored, n)
-
-    def compute(_scratch: Path) -> dict[str, Any]:
-        made = _embed(stored, stored.n)
-        arrays = {"rows": made.candidates.numpy(), "queries": made.queries.numpy()}
-        return {**arrays, "seconds": made.seconds}
-
-    kept = runs.once("nearest_rows", stored, compute)
-    rows = torch.from_numpy(np.array(kept.array("rows")[:n]))
-    queries = torch.from_numpy(np.array(kept.array("queries")))
-    return Embedded(rows, queries, kept.metrics["seconds"] * n / stored.n)
-
-
-def _embed(stored: Stored, n: int) -> Embedded:
-    method, train, queries = fitted(stored)
-    started = time.perf_counter()
-    rows = candidate_rows(method, take(train, slice(0, n)))
-    seconds = time.perf_counter() - started
-    asked = [method.query_rows(some).dense() for some in chunks(queries, 100)]
-    return Embedded(rows, torch.cat(asked), seconds)
-
-
-def proponents(truth: Truth) -> dict[str, Any]:
-    """TracInCP's `scores` and `ids` (n_queries, K), and the `seconds` they took; a run."""
-
-    def compute(_scratch: Path) -> dict[str, Any]:
-        method, train, queries = fitted(Stored(truth.model, None, truth.n, truth.n_queries))
-        started = time.perf_counter()
-        scores, ids = method.proponents(queries, take(train, slice(0, truth.n)), K)
-        seconds = time.perf_counter() - started
-        return {"scores": scores.numpy(), "ids": ids.numpy(), "seconds": seconds}
-
-    kept = runs.once("nearest_truth", truth, compute)
-    return {**kept.metrics, **kept.arrays()}
-
-
-ROUNDS = 3  # times a search is timed, in turns with the exact one
-ALONE = 20  # queries of a round that are asked one by one
-SAME = 1e-5  # of a query's highest score: nearer ones are in either order in float32
-
-
 @dataclass(frozen=True)
 class Config:
-    """One index over the first n of the stored rows; `efforts` are what its searches try."""
+    """One index over the first n of the stored rows; `efforts` are the settings of its searches."""
 
     stored: Stored
     method: Exact | HNSW | IVF = Exact()
@@ -147,14 +87,15 @@ class Config:
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    _check(config)
+    if config.n > config.stored.n:
+        raise UserError(f"{config.n} of {config.stored.n} rows: lower n or raise stored.n")
     with one_thread(faiss=not isinstance(config.method, Exact)):
         rows = embedded(config.stored, config.n)
         started = time.perf_counter()
         index = build_from_rows(rows.candidates, config.method)
         build_seconds = time.perf_counter() - started
         exact = build_from_rows(rows.candidates, Exact())
-        found = _sweep(config, index, exact, rows.queries)
+        searches = _sweep(config, index, exact, rows.queries)
         size, load_seconds = _on_disk(config, index, scratch / "index")
         query_ms = _query_ms(config)
     return {
@@ -166,59 +107,54 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         "build_seconds": build_seconds,
         "load_seconds": load_seconds,
         "bytes": size,
-        **found,
+        **searches,
     }
 
 
-def _check(config: Config) -> None:
-    if config.n > config.stored.n:
-        raise UserError(f"{config.n} of {config.stored.n} rows: lower n, or raise stored.n")
-
-
 def _sweep(config: Config, index: Index, exact: Index, queries: Tensor) -> dict[str, Any]:
-    """At every effort: how many of a query's proponents are found, and times.
+    """For every effort, how many of a query's proponents are retrieved, and times.
 
-    hits, hits_tracin (efforts, n_queries): of the exact index's and of TracInCP's own;
-    ms, ratio (efforts, 2): of queries alone and together, and over the exact index's.
+    hits, hits_tracin (efforts, n_queries): proponents by the exact index, and by TracInCP
+    ms, ratio (efforts, 2): time of single queries and of all together, and over the exact index's
     """
     truth = proponents(Truth(config.stored.model, config.n, config.stored.n_queries))
     nearest = exact.search(queries, K)[1].numpy()
-    found: dict[str, list[Any]] = {"hits": [], "hits_tracin": [], "ms": [], "ratio": []}
+    columns: dict[str, list[Any]] = {"hits": [], "hits_tracin": [], "ms": [], "ratio": []}
     for effort in config.efforts or (None,):
         scores, ids = (part.numpy() for part in index.search(queries, K, effort))
-        found["hits"].append(_overlap(ids, nearest))
+        columns["hits"].append(_overlap(ids, nearest))
         milliseconds, ratios = _times(index, exact, queries, effort)
-        found["ms"].append(milliseconds)
-        found["ratio"].append(ratios)
-        found["hits_tracin"].append(_overlap(ids, truth["ids"]))
-    result: dict[str, Any] = {name: np.array(values) for name, values in found.items()}
+        columns["ms"].append(milliseconds)
+        columns["ratio"].append(ratios)
+        columns["hits_tracin"].append(_overlap(ids, truth["ids"]))
+    result: dict[str, Any] = {name: np.array(values) for name, values in columns.items()}
     result["truth_seconds"] = truth["seconds"]
     result["recall"] = float(result["hits"][-1].mean() / K)
     result["recall_tracin"] = float(result["hits_tracin"][-1].mean() / K)
-    if isinstance(config.method, Exact):  # an approximate one may find fewer than K
+    if isinstance(config.method, Exact):  # an approximate search may return fewer than K
         result |= _differences(scores, ids, truth)
     return result
 
 
 def _differences(scores: np.ndarray, ids: np.ndarray, truth: dict[str, Any]) -> dict[str, Any]:
-    """At how many places another candidate than TracInCP's stands, ties apart; how scores differ.
+    """Differences from TracInCP: other_ids (n_queries,), places with another candidate; score_gap.
 
-    other_ids (n_queries,): two candidates whose scores are equal but for rounding are a tie.
+    Candidates whose scores are equal but for rounding are ties, which do not count.
     """
     gap = np.abs(scores - truth["scores"]) / np.abs(truth["scores"]).max(1, keepdims=True)
     other = (ids != truth["ids"]) & (gap > SAME)
     return {"other_ids": other.sum(1), "score_gap": float(gap.max())}
 
 
-def _overlap(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """How many of the wanted ids of each query were found, (n_query,)."""
-    return (found[:, :, None] == wanted[:, None, :]).any(2).sum(1)
+def _overlap(retrieved: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """How many of the wanted ids of each query were retrieved, (n_query,)."""
+    return (retrieved[:, :, None] == wanted[:, None, :]).any(2).sum(1)
 
 
 def _times(
     index: Index, exact: Index, queries: Tensor, effort: int | None
 ) -> tuple[list[float], list[float]]:
-    """Milliseconds of processor a query, alone and all together; and over the exact index's."""
+    """Processor milliseconds per query, one by one and all together; ratios to the exact index."""
     milliseconds, ratios = [], []
     for batches in (queries[:ALONE].split(1), (queries,)):
         ours, theirs = [], []
@@ -238,7 +174,7 @@ def _timed(index: Index, batches: tuple[Tensor, ...], effort: int | None) -> flo
 
 
 def _on_disk(config: Config, index: Index, folder: Path) -> tuple[int, float]:
-    """Bytes of the saved index, and the seconds until it is read, checked and recognised."""
+    """Bytes of the saved index, and the seconds to read and check it."""
     shutil.rmtree(folder, ignore_errors=True)
     save(index, folder)
     size = sum(path.stat().st_size for path in folder.iterdir())
@@ -251,7 +187,7 @@ def _on_disk(config: Config, index: Index, folder: Path) -> tuple[int, float]:
 
 
 def _query_ms(config: Config) -> float:
-    """Milliseconds to make the row of one query: gradients at all checkpoints, projected."""
+    """Milliseconds for the row of one query: gradients at all checkpoints, projected."""
     method, _, queries = fitted(config.stored)
     times = []
     for i in range(ALONE):
@@ -261,9 +197,65 @@ def _query_ms(config: Config) -> float:
     return statistics.median(times)
 
 
+def fitted(stored: Stored) -> tuple[Fitted, Examples, Examples]:
+    """TracInCP of the model, projected if `stored` says so; training examples and queries."""
+    there = trained(stored.model)
+    n_held_out, seed = len(there.evaluation.index), stored.model.seed
+    if stored.n > len(there.train.index) or stored.n_queries > n_held_out:
+        raise UserError(
+            f"{stored.n} rows of {len(there.train.index)} training examples and "
+            f"{stored.n_queries} queries of {n_held_out} held out: lower stored.n or "
+            "stored.n_queries"
+        )
+    drawn = numpy_generator(seed, "queries").permutation(n_held_out)[: stored.n_queries]
+    queries = take(there.evaluation.examples, torch.from_numpy(drawn))
+    whole = TracIn().fit(there.task, there.train.examples)
+    method = whole if stored.projection is None else Projected(whole, stored.projection)
+    return method, there.train.examples, queries
+
+
+def embedded(stored: Stored, n: int) -> Embedded:
+    """Rows of the first n candidates and of the queries; projected rows are stored as a run."""
+    if stored.projection is None:  # large, and fast to compute
+        return _embed(stored, n)
+
+    def compute(_scratch: Path) -> dict[str, Any]:
+        rows = _embed(stored, stored.n)
+        arrays = {"rows": rows.candidates.numpy(), "queries": rows.queries.numpy()}
+        return {**arrays, "seconds": rows.seconds}
+
+    run = runs.once("nearest_rows", stored, compute)
+    rows = torch.from_numpy(np.array(run.array("rows")[:n]))
+    queries = torch.from_numpy(np.array(run.array("queries")))
+    return Embedded(rows, queries, run.metrics["seconds"] * n / stored.n)
+
+
+def _embed(stored: Stored, n: int) -> Embedded:
+    method, train, queries = fitted(stored)
+    started = time.perf_counter()
+    rows = candidate_rows(method, take(train, slice(0, n)))
+    seconds = time.perf_counter() - started
+    query_rows = [method.query_rows(some).dense() for some in chunks(queries, 100)]
+    return Embedded(rows, torch.cat(query_rows), seconds)
+
+
+def proponents(truth: Truth) -> dict[str, Any]:
+    """TracInCP's `scores` and `ids` (n_queries, K), and the `seconds` they took; a run."""
+
+    def compute(_scratch: Path) -> dict[str, Any]:
+        method, train, queries = fitted(Stored(truth.model, None, truth.n, truth.n_queries))
+        started = time.perf_counter()
+        scores, ids = method.proponents(queries, take(train, slice(0, truth.n)), K)
+        seconds = time.perf_counter() - started
+        return {"scores": scores.numpy(), "ids": ids.numpy(), "seconds": seconds}
+
+    run = runs.once("nearest_truth", truth, compute)
+    return {**run.metrics, **run.arrays()}
+
+
 @contextmanager
 def one_thread(faiss: bool) -> Iterator[None]:
-    """Let torch, and FAISS if asked, use one thread, so that times compare."""
+    """Let torch, and FAISS if `faiss`, use one thread, so that times are comparable."""
     library = load_faiss() if faiss else None
     before = torch.get_num_threads(), library.omp_get_max_threads() if library else 0
     torch.set_num_threads(1)
@@ -300,7 +292,7 @@ def cells(
     n_queries: int,
     approximate: bool = True,
 ) -> list[Config]:
-    """Unprojected and projected rows in exact indexes at the first size; all indexes at all."""
+    """Exact indexes of all kinds of rows at the first size; every index at every size."""
     few, most = sizes[0], sizes[-1]
     drawn = [replace(projection, seed=model.seed) for projection in projections]
     made = [Config(Stored(model, p, few, n_queries), n=few) for p in [None, *drawn]]
@@ -315,7 +307,7 @@ def cells(
 
 
 def preset(model: Model, seeds: int, *settings: Any) -> list[Config]:
-    """Cells of all seeds; those that need no FAISS first, so that without it they are computed."""
+    """Cells of all seeds; those without FAISS first, which run where it is missing."""
     made = [cell for s in range(seeds) for cell in cells(with_seed(model, s), *settings)]
     return sorted(made, key=lambda cell: not isinstance(cell.method, Exact))
 

@@ -1,7 +1,7 @@
-"""Random projections of gradients: unbiased, as noisy as theory says, and what they cost.
+"""Random projections of gradients: their bias, their variance against theory, and their cost.
 
 Reproduces Sec. E and F of TracIn's appendix (Pruthi et al., 2020), which show no experiment: dense
-maps (Gaussian, Rademacher) and the factorised one (TwoSided) on gradients of a fully-connected
+maps (Gaussian, Rademacher) and the factorised one (TwoSided), on gradients of a fully-connected
 layer, whose inner products are known exactly.
 """
 
@@ -36,12 +36,12 @@ from methods.rows.parts import Dense, Outer, Part
 from methods.rows.projections import Gaussian, Rademacher, TwoSided
 from methods.task import Task
 
-# What one projected gradient of a fully-connected layer costs: seconds, bytes, numbers drawn.
+Projection = Gaussian | Rademacher | TwoSided
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A projection of one example's gradient at an m x n layer with a bias, drawn and applied."""
+    """Drawing a projection and applying it to one gradient at an m x n layer, with a bias if so."""
 
     projection: Gaussian | TwoSided
     m: int = 4_096
@@ -50,8 +50,63 @@ class Cost:
     repeats: int = 1
 
 
+@dataclass(frozen=True)
+class Simulated:
+    """Simulated draws: Gaussian and TwoSided in the span of the vectors, Rademacher by entries."""
+
+    projection: Projection
+    draws: int
+    source: Source = Source(LARGE)
+
+
+@dataclass(frozen=True)
+class Library:
+    """Draws by methods.rows.projections itself."""
+
+    projection: Projection
+    draws: int
+    source: Source = Source(LARGE)
+
+
+@dataclass(frozen=True)
+class Config:
+    work: Simulated | Library | Cost
+    seed: int = 0
+
+
+def run(config: Config, scratch: Path) -> dict[str, Any]:
+    work = config.work
+    about = {"method": type(work.projection).__name__, "dim": work.projection.dim}
+    if isinstance(work, Cost):
+        return about | measure(work, config.seed)
+    these = pairs(replace(work.source, seed=config.seed))
+    draw = simulate if isinstance(work, Simulated) else drawn_by_library
+    products = draw(work.projection, these, work.draws, config.seed).numpy()
+    return about | moments(products, these, work.projection)
+
+
+def moments(products: np.ndarray, these: Pairs, projection: Projection) -> dict[str, Any]:
+    """Mean and variance over draws (draws, pairs), with the exact products and the theory."""
+    exact, theory = these.exact().numpy(), variance(projection, these).numpy()
+    mean, spread = products.mean(0), products.var(0, ddof=1)
+    return {
+        "pairs": ",".join(these.kinds),
+        "exact": exact,
+        "mean": mean,
+        "variance": spread,
+        "theory": theory,
+        "bias": _furthest(mean - exact, 0.0),
+        "variance_ratio": _furthest(spread / theory, 1.0),
+        "draws": len(products),
+    }
+
+
+def _furthest(values: np.ndarray, centre: float) -> float:
+    return float(values[np.abs(values - centre).argmax()])
+
+
 def measure(cost: Cost, seed: int) -> dict[str, Any]:
-    """Seconds of one processor, the least of the repeats: other work on it only adds to them."""
+    """The least processor seconds of the repeats, to which other programs only add, and bytes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -83,9 +138,9 @@ def measure(cost: Cost, seed: int) -> dict[str, Any]:
 
 
 def numbers(cost: Cost) -> int:
-    """How many random numbers the map has; as many multiplications apply it to one gradient.
+    """The number of random numbers in the map, and of multiplications to apply it to a gradient.
 
-    (Of TwoSided, but for the sketch itself, an outer product of its two sides.)
+    (For TwoSided, without the outer product of its two sides.)
     """
     if isinstance(cost.projection, TwoSided):
         sides = cost.m + cost.n + cost.bias * (cost.m + 1)  # the bias is an m x 1 matrix
@@ -94,15 +149,15 @@ def numbers(cost: Cost) -> int:
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:
-    """The most bytes of tensors that `work` holds at once."""
+    """The most bytes of tensors that `work` has at once."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     events = profiler.profiler.kineto_results.events()
     changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
-    held = most = 0
+    allocated = most = 0
     for _, change in sorted(changes, key=lambda one: one[0]):
-        held += change
-        most = max(most, held)
+        allocated += change
+        most = max(most, allocated)
     return most
 
 
@@ -112,66 +167,8 @@ def _seconds(work: Callable[[], Any]) -> float:
     return time.process_time() - started
 
 
-Projection = Gaussian | Rademacher | TwoSided
-
-
-@dataclass(frozen=True)
-class Simulated:
-    """Many draws: Gaussian and TwoSided in the span of the vectors, Rademacher by entries."""
-
-    projection: Projection
-    draws: int
-    source: Source = Source(LARGE)
-
-
-@dataclass(frozen=True)
-class Library:
-    """Draws by methods.projections itself."""
-
-    projection: Projection
-    draws: int
-    source: Source = Source(LARGE)
-
-
-@dataclass(frozen=True)
-class Config:
-    work: Simulated | Library | Cost
-    seed: int = 0
-
-
-def run(config: Config, scratch: Path) -> dict[str, Any]:
-    work = config.work
-    about = {"method": type(work.projection).__name__, "dim": work.projection.dim}
-    if isinstance(work, Cost):
-        return about | measure(work, config.seed)
-    these = pairs(replace(work.source, seed=config.seed))
-    draw = simulate if isinstance(work, Simulated) else drawn_by_library
-    products = draw(work.projection, these, work.draws, config.seed).numpy()
-    return about | moments(products, these, work.projection)
-
-
-def moments(products: np.ndarray, these: Pairs, projection: Projection) -> dict[str, Any]:
-    """Mean and variance over draws (draws, pairs), beside the exact product and theory."""
-    exact, theory = these.exact().numpy(), variance(projection, these).numpy()
-    mean, spread = products.mean(0), products.var(0, ddof=1)
-    return {
-        "pairs": ",".join(these.kinds),
-        "exact": exact,
-        "mean": mean,
-        "variance": spread,
-        "theory": theory,
-        "bias": _furthest(mean - exact, 0.0),
-        "variance_ratio": _furthest(spread / theory, 1.0),
-        "draws": len(products),
-    }
-
-
-def _furthest(values: np.ndarray, centre: float) -> float:
-    return float(values[np.abs(values - centre).argmax()])
-
-
 DIMS = (64, 256, 1_024, 4_096, 16_384)
-SIGNS = 1 << 21  # directions of Rademacher that a cell draws at most
+SIGNS = 1 << 21  # most directions of Rademacher that a cell draws
 
 
 def cells(
@@ -182,9 +179,9 @@ def cells(
     library: dict[int, int],
     signs: int = SIGNS,
 ) -> list[Config]:
-    """Simulations and the library's own draws: of dense maps as many as `library` says at a dim.
+    """Simulations, and the library's own draws: `library` has their number for dense maps by dim.
 
-    The library's factorised map is cheap, and drawn as often as it is simulated.
+    The library's factorised map is cheap, so it is drawn as often as it is simulated.
     """
     made: list[Simulated | Library] = []
     for kind in (Gaussian, Rademacher, TwoSided):
@@ -199,7 +196,7 @@ def cells(
 def costs(
     factorised: tuple[int, ...], dense: tuple[int, ...], seeds: int, size: int
 ) -> list[Config]:
-    """Costs at a layer of size x size; dense maps are measured only where that takes seconds."""
+    """Costs at a layer of size x size; dense maps only at dimensions that take seconds."""
     made = [Cost(TwoSided(dim), size, size, repeats=30) for dim in factorised]
     made += [Cost(Gaussian(dim), size, size, repeats=2) for dim in dense]
     return [Config(work, seed) for seed in range(seeds) for work in made]

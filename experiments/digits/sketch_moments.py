@@ -1,9 +1,9 @@
 """Projected inner products of the gradients of one fully-connected layer: draws and their theory.
 
-A gradient of the layer is an outer product a x^T; vectors here have unit length. u = a x^T and
-v = b y^T make a pair. A Gaussian matrix restricted to the span of some vectors is Gaussian in any
-orthonormal basis of it, so Gaussian and TwoSided are drawn there: exact in distribution, at any
-size of the layer. Rademacher is not invariant under rotation and is drawn entry by entry.
+A gradient of the layer is an outer product a x^T of unit vectors; u = a x^T and v = b y^T make a
+pair. A Gaussian matrix restricted to the span of some vectors is Gaussian in any orthonormal basis
+of the span. Gaussian and TwoSided are therefore drawn there, which is exact in distribution for a
+layer of any size. Rademacher is not invariant under rotation and is drawn entry by entry.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from methods.rows.parts import Outer
 from methods.rows.projections import Gaussian, Rademacher, TwoSided
 from methods.task import Examples, Task, take
 
-POOL = 1_000  # candidates among which a query's proponent is looked for
+POOL = 1_000  # candidates for a query's proponent
 EACH = 2  # pairs of gradients of each kind
 ELEMENTS = 1 << 22  # random numbers drawn at once
 KINDS = ("aligned", "orthogonal", "one factor orthogonal")
@@ -41,7 +41,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class Source:
-    """Where gradients come from: the last layer of a network."""
+    """The network whose last layer gives gradients."""
 
     network: Generated | Model
     seed: int = 0
@@ -49,7 +49,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Unit vectors, those of a pair in succession: left (2 pairs, m), right (2 pairs, n)."""
+    """Unit vectors, the two of a pair in succession: left (2 pairs, m), right (2 pairs, n)."""
 
     left: Tensor
     right: Tensor
@@ -72,8 +72,8 @@ class Pairs:
 
 def pairs(source: Source) -> Pairs:
     """Pairs of unit vectors in known positions, and of gradients of examples."""
-    kept = runs.once("sketch_gradients", source, lambda _scratch: _gradients(source))
-    left, right = (torch.from_numpy(np.array(kept.array(n))) for n in ("left", "right"))
+    run = runs.once("sketch_gradients", source, lambda _scratch: _gradients(source))
+    left, right = (torch.from_numpy(np.array(run.array(name))) for name in ("left", "right"))
     generator = numpy_generator(source.seed, "unit vectors")
     known_left, known_right = (_known(f.shape[1], generator) for f in (left, right))
     order = [(0, 0), (0, 0), (0, 0), (1, 1), (0, 0), (1, 0)]  # left and right vector of u, v, ...
@@ -95,13 +95,13 @@ def _gradients(source: Source) -> dict[str, Any]:
     given, asked = rows(candidates), rows(queries)
     best = asked.inner(given).argmax(1)[:EACH]
     chosen = torch.cat([best, torch.arange(len(best), 2 * EACH)])
-    found = {}
+    vectors = {}
     for name in ("left", "right"):
         (u,), (v,) = asked.parts[next(iter(asked.parts))], given.parts[next(iter(given.parts))]
         factors = torch.stack([getattr(u, name)[:, 0], getattr(v, name)[chosen, 0]], dim=1)
         flat = factors.flatten(0, 1).double()
-        found[name] = (flat / flat.norm(dim=1, keepdim=True)).numpy()
-    return found
+        vectors[name] = (flat / flat.norm(dim=1, keepdim=True)).numpy()
+    return vectors
 
 
 def _task(source: Source) -> tuple[Task, Examples, Examples]:
@@ -119,16 +119,16 @@ def _task(source: Source) -> tuple[Task, Examples, Examples]:
         return task, take(examples, slice(0, POOL)), take(examples, slice(POOL, None))
     there = trained(source.network)
     last = [name for name in there.task.params if name.endswith("weight")][-1]
-    generator_ = numpy_generator(source.seed, "pairs")
+    draw = numpy_generator(source.seed, "pairs")
     drawn = [
-        take(part.examples, torch.from_numpy(generator_.permutation(len(part.index))[:count]))
+        take(part.examples, torch.from_numpy(draw.permutation(len(part.index))[:count]))
         for part, count in ((there.train, POOL), (there.evaluation, 2 * EACH))
     ]
     return there.task.only([last]), drawn[0], drawn[1]
 
 
 def variance(projection: Gaussian | Rademacher | TwoSided, these: Pairs) -> Tensor:
-    """Theory: the variance of <Gu, Gv> for each pair."""
+    """The variance of <Gu, Gv> by theory, for each pair."""
     left, right = these.cosines()
     if isinstance(projection, TwoSided):
         side = isqrt(projection.dim)
@@ -158,8 +158,8 @@ def simulate(
 def _normal(gram: Tensor, dim: int, draws: int, generator: torch.Generator) -> Tensor:
     """<Gu, Gv> of vectors with these inner products, in the span of the vectors."""
     values, vectors = torch.linalg.eigh(gram)
-    kept = values > 1e-12 * values[-1]
-    root = (vectors[:, kept] * values[kept].sqrt()).T.float()
+    positive = values > 1e-12 * values[-1]
+    root = (vectors[:, positive] * values[positive].sqrt()).T.float()
     step = max(1, ELEMENTS // (dim * len(root)))
 
     def some(count: int) -> Tensor:
@@ -192,15 +192,15 @@ def _in_steps(some: Callable[[int], Tensor], count: int, step: int) -> Tensor:
 def drawn_by_library(
     projection: Gaussian | Rademacher | TwoSided, these: Pairs, draws: int, seed: int
 ) -> Tensor:
-    """The same from methods.projections, applied to rows of a task with one linear layer."""
+    """The same by methods.rows.projections, on rows of a task with one linear layer."""
     m, n = these.left.shape[1], these.right.shape[1]
     layer = nn.utils.skip_init(nn.Linear, n, m, bias=False)
     task = Task.of(layer.eval(), lambda model, batch: model(batch["image"]).sum(1))
     factors = these.left.float()[:, None], these.right.float()[:, None]
     rows = Rows({"weight": [Outer(*factors, m, (n,))]}, len(these.left))
-    found = []
+    products = []
     for draw in range(draws):
         own = int(stream(seed, "library", draw).generate_state(1)[0])
         seen = type(projection)(projection.dim, own).draw(task).apply(rows).double()
-        found.append((seen[::2] * seen[1::2]).sum(1))
-    return torch.stack(found)
+        products.append((seen[::2] * seen[1::2]).sum(1))
+    return torch.stack(products)

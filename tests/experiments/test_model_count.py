@@ -35,11 +35,14 @@ def said(words, capsys):
 @pytest.mark.parametrize(
     ("words", "answers"),
     [
-        ("--p .6 --q .4 --delta .05", ["known: first number that tells .* 67", "on tells .* 75"]),
-        ("--p .5 --q 1", ["first number that tells .* 5\n"]),
-        ("--models 400", ["standard error .* 0.05455", "passes with delta at most .* 0.08929"]),
+        (
+            "--p .6 --q .4 --delta .05",
+            ["known: first number that suffices .* 67", "on suffices .* 75"],
+        ),
+        ("--p .5 --q 1", ["first number that suffices .* 5\n"]),
+        ("--models 400", ["standard error .* 0.05455", "passes with at most delta .* 0.08929"]),
         ("--threshold .15", ["so: from here on .* 146"]),
-        ("--p .3 --q .3", ["no number tells equals apart"]),
+        ("--p .3 --q .3", ["no number suffices for p = q"]),
     ],
 )
 def test_a_question_on_the_command_line_has_its_answer(words, answers, capsys):
