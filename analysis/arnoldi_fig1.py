@@ -9,16 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis.ink.style import GREY, draw_curve, fit_values, look, new_axes, tick_values
 from analysis.numbers import mislabel
-from analysis.numbers.frame import (
-    Method,
-    Observation,
-    by_seed,
-    dims,
-    estimate,
-    methods,
-    read_name,
-    tidy,
-)
+from analysis.numbers.frame import Method, Observation, read_name, tidy
 from analysis.numbers.statistics import difference, over_seeds, wasserstein
 from analysis.numbers.table import claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
@@ -43,16 +34,16 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     errors = tidy(replace(one, values={"error": _error(one, exact[one.seed])}) for one in shown)
     spread = pd.Series({seed: float(np.std(values)) for seed, values in exact.items()})
     rows = [
-        curve(method, "error", "eigenvalue", estimate(errors, "error", method))
-        for method in sorted(methods(errors))
+        curve(method, "error", "eigenvalue", errors.estimate("error", method))
+        for method in sorted(errors.methods())
     ]
     rows.append(curve(EXACT, SPREAD, "eigenvalue", over_seeds(spread)))
-    norm = estimate(tidy(observations), "gradient_norm")
+    norm = tidy(observations).estimate("gradient_norm")
     rows.append(curve("small CNN", "gradient norm of the objective", "", norm))
-    for p in dims(errors, "Arnoldi"):
+    for p in errors.dims("Arnoldi"):
         ours, rival = Method("Arnoldi", p), Method("GHG^T", p)
-        error = by_seed(errors, "error", ours)
-        for name, above in ((rival, by_seed(errors, "error", rival)), (SPREAD, spread)):
+        error = errors.by_seed("error", ours)
+        for name, above in ((rival, errors.by_seed("error", rival)), (SPREAD, spread)):
             gap = over_seeds(difference(above, error))
             rows.append(claim(f"{name} − {ours}", "error", "eigenvalue", gap, at_least=0.0))
     return tabulated(rows)

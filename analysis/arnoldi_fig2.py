@@ -8,16 +8,7 @@ from scipy import stats
 
 from analysis.ink.style import draw_curve, fit_values, look, new_panels, tick_values
 from analysis.numbers import mislabel
-from analysis.numbers.frame import (
-    Method,
-    by_seed,
-    dims,
-    estimate,
-    methods,
-    paired,
-    read_name,
-    tidy,
-)
+from analysis.numbers.frame import Frame, Method, read_name, tidy
 from analysis.numbers.mislabel import ACCURACY, RETRIEVAL
 from analysis.numbers.statistics import over_seeds
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated
@@ -42,21 +33,21 @@ RULE = (
 
 def tabulate(runs: list[Run]) -> pd.DataFrame:
     frame = tidy(mislabel.observe(runs, "SmallCNN"))
-    shown = [Method(one, p) for one in CURVES for p in dims(frame, one)]
+    shown = [Method(one, p) for one in CURVES for p in frame.dims(one)]
     if not shown:
         return tabulated([])
-    shown += sorted(one for one in methods(frame) if one.family in LINES and _is_line(one))
+    shown += sorted(one for one in frame.methods() if one.family in LINES and _is_line(one))
     rows = [
-        curve(method, name, "x100", estimate(frame, metric, method))
+        curve(method, name, "x100", frame.estimate(metric, method))
         for name, metric in RETRIEVAL.items()
         for method in shown
     ]
     for labels, metric in ACCURACY.items():
-        ours, paper = estimate(frame, metric), PAPER_ACCURACY[labels]
+        ours, paper = frame.estimate(metric), PAPER_ACCURACY[labels]
         rows.append(number("small CNN", f"accuracy, {labels}", "%", ours, paper, TOLERANCE))
-    norm = estimate(frame, "gradient_norm")
+    norm = frame.estimate("gradient_norm")
     rows.append(curve("small CNN", "gradient norm of the objective", "", norm))
-    share = estimate(frame, "negative_share", EXACT)
+    share = frame.estimate("negative_share", EXACT)
     rows.append(curve(EXACT, "negative share of eigenvalues", "", share))
     return tabulated(rows + _claims(frame))
 
@@ -65,8 +56,8 @@ def _is_line(method: Method) -> bool:
     return method.family != "TracIn" or method.dim >= 10
 
 
-def _claims(frame: pd.DataFrame) -> list[Row]:
-    grid = dims(frame, "Arnoldi")
+def _claims(frame: Frame) -> list[Row]:
+    grid = frame.dims("Arnoldi")
     if not grid:
         return []
     arnoldi = [Method("Arnoldi", p) for p in grid]
@@ -75,10 +66,10 @@ def _claims(frame: pd.DataFrame) -> list[Row]:
     rows = []
     for name, metric in RETRIEVAL.items():
         for one, other in [*pairs, (arnoldi[-1], EXACT)]:
-            ours = paired(frame, metric, one, other)
+            ours = frame.paired(metric, one, other)
             rows.append(claim(f"{one} − {other}", name, "points", ours, at_least=0.0))
         if len(grid) > 2:
-            values = pd.DataFrame({one: by_seed(frame, metric, one) for one in arnoldi}).dropna()
+            values = pd.DataFrame({one: frame.by_seed(metric, one) for one in arnoldi}).dropna()
             steady = [stats.spearmanr(grid, row).statistic for row in values.to_numpy()]
             label = "Arnoldi, rank correlation with p"
             rows.append(claim(label, name, "", over_seeds(steady), at_least=STEADY))

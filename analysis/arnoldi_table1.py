@@ -9,7 +9,7 @@ from scipy import stats
 
 from analysis.ink.retrieval import draw
 from analysis.numbers import mislabel
-from analysis.numbers.frame import Method, Observation, draws, estimate, methods, paired, tidy
+from analysis.numbers.frame import Frame, Method, Observation, tidy
 from analysis.numbers.mislabel import ACCURACY, RETRIEVAL
 from analysis.numbers.statistics import Interval, over_seeds
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
@@ -61,7 +61,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
         return tabulated([])
     frame = tidy(observations)
     # Single checkpoints belong to another figure; every other method that was run is shown.
-    others = [one for one in methods(frame) if one not in PAPER and one.family != "TracIn@"]
+    others = [one for one in frame.methods() if one not in PAPER and one.family != "TracIn@"]
     rows: list[Row] = []
     for method in [*PAPER, *others]:
         rows += _retrieval(frame, method)
@@ -72,7 +72,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     basis, paper = mislabel.cost(frame, ARNOLDI, "fit_ratio"), BASIS_SECONDS / PAPER[UNIT][0]
     rows.append(aside(ARNOLDI, "T of the basis", f"T of {UNIT}", basis, paper, FACTOR))
     for labels, metric in ACCURACY.items():
-        ours, paper = estimate(frame, metric), PAPER_ACCURACY[labels]
+        ours, paper = frame.estimate(metric), PAPER_ACCURACY[labels]
         quantity = f"accuracy, {labels}"
         rows.append(number("larger CNN", quantity, "%", ours, paper, TOLERANCE["accuracy"]))
     return tabulated(rows + _claims(frame))
@@ -82,11 +82,11 @@ def _printed_time(method: Method) -> float:
     return PAPER[method][0] / PAPER[UNIT][0] if method in PAPER else math.nan
 
 
-def _retrieval(frame: pd.DataFrame, method: Method) -> list[Row]:
+def _retrieval(frame: Frame, method: Method) -> list[Row]:
     rows = []
     printed = PAPER.get(method, (math.nan,) * 3)[1:]
     for (name, metric), paper in zip(RETRIEVAL.items(), printed, strict=True):
-        ours = estimate(frame, metric, method)
+        ours = frame.estimate(metric, method)
         rows.append(number(method, name, "x100", ours, paper, TOLERANCE[name]))
         spread, quantity = over_seeds(_spread(frame, method, metric)), f"{name}, std over draws"
         if spread.n and method.family == "RandProj":
@@ -96,16 +96,16 @@ def _retrieval(frame: pd.DataFrame, method: Method) -> list[Row]:
     return rows
 
 
-def _spread(frame: pd.DataFrame, method: Method, metric: str) -> list[float]:
+def _spread(frame: Frame, method: Method, metric: str) -> list[float]:
     """The standard deviation over draws, of each of the seeds that have the most draws."""
-    by_seed = draws(frame, metric, method)
+    by_seed = frame.draws(metric, method)
     most = max(map(len, by_seed), default=0)
     return [float(np.std(values, ddof=1)) for values in by_seed if len(values) == most > 1]
 
 
-def _recursion(frame: pd.DataFrame, observations: list[Observation], method: Method) -> list[Row]:
+def _recursion(frame: Frame, observations: list[Observation], method: Method) -> list[Row]:
     """What LiSSA does after so few steps: eigenvalues below scale / r are not inverted."""
-    scale, depth = estimate(frame, "scale", method), method.dim
+    scale, depth = frame.estimate("scale", method), method.dim
     share = Interval(scale.mean / depth, scale.low / depth, scale.high / depth, scale.n)
     plain = {one.seed: one.run for one in observations if one.method == UNIT}
     correlations = [
@@ -121,17 +121,17 @@ def _recursion(frame: pd.DataFrame, observations: list[Observation], method: Met
     ]
 
 
-def _claims(frame: pd.DataFrame) -> list[Row]:
+def _claims(frame: Frame) -> list[Row]:
     pairs = [(TEN, other) for other in PAPER if other != TEN]
     for p in SIZES:
         select = Method("RandSelect", p)
         pairs += [(Method("RandProj", p), select), (Method("Arnoldi", p), select)]
         pairs += [(Method("RandProj", p), Method("Arnoldi", p))]
-    seeds = estimate(frame, "auc").n
+    seeds = frame.estimate("auc").n
     rows = []
     for place, (name, metric) in enumerate(RETRIEVAL.items(), start=1):
         for one, other in [(LISSA, UNIT), *pairs]:
-            ours, label = paired(frame, metric, one, other), f"{one} − {other}"
+            ours, label = frame.paired(metric, one, other), f"{one} − {other}"
             if 0 < ours.n < FEWEST <= seeds:
                 rows.append(curve(label, name, "points", ours))
                 continue

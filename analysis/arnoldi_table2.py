@@ -12,18 +12,7 @@ from matplotlib.figure import Figure
 from analysis.ink.marks import draw_key, mark, name_block, printed_mark
 from analysis.ink.retrieval import draw_row
 from analysis.ink.style import GREY, new_panels
-from analysis.numbers.frame import (
-    Method,
-    Observation,
-    by_seed,
-    dims,
-    draw_of,
-    draws,
-    estimate,
-    method_of,
-    numbers,
-    tidy,
-)
+from analysis.numbers.frame import Frame, Method, Observation, draw_of, method_of, numbers, tidy
 from analysis.numbers.statistics import Interval, difference, over_seeds, single
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
 from analysis.numbers.verdict import TOLERANCE_RULE
@@ -80,14 +69,15 @@ RULE = (
 def tabulate(runs: list[Run]) -> pd.DataFrame:
     translations = [run for run in runs if run.config["method"]["type"] == "Translation"]
     frame = tidy(one for run in runs if run not in translations for one in _observations(run))
-    if frame.empty:
+    lines = frame.lines
+    if lines.empty:
         return tabulated([])
-    columns = (frame[name] for name in ("family", "dim", "share"))
+    columns = (lines[name] for name in ("family", "dim", "share"))
     kinds = dict.fromkeys(zip(*columns, strict=True))
     rankings = [Ranking(Method(family, dim), share < 1) for family, dim, share in kinds]
     others = [one for one in rankings if one not in PAPER]
     shown = [*PAPER, *others] if set(PAPER) & set(rankings) else others
-    chance = {"AUC": 50.0, "AP": frame.loc[frame["metric"] == "chance_ap", "value"].iat[0]}
+    chance = {"AUC": 50.0, "AP": lines.loc[lines["metric"] == "chance_ap", "value"].iat[0]}
     rows: list[Row] = []
     for one in shown:
         for place, name in enumerate(METRICS):
@@ -115,12 +105,12 @@ def _observations(run: Run) -> Iterator[Observation]:
         yield Observation(fold, method, run, about | values, draw, share)
 
 
-def _part(frame: pd.DataFrame, last: bool) -> pd.DataFrame:
-    return frame[(frame["share"] < 1) == last]
+def _part(frame: Frame, last: bool) -> Frame:
+    return frame.where(lambda lines: (lines["share"] < 1) == last)
 
 
-def _by_fold(frame: pd.DataFrame, name: str, one: Ranking) -> pd.Series:
-    return by_seed(_part(frame, one.last), METRICS[name], one.method)
+def _by_fold(frame: Frame, name: str, one: Ranking) -> pd.Series:
+    return _part(frame, one.last).by_seed(METRICS[name], one.method)
 
 
 def _named(one: Ranking) -> str | Method:
@@ -131,7 +121,7 @@ def _printed(one: Ranking) -> tuple[float, float]:
     return PAPER.get(one, (math.nan, math.nan))
 
 
-def _spreads(frame: pd.DataFrame, one: Ranking) -> list[Row]:
+def _spreads(frame: Frame, one: Ranking) -> list[Row]:
     """Standard deviations: over folds, and over draws within the folds that have several."""
     rows = []
     for name, metric in METRICS.items():
@@ -139,7 +129,7 @@ def _spreads(frame: pd.DataFrame, one: Ranking) -> list[Row]:
         if len(folds) > 1:
             spread = single(folds.std(ddof=1))
             rows.append(curve(_named(one), f"{name}, std over folds", "x100", spread))
-        by_fold = draws(_part(frame, one.last), metric, one.method)
+        by_fold = _part(frame, one.last).draws(metric, one.method)
         several = [float(np.std(values, ddof=1)) for values in by_fold if len(values) > 1]
         if several:
             ours, what = over_seeds(several), f"{name}, std over draws"
@@ -147,12 +137,12 @@ def _spreads(frame: pd.DataFrame, one: Ranking) -> list[Row]:
     return rows
 
 
-def _claims(frame: pd.DataFrame) -> list[Row]:
+def _claims(frame: Frame) -> list[Row]:
     pairs: list[tuple[Ranking, Ranking]] = []
     for last in (False, True):
         part = _part(frame, last)
         arnoldi, randproj, select = (
-            [Ranking(Method(family, dim), last) for dim in dims(part, family)]
+            [Ranking(Method(family, dim), last) for dim in part.dims(family)]
             for family in ("Arnoldi", "RandProj", "RandSelect")
         )
         by_dim = {one.method.dim: one for one in randproj}
@@ -160,7 +150,7 @@ def _claims(frame: pd.DataFrame) -> list[Row]:
         pairs += zip(randproj[:1], select[:1], strict=False)
         pairs += zip(arnoldi[-1:], select[-1:], strict=False)
     for family in ("Arnoldi", "RandProj"):
-        whole, last_layers = (dims(_part(frame, last), family) for last in (False, True))
+        whole, last_layers = (_part(frame, last).dims(family) for last in (False, True))
         both = [Method(family, dim) for dim in whole if dim in last_layers]
         pairs += [(Ranking(method), Ranking(method, last=True)) for method in both[-1:]]
     rows = []
@@ -172,7 +162,7 @@ def _claims(frame: pd.DataFrame) -> list[Row]:
     return rows
 
 
-def _gaps(frame: pd.DataFrame, one: Ranking, other: Ranking) -> list[tuple[str, Interval]]:
+def _gaps(frame: Frame, one: Ranking, other: Ranking) -> list[tuple[str, Interval]]:
     """AUC and AP of one ranking minus another's, paired by fold."""
     return [
         (name, over_seeds(difference(*(_by_fold(frame, name, each) for each in (one, other)))))
@@ -180,13 +170,13 @@ def _gaps(frame: pd.DataFrame, one: Ranking, other: Ranking) -> list[tuple[str, 
     ]
 
 
-def _controls(frame: pd.DataFrame, rankings: list[Ranking]) -> list[Row]:
+def _controls(frame: Frame, rankings: list[Ranking]) -> list[Row]:
     """Beyond the paper: the best of each family minus the loss, and what depends on length."""
     loss, traced = Ranking(Method("Loss")), Ranking(Method("TracIn"))
     pairs = [
         (Ranking(Method(family, dim)), control)
         for family in ("Arnoldi", "RandProj")
-        for dim in dims(_part(frame, False), family)[-1:]
+        for dim in _part(frame, False).dims(family)[-1:]
         for control in (loss, traced)
     ]
     pairs.append((traced, Ranking(traced.method, True)))
@@ -196,9 +186,9 @@ def _controls(frame: pd.DataFrame, rankings: list[Ranking]) -> list[Row]:
         if {one, other} <= set(rankings)
         for name, ours in _gaps(frame, one, other)
     ]
-    rows.append(curve("Length", "AUC of length", "x100", estimate(frame, "auc_length")))
-    whole = _part(frame, False)
-    negative = estimate(whole[whole["family"] == "Arnoldi"], "negative_share")
+    rows.append(curve("Length", "AUC of length", "x100", frame.estimate("auc_length")))
+    arnoldi = _part(frame, False).where(lambda lines: lines["family"] == "Arnoldi")
+    negative = arnoldi.estimate("negative_share")
     if negative.n:
         rows.append(curve("Arnoldi", "self-influence below 0", "% of pairs", negative))
     return rows

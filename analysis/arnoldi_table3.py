@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from analysis.ink.marks import draw_key, mark, name_block, printed_mark
 from analysis.ink.retrieval import draw_row
 from analysis.ink.style import new_panels
-from analysis.numbers.frame import Method, Observation, by_seed, numbers, tidy
+from analysis.numbers.frame import Frame, Method, Observation, numbers, tidy
 from analysis.numbers.statistics import Interval, difference, over_seeds
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated, written
 from analysis.numbers.verdict import TOLERANCE_RULE
@@ -80,7 +80,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     for arm, frame in frames.items():
         about = {"pool": "clean" if arm.clean else "noisy", "arm": arm.name}
         for (quantity, metric), printed in zip(BUDGETS.items(), _printed(arm), strict=True):
-            ours, paper = over_seeds(by_seed(frame, metric)), printed if crawl else math.nan
+            ours, paper = over_seeds(frame.by_seed(metric)), printed if crawl else math.nan
             rows.append(number(str(arm), quantity, "", ours, paper, TOLERANCE, **about))
         kept = curve(str(arm), "kept", "% of the pool", _percent(frame, "selected"), **about)
         known = crawl and arm.family == PREFILTER
@@ -102,21 +102,21 @@ def _observation(run: Run, arm: Arm) -> Observation:
     return Observation(seed, Method(arm.family), run, values, share=arm.share)
 
 
-def _percent(frame: pd.DataFrame, metric: str) -> Interval:
-    return over_seeds(100 * by_seed(frame, metric))
+def _percent(frame: Frame, metric: str) -> Interval:
+    return over_seeds(100 * frame.by_seed(metric))
 
 
 def _printed(arm: Arm) -> tuple[float, float]:
     return PAPER.get(arm, (math.nan, math.nan))
 
 
-def _claims(frames: dict[Arm, pd.DataFrame]) -> list[Row]:
+def _claims(frames: dict[Arm, Frame]) -> list[Row]:
     def by_share(family: str, clean: bool = False) -> list[Arm]:
         arms = [arm for arm in frames if arm.family == family and arm.clean == clean]
         return sorted(arms, key=lambda arm: arm.share)
 
     def gap(one: Arm, other: Arm, quantity: str) -> Interval:
-        values = (by_seed(frames[arm], BUDGETS[quantity]) for arm in (one, other))
+        values = (frames[arm].by_seed(BUDGETS[quantity]) for arm in (one, other))
         return over_seeds(difference(*values))
 
     both = tuple(BUDGETS)

@@ -18,16 +18,7 @@ from analysis.ink.style import (
     new_lattice,
 )
 from analysis.numbers import mislabel, vit_retrieval
-from analysis.numbers.frame import (
-    Method,
-    by_seed,
-    dims,
-    estimate,
-    methods,
-    paired,
-    read_name,
-    tidy,
-)
+from analysis.numbers.frame import Frame, Method, read_name, tidy
 from analysis.numbers.mislabel import RETRIEVAL
 from analysis.numbers.statistics import NONE, Interval, difference, over_seeds
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
@@ -57,21 +48,22 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     frames = {where: tidy(group) for where, group in vit_retrieval.observe(runs).items()}
     rows: list[Row] = []
     for where, frame in sorted(frames.items()):
-        for asked, part in frame.groupby("share"):
-            share = estimate(part[part["family"] != "Loss"], "share").mean
+        for asked, part in frame.by_share().items():
+            share = part.where(lambda lines: lines["family"] != "Loss").estimate("share").mean
             about = {"where": where, "asked": asked, "share": share}
-            for method in methods(part):
+            for method in part.methods():
                 for name, metric in RETRIEVAL.items():
-                    ours = estimate(part, metric, method)
+                    ours = part.estimate(metric, method)
                     rows.append(curve(method, name, "x100", ours, **about))
-            mass = _percent(estimate(part, "negative_share"))
+            mass = _percent(part.estimate("negative_share"))
             rows.append(curve(f"{asked:.0%} of the parameters", MASS, "%", mass, **about))
     if not rows:
         return tabulated([])
     test = frames.get("test", tidy([]))
-    mass = _percent(estimate(test[test["share"] == 1], "negative_share"))
+    whole = test.where(lambda lines: lines["share"] == 1)
+    mass = _percent(whole.estimate("negative_share"))
     rows.append(number("Hessian", MASS, "%", mass, NEGATIVE, TOLERANCE))
-    accuracy, what = _percent(estimate(test, "accuracy_test")), "accuracy on true test labels"
+    accuracy, what = _percent(test.estimate("accuracy_test")), "accuracy on true test labels"
     rows.append(aside("fine-tuned ViT", what, "%", accuracy, ACCURACY, FACTOR))
     return tabulated([*rows, *_claims(test)])
 
@@ -80,14 +72,14 @@ def _percent(ours: Interval) -> Interval:
     return Interval(100 * ours.mean, 100 * ours.low, 100 * ours.high, ours.n)
 
 
-def _claims(test: pd.DataFrame) -> list[Row]:
+def _claims(test: Frame) -> list[Row]:
     rows: list[Row] = []
-    parts = dict(list(test.groupby("share")))
-    pairs = [(Method("Arnoldi positive", p), Method("RandProj", p)) for p in dims(test, "RandProj")]
+    parts = test.by_share()
+    pairs = [(Method("Arnoldi positive", p), Method("RandProj", p)) for p in test.dims("RandProj")]
     for share, part in parts.items():
         for ours, other in pairs:
             for name, metric in RETRIEVAL.items():
-                gap = paired(part, metric, ours, other)
+                gap = part.paired(metric, ours, other)
                 where = f"{ours} − {other}, {share:.0%} of parameters"
                 small = {"at_least": -GAP[name], "at_most": GAP[name]}
                 rows.append(claim(where, name, "points", gap, at_least=0.0))
@@ -97,7 +89,7 @@ def _claims(test: pd.DataFrame) -> list[Row]:
         for name, metric in RETRIEVAL.items():
             gap = NONE
             if least < 1 and 1.0 in parts:
-                few, whole = (by_seed(parts[share], metric, method) for share in (least, 1.0))
+                few, whole = (parts[share].by_seed(metric, method) for share in (least, 1.0))
                 gap = over_seeds(difference(few, whole))
             where = f"{method}, {least:.0%} − all of the parameters"
             rows.append(claim(where, name, "points", gap, at_least=0.0))

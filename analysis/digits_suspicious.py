@@ -12,7 +12,7 @@ from analysis.ink.pixels import show
 from analysis.ink.style import BLACK, GREY, PAGE, VERMILLION, new_grid
 from analysis.numbers import mislabel
 from analysis.numbers.cells import packed
-from analysis.numbers.frame import Observation, estimate, methods, tidy
+from analysis.numbers.frame import Observation, tidy
 from analysis.numbers.mislabel import RETRIEVAL
 from analysis.numbers.statistics import over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
@@ -34,14 +34,14 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     observations = mislabel.observe(runs, NETWORK)
     frame = tidy(observations)
     rows = []
-    for method in methods(frame):
+    for method in frame.methods():
         for name, metric in {**RETRIEVAL, "seconds": "seconds"}.items():
             unit = "s" if metric == "seconds" else "x100"
-            rows.append(curve(method, name, unit, estimate(frame, metric, method)))
+            rows.append(curve(method, name, unit, frame.estimate(metric, method)))
     run = _declared(observations)
     if run is None:
         return tabulated(rows)
-    rows.append(curve("chance", "AP", "x100", estimate(frame, "chance_ap")))
+    rows.append(curve("chance", "AP", "x100", frame.estimate("chance_ap")))
     position = np.asarray(run.array("top"))
     corrupted = np.asarray(run.array("corrupted"), dtype=bool)
     excess = over_seeds([100 * (corrupted[position].mean() - corrupted.mean())])

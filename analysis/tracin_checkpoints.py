@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from analysis.ink.style import (
     BLUE,
-    FOOT,
     GREEN,
     GREY,
     ORANGE,
@@ -20,8 +19,9 @@ from analysis.ink.style import (
     Look,
     draw_curve,
     fit_values,
+    new_figure,
 )
-from analysis.numbers.frame import Method, Observation, by_seed, estimate, numbers, read_name, tidy
+from analysis.numbers.frame import Method, Observation, numbers, read_name, tidy
 from analysis.numbers.statistics import Interval, difference, geometric, over_seeds, ratio
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
@@ -68,8 +68,8 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     for group in filter(None, groups.values()):
         name, frame = _title(group[0]), tidy(group)
         for quantity, metric in METRICS.items():
-            rows.append(curve(name, quantity, "x100", estimate(frame, metric)))
-        rows.append(curve(name, COUNT, "", estimate(frame, "n_checkpoints")))
+            rows.append(curve(name, quantity, "x100", frame.estimate(metric)))
+        rows.append(curve(name, COUNT, "", frame.estimate("n_checkpoints")))
     rows += _training(groups["All"]) + _proposals(groups["Proposed"])
     return tabulated(rows + _claims(groups))
 
@@ -112,8 +112,8 @@ def _training(whole: list[Observation]) -> list[Row]:
         count = float(sum(has(run) for run in runs))
         ours = Interval(count, math.nan, math.nan, len(runs))
         about(f"seeds with a phase: {phase}", "seeds", ours)
-    about("accuracy, true labels", "%", estimate(frame, "accuracy_true"))
-    rows.append(curve("chance", "AP", "x100", estimate(frame, "chance_ap")))
+    about("accuracy, true labels", "%", frame.estimate("accuracy_true"))
+    rows.append(curve("chance", "AP", "x100", frame.estimate("chance_ap")))
     return rows
 
 
@@ -141,9 +141,9 @@ def _proposals(group: list[Observation]) -> list[Row]:
 
 
 def _claims(groups: dict[str, list[Observation]]) -> list[Row]:
-    ap = {name: by_seed(tidy(group), "ap") for name, group in groups.items()}
+    ap = {name: tidy(group).by_seed("ap") for name, group in groups.items()}
     has_end = PHASES["after convergence"]
-    ap["Unconverged"] = by_seed(tidy(o for o in groups["Unconverged"] if has_end(o.run)), "ap")
+    ap["Unconverged"] = tidy(o for o in groups["Unconverged"] if has_end(o.run)).by_seed("ap")
 
     def gap(one: str, other: str, **bounds: float) -> Row:
         label = f"{CHOICES[one]} − {CHOICES[other]}"
@@ -175,9 +175,7 @@ def _strength(group: list[Observation]) -> pd.Series:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    height = 3.3
-    figure = Figure(figsize=(PAGE, height), layout="constrained")
-    figure.set_layout_engine("constrained", rect=(0, FOOT / height, 1, 1 - FOOT / height))
+    figure = new_figure(PAGE, height=3.3)
     grid = figure.add_gridspec(2, 2, width_ratios=[1.15, 1])
     top = figure.add_subplot(grid[0, 0])
     bottom = figure.add_subplot(grid[1, 0], sharex=top)

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from analysis.ink.style import (
-    FOOT,
     GREY,
     PAGE,
     SHADES,
@@ -23,6 +22,7 @@ from analysis.ink.style import (
     Look,
     draw_curve,
     fit_values,
+    new_figure,
 )
 from analysis.numbers.statistics import Interval, difference, geometric, over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated
@@ -182,9 +182,7 @@ def _bins(setting: Setting, members: dict[int, Run]) -> list[Row]:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    height = 4.6
-    figure = Figure(figsize=(PAGE, height), layout="constrained")
-    figure.set_layout_engine("constrained", rect=(0, FOOT / height, 1, 1 - FOOT / height))
+    figure = new_figure(PAGE, height=4.6)
     halves = figure.add_gridspec(2, 1, height_ratios=[1.15, 1])
     top, bottom = (figure.add_subfigure(halves[place]) for place in range(2))
     shown = list(dict.fromkeys(table.loc[table["kind"] == "bin", "method"]))

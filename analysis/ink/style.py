@@ -122,6 +122,13 @@ def new_panels(
     return figure, panels
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure whose panels are laid out above the room that `stamp` needs."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.set_layout_engine("constrained", rect=(0, FOOT / height, 1, 1 - FOOT / height))
+    return figure
+
+
 def new_lattice(
     lines: int,
     columns: int,
@@ -136,8 +143,7 @@ def new_lattice(
 
     `widths` are those of the columns, relative to each other.
     """
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.set_layout_engine("constrained", rect=(0, FOOT / height, 1, 1 - FOOT / height))
+    figure = new_figure(width, height)
     grid = figure.subplots(
         lines, columns, squeeze=False, sharex=share_x, sharey=share_y, width_ratios=widths
     )

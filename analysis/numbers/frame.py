@@ -125,64 +125,73 @@ def numbers(metrics: Mapping[str, Any], percent: Iterable[str] = ()) -> dict[str
     }
 
 
-def tidy(observations: Iterable[Observation]) -> pd.DataFrame:
+@dataclass(frozen=True, eq=False)
+class Frame:
     """A line per observation and metric, with COLUMNS; nan values are left out."""
+
+    lines: pd.DataFrame
+
+    def where(self, chosen: Callable[[pd.DataFrame], pd.Series]) -> "Frame":
+        """The lines for which a condition on the columns holds."""
+        return Frame(self.lines[chosen(self.lines)])
+
+    def by_share(self) -> dict[float, "Frame"]:
+        """The lines of each share, in order."""
+        return {float(share): Frame(lines) for share, lines in self.lines.groupby("share")}
+
+    def methods(self) -> list[Method]:
+        """The methods, each once, in the order of the runs."""
+        pairs = zip(self.lines["family"], self.lines["dim"], strict=True)
+        return [Method(family, int(dim)) for family, dim in dict.fromkeys(pairs)]
+
+    def dims(self, family: str) -> list[int]:
+        """The sizes that a family was run at, in order."""
+        return sorted({one.dim for one in self.methods() if one.family == family})
+
+    def by_seed(self, metric: str, method: Method | None = None) -> pd.Series:
+        """A metric of one method, or of all, by seed: the draws of one seed are averaged."""
+        lines = self._of(metric, method)
+        return per_seed(lines["value"], lines["seed"].to_numpy())
+
+    def draws(self, metric: str, method: Method) -> list[np.ndarray]:
+        """The values of a method's draws, one array per seed."""
+        groups = self._of(metric, method).groupby("seed", sort=False)["value"]
+        return [values.to_numpy() for _, values in groups]
+
+    def estimate(
+        self,
+        metric: str,
+        method: Method | None = None,
+        interval: Callable[[pd.Series], Interval] = over_seeds,
+    ) -> Interval:
+        """The mean and interval over seeds of a metric, of one method or of all."""
+        return interval(self.by_seed(metric, method))
+
+    def paired(
+        self,
+        metric: str,
+        one: Method,
+        other: Method,
+        compare: Callable[[pd.Series, pd.Series], pd.Series] = difference,
+        interval: Callable[[pd.Series], Interval] = over_seeds,
+    ) -> Interval:
+        """The interval of one method's metric minus another's, paired by seed."""
+        return interval(compare(self.by_seed(metric, one), self.by_seed(metric, other)))
+
+    def _of(self, metric: str, method: Method | None) -> pd.DataFrame:
+        chosen = self.lines["metric"] == metric
+        if method is not None:
+            chosen &= self.lines["family"] == method.family
+            chosen &= self.lines["dim"] == method.dim
+        return self.lines[chosen]
+
+
+def tidy(observations: Iterable[Observation]) -> Frame:
+    """The frame of some observations."""
     lines = [
         (one.seed, one.method.family, one.method.dim, one.draw, one.share, metric, value)
         for one in observations
         for metric, value in one.values.items()
         if not math.isnan(value)
     ]
-    return pd.DataFrame(lines, columns=pd.Index(COLUMNS))
-
-
-def methods(frame: pd.DataFrame) -> list[Method]:
-    """The methods of a frame, each once, in the order of the runs."""
-    pairs = zip(frame["family"], frame["dim"], strict=True)
-    return [Method(family, int(dim)) for family, dim in dict.fromkeys(pairs)]
-
-
-def dims(frame: pd.DataFrame, family: str) -> list[int]:
-    """The sizes a family was run at, in order."""
-    return sorted({int(dim) for dim in frame.loc[frame["family"] == family, "dim"]})
-
-
-def by_seed(frame: pd.DataFrame, metric: str, method: Method | None = None) -> pd.Series:
-    """A metric of one method, or of all, by seed: the draws of one seed are averaged."""
-    rows = _chosen(frame, metric, method)
-    return per_seed(rows["value"], rows["seed"].to_numpy())
-
-
-def draws(frame: pd.DataFrame, metric: str, method: Method) -> list[np.ndarray]:
-    """The values of a method's draws, one array per seed."""
-    groups = _chosen(frame, metric, method).groupby("seed", sort=False)["value"]
-    return [values.to_numpy() for _, values in groups]
-
-
-def _chosen(frame: pd.DataFrame, metric: str, method: Method | None) -> pd.DataFrame:
-    chosen = frame["metric"] == metric
-    if method is not None:
-        chosen &= (frame["family"] == method.family) & (frame["dim"] == method.dim)
-    return frame[chosen]
-
-
-def estimate(
-    frame: pd.DataFrame,
-    metric: str,
-    method: Method | None = None,
-    interval: Callable[[pd.Series], Interval] = over_seeds,
-) -> Interval:
-    """The mean and interval over seeds of a metric, of one method or of all."""
-    return interval(by_seed(frame, metric, method))
-
-
-def paired(
-    frame: pd.DataFrame,
-    metric: str,
-    one: Method,
-    other: Method,
-    compare: Callable[[pd.Series, pd.Series], pd.Series] = difference,
-    interval: Callable[[pd.Series], Interval] = over_seeds,
-) -> Interval:
-    """The interval of one method's metric minus another's, paired by seed."""
-    return interval(compare(by_seed(frame, metric, one), by_seed(frame, metric, other)))
+    return Frame(pd.DataFrame(lines, columns=pd.Index(COLUMNS)))

@@ -6,14 +6,13 @@ from typing import Any
 import pandas as pd
 
 from analysis.numbers.frame import (
+    Frame,
     Method,
     Observation,
     checkpoint_epochs,
     draw_of,
-    estimate,
     method_of,
     numbers,
-    paired,
 )
 from analysis.numbers.statistics import Interval, geometric, ratio
 from analysis.numbers.table import records, written
@@ -72,14 +71,14 @@ def observation(run: Run, share: float = 1.0) -> Observation:
     return Observation(seed, config_method(config), run, values, draw, share)
 
 
-def cost(frame: pd.DataFrame, method: Method, metric: str = "ratio") -> Interval:
+def cost(frame: Frame, method: Method, metric: str = "ratio") -> Interval:
     """The interval of a method's time in passes of TracIn[1], timed in the same run."""
-    return estimate(frame, metric, method, geometric)
+    return frame.estimate(metric, method, geometric)
 
 
-def relative_cost(frame: pd.DataFrame, one: Method, other: Method) -> Interval:
+def relative_cost(frame: Frame, one: Method, other: Method) -> Interval:
     """The interval of one method's scoring time over another's on the same models."""
-    return paired(frame, "ratio", one, other, ratio, geometric)
+    return frame.paired("ratio", one, other, ratio, geometric)
 
 
 def comparison_with_loss(table: pd.DataFrame) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.numbers.cells import packed
-from analysis.numbers.frame import Method, Observation, by_seed, estimate, paired, tidy
+from analysis.numbers.frame import Frame, Method, Observation, tidy
 from analysis.numbers.statistics import difference, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from experiments.laboratory.runs import Run
@@ -111,38 +111,36 @@ def tabulate(
     return tabulated([*rows, *(row for place in displays for row in _images(seen, place))])
 
 
-def _shares(frame: pd.DataFrame, names: list[Method], stratum: str) -> list[Row]:
+def _shares(frame: Frame, names: list[Method], stratum: str) -> list[Row]:
     rows = []
     for role, name in AGAINST.items():
         more = {"role": role, "stratum": stratum}
         quantity = f"{QUANTITY[role]}, {stratum}"
         for method in names:
-            ours = estimate(frame, f"{role} {name} {stratum}", method)
+            ours = frame.estimate(f"{role} {name} {stratum}", method)
             rows.append(curve(method, quantity, "%", ours, **more))
-        chance = estimate(frame, f"chance {name} {stratum}", names[0])
+        chance = frame.estimate(f"chance {name} {stratum}", names[0])
         rows.append(curve(CONTROL, quantity, "%", chance, **more))
     if stratum == WRONG:  # elsewhere the two are the same class, up to a few queries
         for role in ROLES:
             for name, what in (("label", "given label"), ("predicted", "predicted class")):
                 for method in names:
-                    ours = estimate(frame, f"{role} {name} {WRONG}", method)
+                    ours = frame.estimate(f"{role} {name} {WRONG}", method)
                     quantity = f"{role}s of the {what}, {WRONG}"
                     rows.append(curve(method, quantity, "%", ours, stratum=stratum))
     return rows
 
 
-def _claims(
-    frame: pd.DataFrame, names: list[Method], alike: list[Method], stratum: str
-) -> list[Row]:
+def _claims(frame: Frame, names: list[Method], alike: list[Method], stratum: str) -> list[Row]:
     rows = []
     for role, name in AGAINST.items():
         metric, quantity = f"{role} {name} {stratum}", f"{QUANTITY[role]}, {stratum}"
         for method in names:
-            chance = by_seed(frame, f"chance {name} {stratum}", method)
-            ours = over_seeds(difference(by_seed(frame, metric, method), chance))
+            chance = frame.by_seed(f"chance {name} {stratum}", method)
+            ours = over_seeds(difference(frame.by_seed(metric, method), chance))
             rows.append(claim(f"{method} − random", quantity, "points", ours, at_least=0.0))
         for method in alike:
-            gap = paired(frame, metric, TRACIN, method)
+            gap = frame.paired(metric, TRACIN, method)
             rows.append(claim(f"{OURS} − {method}", quantity, "points", gap, at_least=0.0))
     return rows
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from analysis.numbers import frame
-from analysis.numbers.frame import Method, Observation, estimate, paired, tidy
+from analysis.numbers.frame import Method, Observation, tidy
 from analysis.numbers.statistics import NONE, over_seeds
 
 RANDOM, ARNOLDI = Method("RandProj", 10), Method("Arnoldi", 10)
@@ -26,21 +26,21 @@ FRAME = tidy(
 
 
 def test_a_frame_has_a_line_per_run_and_metric_without_missing_values():
-    assert list(FRAME.columns) == frame.COLUMNS
-    assert len(FRAME) == 2 * 9 - 1
-    assert frame.methods(FRAME) == [RANDOM, ARNOLDI]
-    assert frame.dims(FRAME, "Arnoldi") == [10]
+    assert list(FRAME.lines.columns) == frame.COLUMNS
+    assert len(FRAME.lines) == 2 * 9 - 1
+    assert FRAME.methods() == [RANDOM, ARNOLDI]
+    assert FRAME.dims("Arnoldi") == [10]
 
 
 def test_draws_of_one_seed_do_not_narrow_the_interval():
-    assert estimate(FRAME, "auc", RANDOM) == over_seeds([2, 3, 6])
-    assert estimate(FRAME, "auc", Method("RandProj", 20)) == NONE
-    assert estimate(tidy([]), "auc") == NONE
-    assert estimate(FRAME, "n").n == 4, "seeds of all methods"
+    assert FRAME.estimate("auc", RANDOM) == over_seeds([2, 3, 6])
+    assert FRAME.estimate("auc", Method("RandProj", 20)) == NONE
+    assert tidy([]).estimate("auc") == NONE
+    assert FRAME.estimate("n").n == 4, "seeds of all methods"
 
 
 def test_a_difference_is_paired_on_the_seeds_that_both_have():
-    assert paired(FRAME, "auc", ARNOLDI, RANDOM) == over_seeds([6, 2])
+    assert FRAME.paired("auc", ARNOLDI, RANDOM) == over_seeds([6, 2])
 
 
 @pytest.mark.parametrize(
