@@ -128,18 +128,18 @@ def test_parts_are_disjoint_and_the_vocabulary_is_of_training_texts_alone():
 
 def test_what_is_stored_is_what_the_scores_say(tmp_path):
     config = experiment.Config(MODEL, n_queries=8)
-    found = experiment.run(config, tmp_path)
+    result = experiment.run(config, tmp_path)
     there = text_models.trained(MODEL)
     first = experiment.example_article(there.test.articles)
     query = {name: column[[first]] for name, column in there.test.examples.items()}
     scores = TracIn().scores(there.task, there.train.examples, query)[0]
     order = scores.argsort(descending=True)
     titles = [there.train.articles.title[i] for i in order[:3]]
-    assert found["shown_title"].tolist()[:4] == [there.test.articles.title[first], *titles]
-    np.testing.assert_allclose(found["shown_score"][1:4], scores[order[:3]])
-    np.testing.assert_allclose(found["shown_score"][4:], scores.sort().values[:3])
-    assert found["same_label"].shape == found["twin"].shape == (8, 5)
-    assert found["chance"] == pytest.approx(1 / 3, abs=0.1)
+    assert result["shown_title"].tolist()[:4] == [there.test.articles.title[first], *titles]
+    np.testing.assert_allclose(result["shown_score"][1:4], scores[order[:3]])
+    np.testing.assert_allclose(result["shown_score"][4:], scores.sort().values[:3])
+    assert result["same_label"].shape == result["twin"].shape == (8, 5)
+    assert result["chance"] == pytest.approx(1 / 3, abs=0.1)
     with pytest.raises(UserError, match="31 queries of 30 test texts"):
         experiment.run(replace(config, n_queries=31), tmp_path)
 
@@ -153,15 +153,15 @@ def test_near_duplicates_are_named_and_left_out():
         None, None, None, text_models.Part(train, {}), text_models.Part(test, {})
     )
     predicted = {"train": np.array([0, 0, 1, 1, 0, 0, 0]), "test": np.array([0])}
-    found = experiment._judged(there, predicted, np.array([0]), np.arange(7)[None])
-    assert found["twin"].tolist() == [[False, True, False, False, False]]
-    assert found["same_label"].tolist() == [[True, True, False, True, True]]
-    assert found["same_label_and_prediction"].tolist() == [[True, True, False, False, True]]
-    assert found["distinct_same_label"].tolist() == [[1, 0, 1, 1, 1]]
-    assert found["twin_likeness"].tolist() == pytest.approx([4 / 5])
+    result = experiment._judged(there, predicted, np.array([0]), np.arange(7)[None])
+    assert result["twin"].tolist() == [[False, True, False, False, False]]
+    assert result["same_label"].tolist() == [[True, True, False, True, True]]
+    assert result["same_label_and_prediction"].tolist() == [[True, True, False, False, True]]
+    assert result["distinct_same_label"].tolist() == [[1, 0, 1, 1, 1]]
+    assert result["twin_likeness"].tolist() == pytest.approx([4 / 5])
     short = experiment._judged(there, predicted, np.array([0]), np.arange(5)[None])
     assert short["distinct_same_label"].tolist() == [[1, 0, 1, 1, -1]]
-    assert found["chance"].tolist() == pytest.approx([6 / 7])
+    assert result["chance"].tolist() == pytest.approx([6 / 7])
 
 
 # --- the artifact --------------------------------------------------------------------------------

@@ -50,33 +50,39 @@ def test_too_many_test_rows_or_queries_are_refused(tmp_path):
 
 def test_what_is_stored_is_what_the_scores_say(tmp_path):
     config = housing.Config(MODEL, n_queries=9, top=3)
-    found = housing.run(config, tmp_path)
-    there = housing.trained(MODEL)
-    city = housing.distances(np.array([housing.CENTRE]), there.test.place)[0]
+    result = housing.run(config, tmp_path)
+    regression = housing.trained(MODEL)
+    city = housing.distances(np.array([housing.CENTRE]), regression.test.place)[0]
     nearest = np.argsort(city, kind="stable")[:11]
-    np.testing.assert_array_equal(found["city_place"], there.test.place[nearest])
-    query = {name: column[nearest] for name, column in there.test.examples.items()}
-    scores = TracIn().scores(there.task, there.train.examples, query)
+    np.testing.assert_array_equal(result["city_place"], regression.test.place[nearest])
+    query = {name: column[nearest] for name, column in regression.test.examples.items()}
+    scores = TracIn().scores(regression.task, regression.train.examples, query)
     np.testing.assert_array_equal(
-        found["city_proponents"], scores.argsort(1, descending=True)[:, :3]
+        result["city_proponents"], scores.argsort(1, descending=True)[:, :3]
     )
-    km = housing.distances(found["city_place"], there.train.place)
-    top = np.take_along_axis(km, found["city_proponents"], axis=1)
-    np.testing.assert_allclose(found["city_proponent_km"], np.median(top, axis=1))
-    np.testing.assert_allclose(found["city_random_km"], np.median(km, axis=1))
+    km = housing.distances(result["city_place"], regression.train.place)
+    top = np.take_along_axis(km, result["city_proponents"], axis=1)
+    np.testing.assert_allclose(result["city_proponent_km"], np.median(top, axis=1))
+    np.testing.assert_allclose(result["city_random_km"], np.median(km, axis=1))
     nearer = (km[:, None, :] < top[:, :, None]).mean(2)
-    np.testing.assert_allclose(found["city_proponent_nearer"], np.median(nearer, axis=1), atol=0.01)
-    own = TracIn().scores(there.task, there.train.examples, there.train.examples).diagonal()
-    np.testing.assert_allclose(found["self_influence"], own, rtol=1e-6)
+    np.testing.assert_allclose(
+        result["city_proponent_nearer"], np.median(nearer, axis=1), atol=0.01
+    )
+    own = (
+        TracIn()
+        .scores(regression.task, regression.train.examples, regression.train.examples)
+        .diagonal()
+    )
+    np.testing.assert_allclose(result["self_influence"], own, rtol=1e-6)
     assert "self_influence" not in housing.run(
         replace(config, method=housing.NearestInputs()), tmp_path
     )
 
 
 def test_the_nearest_inputs_ignore_the_place(tmp_path):
-    there = housing.trained(MODEL)
-    scores = housing._scores(housing.NearestInputs(), there, np.array([4]))
-    gaps = np.linalg.norm(there.train.features - there.test.features[4], axis=1)
+    regression = housing.trained(MODEL)
+    scores = housing._scores(housing.NearestInputs(), regression, np.array([4]))
+    gaps = np.linalg.norm(regression.train.features - regression.test.features[4], axis=1)
     np.testing.assert_allclose(-scores[0], gaps, atol=1e-9)
 
 

@@ -44,33 +44,33 @@ def results(store, monkeypatch):
 
 
 def test_the_queries_are_wrong_predictions_of_the_part(tmp_path):
-    found = mnli_effects.run(AT, tmp_path)
+    result = mnli_effects.run(AT, tmp_path)
     predicted, _ = nli_points.predicted(MODEL, HANS.evaluation)
     _, pairs = load(MODEL, HANS.evaluation)
-    assert len(found["query"]) == found["n_queries"] == 7
-    assert (pairs.part[found["query"]] == "subsequence").all()
-    assert (predicted[found["query"]] != pairs.label[found["query"]]).all()
-    assert found["scores"].shape == found["similarity"].shape == (7, 12)
-    assert found["accuracy"] == pytest.approx(1 - found["n_wrong"] / 30)
+    assert len(result["query"]) == result["n_queries"] == 7
+    assert (pairs.part[result["query"]] == "subsequence").all()
+    assert (predicted[result["query"]] != pairs.label[result["query"]]).all()
+    assert result["scores"].shape == result["similarity"].shape == (7, 12)
+    assert result["accuracy"] == pytest.approx(1 - result["n_wrong"] / 30)
 
 
 def test_scores_are_those_of_one_query_at_a_time_and_similarity_is_of_gradients(tmp_path):
-    found = mnli_effects.run(AT, tmp_path)
-    there = trained(MODEL)
-    queries = nli_points.examples(MODEL, HANS.evaluation, found["query"])
+    result = mnli_effects.run(AT, tmp_path)
+    classifier = trained(MODEL)
+    queries = nli_points.examples(MODEL, HANS.evaluation, result["query"])
     settings = PLAN.settle(MODEL)
-    s_tests = fastif.s_test(there.task, there.train, queries, settings).mean
-    near = torch.from_numpy(found["candidates"]).long()
+    s_tests = fastif.s_test(classifier.task, classifier.train, queries, settings).mean
+    near = torch.from_numpy(result["candidates"]).long()
     features = (nli_points.features(MODEL, s) for s in (HANS.evaluation, MODEL.train))
     query, train = features
-    wanted = torch.cdist(query[found["query"]], train).topk(12, largest=False).indices
+    wanted = torch.cdist(query[result["query"]], train).topk(12, largest=False).indices
     assert torch.equal(near.sort(1).values, wanted.sort(1).values)
-    scores = fastif.scores(there.task, s_tests, there.train, near)
-    torch.testing.assert_close(torch.from_numpy(found["scores"]), scores, rtol=1e-4, atol=1e-5)
-    rows = gradient_rows(there.task, take(there.train, near[0]))
-    one = gradient_rows(there.task, queries).dense()[0]
+    scores = fastif.scores(classifier.task, s_tests, classifier.train, near)
+    torch.testing.assert_close(torch.from_numpy(result["scores"]), scores, rtol=1e-4, atol=1e-5)
+    rows = gradient_rows(classifier.task, take(classifier.train, near[0]))
+    one = gradient_rows(classifier.task, queries).dense()[0]
     torch.testing.assert_close(
-        torch.from_numpy(found["similarity"][0]), rows.dense() @ one, rtol=1e-4, atol=1e-5
+        torch.from_numpy(result["similarity"][0]), rows.dense() @ one, rtol=1e-4, atol=1e-5
     )
 
 
@@ -93,15 +93,15 @@ def test_blocks_give_what_one_pass_does_and_a_kill_loses_one(tmp_path, monkeypat
         mnli_effects.run(AT, folder)
     assert len(list(folder.glob("*.npz"))) == 2
     made.clear()
-    found = mnli_effects.run(AT, folder)
+    result = mnli_effects.run(AT, folder)
     assert len(made) == 1, "two of three blocks were there"
-    np.testing.assert_allclose(found["scores"], whole["scores"], rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found["cosine"], whole["cosine"], rtol=1e-4)
+    np.testing.assert_allclose(result["scores"], whole["scores"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result["cosine"], whole["cosine"], rtol=1e-4)
 
 
 def test_where_a_model_errs_less_all_wrong_predictions_are_taken(tmp_path, monkeypatch):
-    found = mnli_effects.run(replace(AT, n=1_000), tmp_path)
-    assert found["n_queries"] == found["n_wrong"] == len(found["query"]) < 1_000
+    result = mnli_effects.run(replace(AT, n=1_000), tmp_path)
+    assert result["n_queries"] == result["n_wrong"] == len(result["query"]) < 1_000
     right = np.ones(90, dtype=bool)
     monkeypatch.setattr(nli_points, "predicted", lambda *_: (None, right))
     none = mnli_effects.run(AT, tmp_path)
@@ -112,15 +112,15 @@ def test_where_a_model_errs_less_all_wrong_predictions_are_taken(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "said"),
+    ("change", "error", "message"),
     [
         ({"part": "nowhere"}, UserError, "hans evaluation has no pairs of nowhere: it has const"),
         ({"n": 0}, UserError, "n is 0: ask about at least one"),
         ({"plan": replace(PLAN, k=91)}, MethodError, "91 neighbours among 90.*lower k"),
     ],
 )
-def test_what_cannot_be_asked_is_one_line(change, error, said, tmp_path):
-    with pytest.raises(error, match=said) as caught:
+def test_what_cannot_be_asked_is_one_line(change, error, message, tmp_path):
+    with pytest.raises(error, match=message) as caught:
         mnli_effects.run(replace(AT, **change), tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -237,5 +237,5 @@ def test_a_slice_that_a_model_makes_no_mistake_on_is_said_and_not_drawn(tmp_path
     assert claims.loc["|I| on H (C)", "verdict"] == "not run"
     assert verdict.word != "reproduced"
     assert any(
-        "0 wrong predictions of H (C)" in said for said in fastif_fig6.ARTIFACT.findings(rows)
+        "0 wrong predictions of H (C)" in message for message in fastif_fig6.ARTIFACT.findings(rows)
     )

@@ -63,20 +63,20 @@ def test_anchors_are_of_the_slice_and_the_rest_of_it_is_evaluated():
 
 @pytest.mark.parametrize("arm", nli_correction.arms(MODEL.train, HANS.train), ids=str)
 def test_every_arm_leaves_a_trajectory_from_the_same_start(arm, tmp_path):
-    found = outcome(replace(AT, arm=arm, lr=0.1), tmp_path)
+    result = outcome(replace(AT, arm=arm, lr=0.1), tmp_path)
     start = outcome(replace(AT, arm=Anchors(), iterations=1), tmp_path)
-    assert found["accuracy"].shape == found["loss"].shape == found["anchor_loss"].shape == (4,)
-    assert found["chosen"].shape == (3, 5)
-    assert found["loss"][0] == pytest.approx(start["loss"][0])
-    assert found["loss"][-1] != found["loss"][0]
-    assert found["gain"] == pytest.approx(found["accuracy"][-1] - found["accuracy"][0])
-    assert ("damping" in found) == isinstance(arm, Influential)
+    assert result["accuracy"].shape == result["loss"].shape == result["anchor_loss"].shape == (4,)
+    assert result["chosen"].shape == (3, 5)
+    assert result["loss"][0] == pytest.approx(start["loss"][0])
+    assert result["loss"][-1] != result["loss"][0]
+    assert result["gain"] == pytest.approx(result["accuracy"][-1] - result["accuracy"][0])
+    assert ("damping" in result) == isinstance(arm, Influential)
 
 
 def test_helpful_pairs_lower_the_anchors_loss_and_harmful_ones_raise_it(tmp_path):
     def change(arm):
-        found = outcome(replace(AT, arm=arm, lr=0.05, iterations=4), tmp_path)
-        return found["anchor_loss"][-1] - found["anchor_loss"][0]
+        result = outcome(replace(AT, arm=arm, lr=0.05, iterations=4), tmp_path)
+        return result["anchor_loss"][-1] - result["anchor_loss"][0]
 
     helpful, harmful = (change(Influential(HANS.train, side)) for side in ("helpful", "harmful"))
     assert helpful < 0 < harmful
@@ -87,12 +87,12 @@ def test_the_helpful_are_those_that_the_definition_says(tmp_path):
     """Top of <H^-1 g, g_i> over the nearest, by gradients made one by one."""
     arm = Influential(MODEL.train, "helpful")
     chosen = outcome(replace(AT, arm=arm, iterations=1), tmp_path)["chosen"][0]
-    there, anchored = trained(MODEL), mnli_hans.draw_anchors(AT)
+    classifier, anchored = trained(MODEL), mnli_hans.draw_anchors(AT)
     mean = features(MODEL, HANS.evaluation)[anchored.index].mean(0)
     near = (features(MODEL, MODEL.train) - mean).norm(dim=1).argsort()[:25]
-    gradient = gradient_rows(there.task, anchored.anchors).dense().mean(0, keepdim=True)
-    s_test = fastif.inverted(there.task, there.train, gradient, PLAN.settle(MODEL)).mean
-    rows = gradient_rows(there.task, take(there.train, near)).dense()
+    gradient = gradient_rows(classifier.task, anchored.anchors).dense().mean(0, keepdim=True)
+    s_test = fastif.inverted(classifier.task, classifier.train, gradient, PLAN.settle(MODEL)).mean
+    rows = gradient_rows(classifier.task, take(classifier.train, near)).dense()
     scores = (rows @ s_test.T)[:, 0]
     assert set(chosen) == set(near[scores.topk(5).indices].tolist())
     harmful = outcome(replace(AT, arm=replace(arm, side="harmful"), iterations=1), tmp_path)
@@ -106,21 +106,21 @@ def test_the_helpful_are_those_that_the_definition_says(tmp_path):
 
 def test_the_influence_is_that_of_the_current_model(tmp_path):
     """A recursion made before a step is of the model after it: both share their parameters."""
-    there, anchored = trained(MODEL), mnli_hans.draw_anchors(AT)
+    classifier, anchored = trained(MODEL), mnli_hans.draw_anchors(AT)
     settings = PLAN.settle(MODEL)
-    inverse = fastif.recursion_of(there.task, there.train, settings)
-    nli_correction.descend(there.task, anchored.anchors, 0.2)
-    gradient = nli_correction.mean_gradient(there.task, anchored.anchors)
-    anew = fastif.inverted(there.task, there.train, gradient, settings).mean
+    inverse = fastif.recursion_of(classifier.task, classifier.train, settings)
+    nli_correction.descend(classifier.task, anchored.anchors, 0.2)
+    gradient = nli_correction.mean_gradient(classifier.task, anchored.anchors)
+    anew = fastif.inverted(classifier.task, classifier.train, gradient, settings).mean
     torch.testing.assert_close(inverse.apply(gradient), anew)
 
 
 def test_a_step_is_plain_gradient_descent_and_reaches_the_module():
-    there, anchored = trained(MODEL), mnli_hans.draw_anchors(AT)
-    before = there.task.flatten(there.task.params).clone()
-    gradient = gradient_rows(there.task, anchored.anchors).dense().mean(0)
-    nli_correction.descend(there.task, anchored.anchors, 0.3)
-    after = torch.cat([value.detach().flatten() for value in there.module.parameters()])
+    classifier, anchored = trained(MODEL), mnli_hans.draw_anchors(AT)
+    before = classifier.task.flatten(classifier.task.params).clone()
+    gradient = gradient_rows(classifier.task, anchored.anchors).dense().mean(0)
+    nli_correction.descend(classifier.task, anchored.anchors, 0.3)
+    after = torch.cat([value.detach().flatten() for value in classifier.module.parameters()])
     torch.testing.assert_close(after, before - 0.3 * gradient)
 
 
@@ -132,7 +132,7 @@ def test_random_pairs_are_others_at_every_step_and_at_every_draw(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "said"),
+    ("change", "error", "message"),
     [
         ({"n_anchors": 30}, UserError, "30 anchors of 30 pairs of lexical_overlap"),
         ({"part": "nowhere"}, UserError, "6 anchors of 0 pairs of nowhere.*raise n"),
@@ -140,8 +140,8 @@ def test_random_pairs_are_others_at_every_step_and_at_every_draw(tmp_path):
         ({"plan": replace(PLAN, k=500)}, MethodError, "500 neighbours among 120.*lower k"),
     ],
 )
-def test_settings_that_do_not_fit_are_one_line(change, error, said, tmp_path):
-    with pytest.raises(error, match=said) as caught:
+def test_settings_that_do_not_fit_are_one_line(change, error, message, tmp_path):
+    with pytest.raises(error, match=message) as caught:
         outcome(replace(AT, arm=Influential(MODEL.train), **change), tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -202,7 +202,7 @@ def test_the_figure_has_a_row_a_source_and_rate_and_a_column_a_slice(built):
     np.testing.assert_allclose(lines[0].get_xdata(), np.arange(11))
     wide = ARTIFACT.page(rows)
     assert len(wide) == 2 * 2 * 6
-    said = " ".join(ARTIFACT.findings(rows))
-    assert "control `nearest`" in said
-    assert "H = I" in said
+    message = " ".join(ARTIFACT.findings(rows))
+    assert "control `nearest`" in message
+    assert "H = I" in message
     assert not math.isnan(rows["ours"].iloc[0])

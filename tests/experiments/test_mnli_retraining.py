@@ -102,26 +102,26 @@ def test_models_keep_the_keys_they_are_stored_under():
 
 
 def test_losses_are_those_of_the_retrained_classifiers(tmp_path):
-    found = experiment.run(replace(TINY, point=1), tmp_path)
-    shapes.hold("mnli_retraining", found)
-    systems = found["systems"].tolist()
+    result = experiment.run(replace(TINY, point=1), tmp_path)
+    shapes.hold("mnli_retraining", result)
+    systems = result["systems"].tolist()
     assert list(dict.fromkeys(systems)) == [
         "Fast, k = 20", "Fast, k = 60", "Full", "H = I", "features", "random",
     ]  # fmt: skip
-    assert found["loss"].shape == (13, 2, 1)
-    assert found["whole"].shape == (3,)
+    assert result["loss"].shape == (13, 2, 1)
+    assert result["whole"].shape == (3,)
     at = balanced(MODEL, DEV, 2)
-    assert found["right"] == 0.0
+    assert result["right"] == 0.0
     row = systems.index("Full") + 1
-    assert found["directions"][row] == "harmful"
-    model = without(MODEL, found["removed"][row], 0)
+    assert result["directions"][row] == "harmful"
+    model = without(MODEL, result["removed"][row], 0)
     logits = torch.from_numpy(np.array(retrained_logits(Asked(model, DEV, tuple(at.tolist())))))
     label = load(MODEL, DEV)[1].label[at[1]]
     wanted = -logits[1].double().log_softmax(0)[label]
-    assert found["loss"][row, 1, 0] == pytest.approx(float(wanted), rel=1e-6)
-    assert found["before"] == found["whole"][0]
+    assert result["loss"][row, 1, 0] == pytest.approx(float(wanted), rel=1e-6)
+    assert result["before"] == result["whole"][0]
     labels = load(MODEL, MODEL.train)[1].label
-    random = found["removed"][systems.index("random") :]
+    random = result["removed"][systems.index("random") :]
     assert [set(labels[pairs]) for pairs in random] == [{0}, {1}, {2}]
 
 
@@ -134,7 +134,7 @@ def test_a_point_uses_the_rankings_and_sets_of_the_others(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"point": 2}, "point 2 of 2: choose from 0 to 1"),
         ({"seeds": ()}, "give one to retrain with"),
@@ -143,8 +143,8 @@ def test_a_point_uses_the_rankings_and_sets_of_the_others(tmp_path):
         ({"ks": (6,)}, "4 most helpful and 4 most harmful pairs of 6 candidates: raise k to 8"),
     ],
 )
-def test_settings_that_cannot_be_are_one_line(change, said, tmp_path):
-    with pytest.raises(UserError, match=said):
+def test_settings_that_cannot_be_are_one_line(change, message, tmp_path):
+    with pytest.raises(UserError, match=message):
         experiment.run(replace(TINY, **change), tmp_path)
 
 
@@ -185,8 +185,8 @@ def test_changes_are_against_the_same_seed(empty):
     synthetic.write("paper", 4)
     fastif_fig8.ARTIFACT.build("paper")
     rows = table.from_csv(fastif_fig8.ARTIFACT.path("paper", "csv").read_text())
-    found = [r for r in runs.load("mnli_retraining", "paper") if r.metrics["right"]]
-    wanted = np.mean([(r.array("loss")[4, 2] - r.array("whole")[:2]).mean() for r in found])
+    result = [r for r in runs.load("mnli_retraining", "paper") if r.metrics["right"]]
+    wanted = np.mean([(r.array("loss")[4, 2] - r.array("whole")[:2]).mean() for r in result])
     one = rows[
         (rows["method"] == "Full") & (rows["quantity"] == "change, helpful 25 left out, right")
     ]
@@ -197,6 +197,6 @@ def test_changes_are_against_the_same_seed(empty):
 def test_sentences_compare_with_what_needs_no_hessian(empty):
     synthetic.write("paper", 6)
     rows = fastif_fig8.ARTIFACT.tabulate(runs.load("mnli_retraining", "paper"))
-    said = " ".join(fastif_fig8.ARTIFACT.findings(rows))
+    message = " ".join(fastif_fig8.ARTIFACT.findings(rows))
     for name in ("H = I", "features", "random, matched label", "Another seed alone"):
-        assert name in said
+        assert name in message

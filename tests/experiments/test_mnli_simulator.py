@@ -55,13 +55,13 @@ def ranking(system, keep=KEEP):
 
 
 def test_fastif_s_ends_are_those_of_its_scores():
-    there, at = trained(MODEL), balanced(MODEL, DEV, POINTS)
+    classifier, at = trained(MODEL), balanced(MODEL, DEV, POINTS)
     query = examples(MODEL, DEV, at)
     seen = features(MODEL, DEV)[at], features(MODEL, MODEL.train)
-    found = fastif.influential(there.task, there.train, query, seen, PLAN.settle(MODEL))
+    result = fastif.influential(classifier.task, classifier.train, query, seen, PLAN.settle(MODEL))
     run = ranked(ranking(PLAN))
-    order = found.scores.sort(dim=1, descending=True)
-    helpful = found.candidates.gather(1, order.indices)[:, :KEEP]
+    order = result.scores.sort(dim=1, descending=True)
+    helpful = result.candidates.gather(1, order.indices)[:, :KEEP]
     np.testing.assert_array_equal(run.array("helpful"), helpful)
     np.testing.assert_allclose(run.array("helpful_score"), order.values[:, :KEEP], rtol=1e-4)
     np.testing.assert_allclose(
@@ -71,9 +71,9 @@ def test_fastif_s_ends_are_those_of_its_scores():
 
 
 def test_the_identity_in_place_of_the_hessian_is_tracin_at_the_end():
-    there, at = trained(MODEL), balanced(MODEL, DEV, POINTS)
+    classifier, at = trained(MODEL), balanced(MODEL, DEV, POINTS)
     query = examples(MODEL, DEV, at)
-    scores = TracIn(learning_rates=False).scores(there.task, there.train, query)
+    scores = TracIn(learning_rates=False).scores(classifier.task, classifier.train, query)
     run = ranked(ranking(SameGradient()))
     wanted = scores.sort(dim=1).values
     np.testing.assert_allclose(run.array("harmful_score"), wanted[:, :KEEP], rtol=1e-4)
@@ -81,8 +81,8 @@ def test_the_identity_in_place_of_the_hessian_is_tracin_at_the_end():
 
 
 def test_nearest_pairs_have_the_label_or_another():
-    there, at = trained(MODEL), balanced(MODEL, DEV, POINTS)
-    label, labels = examples(MODEL, DEV, at)["label"].numpy(), there.train["label"].numpy()
+    classifier, at = trained(MODEL), balanced(MODEL, DEV, POINTS)
+    label, labels = examples(MODEL, DEV, at)["label"].numpy(), classifier.train["label"].numpy()
     run = ranked(ranking(SameFeatures()))
     distance = torch.cdist(features(MODEL, DEV)[at], features(MODEL, MODEL.train)).numpy()
     for point in range(POINTS):
@@ -97,7 +97,7 @@ def test_nearest_pairs_have_the_label_or_another():
 
 
 @pytest.mark.parametrize(
-    ("system", "keep", "said"),
+    ("system", "keep", "message"),
     [
         (replace(PLAN, k=121), KEEP, "121 neighbours among 120 training examples: lower k"),
         (
@@ -113,8 +113,8 @@ def test_nearest_pairs_have_the_label_or_another():
         (SameFeatures(), 100, "100 neighbours of one label among"),
     ],
 )
-def test_rankings_that_cannot_be_are_one_line(system, keep, said):
-    with pytest.raises((UserError, MethodError), match=said):
+def test_rankings_that_cannot_be_are_one_line(system, keep, message):
+    with pytest.raises((UserError, MethodError), match=message):
         ranked(ranking(system, keep))
 
 
@@ -132,24 +132,24 @@ def test_random_pairs_have_the_label_and_fewer_are_the_first_of_more():
 
 
 def stepped(scratch):
-    there = trained(MODEL)
+    classifier = trained(MODEL)
     query = examples(MODEL, DEV, balanced(MODEL, DEV, POINTS))
     index = np.array([[[3, 7]], [[7, 9]], [[3, 3]], [[11, 7]]])
     lrs = np.array([1e-3, 0.1])
-    return there, query, index, lrs, mnli_simulator.after_steps(
-        there.task, there.train, query, index, lrs, scratch
+    return classifier, query, index, lrs, mnli_simulator.after_steps(
+        classifier.task, classifier.train, query, index, lrs, scratch
     )  # fmt: skip
 
 
 def test_a_step_is_one_of_gradient_descent(tmp_path):
-    there, query, index, lrs, loss = stepped(tmp_path)
+    classifier, query, index, lrs, loss = stepped(tmp_path)
     assert loss.shape == (4, 1, 2, 2)
     for place in [(0, 0, 1), (1, 0, 0), (3, 0, 0)]:
         for column, lr in enumerate(lrs):
-            module = copy.deepcopy(there.module).requires_grad_(True)
+            module = copy.deepcopy(classifier.module).requires_grad_(True)
             optimizer = torch.optim.SGD(module.parameters(), lr=lr)
             pair = torch.tensor([int(index[place])])
-            cross_entropy(module, take(there.train, pair)).sum().backward()
+            cross_entropy(module, take(classifier.train, pair)).sum().backward()
             optimizer.step()
             after = cross_entropy(module, take(query, torch.tensor([place[0]])))
             assert loss[place][column] == pytest.approx(after.item(), rel=1e-4)
@@ -174,11 +174,16 @@ def test_steps_go_on_after_a_kill(tmp_path, monkeypatch):
 
 
 def test_a_step_too_far_names_the_learning_rate(tmp_path):
-    there = trained(MODEL)
+    classifier = trained(MODEL)
     query = examples(MODEL, DEV, balanced(MODEL, DEV, POINTS))
     with pytest.raises(UserError, match=r"after a step of 1e\+38 on training pair 3 is not finite"):
         mnli_simulator.after_steps(
-            there.task, there.train, query, np.array([[[3]]]), np.array([1e-3, 1e38]), tmp_path
+            classifier.task,
+            classifier.train,
+            query,
+            np.array([[[3]]]),
+            np.array([1e-3, 1e38]),
+            tmp_path,
         )
 
 
@@ -186,42 +191,42 @@ def test_a_step_too_far_names_the_learning_rate(tmp_path):
 
 
 def test_the_simulator_is_asked_for_the_task_model_s_prediction(tmp_path):
-    found = experiment.run(TINY, tmp_path)
-    shapes.hold("mnli_simulator", found)
+    result = experiment.run(TINY, tmp_path)
+    shapes.hold("mnli_simulator", result)
     at = balanced(MODEL, DEV, POINTS)
     guess, right = predicted(MODEL, DEV)
     simulator = trained(Simulator(MODEL, 1))
     query = {**examples(MODEL, DEV, at), "label": torch.from_numpy(guess[at])}
     np.testing.assert_allclose(
-        found["before"], cross_entropy(simulator.module, query).detach(), rtol=1e-4
+        result["before"], cross_entropy(simulator.module, query).detach(), rtol=1e-4
     )
-    assert found["right"].tolist() == right[at].tolist() == [True, True, False, False]
-    assert found["loss"].shape == (POINTS, 9, KEEP, 4)
-    assert np.isfinite(found["loss"]).all()
-    assert found["lrs"][[0, -1]] == pytest.approx([1e-5, 10**-2.5])
-    types = found["types"].tolist()
+    assert result["right"].tolist() == right[at].tolist() == [True, True, False, False]
+    assert result["loss"].shape == (POINTS, 9, KEEP, 4)
+    assert np.isfinite(result["loss"]).all()
+    assert result["lrs"][[0, -1]] == pytest.approx([1e-5, 10**-2.5])
+    types = result["types"].tolist()
     np.testing.assert_array_equal(
-        found["example"][:, types.index("FastIF, helpful")], ranked(ranking(PLAN)).array("helpful")
+        result["example"][:, types.index("FastIF, helpful")], ranked(ranking(PLAN)).array("helpful")
     )
     truth = load(MODEL, MODEL.train)[0]["label"].numpy()
-    np.testing.assert_array_equal(found["example_label"], truth[found["example"]])
+    np.testing.assert_array_equal(result["example_label"], truth[result["example"]])
     for name in ("entailment", "neutral", "contradiction"):
-        labels = found["example_label"][:, types.index(f"random, {name}")]
-        assert (found["classes"][labels] == name).all()
-    assert found["point_premise"].shape == (POINTS,)
-    assert found["example_hypothesis"].shape == (POINTS, 9)
+        labels = result["example_label"][:, types.index(f"random, {name}")]
+        assert (result["classes"][labels] == name).all()
+    assert result["point_premise"].shape == (POINTS,)
+    assert result["example_hypothesis"].shape == (POINTS, 9)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"low": 0.0}, "give 0 < low < high"),
         ({"num_examples": 0}, "and 1 or more of each"),
         ({"points": 180}, "ask for"),
     ],
 )
-def test_settings_that_cannot_be_are_one_line(change, said, tmp_path):
-    with pytest.raises(UserError, match=said):
+def test_settings_that_cannot_be_are_one_line(change, message, tmp_path):
+    with pytest.raises(UserError, match=message):
         experiment.run(replace(TINY, **change), tmp_path)
 
 
@@ -260,9 +265,9 @@ def test_the_figure_of_four_has_four_and_claims_over_all(empty):
 def test_sentences_say_what_the_label_alone_does(empty):
     synthetic.write("paper", 4)
     rows = fastif_fig9.ARTIFACT.tabulate(runs.load("mnli_simulator", "paper"))
-    said = fastif_fig9.ARTIFACT.findings(rows)
-    assert [one.split(",")[0] for one in said] == [
+    message = fastif_fig9.ARTIFACT.findings(rows)
+    assert [one.split(",")[0] for one in message] == [
         "Where the prediction is right", "Where the prediction is wrong",
     ]  # fmt: skip
-    assert all("at random with the predicted label" in one for one in said)
-    assert all("FastIF 1.00" in one for one in said)
+    assert all("at random with the predicted label" in one for one in message)
+    assert all("FastIF 1.00" in one for one in message)

@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def there(folder, monkeypatch):
+def classifier(folder, monkeypatch):
     monkeypatch.setenv("RETRACE_RESULTS", str(folder))
     return trained(TINY)
 
@@ -54,44 +54,45 @@ def there(folder, monkeypatch):
 # --- the head, and the original ------------------------------------------------------------------
 
 
-def test_the_head_is_the_end_of_the_model(there):
+def test_the_head_is_the_end_of_the_model(classifier):
     task, train = HeadAlone().task(TINY), HeadAlone().examples(TINY, TINY.train)
     torch.testing.assert_close(
-        task.loss(task.params, train), there.task.loss(there.task.params, there.train)
+        task.loss(task.params, train),
+        classifier.task.loss(classifier.task.params, classifier.train),
     )
     ours = gradient_rows(task, take(train, slice(0, 5))).dense()
-    whole = gradient_rows(there.task, take(there.train, slice(0, 5))).dense()
-    assert task.size == sum(v.numel() for v in task.params.values()) < there.task.size
+    whole = gradient_rows(classifier.task, take(classifier.train, slice(0, 5))).dense()
+    assert task.size == sum(v.numel() for v in task.params.values()) < classifier.task.size
     torch.testing.assert_close(ours, whole[:, -task.size :])
     vector = torch.randn(2, task.size, generator=torch.Generator().manual_seed(0))
-    padded = torch.cat([torch.zeros(2, there.task.size - task.size), vector], dim=1)
+    padded = torch.cat([torch.zeros(2, classifier.task.size - task.size), vector], dim=1)
     torch.testing.assert_close(
         Hessian(task, train).apply(vector),
-        Hessian(there.task, there.train).apply(padded)[:, -task.size :],
+        Hessian(classifier.task, classifier.train).apply(padded)[:, -task.size :],
         rtol=1e-3,
         atol=1e-5,
     )
 
 
-def test_the_curvature_of_a_part_is_asked_once_and_settles_a_plan(there):
-    found = HeadAlone().curvature(TINY, 2).metrics
-    assert found["damping"] == -2 * found["lowest"] > 0
-    settings = Plan(k=3, sample=2).settled(found)
-    assert settings.damping == found["damping"]
+def test_the_curvature_of_a_part_is_asked_once_and_settles_a_plan(classifier):
+    result = HeadAlone().curvature(TINY, 2).metrics
+    assert result["damping"] == -2 * result["lowest"] > 0
+    settings = Plan(k=3, sample=2).settled(result)
+    assert settings.damping == result["damping"]
     assert settings.lissa.depth == np.ceil(3 * settings.lissa.scale / settings.damping)
-    assert Everything().curvature(TINY, 2).metrics["largest"] > found["largest"]
+    assert Everything().curvature(TINY, 2).metrics["largest"] > result["largest"]
 
 
-def test_the_original_finds_what_the_fast_way_does(there):
+def test_the_original_finds_what_the_fast_way_does(classifier):
     _, pairs = load(TINY, TINY.train)
-    label = there.train["label"]
-    whole = PlainAutograd(there.module, through_trunk(TINY.network.open(), pairs), label)
-    cached = PlainAutograd(there.module, from_column(there.train), label)
-    vector = torch.randn(1, there.task.size, generator=torch.Generator().manual_seed(0))
+    label = classifier.train["label"]
+    whole = PlainAutograd(classifier.module, through_trunk(TINY.network.open(), pairs), label)
+    cached = PlainAutograd(classifier.module, from_column(classifier.train), label)
+    vector = torch.randn(1, classifier.task.size, generator=torch.Generator().manual_seed(0))
     index = torch.tensor([4, 0, 17])
-    wanted = fastif.scores(there.task, vector, there.train, index[None])[0]
-    product = Hessian(there.task, take(there.train, index)).apply(vector)
-    product = product - there.task.weight_decay * vector
+    wanted = fastif.scores(classifier.task, vector, classifier.train, index[None])[0]
+    product = Hessian(classifier.task, take(classifier.train, index)).apply(vector)
+    product = product - classifier.task.weight_decay * vector
     for plain in (whole, cached):
         torch.testing.assert_close(plain.scores(vector[0], index), wanted, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(
@@ -100,7 +101,7 @@ def test_the_original_finds_what_the_fast_way_does(there):
     step = cached.recursion(vector[0], 5e-3, 1e4, [index])
     wanted = (vector + 0.995 * vector - product / 1e4)[0] / 1e4
     torch.testing.assert_close(step, wanted, rtol=1e-4, atol=1e-9)
-    assert not any(p.requires_grad for p in there.module.parameters()), "a copy was trained"
+    assert not any(p.requires_grad for p in classifier.module.parameters()), "a copy was trained"
 
 
 # --- recall --------------------------------------------------------------------------------------
@@ -109,33 +110,36 @@ def test_the_original_finds_what_the_fast_way_does(there):
 def test_recall_counts_the_most_influential_among_the_first_candidates():
     scores = torch.tensor([[5.0, -9.0, 1.0, -2.0, 3.0, 0.5]])
     order = torch.tensor([[1, 0, 4, 2, 3, 5]])
-    found = recalls(scores, order, ks=(1, 2, 6), ms=(1, 2))[..., 0]
-    harmful, helpful, unsigned = found
+    result = recalls(scores, order, ks=(1, 2, 6), ms=(1, 2))[..., 0]
+    harmful, helpful, unsigned = result
     assert harmful.tolist() == [[1, 1, 1], [0.5, 0.5, 1]]
     assert helpful.tolist() == [[0, 1, 1], [0, 0.5, 1]]
     assert unsigned.tolist() == [[1, 1, 1], [0.5, 1, 1]]
 
 
-def test_a_pass_over_all_pairs_gives_the_scores_of_candidates(there):
-    directions = torch.randn(3, there.task.size, generator=torch.Generator().manual_seed(1))
+def test_a_pass_over_all_pairs_gives_the_scores_of_candidates(classifier):
+    directions = torch.randn(3, classifier.task.size, generator=torch.Generator().manual_seed(1))
     index = torch.arange(N).expand(3, N)
-    wanted = fastif.scores(there.task, directions, there.train, index)
+    wanted = fastif.scores(classifier.task, directions, classifier.train, index)
     torch.testing.assert_close(
-        gradient_products(there.task, there.train, directions), wanted, rtol=1e-4, atol=1e-5
+        gradient_products(classifier.task, classifier.train, directions),
+        wanted,
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
-def test_recall_is_complete_when_all_are_candidates(there, tmp_path):
+def test_recall_is_complete_when_all_are_candidates(classifier, tmp_path):
     work = Recall(FEW, 6, ks=(5, N), ms=(3, 10), plan=STEEP)
-    found = work.run(TINY, tmp_path)
-    assert found["recall"].shape == (2, 3, 2, 2, 6)
-    assert (found["recall"][..., 1, :] == 1).all()
-    assert found["scores"].shape == found["similarity"].shape == (6, N)
-    assert found["scores"].dtype == np.float32
-    assert found["right"].tolist() == [True] * 3 + [False] * 3
+    result = work.run(TINY, tmp_path)
+    assert result["recall"].shape == (2, 3, 2, 2, 6)
+    assert (result["recall"][..., 1, :] == 1).all()
+    assert result["scores"].shape == result["similarity"].shape == (6, N)
+    assert result["scores"].dtype == np.float32
+    assert result["right"].tolist() == [True] * 3 + [False] * 3
     assert [path.name for path in tmp_path.iterdir()] == ["block-0.npz"]
     again = work.run(TINY, tmp_path)
-    np.testing.assert_array_equal(again["recall"], found["recall"])
+    np.testing.assert_array_equal(again["recall"], result["recall"])
 
 
 def test_a_piece_that_is_there_is_not_computed_again(tmp_path):
@@ -159,56 +163,59 @@ SHORT = Inverse(
 )
 
 
-def test_paths_near_the_solution_with_more_examples(there, tmp_path):
-    found = SHORT.run(TINY, tmp_path)
-    assert found["error"].shape == found["distance"].shape == (2, 2, 2, 4)
-    assert found["distance"][-1, -1, -1].max() == 0, "the most expensive is what it is taken from"
-    small, large = found["error"].mean((1, 2, 3))
+def test_paths_near_the_solution_with_more_examples(classifier, tmp_path):
+    result = SHORT.run(TINY, tmp_path)
+    assert result["error"].shape == result["distance"].shape == (2, 2, 2, 4)
+    assert result["distance"][-1, -1, -1].max() == 0, "the most expensive is what it is taken from"
+    small, large = result["error"].mean((1, 2, 3))
     assert large < small
-    assert found["residual"] < 1e-3
-    assert (found["seconds"][:, 1] > found["seconds"][:, 0]).all(), "more steps take longer"
-    assert found["whole_seconds"].shape == (1, 2)
-    assert found["diverged"] == 0
+    assert result["residual"] < 1e-3
+    assert (result["seconds"][:, 1] > result["seconds"][:, 0]).all(), "more steps take longer"
+    assert result["whole_seconds"].shape == (1, 2)
+    assert result["diverged"] == 0
 
 
-def test_the_solution_is_that_of_the_whole_training_set(there, tmp_path):
-    found = replace(SHORT, samples=(N,), repeats=1, depths=(400,)).run(TINY, tmp_path)
-    assert found["error"].max() < 0.02
+def test_the_solution_is_that_of_the_whole_training_set(classifier, tmp_path):
+    result = replace(SHORT, samples=(N,), repeats=1, depths=(400,)).run(TINY, tmp_path)
+    assert result["error"].max() < 0.02
 
 
-def test_a_minibatch_size_that_diverges_is_told_and_the_largest_is_an_error(there, tmp_path):
+def test_a_minibatch_size_that_diverges_is_told_and_the_largest_is_an_error(classifier, tmp_path):
     task = HeadAlone().task(TINY)
     largest = HeadAlone().curvature(TINY, 4).metrics["largest"]
     loose = replace(SHORT, samples=(1, N), depths=(300,), repeats=1, damping=0.5)
-    found = replace(loose, scale=0.6 * (largest + 0.5)).run(TINY, tmp_path)
-    assert task.size == found["num_params"]
-    assert np.isfinite(found["error"][1]).all()
-    if found["diverged"]:
-        assert np.isnan(found["error"][0]).all()
+    result = replace(loose, scale=0.6 * (largest + 0.5)).run(TINY, tmp_path)
+    assert task.size == result["num_params"]
+    assert np.isfinite(result["error"][1]).all()
+    if result["diverged"]:
+        assert np.isnan(result["error"][0]).all()
     again = tmp_path / "again"
     again.mkdir()
     with pytest.raises(MethodError, match="diverged at the largest minibatch, 90: raise scale"):
         replace(loose, scale=0.1 * largest).run(TINY, again)
 
 
-def test_systems_agree_where_all_that_differs_is_noise(there, tmp_path):
+def test_systems_agree_where_all_that_differs_is_noise(classifier, tmp_path):
     plan = Plan(depth=30, damping=4.0, scale=40.0, sample=30)
     work = Agreement(FEW, 4, (10, 40), full=plan, fast=plan, few=STEEP)
-    found = work.run(TINY, tmp_path)
-    full, fast = found["scores_full"], found["scores_fast_10"]
-    assert found["neighbours"].shape == (4, 40)
-    assert (fast != found["scores_fast_40"]).any(), "each k has minibatches of its own"
+    result = work.run(TINY, tmp_path)
+    full, fast = result["scores_full"], result["scores_fast_10"]
+    assert result["neighbours"].shape == (4, 40)
+    assert (fast != result["scores_fast_40"]).any(), "each k has minibatches of its own"
     assert np.corrcoef(full.ravel(), fast.ravel())[0, 1] > 0.98
-    assert found["few_scale"] == 60.0
+    assert result["few_scale"] == 60.0
     index = influence.balanced(TINY, FEW, 4)
     query = influence.examples(TINY, FEW, index)
     features = [influence.features(TINY, one) for one in (FEW, TINY.train)]
     features[0] = features[0][index]
     settings = work.plans()["fast_10"].settle(TINY)
-    whole = fastif.influential(there.task, there.train, query, tuple(features), settings)
-    np.testing.assert_array_equal(whole.candidates, found["neighbours"][:, :10])
+    whole = fastif.influential(classifier.task, classifier.train, query, tuple(features), settings)
+    np.testing.assert_array_equal(whole.candidates, result["neighbours"][:, :10])
     np.testing.assert_allclose(
-        whole.scores, np.take_along_axis(fast, found["neighbours"][:, :10], 1), rtol=1e-3, atol=1e-5
+        whole.scores,
+        np.take_along_axis(fast, result["neighbours"][:, :10], 1),
+        rtol=1e-3,
+        atol=1e-5,
     )
 
 
@@ -221,7 +228,7 @@ def agreed(group, scratch):
     return Agreement(FEW, 2, (10,), full=plan, fast=plan).run(TINY, own)
 
 
-def test_processes_divide_repeats_and_agree_on_what_a_killed_attempt_left(there, tmp_path):
+def test_processes_divide_repeats_and_agree_on_what_a_killed_attempt_left(classifier, tmp_path):
     shared = workers.run(agreed, 2, tmp_path)
     (tmp_path / "alone").mkdir()
     alone = agreed(ALONE, tmp_path / "alone")
@@ -232,7 +239,7 @@ def test_processes_divide_repeats_and_agree_on_what_a_killed_attempt_left(there,
 TIMED = RunTime(FEW, 2, ks=(40, 10), batch=8, workers=1, candidates=2, batched=20, steps=2, takes=1)
 
 
-def test_run_time_measures_every_part_at_every_point(there, tmp_path):
+def test_run_time_measures_every_part_at_every_point(classifier, tmp_path):
     before = torch.get_num_threads()
     runs.plan("mnli_speed", "custom", [Config(TINY, TIMED)])
     run = mnli_speed.EXPERIMENT.once(Config(TINY, TIMED))
@@ -243,18 +250,20 @@ def test_run_time_measures_every_part_at_every_point(there, tmp_path):
     assert run.metrics["hidden_seconds"] > 0
 
 
-def test_a_hessian_product_is_timed_beside_a_pass_and_leaves_the_model_as_it_was(there, tmp_path):
+def test_a_hessian_product_is_timed_beside_a_pass_and_leaves_the_model_as_it_was(
+    classifier, tmp_path
+):
     before = torch.get_num_threads()
-    found = Product(batch=8, batches=3, takes=1).run(TINY, tmp_path)
-    assert found["product"].shape == found["product_pass"].shape == (3,)
-    assert (found["product"] > 0).all()
-    assert found["num_params"] == there.task.size
-    assert not any(p.requires_grad for p in there.module.parameters())
+    result = Product(batch=8, batches=3, takes=1).run(TINY, tmp_path)
+    assert result["product"].shape == result["product_pass"].shape == (3,)
+    assert (result["product"] > 0).all()
+    assert result["num_params"] == classifier.task.size
+    assert not any(p.requires_grad for p in classifier.module.parameters())
     assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize(
-    ("work", "said"),
+    ("work", "message"),
     [
         (Product(batch=N + 1), "batch asks for 91 of 90 training pairs: give numbers from 1 to 90"),
         (Product(takes=0), "takes is 0: give 1 or more"),
@@ -270,14 +279,14 @@ def test_a_hessian_product_is_timed_beside_a_pass_and_leaves_the_model_as_it_was
         (replace(SHORT, solver=CG(max_products=1)), "raise `damping`, `tolerance` or"),
     ],
 )
-def test_what_cannot_be_is_one_line_with_the_remedy(work, said, there, tmp_path):
+def test_what_cannot_be_is_one_line_with_the_remedy(work, message, classifier, tmp_path):
     with pytest.raises((UserError, MethodError)) as caught:
         work.run(TINY, tmp_path)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_an_empty_slice_is_one_line(there, tmp_path):
+def test_an_empty_slice_is_one_line(classifier, tmp_path):
     nothing = Sample("mnli dev", "generated", 0)
     with pytest.raises(UserError, match="0 pairs of mnli dev: give n = 1 or more"):
         Recall(nothing, 2, ks=(3,), ms=(3,)).run(TINY, tmp_path)
@@ -303,12 +312,12 @@ def shrunk(work):
 
 
 @pytest.mark.parametrize("cell", mnli_speed.PRESETS["paper"], ids=lambda c: type(c.work).__name__)
-def test_a_cell_of_the_paper_tier_runs(cell, there, tmp_path):
+def test_a_cell_of_the_paper_tier_runs(cell, classifier, tmp_path):
     assert cell.model == PAPER
-    found = shrunk(cell.work).run(TINY, tmp_path)
-    shapes.hold("mnli_speed", found)
-    assert found["work"] in ("recall", "inverse", "agreement", "run time", "product")
-    assert len(found["product" if found["work"] == "product" else "right"]) == 4
+    result = shrunk(cell.work).run(TINY, tmp_path)
+    shapes.hold("mnli_speed", result)
+    assert result["work"] in ("recall", "inverse", "agreement", "run time", "product")
+    assert len(result["product" if result["work"] == "product" else "right"]) == 4
 
 
 def test_the_paper_tier_has_the_papers_settings():
@@ -328,5 +337,5 @@ def test_the_paper_tier_has_the_papers_settings():
     assert (again.full.depth, again.full.sample, again.few.damping) == (1_000, 32, 50.0)
 
 
-def test_hidden_states_of_a_sample_are_looked_up_for_what_they_cost(there):
+def test_hidden_states_of_a_sample_are_looked_up_for_what_they_cost(classifier):
     assert runs.find("nli_hidden", models.Hidden(TINY.network, TINY.train)) is not None

@@ -178,10 +178,10 @@ def test_an_image_that_is_no_jpeg_is_named_with_its_place(jpeg, folder):
 def test_a_missing_copy_says_where_it_belongs(source, folder):
     with pytest.raises(UserError) as caught:
         cifar.load(source, "train")
-    said = str(caught.value)
-    assert str(folder / cifar.FOLDERS[source]) in said
-    assert "--data DIR" in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert str(folder / cifar.FOLDERS[source]) in message
+    assert "--data DIR" in message
+    assert "\n" not in message
 
 
 def test_a_missing_original_without_a_network_is_one_line(monkeypatch, folder):
@@ -191,10 +191,10 @@ def test_a_missing_original_without_a_network_is_one_line(monkeypatch, folder):
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     with pytest.raises(UserError) as caught:
         cifar.load("original", "test")
-    said = str(caught.value)
-    assert "test_batch is not in " in said
-    assert "no server that has it answers" in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert "test_batch is not in " in message
+    assert "no server that has it answers" in message
+    assert "\n" not in message
     assert not (folder / "cifar-10-batches-py").exists()
 
 
@@ -207,7 +207,7 @@ def test_a_download_that_fails_or_works_leaves_nothing_half_written(monkeypatch,
     def broken(root, download):
         raise RuntimeError("File not found or corrupted.")
 
-    broken.url = "there"
+    broken.url = "https://example.org"
     monkeypatch.setattr(datasets, "CIFAR10", broken)
     with pytest.raises(UserError, match=r"its download failed \(File not found or corrupted"):
         cifar.load("original", "test")
@@ -216,7 +216,7 @@ def test_a_download_that_fails_or_works_leaves_nothing_half_written(monkeypatch,
     def working(root, download):
         write_batch(Path(root) / "cifar-10-batches-py" / "test_batch", 4)
 
-    working.url = "there"
+    working.url = "https://example.org"
     monkeypatch.setattr(datasets, "CIFAR10", working)
     assert len(cifar.load("original", "test")["label"]) == 4
     assert [path.name for path in home.iterdir()] == ["test_batch"]

@@ -91,12 +91,12 @@ def test_missing_mnist_without_a_network_is_one_line_that_says_what_to_do(no_net
     with pytest.raises(UserError) as caught:
         digits.load_mnist("test")
     assert time.monotonic() - began < 10
-    said = str(caught.value)
-    assert "\n" not in said
-    assert "t10k-images-idx3-ubyte is not in " in said
-    assert str(folder) in said
-    assert "--data DIR" in said
-    assert "RETRACE_DATA" in said
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "t10k-images-idx3-ubyte is not in " in message
+    assert str(folder) in message
+    assert "--data DIR" in message
+    assert "RETRACE_DATA" in message
     assert not folder.exists()
 
 
@@ -119,7 +119,7 @@ def test_a_failed_download_leaves_nothing_half_written(monkeypatch, folder):
         (data_folder.root() / "MNIST" / "raw").mkdir(exist_ok=True)
         raise RuntimeError("Error downloading train-images")
 
-    broken.mirrors = ["there"]
+    broken.mirrors = ["https://example.org/"]
     monkeypatch.setattr(datasets, "MNIST", broken)
     monkeypatch.setattr(data_folder, "reachable", lambda *_: True)
     with pytest.raises(UserError, match=r"its download failed \(Error downloading"):
@@ -147,13 +147,13 @@ def commanded(tmp_path, monkeypatch, capsys):
         assert mnist_mislabel.EXPERIMENT.main(["--preset", "paper", "--cell", "0"]) == 2
         out, err = capsys.readouterr()
         assert out == ""
-        said = [line for line in err.split("\n") if line.startswith("error: ")]
-        assert len(said) == 1
-        assert err.endswith(f"{said[0]}\n")
+        message = [line for line in err.split("\n") if line.startswith("error: ")]
+        assert len(message) == 1
+        assert err.endswith(f"{message[0]}\n")
         assert list(tmp_path.glob("results/runs/*/*")) == [
             tmp_path / "results/runs/mnist_mislabel/presets"
         ]
-        return said[0]
+        return message[0]
 
     return command
 

@@ -43,7 +43,7 @@ def test_rows_have_labels_from_zero_and_are_noted(folder):
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         (LINES[:1], "has 1 of 2 rows"),
         ([LINES[0], '"15","T","C"'], "line 2, is not a class from 1 to 14"),
@@ -52,12 +52,12 @@ def test_rows_have_labels_from_zero_and_are_noted(folder):
         ([LINES[0], '"3","T","C'], "is not a table of quoted values"),
     ],
 )
-def test_a_broken_file_is_one_line_with_the_remedy(folder, lines, said):
+def test_a_broken_file_is_one_line_with_the_remedy(folder, lines, message):
     path = folder / "test.subset.csv"
     path.write_text("\n".join(lines))
     with pytest.raises(UserError) as caught:
         dbpedia.load_subset()
-    assert said in str(caught.value)
+    assert phrase in str(caught.value)
     assert f"rm {path}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -66,8 +66,8 @@ def test_a_missing_file_says_where_it_belongs(folder):
     (folder / "test.subset.csv").unlink()
     with pytest.raises(UserError) as caught:
         dbpedia.load_subset()
-    for said in ("test.subset.csv is not in ", str(folder), "--data DIR", "RETRACE_DATA"):
-        assert said in str(caught.value)
+    for phrase in ("test.subset.csv is not in ", str(folder), "--data DIR", "RETRACE_DATA"):
+        assert phrase in str(caught.value)
     (folder / "classes.txt").write_text("Company\n")
     with pytest.raises(UserError, match="has 1 of 14 names"):
         dbpedia.load_subset()
@@ -77,8 +77,8 @@ def test_the_whole_data_set_without_a_network_says_what_to_do(monkeypatch):
     monkeypatch.setattr(data_folder, "reachable", lambda *_: False)
     with pytest.raises(UserError) as caught:
         dbpedia.load_whole("train")
-    for said in ("fancyzhx/dbpedia_14 is not in ", "does not answer", "--preset small"):
-        assert said in str(caught.value)
+    for phrase in ("fancyzhx/dbpedia_14 is not in ", "does not answer", "--preset small"):
+        assert phrase in str(caught.value)
 
 
 def test_the_whole_data_set_is_asked_of_its_library_and_counted(monkeypatch):

@@ -100,8 +100,8 @@ def test_a_missing_table_without_a_network_says_what_to_do(path, monkeypatch):
     monkeypatch.setattr(data_folder, "reachable", lambda *_: False)
     with pytest.raises(UserError) as caught:
         housing.load()
-    for said in ("housing.csv is not in ", "does not answer", "--data DIR", "RETRACE_DATA"):
-        assert said in str(caught.value)
+    for phrase in ("housing.csv is not in ", "does not answer", "--data DIR", "RETRACE_DATA"):
+        assert phrase in str(caught.value)
 
 
 def test_the_second_source_gives_the_counts_back(path, monkeypatch):

@@ -53,16 +53,16 @@ GOOD = json.dumps({"gold_label": "neutral", "sentence1": "a", "sentence2": "b"})
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         ([GOOD, "{"], "line 2, is not a pair"),
         ([GOOD.replace("neutral", "maybe")], "line 1, has the label 'maybe'"),
         ([GOOD], r"has 1 of 12,808 labelled pairs"),
     ],
 )
-def test_a_file_that_is_not_multinli_is_one_line(store, lines, said):
+def test_a_file_that_is_not_multinli_is_one_line(store, lines, message):
     write(store / "data" / "multinli", lines)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         mnli.load("subset", "train")
 
 

@@ -89,11 +89,11 @@ def test_missing_photographs_without_a_network_are_one_line(module, folder, monk
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     with pytest.raises(UserError) as caught:
         module.load("train", np.arange(2))
-    said = str(caught.value)
-    assert f"{module.FOLDER} is not in {folder}" in said
-    assert "no server that has it answers" in said
-    assert "--data DIR" in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert f"{module.FOLDER} is not in {folder}" in message
+    assert "no server that has it answers" in message
+    assert "--data DIR" in message
+    assert "\n" not in message
     assert list(folder.iterdir()) == []
 
 
@@ -105,10 +105,10 @@ def test_a_download_that_fails_or_works_leaves_nothing_half_written(folder, monk
         raise RuntimeError("File not found or corrupted.")
 
     with pytest.raises(UserError, match=r"its download failed \(File not found or corrupted"):
-        photos.downloaded("dtd", "there", broken, "the archive")
+        photos.downloaded("dtd", "https://example.org", broken, "the archive")
     assert list(folder.iterdir()) == []
     home = photos.downloaded(
-        "dtd", "there", lambda draft: (Path(draft) / "dtd").mkdir(), "the archive"
+        "dtd", "https://example.org", lambda draft: (Path(draft) / "dtd").mkdir(), "the archive"
     )
     assert home == folder / "dtd"
     assert [path.name for path in folder.iterdir()] == ["dtd"]
@@ -119,9 +119,9 @@ def test_what_is_broken_is_named(textures, plants, folder):
     whole = image.read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"no photograph"):
         image.write_bytes(content)
-        found, _ = dtd.load("train", np.arange(6))
+        result, _ = dtd.load("train", np.arange(6))
         with pytest.raises(UserError, match=rf"{image} is truncated or not a JPEG"):
-            [found[i] for i in range(6)]
+            [result[i] for i in range(6)]
     image.unlink()
     with pytest.raises(UserError, match=rf"cannot read {image} \(no such file"):
         dtd.load("train", np.arange(6))
@@ -146,5 +146,5 @@ def test_what_is_broken_is_named(textures, plants, folder):
 def test_grey_photographs_have_three_channels(textures, folder):
     image = folder / "dtd" / "dtd" / "images" / CLASSES[0] / f"{CLASSES[0]}_0000.jpg"
     Image.fromarray(np.full((9, 7), 100, np.uint8)).save(image)
-    found, _ = dtd.load("train", np.arange(6))
-    assert found[0].shape == (3, 9, 7)
+    result, _ = dtd.load("train", np.arange(6))
+    assert result[0].shape == (3, 9, 7)

@@ -61,8 +61,8 @@ def test_wmt17_without_a_network_says_what_to_do(monkeypatch):
     monkeypatch.setattr(data_folder, "reachable", lambda *_: False)
     with pytest.raises(UserError) as caught:
         Corpus("wmt17").load()
-    for said in ("wmt17/train.de", "does not answer", "--data DIR", "--preset small"):
-        assert said in str(caught.value)
+    for phrase in ("wmt17/train.de", "does not answer", "--data DIR", "--preset small"):
+        assert phrase in str(caught.value)
 
 
 def test_wmt17_is_asked_of_its_library_where_the_files_are_not(monkeypatch):

@@ -71,14 +71,14 @@ def test_trunk_and_top_give_the_logits_of_the_whole_model(store, frozen, dtype):
         input_ids=tokens["ids"], token_type_ids=tokens["types"], attention_mask=mask.long()
     )
     wanted = top.classifier(whole.pooler_output)
-    found = top(examples["hidden"], examples["length"])
-    torch.testing.assert_close(found, wanted)
+    result = top(examples["hidden"], examples["length"])
+    torch.testing.assert_close(result, wanted)
 
 
 def test_gradients_of_the_top_are_those_of_the_whole_model(store):
     encoder, tokens, top, examples = both_halves(TinyBert(frozen=1), torch.float64)
     task = Task.of(top, cross_entropy)
-    found = grad(lambda p: task.loss(p, examples).mean())(task.params)
+    result = grad(lambda p: task.loss(p, examples).mean())(task.params)
     layers = encoder.model.encoder.layer
     for layer, mine in zip(layers[1:], top.layers, strict=True):
         for name, value in mine.state_dict().items():
@@ -92,7 +92,7 @@ def test_gradients_of_the_top_are_those_of_the_whole_model(store):
     torch.nn.functional.cross_entropy(logits, examples["label"]).backward()
     for number, layer in enumerate(layers[1:]):
         for name, value in layer.named_parameters():
-            torch.testing.assert_close(found[f"layers.{number}.{name}"], value.grad)
+            torch.testing.assert_close(result[f"layers.{number}.{name}"], value.grad)
 
 
 def test_padding_changes_no_number():
@@ -168,7 +168,7 @@ def broken(store, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("no config", "is not a model folder, as it has no config.json"),
         ("no weights", "has a config.json but no weights"),
@@ -176,22 +176,22 @@ def broken(store, name):
         ("another vocabulary", "the tokenizer of .* of the same model"),
     ],
 )
-def test_a_folder_that_is_no_bert_is_one_line(store, name, said):
-    with pytest.raises(UserError, match=said):
+def test_a_folder_that_is_no_bert_is_one_line(store, name, message):
+    with pytest.raises(UserError, match=message):
         Bert(str(broken(store, name)), 1, 20).open()
 
 
 @pytest.mark.parametrize(
-    ("network", "said"),
+    ("network", "message"),
     [
         ({"frozen": 3}, "3 frozen layers of 3.*from 0 to 2"),
         ({"frozen": -1}, "-1 frozen layers"),
         ({"length": 4}, "length is 4: choose from 8 to"),
     ],
 )
-def test_a_cut_that_cannot_be_is_one_line(store, network, said):
+def test_a_cut_that_cannot_be_is_one_line(store, network, message):
     folder = hugging_face(store / "bert")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         replace(Bert(str(folder), 1, 20), **network).open()
 
 

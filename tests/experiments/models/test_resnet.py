@@ -74,13 +74,15 @@ def test_rows_at_a_checkpoint_use_its_own_statistics():
     model, batch = normalised(), networks.examples(5, 2, 6, 6)
     early = state(normalised(seed=1))
     task = Task.of(model, networks.nll).at(Checkpoint(early, 0.1))
-    found = Gradients(task, task.loss).rows(batch).dense()
-    torch.testing.assert_close(found, by_vmap(task, batch), **CLOSE)
-    there = Task.of(normalised(seed=1), networks.nll)
-    torch.testing.assert_close(found, networks.gradient_rows(there, there.loss, batch), **CLOSE)
+    result = Gradients(task, task.loss).rows(batch).dense()
+    torch.testing.assert_close(result, by_vmap(task, batch), **CLOSE)
+    classifier = Task.of(normalised(seed=1), networks.nll)
+    torch.testing.assert_close(
+        result, networks.gradient_rows(classifier, classifier.loss, batch), **CLOSE
+    )
     mixed = {**early, **floating_buffers(model)}
     other = Task.of(model, networks.nll).at(Checkpoint(mixed, 0.1))
-    assert (Gradients(other, other.loss).rows(batch).dense() - found).norm() > 0.01 * found.norm()
+    assert (Gradients(other, other.loss).rows(batch).dense() - result).norm() > 0.01 * result.norm()
 
 
 def test_tracin_sums_over_checkpoints_each_with_its_own_statistics():

@@ -87,11 +87,11 @@ def test_wrong_pairs_are_of_the_slice_and_wrong():
 
 
 def test_the_damping_makes_the_hessian_positive_definite():
-    there, found = trained(QUICK), curvature(QUICK).metrics
-    dense = Hessian(there.task, there.train, damping=found["damping"])
+    there, result = trained(QUICK), curvature(QUICK).metrics
+    dense = Hessian(there.task, there.train, damping=result["damping"])
     draw = torch.Generator().manual_seed(0)
     vectors = torch.randn(8, there.task.size, generator=draw)
-    assert found["lowest"] < 0 < found["largest"]
+    assert result["lowest"] < 0 < result["largest"]
     assert ((dense.apply(vectors) * vectors).sum(1) > 0).all()
 
 
