@@ -57,7 +57,7 @@ def test_a_broken_file_is_one_line_with_the_remedy(folder, lines, message):
     path.write_text("\n".join(lines))
     with pytest.raises(UserError) as caught:
         dbpedia.load_subset()
-    assert phrase in str(caught.value)
+    assert message in str(caught.value)
     assert f"rm {path}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
