@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.ink.marks import name_lines
 from analysis.ink.style import BLACK, GREY, look, new_lattice
+from analysis.numbers.frame import method_of
 from analysis.numbers.overlap import ensemble_name
 from analysis.numbers.statistics import NONE, Interval, bootstrap, exact, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
@@ -122,8 +123,9 @@ def _estimate(name: str, run: Run, contested: np.ndarray | None) -> Iterable[Row
 
 def _method(name: str, method: str, run: Run, contested: np.ndarray | None) -> Iterable[Row]:
     about: dict[str, Any] = {"data": name}
-    if projection := run.config["method"].get("projection"):
-        about["proj_dim"] = projection["dim"]
+    known = method_of(run.config["method"])
+    if str(known) == method:  # not a variant with a name of its own
+        about["proj_dim"] = known.directions
     if "damping" in run.metrics:
         yield curve(method, "damping", "", exact(float(run.metrics["damping"])), **about)
     for place, count in enumerate(run.array("counts")):
