@@ -38,12 +38,13 @@ LOOKS = {
 }
 
 RULE = (
-    "Claims, for each m, over points: at the two sizes k that are nearest to the shares of the"
-    " training set that the text speaks of, 1.27% and 12.7%, recall of the most influential pairs,"
-    f" unsigned, is over {FAR:g} times that of a random choice, k/N; at the larger of them, recall"
-    " of harmful pairs is above that of helpful ones where the prediction is right, and below it"
+    "Claims, for each m, over points: at the two sizes k nearest to the shares of the training"
+    " set that the text names, 1.27% and 12.7%, recall of the most influential pairs, unsigned,"
+    f" is over {FAR:g} times that of a random choice, k/N; at the larger of them, recall of"
+    " harmful pairs is above that of helpful ones where the prediction is right, and below it"
     " where it is wrong. The two recalls that the text states are compared to a factor of"
-    f" {FACTOR:g}, for each m because it does not say which, and decide nothing. {POINTS_RULE}"
+    f" {FACTOR:g}, for each m because the text does not say which m it means, and decide nothing."
+    f" {POINTS_RULE}"
 )
 
 
@@ -138,9 +139,9 @@ def findings(table: pd.DataFrame) -> list[str]:
     for row in (row for row in gaps if row["k"] == largest):
         m, k = row["m"], row["k"]
         sentences.append(
-            f"Of the {counted(m)} most influential pairs, the {counted(k)} nearest hold"
-            f" {stated(recall['kNN', m, k])}%, and the {counted(k)} of the largest inner product of"
-            f" gradients (H = I) {stated(recall['H = I', m, k])}%; the difference is"
+            f"Of the {counted(m)} most influential pairs, the {counted(k)} nearest contain"
+            f" {stated(recall['kNN', m, k])}%, and the {counted(k)} of the largest inner product"
+            f" of gradients (H = I) {stated(recall['H = I', m, k])}%; the difference is"
             f" {stated(row)} points."
         )
     return sentences
@@ -154,23 +155,24 @@ ARTIFACT = Artifact(
     rule=RULE,
     title="Recall of the most influential training pairs among nearest neighbours",
     claim=(
-        "Nearest neighbours hold far more of the most influential pairs than a random choice;"
-        " recall of harmful ones is higher than of helpful ones where the prediction is right, and"
-        " lower where it is wrong."
+        "Nearest neighbours contain far more of the most influential pairs than a random choice;"
+        " recall of harmful ones is higher than of helpful ones where the prediction is right,"
+        " and lower where it is wrong."
     ),
     paper="FastIF (arXiv:2012.15781), Figure 3 and Sec. 5.1",
     deviations=(
-        "The figure is only a picture in the paper: of its numbers the text states two. It calls"
-        " random recall 15% and 1.5%, which is k/N = 12.7% and 1.27%.",
+        "The paper shows the figure without numbers; the text states two of them. It gives random"
+        " recall as 15% and 1.5%; k/N is 12.7% and 1.27%.",
         "Error bars of the paper are standard deviations over points; bands here are 95% intervals"
         " of the mean.",
         "The truth is influence over all training pairs by LiSSA with B = 32, averaged over"
-        " repeats, damped by the rule that is in fastif_table3; how far its repeats are apart is"
-        " in the numbers, and noise in the truth lowers every recall.",
+        " repeats, with the damping of our rule (see fastif_table3). The spread of its repeats is"
+        " in the table; noise in the truth lowers every recall.",
         "Neighbours are those of the pooled output that the classifier sees; the paper does not"
-        " say which features it takes.",
-        "Candidates by the size of the inner product of gradients, the influence with the identity"
-        " for the Hessian, are ours, as a control. They cost a pass over all pairs, kNN does not.",
+        " say which features it uses.",
+        "Our control takes candidates by the size of the inner product of gradients, which is"
+        " influence with the identity in place of the Hessian. It costs a pass over all pairs;"
+        " kNN does not.",
     ),
     findings=findings,
     tier_notes=TIER_NOTES,

@@ -49,13 +49,13 @@ SETTINGS = {
 }
 
 RULE = (
-    "Claims, for each damping: time of the largest B over that of the smallest, and of the largest"
-    " J over the smallest, is above 1, as is that of a step over all trained parameters; the error"
-    " of the largest B over that of the smallest (T = 1), of the largest J over the smallest (B"
-    " least, T = 1), and of the largest T over T = 1 (B least) is below 1, for the error from the"
-    " solution and for the distance from the most expensive estimate, which is the paper's."
-    f" {POINTS_RULE}"
-    " Those of seconds are over repeats, or steps."
+    "Claims, for each damping: the time at the largest B over that at the smallest, and at the"
+    " largest J over the smallest, is above 1; so is the time of a step over all trained"
+    " parameters. The error at the largest B over that at the smallest (T = 1), at the largest J"
+    " over the smallest (smallest B, T = 1), and at the largest T over T = 1 (smallest B) is"
+    " below 1. This is claimed for the error from the solution and for the paper's measure, the"
+    f" distance from the most expensive estimate. {POINTS_RULE} Intervals of seconds are over"
+    " repeats, or over steps."
 )
 
 
@@ -195,12 +195,12 @@ def findings(table: pd.DataFrame) -> list[str]:
         left = [(1 - damping / scale) ** j for j in (depths[0], depths[-1])]
         error, distance = (_largest(rows, label, depths[-1]) for label in MEASURES.values())
         sentences.append(
-            f"With {name}, and scale {scale:.4g}, a direction without curvature has"
-            f" {100 * left[0]:.2g}% of its length still to come after J = {counted(depths[0])} and"
+            f"With {name}, and scale {scale:.4g}, a direction without curvature lacks"
+            f" {100 * left[0]:.2g}% of its length after J = {counted(depths[0])} and"
             f" {100 * left[1]:.2g}% after {counted(depths[-1])}. At the largest B and J with T = 1"
-            f" the error from the solution is {stated(error, '.3g')}, the distance from the"
-            f" most expensive estimate {stated(distance, '.3g')}: the second does not see"
-            " what all estimates have in common."
+            f" the error from the solution is {stated(error, '.3g')}, the distance from the most"
+            f" expensive estimate {stated(distance, '.3g')}: the second misses errors that all"
+            " estimates share."
         )
     return sentences
 
@@ -224,23 +224,23 @@ ARTIFACT = Artifact(
     ),
     paper="FastIF (arXiv:2012.15781), Figure 4 and Sec. 5.2",
     deviations=(
-        "The figure is only a picture in the paper: there are no printed numbers to compare with.",
-        "Errors are relative: the length of the difference over that of what it is taken from. The"
-        " paper's is the length of the difference from its most expensive estimate; ours from the"
-        " solution by conjugate gradients over all training pairs is beside it.",
+        "The paper shows the figure without numbers, so there are none to compare with.",
+        "Errors are relative: the length of the difference over the length of the reference. The"
+        " paper's reference is its most expensive estimate; ours, shown beside it, is the"
+        " solution by conjugate gradients over all training pairs.",
         "The grid is run twice: at the damping of our rule, twice the size of the lowest eigenvalue"
         " of the training loss, with a scale of 1.1 times the largest eigenvalue of minibatches of"
         " the smallest B, the same for all B; and at the released damping 50 and scale 10,000.",
         "One path of the recursion gives every J, and the first T of its repeats every T; seconds"
-        " are of one repeat for all points at once, since they share the minibatches.",
+        " are those of one repeat for all points at once, since points share the minibatches.",
     ),
     findings=findings,
     tier_notes={
         **TIER_NOTES,
         "small": (
             f"{TIER_NOTES['small']} The grid differentiates pooler and classifier alone, 148,995"
-            " parameters over the first token after the last layer, so that a converged solution"
-            " is possible; steps over all trained parameters are timed beside it."
+            " parameters over the first token after the last layer, so that the solver converges;"
+            " steps over all trained parameters are timed too."
         ),
     },
     needs=of_work("Inverse"),

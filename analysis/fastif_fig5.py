@@ -22,7 +22,7 @@ ARTIFACT = Artifact(
     paper="FastIF (arXiv:2012.15781), Figure 5, Sec. 6.1 and B.1",
     deviations=(
         *DEVIATIONS,
-        "The paper does not say how it chose its four points; ours are the first two of either"
+        "The paper does not say how its four points were chosen; ours are the first two of each"
         " kind in the order of the development set. Claims are over all points, as in Figure 9.",
     ),
     findings=findings,

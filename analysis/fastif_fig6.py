@@ -54,10 +54,10 @@ LABEL: dict[str, Any] = {
 
 RULE = (
     "Claims: of the model of MultiNLI, fewer than half of the edges to all wrong predictions are"
-    " helpful, and helpful edges are stronger in the mean over slices; of the model of HANS,"
-    " training pairs of lexical overlap have more influence, summed over their edges and per pair,"
-    " than those of the other subsets on the wrong predictions of each slice of HANS. The graphs"
-    " decide nothing."
+    " helpful, and helpful edges are stronger on average over slices; of the model of HANS,"
+    " training pairs of lexical overlap have more influence per pair, summed over the pair's"
+    " edges, on the wrong predictions of each slice of HANS than pairs of the other subsets. The"
+    " graphs decide nothing."
 )
 
 
@@ -75,7 +75,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
                 for each in graphs
                 if each
             ]
-            quantity = f"share of {word} influence that the strongest {STRONGEST:.0%} of it holds"
+            quantity = f"share of {word} influence in its strongest {STRONGEST:.0%}"
             rows.append(curve(model, quantity, "", over_seeds(shares)))
         rows += _claims(graphs) if model == "MultiNLI" else _subsets(by_seed)
         first = by_seed[min(by_seed)]
@@ -323,7 +323,7 @@ def findings(table: pd.DataFrame) -> list[str]:
         if row["quantity"] == ASKED and row["ours"] < 100:
             sentences.append(
                 f"The model of {row['method']}: {row['ours']:.0f} wrong predictions of"
-                f" {row['part']} were asked about, all of them where there were no more."
+                f" {row['part']} were examined: all that there are."
             )
         elif row["quantity"].startswith("share of ") and row["kind"] == "curve":
             sentences.append(f"The model of {row['method']}: {row['quantity']}: {row['ours']:.2f}.")

@@ -45,10 +45,10 @@ SPAN_LOSS = 0.02  # nats, likewise
 
 RULE = (
     "Claims, on accuracies after the last step at the paper's learning rate, averaged over slices"
-    " and draws of anchors and paired within a model. Pairs of MultiNLI: helpful gains over"
-    f" {GAIN:g} points on the start, is above random and above the anchors, harmful is below"
-    " random, helpful moves accuracy further up than harmful does down, and lowers the loss on"
-    " lexical overlap. Pairs of HANS: random is above the start, helpful above random and above"
+    " and draws of anchors and paired within a model. Pairs of MultiNLI: helpful ends more than"
+    f" {GAIN:g} points above the start, above random and above the anchors; harmful ends below"
+    " random; helpful raises accuracy by more than harmful lowers it, and lowers the loss on"
+    " lexical overlap. Pairs of HANS: random ends above the start, helpful above random and above"
     f" the anchors. Tolerance: {TOLERANCE:g} points. {TOLERANCE_RULE} The same at the second"
     " learning rate is shown and decides nothing."
 )
@@ -316,7 +316,7 @@ def findings(table: pd.DataFrame) -> list[str]:
         controlled = row["method"] in ("helpful − similar", "helpful − nearest")
         if controlled and row["unit"] == "points" and not math.isnan(row["ours"]):
             other = LOOKS[row["method"].removeprefix("helpful − ")].name
-            sure = "above" if row["low"] > 0 else "below" if row["high"] < 0 else "not told apart"
+            sure = "above" if row["low"] > 0 else "below" if row["high"] < 0 else "no clear gap"
             sentences.append(
                 f"Pairs of {row['source']} at lr {row['lr']:g}: beside the control `{other}`,"
                 f" helpful ends {written(row, '+.2f')} points: {sure}."
@@ -324,8 +324,8 @@ def findings(table: pd.DataFrame) -> list[str]:
     for row in rows:
         if row["method"] == "helpful − random" and row["quantity"].startswith("loss"):
             sentences.append(
-                f"Loss, which influence is of, ends at {written(row, '+.4f')} nats beside random"
-                f" pairs of {row['source']} at lr {row['lr']:g}."
+                f"The loss, which influence predicts, ends {written(row, '+.4f')} nats from that"
+                f" of random pairs of {row['source']} at lr {row['lr']:g}."
             )
     cosines = [row for row in rows if row["quantity"] == COSINE and row["n"] > 0]
     if cosines:
@@ -338,8 +338,8 @@ def findings(table: pd.DataFrame) -> list[str]:
     if second:
         hold = sum(word in ("direction", "reproduced") for word in second)
         sentences.append(
-            f"At the second learning rate {hold} of {len(second)} claims and printed numbers"
-            " hold in the mean."
+            f"At the second learning rate {hold} of {len(second)} claims and printed numbers hold"
+            " on average."
         )
     return sentences
 
@@ -354,10 +354,11 @@ def _loss_without_accuracy(rows: list[Row]) -> list[str]:
         return []
     return [
         "Helpful pairs lower the loss on pairs they were not chosen for, as influence predicts,"
-        " and accuracy does not follow. Likely cause: half of each slice is entailed and the model"
-        " calls nearly all of it so, at an accuracy near 50%; steps first make it less sure of"
-        " that, which the loss sees, before an answer changes. The paper's network is 14.7 million"
-        " trained parameters of BERT-base, ours the last layer of a small encoder."
+        " but accuracy does not follow. Likely cause: half of each slice is entailed and the"
+        " model predicts entailment nearly everywhere, at an accuracy near 50%. Steps first make"
+        " it less certain, which changes the loss before any answer changes. The paper's network"
+        " is 14.7 million trained parameters of BERT-base, ours the last layer of a small"
+        " encoder."
     ]
 
 
@@ -377,35 +378,35 @@ ARTIFACT = Artifact(
     deviations=(
         "HANS is regenerated HANS where the released files are not at hand: pairs drawn anew from"
         " the published templates.",
-        "Neighbours are those of the anchors' mean feature, as in the released code, found once in"
-        " the features of the model before the first step; the anchors stay the same over the ten"
-        " steps, as the text has it, where the released code draws new ones.",
+        "Neighbours are those of the anchors' mean feature, as in the released code, found once"
+        " in the features of the model before the first step; the anchors stay the same over the"
+        " ten steps, as in the text; the released code draws new ones.",
         "s_test is that of the anchors' mean loss at the current model. Its damping and scale are"
-        " found before the first step, by a rule that sees training pairs of MultiNLI alone, and"
-        " its Hessian is always that of MultiNLI, also when pairs of HANS are scored.",
-        "Accuracy is that on the slice without the anchors. Lines are means over models and draws"
-        " of anchors; bands are 95% intervals over models of the change since the start, so that"
-        " how much models differ at the start is not in them. The paper has one model and draws"
+        " set before the first step by a rule that uses only training pairs of MultiNLI, and its"
+        " Hessian is always that of MultiNLI, even when pairs of HANS are scored.",
+        "Accuracy is measured on the slice without the anchors. Lines are means over models and"
+        " draws of anchors; bands are 95% intervals over models of the change since the start, so"
+        " they leave out how much models differ at the start. The paper has one model and draws"
         " the range of three draws.",
-        "The second learning rate, 1e-2, is ours, declared before any run, because a small network"
-        " trained by AdamW moves little under ten steps of plain SGD at 1e-4; the smoke tier has"
-        " the paper's alone. Two controls are"
-        " ours: the pairs whose gradients are most similar (H = I), and the nearest pairs.",
+        "The second learning rate, 1e-2, is ours, declared before any run, because a small"
+        " network trained by AdamW moves little in ten steps of plain SGD at 1e-4; the smoke tier"
+        " has only the paper's rate. Two controls are ours: the pairs whose gradients are most"
+        " similar (H = I), and the nearest pairs.",
     ),
     findings=findings,
     tier_notes={
         "smoke": (
             "Smoke tier: generated pairs with traps like those of HANS and a network of random"
-            " weights, two steps and a recursion cut short; the numbers mean nothing."
+            " weights, two steps and a shortened recursion; the numbers mean nothing."
         ),
         "small": (
             "Small tier: a 6-layer encoder of width 384, whose own pretraining included MultiNLI,"
-            " is tuned once on 12,808 pairs, its lower 3 layers frozen; its last layer is then"
-            " trained again for every seed and is all that is differentiated and stepped on, so"
-            " that models share a trunk. Candidates are the 1,000 nearest of those 12,808 pairs, or"
-            " of 3,000 of HANS; LiSSA takes 32 pairs a step. Evaluation is on 600 pairs a slice,"
-            " about 60 of each subcase; three models with three draws of anchors each at the"
-            " paper's learning rate and one at the second."
+            " is fine-tuned once on 12,808 pairs with its lower 3 layers frozen. Its last layer"
+            " is then retrained for every seed; only it is differentiated and changed by steps,"
+            " so that models share the layers below. Candidates are the 1,000 nearest of those"
+            " 12,808 pairs, or of 3,000 of HANS; LiSSA takes 32 pairs a step. Evaluation is on"
+            " 600 pairs a slice, about 60 of each subcase; three models with three draws of"
+            " anchors each at the paper's learning rate and one at the second."
         ),
     },
     page=page,

@@ -41,12 +41,13 @@ LOOKS = {
 FAST = ((BLUE, "o"), (SKY, "s"))
 
 RULE = (
-    "A point's change is its loss after retraining without some pairs less that of the whole set"
-    " retrained with the same seed, averaged over the seeds of retraining and over the numbers of"
-    " pairs left out; its effect is half the change without helpful pairs less that without harmful"
-    " ones. Claims, over points (in place of seeds), for Fast with each k and for Full: the loss"
-    " rises without helpful pairs and falls without harmful ones, either by more than without"
-    f" random ones, the mean over their labels; and Fast's effect is within {SHARE:.0%} of Full's."
+    "A point's change is its loss after retraining without some pairs minus its loss after"
+    " retraining on the whole set with the same seed, averaged over the seeds of retraining and"
+    " over the numbers of pairs left out. Its effect is half of (change without helpful pairs"
+    " minus change without harmful pairs). Claims, over points (in place of seeds), for Fast with"
+    " each k and for Full: the loss rises without helpful pairs and falls without harmful ones,"
+    " each by more than without random pairs (mean over their labels); and Fast's effect is"
+    f" within {SHARE:.0%} of Full's."
 )
 
 
@@ -203,12 +204,12 @@ def findings(table: pd.DataFrame) -> list[str]:
     most = max(int(m) for m in table["removed"].dropna())
     return [
         "Effects in nats [95% interval over points]:"
-        f" {each(['Full', *fast, *controls], 'effect')}. Less those of the controls: {gaps}.",
+        f" {each(['Full', *fast, *controls], 'effect')}. Full minus each control: {gaps}.",
         "Another seed alone, with nothing left out, moves the loss on a point by"
-        f" {written(rows['whole set', SPREAD], '.2g')} nats (standard deviation, mean over points):"
-        " the noise that a change of order adds to a retraining, and that one seed on both sides"
-        " spares.",
-        f"The share of Full's {most} most influential pairs that are found too:"
+        f" {written(rows['whole set', SPREAD], '.2g')} nats (standard deviation, mean over"
+        " points): this is the noise that a new order adds to a retraining, which using one seed"
+        " on both sides avoids.",
+        f"The share of Full's {most} most influential pairs that each other system finds too:"
         f" {each([*fast, *CONTROLS], _sharing(most))}.",
     ]
 
@@ -226,22 +227,22 @@ ARTIFACT = Artifact(
     ),
     paper="FastIF (arXiv:2012.15781), Figure 8 and Sec. A.3",
     deviations=(
-        "Pairs that are left out keep their places in the order and weigh nothing, so that initial"
-        " parameters, order and dropout of all others stay those of the whole set; the paper"
-        " removes them, which changes the order of everything and adds the noise of a new seed.",
+        "Pairs that are left out keep their places in the order with weight zero, so that initial"
+        " parameters, order and dropout of all other pairs stay the same. The paper removes them,"
+        " which changes the order of all pairs and adds the noise of a new seed.",
         "Full is the original s_test with larger batches over all training pairs; damping, scale"
-        " and depth are found from the training loss by the rule of the experiment's plan, except"
-        " at the paper tier, which has the released ones.",
-        "H = I and the nearest by features (with the point's label as helpful, with another as"
-        " harmful) are ours, as controls; so are random pairs of matched label: of the three random"
-        " sets, that with the point's label as helpful, and the other two as harmful.",
-        "The paper shows bars and no numbers: the claims are ours, and were written down before"
-        " the runs; 25 pairs weigh most in the mean over numbers of pairs.",
+        " and depth follow from the training loss by the rule of the experiment's plan; the paper"
+        " tier takes the released ones.",
+        "H = I and the nearest by features (the point's label as helpful, another label as"
+        " harmful) are our controls. So are random pairs of matched label: of the three random"
+        " sets, the one with the point's label counts as helpful, the other two as harmful.",
+        "The paper shows bars and no numbers; the claims are ours, written down before the runs."
+        " Leaving out 25 pairs weighs most in the mean over numbers of pairs.",
     ),
     remarks=(
-        "The paper sees the loss fall for wrong predictions when one pair is removed, of whatever"
-        " type, and puts it down to one of its points (footnote 17). A new order alone can do that;"
-        " here both sides have one order.",
+        "The paper reports that the loss of wrong predictions falls when one pair of any type is"
+        " removed, and attributes it to one of its points (footnote 17). A new order alone can"
+        " cause that; here both sides have the same order.",
     ),
     findings=findings,
     tier_notes={
@@ -250,12 +251,13 @@ ARTIFACT = Artifact(
             " 150, 1 and 5 pairs left out, one seed; numbers are not comparable."
         ),
         "small": (
-            "Small tier: the last layer of a 6-layer encoder of width 384, whose embedding training"
-            " included NLI pairs, on 3,000 of the 392,702 training pairs, in place of BERT-base;"
-            " the layers below are not fine-tuned, lest they have learnt the pairs left out;"
-            " k is a tenth and a half of these in place of 1,000 and 10,000. Each set is retrained"
-            " with two seeds, of which the first is that of the model that influence is measured"
-            " on; 6 seeds tell the spread. Fast s_test is the mean of 4 repeats."
+            "Small tier: the last layer of a 6-layer encoder of width 384, whose embedding"
+            " training included NLI pairs, on 3,000 of the 392,702 training pairs, in place of"
+            " BERT-base; the layers below are not fine-tuned, so that they have not learnt the"
+            " pairs left out. k is a tenth and a half of these pairs in place of 1,000 and"
+            " 10,000. Each set is retrained with two seeds, the first being that of the model"
+            " whose influence is measured; 6 seeds estimate the spread. Fast s_test is the mean"
+            " of 4 repeats."
         ),
     },
 )

@@ -153,11 +153,11 @@ def _rows(run: Run) -> list[Row]:
     ratio = geometric(costs.seconds["rows_candidate"] / costs.seconds["rows_pass"])
     rows.append(curve(CANDIDATES, "ratio", "passes", ratio, bound=AT_MOST_CANDIDATES))
     for name, values in costs.seconds.items():
-        rows.append(curve(name, "seconds of one", "s", over_points(values)))
+        rows.append(curve(name, "seconds each", "s", over_points(values)))
     for metric, label in ONCE.items():
         if metric in run.metrics:
             ours = single(run.metrics[metric])
-            rows.append(aside(label, "seconds of one", "s", ours, math.nan, FACTOR))
+            rows.append(aside(label, "seconds each", "s", ours, math.nan, FACTOR))
     return [*rows, curve("fast", "processes, and T", "", single(costs.workers))]
 
 
@@ -206,7 +206,7 @@ def _causes(costs: Costs) -> list[Row]:
     before: np.ndarray | None = None
     for place, (name, total) in enumerate(totals.items()):
         about = {"pairs": PAPER_N, "step": place}
-        rows.append(curve(name, "time once changed", "s", over_points(total), **about))
+        rows.append(curve(name, "time after the change", "s", over_points(total), **about))
         if before is not None:
             rows.append(curve(name, "factor", "x", geometric(before / total), **about))
         before = total
@@ -220,7 +220,7 @@ def draw(table: pd.DataFrame) -> Figure:
     rows = [row for row in records(table[table["kind"] != "claim"]) if row["n"] > 0]
     speed = [row for row in rows if row["quantity"] == "speed-up"]
     labels = list(dict.fromkeys(row["method"] for row in speed))
-    chain = [row for row in rows if row["quantity"] == "time once changed"]
+    chain = [row for row in rows if row["quantity"] == "time after the change"]
     titles = ["Times faster than no kNN, original s_test", f"Seconds at {PAPER_N:,} pairs"]
     height = 1.0 + 0.26 * max(len(labels), len(chain))
     figure, panels = new_panels(titles, width=PAGE, height=height)
@@ -270,8 +270,8 @@ def findings(table: pd.DataFrame) -> list[str]:
     whole = math.prod(row["ours"] for row in factors)
     return [
         f"From the original to the fast configuration at {PAPER_N:,} pairs, times faster by each"
-        f" change on top of those before it: {listed}; together {whole:.3g}. In another order each"
-        " would be another number.",
+        f" change on top of those before it: {listed}; together {whole:.3g}. In another order the"
+        " factors would differ.",
         *_bounds([row for row in rows if row["quantity"] == "ratio"]),
     ]
 
@@ -286,12 +286,12 @@ def _bounds(rows: list[Row]) -> list[str]:
         for row in rows
     )
     return [
-        f"In passes over the same pairs: {listed}. A layer needs 8"
-        " matrix products for it where a pass needs 3: 2.67 times as many, since the product of two"
-        " dual numbers takes 3 and the weight's gradient along the tangent 2. Where nothing is sent"
-        " below, at the first trained layer, they are 3 against 2. Attention's products of two"
-        " tangents and LayerNorm cost more. The last encoder layer reads out one token, and most"
-        " of its work is keys and values of all tokens, which are of the cheaper kind."
+        f"In passes over the same pairs: {listed}. A layer needs 8 matrix products for it where a"
+        " pass needs 3: 2.67 times as many, since the product of two dual numbers takes 3 and the"
+        " weight's gradient along the tangent 2. At the first trained layer, which passes no"
+        " gradient further down, they are 3 against 2. Attention's products of two tangents and"
+        " LayerNorm cost more. The last encoder layer outputs one token, so most of its work is"
+        " keys and values of all tokens, the cheaper kind."
     ]
 
 
@@ -309,23 +309,22 @@ ARTIFACT = Artifact(
     headline=("kNN 1,000, fast s_test, 2 processes", "speed-up"),
     paper="FastIF (arXiv:2012.15781), Table 1 and Sec. 3.5",
     deviations=(
-        "Only the parts that repeat are timed, a few hundred candidates and tens of steps of the"
-        " recursion, and multiplied: by N or k, and by J = 1,000. The printed numbers are compared"
-        " at the paper's N, not at the N at hand, of which k = 10,000 is most.",
+        "Only the repeated parts are timed (a few hundred candidates and tens of steps of the"
+        " recursion) and then multiplied by N or k and by J = 1,000. The printed numbers are"
+        " compared at the paper's N, not at ours, of which k = 10,000 is most.",
         "Original: the whole model at every pair and step, frozen layers forward, by plain"
-        " autograd, a pair at a time; J = 1,000, T = 1 and B = 32, which the paper does not print."
-        " It is spared two things that the released code does, padding to the full length and the"
-        " last layer's tokens that no output reads, so that the factors are rather too small.",
-        "Fast: J = 1,000, B = 1, T as many as there are processes, whether one works off all"
-        " repeats or each its own; hidden states of the frozen layers are columns, computed once;"
-        " gradients of candidates are factored and in batches, and rows of Hessian products follow"
-        " from what enters and leaves the layers. Our rule for J, in fastif_table3, would need"
+        " autograd, a pair at a time; J = 1,000, T = 1 and B = 32, which the paper does not"
+        " print. It leaves out two costs of the released code, padding to the full length and the"
+        " last layer's tokens that no output reads, so the factors are rather too small.",
+        "Fast: J = 1,000, B = 1, T equal to the number of processes, whether one process computes"
+        " all repeats or each computes one. Hidden states of the frozen layers are computed once;"
+        " gradients of candidates are factored and in batches, and Hessian products are computed"
+        " from the inputs and outputs of layers. Our rule for J (see fastif_table3) would need"
         " fewer steps.",
-        "Of the works that are timed in turns each point has several rounds, and their median"
-        " counts.",
-        "Processes are processes of this machine with one thread each, in place of 4 GPUs. What is"
-        " spent once a model, the hidden states and features of all pairs, and the start of the"
-        " processes have rows of their own and are in no total, as the paper's have not.",
+        "Works are timed in turns for several rounds at each point; the median counts.",
+        "Processes are processes of this machine with one thread each, in place of 4 GPUs. What"
+        " is computed once per model (hidden states and features of all pairs) and the start of"
+        " the processes have rows of their own and are in no total, as in the paper.",
     ),
     findings=findings,
     tier_notes={
@@ -333,9 +332,9 @@ ARTIFACT = Artifact(
         "small": (
             "Small tier: all-MiniLM-L6-v2, six layers 384 wide, in place of bert-base, fine-tuned"
             " on 12,808 of the 392,702 pairs of MultiNLI, cut at 64 tokens. Embeddings and three"
-            " layers are frozen, and the 5.5 million parameters above are differentiated: the other"
-            " figures' model, of which one layer is, would leave too little to time. There are 2"
-            " processes, on two shared cores."
+            " layers are frozen, and the 5.5 million parameters above are differentiated. The"
+            " other figures' model, with one layer differentiated, would leave too little to"
+            " time. There are 2 processes, on two shared cores."
         ),
     },
     needs=of_work("RunTime", "Product"),

@@ -39,10 +39,10 @@ FACTOR = 3.0  # half an order of magnitude
 SHARE, TIMES = "share of edges, helpful", "mean |I|, helpful ÷ harmful"
 RULE = (
     "Claims, of the model of MultiNLI, for each slice: fewer than half of the edges are helpful,"
-    " and helpful edges are stronger in the mean than harmful ones. Tolerance of the printed shares"
-    f" of helpful edges: {TOLERANCE:g}. {TOLERANCE_RULE} Ratios of strengths are compared to a"
-    f" factor of {FACTOR:g} and decide nothing. Intervals are over models; columns query_low and"
-    " query_high are those over wrong predictions by bootstrap."
+    " and helpful edges are stronger on average than harmful ones. Tolerance of the printed"
+    f" shares of helpful edges: {TOLERANCE:g}. {TOLERANCE_RULE} Ratios of strengths are compared"
+    f" to a factor of {FACTOR:g} and decide nothing. Intervals are over models; query_low and"
+    " query_high are bootstrap intervals over wrong predictions."
 )
 
 
@@ -144,8 +144,8 @@ def findings(table: pd.DataFrame) -> list[str]:
     """Sentences on how many were wrong, and on what H = I says."""
     rows = records(table)
     sentences = [
-        f"{row['part']}: {row['ours']:.0f} wrong predictions a model were asked about, all of them"
-        " where there were no more."
+        f"{row['part']}: {row['ours']:.0f} wrong predictions per model were examined: all that"
+        " there are."
         for row in rows
         if row["quantity"] == ASKED and row["n"] and row["ours"] < 100
     ]
@@ -171,8 +171,8 @@ ARTIFACT = Artifact(
     rule=RULE,
     title="Helpful and harmful training pairs of wrong predictions, by slice",
     claim=(
-        "More training pairs are harmful to wrong predictions than helpful, and their influence is"
-        " much weaker: a few strong helpful edges beside many weak harmful ones."
+        "More training pairs are harmful to wrong predictions than helpful, and their influence"
+        " is much weaker: there are few strong helpful edges and many weak harmful ones."
     ),
     paper="FastIF (arXiv:2012.15781), Table 4 and Sec. 6.2",
     deviations=influence_graph.DEVIATIONS,

@@ -43,13 +43,13 @@ PAPER = {  # correlation and number of training pairs
 }
 PAIRS = tuple(combinations_with_replacement(PARTS, 2))
 TOLERANCE, NEAR_ONE = 0.1, 0.9
-CORRELATION, COUNT = "correlation", "training pairs of both"
+CORRELATION, COUNT = "correlation", "training pairs tied to both"
 RULE = (
     "Claims, of the model of MultiNLI: the mean influences of training pairs on any two slices of"
-    f" HANS correlate above {NEAR_ONE:g}, and more than those on a slice of HANS and MultiNLI do,"
-    f" in the mean. Tolerance of a printed correlation: {TOLERANCE:g}. {TOLERANCE_RULE} Intervals"
-    " are over models; columns query_low and query_high are those over wrong predictions by"
-    " bootstrap. Numbers of pairs grow with the pool and are not judged."
+    f" HANS correlate above {NEAR_ONE:g}, and on average more than those on a slice of HANS and on"
+    f" MultiNLI. Tolerance of a printed correlation: {TOLERANCE:g}. {TOLERANCE_RULE} Intervals are"
+    " over models; query_low and query_high are bootstrap intervals over wrong predictions."
+    " Numbers of pairs grow with the pool and are not judged."
 )
 
 
@@ -189,8 +189,8 @@ ARTIFACT = Artifact(
     deviations=(
         *influence_graph.DEVIATIONS,
         "A training pair counts for two slices if it is among the k nearest of a wrong prediction"
-        " in each; its influence on a slice is the mean over those, as B.2 has it. Correlations are"
-        " Pearson's; Spearman's are in the table as well.",
+        " in each; its influence on a slice is the mean over those, as in B.2. Correlations are"
+        " Pearson's; Spearman's are in the table too.",
     ),
     findings=findings,
     tier_notes=influence_graph.TIER_NOTES,

@@ -35,12 +35,13 @@ TITLES = (
 )
 
 RULE = (
-    "Claims of our own, for each set. Over queries, paired, of the LDS: (1) influence functions of"
-    " one network are above plain gradient products; (2) TracIn and influence functions averaged"
-    " over all networks are above those of one; (3) and above the ensemble's own estimate of as"
-    " many trainings; (4) the estimate of all models that are not held out is above every"
-    " attribution of all networks. Over networks: (5) the rank correlation of self-influence with"
-    " memorization is positive, for TracIn and influence functions."
+    "Claims of our own, for each set. Over queries, paired, of the LDS: (1) influence functions"
+    " of one network are above plain gradient products; (2) TracIn and influence functions"
+    " averaged over all networks are above those of one, and (3) above the ensemble's own"
+    " estimate from as many trainings; (4) the ensemble's estimate from all models that are not"
+    " held out is above every attribution of all networks. Over networks: (5) the rank"
+    " correlation of self-influence with memorization is positive, for TracIn and influence"
+    " functions."
 )
 
 
@@ -267,8 +268,8 @@ def findings(table: pd.DataFrame) -> list[str]:
         best, ceiling = records(lds.sort_values("ours"))[-1], records(top)[0]
         sentences.append(
             f"{name}: the highest LDS of an attribution is {written(best, '.3f')}, of"
-            f" {best['method']} over {best['trainings']:g} networks; noise leaves no prediction"
-            f" more than about {ceiling['ours']:.2f}."
+            f" {best['method']} over {best['trainings']:g} networks; noise limits every prediction"
+            f" to about {ceiling['ours']:.2f}."
         )
     return sentences
 
@@ -286,21 +287,22 @@ ARTIFACT = Artifact(
         " an ensemble's own estimate is better only with many more trainings."
     ),
     headline=("Ensemble of all models − Influence of all networks", "MNIST, MLP: LDS, paired"),
-    paper="no paper: the four together, by the LDS of Park et al. (2023, arXiv:2303.14186)",
+    paper="no paper: methods of all four, by the LDS of Park et al. (2023, arXiv:2303.14186)",
     deviations=(
-        "LDS: of networks trained on masks that nothing was fitted to, Spearman's correlation, over"
-        " masks, of summed scores with the probability of the query's right class; its ranks, so"
-        " the score, are those of log-odds. A query to which half of the networks that are not held"
-        " out give one probability, to a 255th, has none.",
-        "The ensemble's estimate is Feldman and Zhang's, of that probability; an example without"
-        " one, in all masks of few models, counts as 0. Pairs and memorization are judged by it,"
-        " without the models that chose dampings: influential pairs as in 004, of who is right,"
-        " above 0.15 of a memorized example.",
+        "LDS: for networks trained on held-out masks, Spearman's correlation over masks of summed"
+        " scores with the probability of the query's right class (log-odds have the same ranks)."
+        " It is undefined for a query to which half of the other networks give the same"
+        " probability, to a 255th.",
+        "The ensemble's estimate is Feldman and Zhang's, of that probability; an example that is"
+        " in all of few masks has no estimate and counts as 0. Pairs and memorization are judged"
+        " by it, excluding the models that chose dampings: influential pairs as in Subsets, of"
+        " right answers, are above 0.15 and of a memorized example.",
         "Attributions explain networks trained on the whole set, without augmentation, and the"
         " query's log-odds; self-influence is of the training loss. 'One network' is the mean over"
         " networks of each one's result, not the result of a mean.",
-        "Gradients, Cosine and RandProj are products of gradients at the end of training: plain, of"
-        " length 1, projected. Features: the cosine of what the last layer sees. Random: chance.",
+        "Gradients, Cosine and RandProj are products of gradients at the end of training: plain,"
+        " of length 1, projected. Features: the cosine of the last layer's inputs. Random: random"
+        " scores.",
         "Influence functions invert the dominant eigenvectors, and the damping outside of them; the"
         " damping is the best of seven on masks that are neither held out nor among the truth.",
         "The ceiling is the root of the rank correlation of two trainings on the same masks, the"

@@ -30,11 +30,11 @@ RESTARTS = "restarts"
 PAIRS, SHOWN = "memorized pairs above", (0.1, 0.3, 0.5)
 
 RULE = (
-    "Claims, for each ensemble, on memorized pairs: (1) the mean IOU rises with the models, at"
-    f" every step of the sizes; (2) with {FEW} models it is below {NEAR_ZERO:g} ('near 0'); (3)"
-    f" with {SOME} no threshold has {ENOUGH:g}; (4) with {MANY[0]} to {MANY[1]} more than {WIDE:g}"
-    f" of the thresholds have {ENOUGH:g} ('a wide range'); (5) two sets of 50 on the same"
-    f" subsets, started anew, have a mean below {LOW:g} ('extremely low')."
+    "Claims, for each ensemble, on memorized pairs: (1) the mean IOU rises with the number of"
+    f" models, from each size to the next; (2) with {FEW} models it is below {NEAR_ZERO:g} ('near"
+    f" 0'); (3) with {SOME} no threshold reaches {ENOUGH:g}; (4) with {MANY[0]} to {MANY[1]} more"
+    f" than {WIDE:g} of the thresholds exceed {ENOUGH:g} ('a wide range'); (5) two sets of 50 on"
+    f" the same subsets, started anew, have a mean below {LOW:g} ('extremely low')."
 )
 
 
@@ -148,10 +148,10 @@ def findings(table: pd.DataFrame) -> list[str]:
         if not left or few is None or chance is None:
             continue
         sentences.append(
-            f"{name}: memorized pairs whose influence by all models is {', '.join(left)}. Where few"
-            f" are left, IOU jumps between 0 and 1. With {FEW} models the mean IOU is"
-            f" {few['ours']:.3f}, by chance {chance['ours']:.3f}: noise passes the lower thresholds"
-            " everywhere, so that at these more models can agree on less."
+            f"{name}: memorized pairs whose influence by all models is {', '.join(left)}. Where"
+            f" few are left, IOU jumps between 0 and 1. With {FEW} models the mean IOU is"
+            f" {few['ours']:.3f}, by chance {chance['ours']:.3f}: noise passes the lower"
+            " thresholds everywhere, so there more models can agree on fewer pairs."
         )
     return sentences
 
@@ -171,8 +171,8 @@ ARTIFACT = Artifact(
     paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 1, Sec. 3",
     deviations=(
         *overlap.DEVIATIONS,
-        "Dotted, and ours: the IOU by chance alone, of outcomes dealt to other models than they are"
-        " of; and, on the right, of 50 models on other subsets.",
+        "Dotted lines are ours: the IOU by chance alone, with outcomes shuffled over models, and,"
+        " on the right, the IOU of 50 models on other subsets.",
     ),
     tier_notes=overlap.TIER_NOTES,
     needs=overlap.of_kind("Halves", "Restarts"),

@@ -34,9 +34,9 @@ PAIR = "pair"
 HARD = (0.4, 0.7)  # "models have agreement from 40-70%" on DTD and Flowers
 
 RULE = (
-    "Claims: agreement falls with accuracy. For each network, data sets are put in the order of its"
-    " accuracy on them, and of every two that follow each other the one it is better at has the"
-    " higher agreement. On DTD and Flowers, where they were run, agreement is between"
+    "Claims: agreement falls with accuracy. For each network, data sets are ordered by its"
+    " accuracy, and of every two neighbours in that order the one with the higher accuracy has"
+    " the higher agreement. On DTD and Flowers, where they were run, agreement is between"
     f" {HARD[0]:g} and {HARD[1]:g} ('40-70%'). Printed numbers: to {TOLERANCE:g}."
 )
 
@@ -170,8 +170,8 @@ ARTIFACT = Artifact(
     paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 2, Sec. 4.1",
     deviations=(
         *agreement.DEVIATIONS,
-        "The figure and its table are a picture in the paper; its numbers are taken from Table 3,"
-        " where initial parameters and order both differ.",
+        "The paper shows the figure and its table as a picture; the printed numbers here are"
+        " those of Table 3, where initial parameters and order both differ.",
     ),
     tier_notes=agreement.TIER_NOTES,
     needs=agreement.differing_in(agreement.BOTH),

@@ -37,15 +37,15 @@ STAR: dict[str, Any] = {
 
 RULE = (
     f"Claims, of exact counts: (1) p = {TEXT[0]}, q = {TEXT[1]} needs more than {MANY} models, as"
-    f" the text says; (2) at p = 0.9, 0.95 and 1, as the text says of p from 0.9 to 1, more than"
+    " the text says; (2) at p = 0.9, 0.95 and 1, as the text says of p from 0.9 to 1, more than"
     f" {WIDE:g} of the values of q below p need fewer than {FEW} (our reading of 'a wide range');"
     f" (3) a score of {SCORES[0]} needs more than {FACTOR:g} times the models of {SCORES[1]}, at"
-    f" every p drawn; (4) the closer q is to p, the more models: so it is in {STEADY:g} of steps"
-    " drawn. And, of simulation over seeds: (5) probabilities of error are as calculated, to"
-    f" {AGREE:g} on average. A calculated number has no interval but itself. And, of trained"
-    f" networks, {INCEPTION[0]} or what stands in for it: (6) more than {MOST:g} of"
-    f" the examples have p of at least {HIGH:g} ('the majority close to 1'); (7) more than"
-    f" {TAIL:g} have p from {LOW:g} to below {HIGH:g} ('a fairly long tail')."
+    f" every p drawn; (4) the closer q is to p, the more models are needed, in a share {STEADY:g}"
+    " of the steps drawn. Of simulations over seeds: (5) probabilities of error are as"
+    f" calculated, within {AGREE:g} on average. A calculated number is its own interval. Of"
+    f" trained networks, {INCEPTION[0]} or what stands in for it: (6) more than {MOST:g} of the"
+    f" examples have p of at least {HIGH:g} ('the majority close to 1'); (7) more than {TAIL:g}"
+    f" have p from {LOW:g} to below {HIGH:g} ('a fairly long tail')."
 )
 
 
@@ -78,8 +78,8 @@ def _pair(run: Run) -> list[Row]:
     readings = {
         "p and q known, sustained": metrics["one_sustained"],
         "the paper's code": metrics["paper"],
-        "neither known, of each arm, first": metrics["half_first"] / 2,
-        "neither known, of each arm, by the normal law": metrics["normal_half"] / 2,
+        "neither known, per arm, first": metrics["half_first"] / 2,
+        "neither known, per arm, normal approximation": metrics["normal_half"] / 2,
     }
     return [
         claim(name, quantity, "", first, at_least=MANY, paper=MANY)
@@ -218,25 +218,26 @@ ARTIFACT = Artifact(
     ),
     paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 3, Sec. 4.3",
     deviations=(
-        "The right panel is made of trained networks, of the highest tier that has been run, which"
-        " its title says: `python -m experiments.nondeterminism --preset small` trains small ones.",
+        "The right panel shows trained networks of the highest tier that has been run, named in"
+        " its title: `python -m experiments.nondeterminism --preset small` trains small ones.",
         "The paper does not print the grid of p and q of its figure: ours has steps of 0.05, and"
         " 0.01 and 0.99.",
-        "Drawn is the number from which on every number of models does (sustained); the paper's is"
-        " the first that does. p or q equal to 0 or 1 is included: there, one model may decide.",
+        "The figure shows the number from which every larger number of models suffices"
+        " (sustained); the paper's is the first that suffices. p or q equal to 0 or 1 is"
+        " included: there, one model may decide.",
     ),
     tier_notes={"smoke": "Smoke tier: steps of 0.1 in the grid and of 0.05 in the lines."},
     remarks=(
         "The text's number, more than 100 models for p = 0.6 and q = 0.4 at delta = 0.05, is not"
         " what the code of its Appendix F returns, 67; that code and our count agree. More than"
-        " 100 are needed at delta = 0.02, or where neither p nor q is known beforehand: then each"
-        " arm needs that many.",
+        " 100 are needed at delta = 0.02, or per arm where neither p nor q is known beforehand.",
         "That p from 0.9 to 1 needs fewer than 10 models holds for q up to 0.40 at p = 0.9 and up"
-        " to 0.47 at p = 0.95: for less than half of the values of q, or hardly more.",
-        "White dots are pairs for which the paper's code has no answer: all with p or q = 1, where"
-        " its cut is not a number, and those that need more than its limit of 999.",
-        "Shares of right answers come in steps, so a larger number of models may fail again where"
-        " a smaller one did. With p known to be 1, one wrong answer decides.",
+        " to 0.47 at p = 0.95: for less than half of the values of q, or barely more.",
+        "White dots are pairs for which the paper's code has no answer: those with p or q = 1,"
+        " where its threshold is not a number, and those that need more than its limit of 999"
+        " models.",
+        "Shares of right answers come in steps, so a larger number of models may fail where a"
+        " smaller one sufficed. With p known to be 1, one wrong answer decides.",
     ),
     needs=lambda config: config["type"] in KINDS,
     page=page,

@@ -21,9 +21,9 @@ MARGINAL = 0.05
 SHOWN = ("Inception", "CNN")
 
 RULE = (
-    "Claim: the distance of the two distributions of p (Wasserstein's: how far p moves on average"
-    f" from one to the other) is below {MARGINAL:g} ('only marginally changes'), for Inception on"
-    " CIFAR-100, or what stands in for it at a smaller tier, the CNN."
+    "Claim: the distance of the two distributions of p (Wasserstein's: the least average move of"
+    f" p that turns one into the other) is below {MARGINAL:g} ('only marginally changes'), for"
+    " Inception on CIFAR-100, or what stands in for it at a smaller tier, the CNN."
 )
 
 
@@ -75,7 +75,8 @@ ARTIFACT = Artifact(
     paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 4, App. B",
     deviations=(
         *agreement.DEVIATIONS,
-        "Intervals are of the bootstrap over seeds, its deviation either side of the estimate.",
+        "Intervals are the estimate plus and minus the normal quantile times the bootstrap's"
+        " standard deviation over seeds.",
     ),
     tier_notes=agreement.TIER_NOTES,
     needs=agreement.differing_in(agreement.BOTH),

@@ -67,14 +67,15 @@ ARTIFACT = Artifact(
     rule=RULE,
     title="Estimates from probabilities and from right answers, against all models' right answers",
     claim=(
-        "With 100 to 200 models or more, 0-1 outputs are nearer to the 0-1 estimate of all models"
+        "With 100 to 200 models or more, 0-1 outputs are closer to the 0-1 estimate of all models"
         " than softmax outputs are."
     ),
     paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 6, App. D",
     deviations=(
         *overlap.DEVIATIONS,
-        "The whole ensemble contains the models that are held against it, with their 0-1 outputs,"
-        " which favours these; rows 'against the rest' leave them out, and decide nothing.",
+        "The whole ensemble contains the models that are compared with it, with their 0-1"
+        " outputs, which favours 0-1 outputs. Rows 'against the rest' leave these models out and"
+        " decide nothing.",
     ),
     tier_notes=overlap.TIER_NOTES,
     needs=overlap.of_kind("Halves"),

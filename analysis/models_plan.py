@@ -25,16 +25,19 @@ BUDGET_LABELS = {  # by metric
     "influence": "influence",
     "null_iou": "null iou",
 }
-NEEDED_LABELS = {"quiet_sustained": "models, quiet", "found_sustained": "models, found"}
+NEEDED_LABELS = {
+    "quiet_sustained": "models, few false pairs",
+    "found_sustained": "models, true pairs found",
+}
 
 RULE = (
-    "Claims, over seeds of simulated ensembles, each from one: (1) the standard error of estimates"
-    f" that should be 0 is within {WITHIN_ERROR:.0%} of the plan's, from {ENOUGH} models on; (2) so"
-    f" is the rate at which they pass a threshold, to {WITHIN_RATE:g} at the worst threshold; (3)"
-    f" and the IOU of two ensembles by chance alone, to {WITHIN_RATE:g} on average; (4) the stop"
-    " rule is on the safe side: the false share it expects is not below the true one by more than"
-    f" {WITHIN_FALSE:g} at any threshold that 50 pairs pass. The plan is no paper's:"
-    " its numbers decide nothing."
+    "Claims, over seeds of simulated ensembles, each from one: (1) the standard error of"
+    f" estimates whose true value is 0 is within {WITHIN_ERROR:.0%} of the plan's, from {ENOUGH}"
+    f" models on; (2) the rate at which they pass a threshold is within {WITHIN_RATE:g} of the"
+    " plan's at the worst threshold; (3) so is the IOU of two ensembles by chance alone, on"
+    " average; (4) the stop rule is conservative: the false share it expects is at most"
+    f" {WITHIN_FALSE:g} below the true one at any threshold that 50 pairs pass. The plan is ours"
+    " and in no paper."
 )
 
 
@@ -173,24 +176,26 @@ ARTIFACT = Artifact(
     rule=RULE,
     title="What a subset ensemble resolves for a budget of models, and when to stop",
     claim=(
-        "Standard errors, agreement by chance and the share of false pairs of a subset ensemble can"
-        " be told before and while it is trained."
+        "Standard errors, agreement by chance and the share of false pairs of a subset ensemble"
+        " can be predicted before it is trained and updated while it is trained."
     ),
-    paper="beyond the paper (Doubov et al., 2022): it asks how many, and plans nothing",
+    paper="beyond the paper (Doubov et al., 2022), which plans no ensemble",
     deviations=(
-        "Half of the numbers are calculated: a share of 0.7 of the models is trained with an"
+        "Part of the numbers is calculated, for a share of 0.7 of the models trained with each"
         " example. In an ensemble that share varies from example to example: rates and IOU by"
-        " chance take that into account, the standard error and what is resolved do not.",
-        "Ensembles are simulated: models that are right by chance, with a probability that depends"
-        " on their masks, estimated by the code that estimates trained ones.",
+        " chance take this into account; the standard error and the resolved threshold do not.",
+        "Ensembles are simulated: models are right at random, with a probability that depends on"
+        " their masks. The code that estimates from trained ensembles estimates from these.",
     ),
     tier_notes={"smoke": "Smoke tier: 25 and 100 models, 60 examples and 100 queries."},
     remarks=(
-        "The paper finds that 200 to 400 models agree on what is above a threshold. At 0.15 and"
-        " p = 0.5, pairs without any influence pass with probability 0.17 at 50 models, 0.03 at 200"
-        " and 0.003 at 400: of hundreds of millions of pairs, chance alone fills the sets below.",
-        "Quiet is not found: to tell an influence of 0.15 from none, missing it as seldom as"
-        " believing a false one, takes four times the models that keep false ones from passing.",
+        "The paper finds that 200 to 400 models agree on what is above a threshold. At 0.15 and p"
+        " = 0.5, pairs without any influence pass with probability 0.17 at 50 models, 0.03 at 200"
+        " and 0.003 at 400: among hundreds of millions of pairs, chance alone fills the sets"
+        " below that.",
+        "Few false pairs do not mean that true pairs are found. To distinguish an influence of"
+        " 0.15 from none, with misses as rare as false pairs, takes four times the models that"
+        " keep false pairs from passing.",
     ),
     needs=lambda config: config["type"] in KINDS,
     page=page,

@@ -102,26 +102,25 @@ ARTIFACT = Artifact(
     rule=RULE,
     title="Fine-tuning without an example against training again without it",
     claim=(
-        "A network fine-tuned without an example agrees with one trained again without it no more"
-        " than two networks of different seeds do."
+        "A network fine-tuned without an example agrees with one retrained without it no more"
+        " than two networks of different seeds agree."
     ),
     paper="How many trained neural networks are needed (Doubov et al., 2022), Table 1, Sec. 4.2",
     deviations=(
-        "The paper does not say at which rate it fine-tunes: here the last 6% of the training (one"
-        " epoch at least) are repeated without the example, at the rates they had.",
-        "The fine-tuned and the retrained network are of one seed, initial parameters and order;"
-        " the order is that of one example fewer. A row has those of two seeds.",
-        "Ours to add: the agreement between seeds, which the paper leaves to its other tables, of"
-        " a fine-tuned network with what it started from, and of networks trained with and without"
-        " the example.",
-        "Intervals are over the 3 seeds, of means over the 10 dropped examples, and of the"
-        " jackknife over seeds where pairs of seeds agree.",
+        "The paper does not say at which rate it fine-tunes: here the last 6% of the training"
+        " (one epoch at least) are repeated without the example, at the same learning rates.",
+        "The fine-tuned and the retrained network have the same seed: initial parameters, and"
+        " order but for the missing example. One row compares different seeds.",
+        "We add the agreement between seeds (in other tables of the paper), of a fine-tuned"
+        " network with its start, and of networks trained with and without the example.",
+        "Intervals are over the 3 seeds, of means over the 10 dropped examples; agreements"
+        " between seeds have the jackknife interval.",
     ),
     tier_notes={
         "smoke": "Smoke tier: an MLP on 500 of scikit-learn's digits, 4 dropped examples.",
         "small": (
             "Small tier: an MLP on 3,000 MNIST digits and a small CNN on 10,000 images of"
-            " JPEG-recompressed CIFAR-10; 6% of their epochs are one."
+            " JPEG-recompressed CIFAR-10; 6% of their epochs is one epoch."
         ),
     },
     needs=lambda config: config["type"] == "Compared",

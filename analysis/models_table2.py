@@ -25,9 +25,9 @@ SERIES = {"plain": PLAIN, "several views": VIEWS}
 SLIGHT = 0.05
 
 RULE = (
-    "Claims, for each classifier, paired over seeds: with test-time augmentation agreement is"
-    f" higher, and so is accuracy, each by less than {SLIGHT:g} ('slight'; the paper prints at most"
-    f" 0.023). Printed numbers: to {TOLERANCE:g}."
+    "Claims, for each classifier, paired over seeds: test-time augmentation raises agreement and"
+    f" accuracy, each by less than {SLIGHT:g} ('slight'; the paper prints at most 0.023). Printed"
+    f" numbers: to {TOLERANCE:g}."
 )
 
 
@@ -66,7 +66,7 @@ ARTIFACT = Artifact(
         *agreement.DEVIATIONS,
         "The paper does not say how large its crops are. Ours have the size of the training images:"
         " corners and middle of the image with training's black margin, or of the photograph.",
-        "Of CIFAR-10 and DTD the paper prints no number: theirs are judged by the claims alone.",
+        "The paper prints no number for CIFAR-10 and DTD; they are judged by the claims alone.",
     ),
     tier_notes=agreement.TIER_NOTES,
     needs=agreement.differing_in(agreement.BOTH),

@@ -81,12 +81,12 @@ ARTIFACT = Artifact(
     draw=draw,
     rule=RULE,
     title="Agreement by what is random: initial parameters, order, or both",
-    claim="Whatever the source of nondeterminism, networks agree about as much.",
+    claim="Networks agree about as much for every source of nondeterminism.",
     paper="How many trained neural networks are needed (Doubov et al., 2022), Table 3, App. C",
     deviations=(
         *agreement.DEVIATIONS,
-        "What moves images in training goes with the order: networks of one order see the same"
-        " images moved the same way. The paper does not say with which of the two its goes.",
+        "Augmentation follows the order: networks of one order see the same images augmented the"
+        " same way. The paper does not say which of the two seeds its augmentation follows.",
     ),
     tier_notes=agreement.TIER_NOTES,
     findings=findings,

@@ -22,7 +22,7 @@ RULE = (
     "Claims, each a bound of our own, over runs: on one thread of a CPU, the best stack trains"
     f" more than {MLP:g} times as many MLPs an hour as one after another, and more than {CNN:g}"
     f" times as many CNNs; on a GPU more than {GPU:g} times as many of either; the estimate of all"
-    f" pairs takes less than {LIMIT:g} times the time of its product of zeros and ones alone."
+    f" pairs takes less than {LIMIT:g} times as long as its product of zeros and ones."
 )
 
 
@@ -133,20 +133,22 @@ ARTIFACT = Artifact(
     claim="Small networks are trained faster in a stack than one after another.",
     paper="no paper: bounds of our own",
     deviations=(
-        "Data are random and shaped like MNIST: 1,400 examples a network, batches of 50, 20 epochs,"
-        " of which one is timed. MLP: one hidden layer of 64. CNN: two convolutions of stride 2,"
-        " 9,226 parameters.",
-        "CPU time of one thread, so that other processes count little. The cores of a machine train"
-        " different parts of an ensemble, each a process of its own.",
-        "The claims about a GPU wait for one: `python -m experiments.speed_ensembles --preset gpu`"
-        " measures it, and its runs are not those of a tier.",
+        "Data are random and shaped like MNIST: 1,400 examples a network, batches of 50, 20"
+        " epochs; one epoch is timed. MLP: one hidden layer of 64. CNN: two convolutions of"
+        " stride 2, 9,226 parameters.",
+        "CPU time of one thread, so that other processes matter little. The cores of a machine"
+        " train different parts of an ensemble, one process each.",
+        "The claims about a GPU need one: `python -m experiments.speed_ensembles --preset gpu`"
+        " measures them; its runs belong to no tier.",
     ),
-    tier_notes={"smoke": "Smoke tier: 70 examples a network and a stack of 4: shapes alone."},
+    tier_notes={
+        "smoke": "Smoke tier: 70 examples a network and a stack of 4, to check shapes only."
+    },
     remarks=(
-        "A stack saves what each step costs besides arithmetic, likely most of a step of a small"
-        " MLP and less of one of a CNN, whose convolutions become grouped ones. At 32 x 32 pixels,"
-        " three colours and twice the channels, a stack of 16 trained 1.1 times as many an hour."
-        " bfloat16 brings nothing to networks this small.",
+        "A stack saves the cost of a step besides arithmetic. This is likely most of a small"
+        " MLP's step and less of a CNN's, whose convolutions become grouped ones. At 32 x 32"
+        " pixels, three colours and twice the channels, a stack of 16 trained 1.1 times as many"
+        " an hour. bfloat16 brings nothing to networks this small.",
     ),
     findings=findings,
     page=page,

@@ -28,8 +28,9 @@ MEASURED = (
 
 RULE = (
     "Claims, each with its bound in the experiment: the median over repeats of a work's time over"
-    " the unit's, taken in turns in one process, is within the bound; and its peak memory, for four"
-    f" times the candidates too, below {MEMORY:,.0f} MB. Means are over runs, of ratios geometric."
+    " the unit's, timed in turns in one process, is within the bound; and its peak memory, also"
+    f" for four times the candidates, is below {MEMORY:,.0f} MB. Means are over runs; those of"
+    " ratios are geometric."
 )
 
 
@@ -130,18 +131,20 @@ ARTIFACT = Artifact(
     deviations=(
         "Data are random and shaped like MNIST; the networks are those of mnist_mislabel.",
         "Seconds are of one machine, and only ratios of one run are compared. How far a work is"
-        " from the limit is told against this machine's own float32 matrix product.",
+        " from the limit is measured against this machine's own float32 matrix product.",
     ),
     remarks=(
-        "Where a pass is as near the processor's rate as they are, a product with a Hessian must"
-        " cost two passes if its gradient is kept and three if not: six and nine products of"
-        " matrices a layer, against three. The time over that of the operations says how near both"
-        " are: under 1.4 and clearly under 3 passes they can come only beside a slow pass.",
-        "Scores on 100 directions are products of matrices, and near their limit: how many JVP"
-        " passes they are worth depends on how far those are from theirs.",
-        "The exact Hessian is far from its limit: by the profiler, 39% of its time are backward"
+        "Where a pass runs as near the processor's peak rate as a Hessian product does, the"
+        " product must cost two passes if its gradient is stored and three if not: six and nine"
+        " matrix products a layer, against three. The time over that of the operations shows how"
+        " near the peak both run: a cost under 1.4 passes, or clearly under 3, is possible only"
+        " where the pass itself is slow.",
+        "Scores on 100 directions are matrix products that run near their limit; the factor over"
+        " JVP passes depends on how far those are from their limit.",
+        "The exact Hessian is far from its limit: by the profiler, 39% of its time is backward"
         " convolutions over 8 channels, 19% copies between layouts of memory, 14% forward"
-        " convolutions, 12% sums; over so few channels none is near the rate of a large product.",
+        " convolutions, 12% sums; with so few channels none runs near the rate of a large"
+        " product.",
     ),
     page=page,
 )

@@ -77,12 +77,13 @@ ARTIFACT = Artifact(
     paper="Scaling Up Influence Functions (arXiv:2112.03052), Sec. 5.2: 2.2 million pairs an hour",
     deviations=(
         "The paper's rate is of Transformer Base on a TPU v2 of 16 cores; ours is of the tier's"
-        " model and one processor core or GPU, and covers a pair's pass and nothing of reading it.",
+        " model and one processor core or GPU, and covers a pair's pass without reading it from"
+        " disk.",
     ),
     tier_notes={
-        "smoke": "Smoke tier: a network of 50 thousand parameters, where overheads decide.",
+        "smoke": "Smoke tier: a network of 50 thousand parameters, where overheads dominate.",
         "small": (
-            "Small tier: a Transformer of 1.4 million parameters; the ratio can be compared, the"
+            "Small tier: a Transformer of 1.4 million parameters; the ratio is comparable; the"
             " rate and the hours for 100 million pairs are this model's, not Transformer Base's."
         ),
     },

@@ -42,11 +42,11 @@ BIN = "bin"  # the kind of row that is a bar of a histogram over examples
 MOST, LOW, HIGH, TAIL = 0.5, 0.1, 0.9, 0.1
 
 DEVIATIONS = (
-    "20 seeds where the paper's tables have 3. Intervals are over seeds: pairs share seeds, so that"
-    " a mean over pairs has the interval of the jackknife over seeds.",
-    "Ours to add: the agreement of networks that predict each class as often but independently,"
-    " sum over classes of q², over all queries (by chance) and within each label (by class), which"
-    " is what accuracy and confusions alone account for.",
+    "20 seeds where the paper's tables have 3. Intervals are over seeds. Pairs share seeds, so a"
+    " mean over pairs has the jackknife interval over seeds.",
+    "We add two controls: the agreement of networks that predict each class as often but"
+    " independently (the sum over classes of q²), over all queries (by chance) and within each"
+    " label (by class). This is the agreement that accuracy and confusions alone explain.",
     "Networks on DTD and Flowers are trained on the official training split; learning rate and"
     " weight decay are chosen on the official validation split, never on the evaluation data.",
 )
@@ -54,10 +54,10 @@ TIER_NOTES = {
     "smoke": "Smoke tier: an MLP and a small CNN on 500 of scikit-learn's digits, 4 to 6 seeds.",
     "small": (
         "Small tier: an MLP and a small CNN on 3,000 MNIST digits and on 10,000 images of"
-        " JPEG-recompressed CIFAR-10, with rates fixed beforehand but for the CNN on CIFAR-10: at"
-        " its first rate, 0.05, the training loss of two networks of twenty stayed at chance's, so"
-        " it is 0.02. 20 seeds where both differ, 10 where one does. Digits are shifted by at most"
-        " 2 pixels and not mirrored: 5 views, not 10."
+        " JPEG-recompressed CIFAR-10, with learning rates fixed beforehand, except for the CNN on"
+        " CIFAR-10: at its first rate, 0.05, the training loss of two networks of twenty stayed"
+        " at the level of chance, so it is 0.02. 20 seeds where both differ, 10 where one does."
+        " Digits are shifted by at most 2 pixels and not mirrored: 5 views, not 10."
     ),
 }
 

@@ -14,8 +14,8 @@ PAPER_N = 392_702  # training pairs of MultiNLI
 PREDICTED = ("right", "wrong", "either")
 
 POINTS_RULE = (
-    "Intervals are over points of one trained model, half of them predicted rightly: they say how"
-    " sure the mean over points is, not how another training would do."
+    "Intervals are over points of one trained model, half of them predicted rightly. They give"
+    " the uncertainty of the mean over points, not the spread over trainings."
 )
 TIER_NOTES = {
     "smoke": (
@@ -23,16 +23,17 @@ TIER_NOTES = {
         " generated pairs; numbers are not comparable."
     ),
     "small": (
-        "Small tier: all-MiniLM-L6-v2, six layers 384 wide, in place of bert-base; its training as"
-        " an embedding included NLI pairs. It is fine-tuned on 12,808 of the 392,702 pairs of"
-        " MultiNLI, cut at 64 tokens, in two rounds of 2 epochs with a batch of 64: the upper three"
-        " layers at a learning rate of 2e-4, then the last layer, pooler and classifier again at"
-        " 1e-4. Those 1.9 million parameters are differentiated, the rest is frozen."
+        "Small tier: all-MiniLM-L6-v2, six layers 384 wide, in place of bert-base; its training"
+        " as an embedding model included NLI pairs. It is fine-tuned on 12,808 of the 392,702"
+        " pairs of MultiNLI, cut at 64 tokens, in two rounds of 2 epochs with a batch of 64: the"
+        " upper three layers at a learning rate of 2e-4, then the last layer, pooler and"
+        " classifier again at 1e-4. Those 1.9 million parameters are differentiated, the rest is"
+        " frozen."
     ),
     "paper": (
-        "The text freezes 9 layers and counts 14.7 million trained parameters, which are those of"
-        " 10 frozen layers: 10 are frozen here, as in the released code, whose settings are taken"
-        " where the paper has none."
+        "The text freezes 9 layers and counts 14.7 million trained parameters, which corresponds"
+        " to 10 frozen layers. Here 10 are frozen, as in the released code, whose settings are"
+        " taken where the paper gives none."
     ),
 }
 

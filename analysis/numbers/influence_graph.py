@@ -23,29 +23,30 @@ HANS = tuple(SLICES.values())[:3]
 MODELS = {"mnli train": "MultiNLI", "hans train": "HANS"}
 KINDS = {"influence": "scores", "H = I": "similarity"}
 RESAMPLES = 300
-ASKED, THERE_ARE = "wrong predictions asked about", "wrong predictions there are"
+ASKED, THERE_ARE = "wrong predictions examined", "wrong predictions in all"
 DEVIATIONS = (
-    "HANS is regenerated HANS where the released files are not at hand: pairs drawn anew from the"
+    "Where the released files of HANS are missing, HANS is regenerated: pairs are drawn from the"
     " published templates.",
-    "An edge is a wrong prediction and one of its k nearest training pairs, whatever its strength."
-    " Influence has the paper's sign here, harmful positive, and is that of one training pair's"
-    " weight on the mean loss, in our damping's unit: sizes compare within a row alone.",
-    "The same under H = I, gradients alone, is ours, as a control.",
+    "An edge is a wrong prediction and one of its k nearest training pairs, of any strength."
+    " Influence has the paper's sign here (harmful is positive). It is the effect of one training"
+    " pair's weight on the mean loss under our damping, so sizes are comparable only within a"
+    " row.",
+    "The same with H = I, gradients alone, is our control.",
 )
 TIER_NOTES = {
     "smoke": (
         "Smoke tier: generated pairs with traps like those of HANS, 15 wrong predictions a slice,"
-        " 30 candidates, a network of random weights, and a recursion cut short; the numbers mean"
+        " 30 candidates, a network of random weights, and a shortened recursion; the numbers mean"
         " nothing."
     ),
     "small": (
         "Small tier: a 6-layer encoder of width 384, whose own pretraining included MultiNLI, is"
-        " tuned once, its lower 3 layers frozen; its last layer is then trained again for every"
-        " seed and is all that is differentiated, so that models of one data set share a trunk."
-        " Candidates are the 1,000 nearest of 12,808 pairs of MultiNLI, in place of 392,702, or of"
-        " 9,000 of HANS in place of 30,000, so that slices share more of them. Wrong predictions of"
-        " HANS are drawn from 9,000 evaluation pairs. LiSSA takes 32 pairs a step; damping, scale"
-        " and depth follow from each model's curvature."
+        " fine-tuned once with its lower 3 layers frozen. Its last layer is then retrained for"
+        " every seed and only it is differentiated, so that models of one data set share the"
+        " layers below. Candidates are the 1,000 nearest of 12,808 pairs of MultiNLI, in place of"
+        " 392,702, or of 9,000 of HANS in place of 30,000, so slices share more candidates than"
+        " in the paper. Wrong predictions of HANS are drawn from 9,000 evaluation pairs. LiSSA"
+        " takes 32 pairs a step; damping, scale and depth follow from each model's curvature."
     ),
 }
 

@@ -18,10 +18,11 @@ LOW, HIGH = 0.1, 0.5  # thresholds between which a curve's mean is taken
 IOU = "iou"  # the kind of row that is a point of a curve
 
 DEVIATIONS = (
-    "The figures are only pictures in the paper: a curve is judged by its mean over thresholds from"
-    f" {LOW:g} to {HIGH:g} at which any pair is found.",
-    "Memorization, of which pairs need more than 0.25, is estimated from the whole ensemble.",
-    "Intervals are over splits of one ensemble, which share models where they are large.",
+    "The paper shows the figures without numbers. A curve is judged by its mean over thresholds"
+    f" from {LOW:g} to {HIGH:g} at which there are pairs.",
+    "Memorized pairs are those whose training example has a memorization above 0.25, estimated"
+    " from the whole ensemble.",
+    "Intervals are over splits of one ensemble; large splits share models.",
 )
 TIER_NOTES = {
     "smoke": "Smoke tier: 200 MLPs on 150 of scikit-learn's digits, at most 100 in an estimate.",

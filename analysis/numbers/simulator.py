@@ -16,11 +16,11 @@ ENDS = {"right": "helpful", "wrong": "harmful"}  # what should lower the loss, b
 CONTROLS = ("H = I", "features")
 
 RULE = (
-    "A point's change is the simulator's loss on the task model's prediction after the step less"
-    " that before it, averaged over all pairs of a type and over the whole grid of learning rates:"
-    " none is chosen. Claims, over points (in place of seeds): helpful pairs lower the loss where"
-    " the prediction is right, harmful pairs where it is wrong; and both lower it by more than"
-    " random pairs do, the mean over their labels."
+    "A point's change is the simulator's loss on the task model's prediction after the step minus"
+    " the loss before it, averaged over all pairs of a type and over the whole grid of learning"
+    " rates, so that no rate is selected. Claims, over points (in place of seeds): helpful pairs"
+    " lower the loss where the prediction is right, harmful pairs where it is wrong; and both"
+    " lower it by more than random pairs do, the mean over their labels."
 )
 
 CLAIM = (
@@ -30,14 +30,13 @@ CLAIM = (
 DEVIATIONS = (
     "A step is p − lr g with the gradient of the loss alone, without dropout or weight decay, as"
     " the released code has it.",
-    "Candidates are the k nearest of the point, k = 1,000, for FastIF and for H = I; the paper does"
-    " not say its k here. Damping, scale and depth are found from the training loss by the rule of"
-    " the experiment's plan, except at the paper tier, which has the released ones.",
-    "Pairs by gradients alone, nearest pairs by features with the true label (as helpful) or"
-    " another (as harmful), and the comparison with random pairs of the predicted label are ours,"
-    " as controls.",
-    "The paper shows lines and no numbers: the claims are ours, and were written down before the"
-    " runs. Largest learning rates weigh most in the mean over the grid.",
+    "Candidates are the k nearest of the point, k = 1,000, for FastIF and for H = I; the paper"
+    " does not state its k here. Damping, scale and depth follow from the training loss by the"
+    " rule of the experiment's plan; the paper tier takes the released ones.",
+    "Our controls are pairs by gradients alone, nearest pairs by features with the true label (as"
+    " helpful) or another (as harmful), and random pairs of the predicted label.",
+    "The paper shows lines and no numbers; the claims are ours, written down before the runs. The"
+    " largest learning rates weigh most in the mean over the grid.",
 )
 TIER_NOTES = {
     "smoke": (
@@ -46,10 +45,10 @@ TIER_NOTES = {
     ),
     "small": (
         "Small tier: a 6-layer encoder of width 384, whose embedding training included NLI pairs,"
-        " in place of BERT-base; its upper half was fine-tuned on 12,808 of the 392,702 training"
-        " pairs, and its last layer trained again on them. The simulator shares the trunk below,"
-        " which has seen the true labels. Points, pairs, types and learning rates are the paper's."
-        " s_test is the mean of 2 repeats."
+        " in place of BERT-base. Its upper half was fine-tuned on 12,808 of the 392,702 training"
+        " pairs, and its last layer was then retrained on them. The simulator shares the layers"
+        " below, which have seen the true labels. Points, pairs, types and learning rates are the"
+        " paper's. s_test is the mean of 2 repeats."
     ),
 }
 
@@ -176,7 +175,7 @@ def findings(table: pd.DataFrame) -> list[str]:
         if ours is None or not ours["n"]:
             continue
         beside = "; ".join(
-            f"{how} {written(rows[name, kind], '.3g')}, FastIF less that"
+            f"{how} {written(rows[name, kind], '.3g')}, FastIF minus that"
             f" {written(rows[f'FastIF, {end} − {name}', kind], '.2g')}"
             for name, how in (
                 (f"H = I, {end}", "by gradients alone (H = I)"),

@@ -203,7 +203,7 @@ def test_slices_that_are_influenced_alike_correlate(tmp_path, monkeypatch):
     numbers = rows[rows["quantity"] == "correlation"].set_index("method")
     assert numbers.loc["H (L), H (S)", "paper"] == 0.99
     assert numbers.loc["H (L), H (S)", "query_low"] > 0.9
-    counts = rows[rows["quantity"] == "training pairs of both"].set_index("method")
+    counts = rows[rows["quantity"] == "training pairs tied to both"].set_index("method")
     assert counts.loc["H (C), M", "paper"] == 13_972
     assert len(fastif_table5.ARTIFACT.draw(rows).axes) == 3
 
