@@ -97,10 +97,10 @@ def dimension(method: Any) -> int:
 
 
 def settings(method: Any) -> dict[str, Any]:
-    """`family`, `dim` and, of a random projection, `draw` (its seed): metrics of a run."""
+    """`family`, `dim` and `draw` (the seed of a random projection; 0 without one), as metrics."""
     projection = _projection(method)
-    draw = {} if projection is None else {"draw": projection.seed}
-    return {"family": family(method), "dim": dimension(method), **draw}
+    draw = 0 if projection is None else projection.seed
+    return {"family": family(method), "dim": dimension(method), "draw": draw}
 
 
 def display(method: Any) -> str:
