@@ -80,13 +80,10 @@ def welch(one: ArrayLike, other: ArrayLike, level: float = LEVEL) -> Interval:
     mean = float(samples[0].mean() - samples[1].mean())
     if n == 1:
         return single(mean)
-    squares = [each.var(ddof=1) / each.size for each in samples]
-    total = sum(squares)
-    if total == 0:
+    if not any(np.ptp(each) for each in samples):
         return Interval(mean, mean, mean, n)
-    free = total**2 / sum(s**2 / (len(e) - 1) for s, e in zip(squares, samples, strict=True))
-    half = float(stats.t.ppf(0.5 + level / 2, free) * np.sqrt(total))
-    return Interval(mean, mean - half, mean + half, n)
+    low, high = stats.ttest_ind(*samples, equal_var=False).confidence_interval(level)
+    return Interval(mean, float(low), float(high), n)
 
 
 def resampled(

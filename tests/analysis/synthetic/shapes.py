@@ -68,17 +68,19 @@ def write_made_up(
 def seen(experiment: str) -> list[tuple[int | None, dict[str, str]]]:
     """Each shape of the finished smoke runs of an experiment, with its quickest cell.
 
-    Shapes of other presets (those without a cell) stay as they are.
+    What the file says about cells that have not run, and about other presets, stays as it is.
     """
     cells = importlib.import_module(f"experiments.{experiment}").EXPERIMENT.presets["smoke"]
-    place = {runs.key(cell): number for number, cell in enumerate(cells)}
     quickest: dict[str, tuple[float, int]] = {}
-    for run in runs.load(experiment, "smoke"):
+    finished = {number: run for number, cell in enumerate(cells)
+                if (run := runs.find(experiment, cell)) is not None}  # fmt: skip
+    for number, run in finished.items():
         text = json.dumps(shape(run.metrics | run.arrays()))
-        one = run.meta["seconds"], place[run.path.name]
+        one = run.meta["seconds"], number
         quickest[text] = min(one, quickest.get(text, one))
     smoke = sorted((number, json.loads(text)) for text, (_, number) in quickest.items())
-    return [*smoke, *(one for one in KNOWN[experiment] if one[0] is None)]
+    others = [(number, wanted) for number, wanted in KNOWN[experiment] if number not in finished]
+    return [*smoke, *(one for one in others if one[1] not in [wanted for _, wanted in smoke])]
 
 
 if __name__ == "__main__":
