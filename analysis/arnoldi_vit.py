@@ -20,7 +20,7 @@ from analysis.ink.style import (
 from analysis.numbers import mislabel, vit_retrieval
 from analysis.numbers.frame import Frame, Method, read_name, tidy
 from analysis.numbers.mislabel import RETRIEVAL
-from analysis.numbers.statistics import NONE, Interval, difference, over_seeds
+from analysis.numbers.statistics import NONE, difference, over_seeds
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
 from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
@@ -55,21 +55,16 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
                 for name, metric in RETRIEVAL.items():
                     ours = part.estimate(metric, method)
                     rows.append(curve(method, name, "x100", ours, **about))
-            mass = _percent(part.estimate("negative_share"))
+            mass = part.estimate("negative_share")
             rows.append(curve(f"{asked:.0%} of the parameters", MASS, "%", mass, **about))
     if not rows:
         return tabulated([])
     test = frames.get("test", tidy([]))
-    whole = test.where(lambda lines: lines["share"] == 1)
-    mass = _percent(whole.estimate("negative_share"))
+    mass = test.where(lambda lines: lines["share"] == 1).estimate("negative_share")
     rows.append(number("Hessian", MASS, "%", mass, NEGATIVE, TOLERANCE))
-    accuracy, what = _percent(test.estimate("accuracy_test")), "accuracy on true test labels"
+    accuracy, what = test.estimate("accuracy_test"), "accuracy on true test labels"
     rows.append(aside("fine-tuned ViT", what, "%", accuracy, ACCURACY, FACTOR))
     return tabulated([*rows, *_claims(test)])
-
-
-def _percent(ours: Interval) -> Interval:
-    return Interval(100 * ours.mean, 100 * ours.low, 100 * ours.high, ours.n)
 
 
 def _claims(test: Frame) -> list[Row]:

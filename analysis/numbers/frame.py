@@ -4,7 +4,7 @@ What was run is read from the configs of the runs, never from names for people.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +116,7 @@ class Observation:
     share: float = 1.0
 
 
-def numbers(metrics: Mapping[str, Any], percent: Iterable[str] = ()) -> dict[str, float]:
+def numbers(metrics: Mapping[str, Any], percent: Collection[str] = ()) -> dict[str, float]:
     """The metrics that are numbers; those in `percent` times 100, as the papers print them."""
     return {
         name: 100 * float(value) if name in percent else float(value)

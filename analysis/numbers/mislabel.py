@@ -1,6 +1,6 @@
 """What the artifacts of mislabel retrieval share: the runs of mnist_mislabel, as a tidy frame."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pandas as pd
@@ -59,12 +59,12 @@ def observe(runs: list[Run], network: str) -> list[Observation]:
     return []
 
 
-def observation(run: Run, share: float = 1.0) -> Observation:
+def observation(run: Run, share: float = 1.0, percent: Collection[str] = PERCENT) -> Observation:
     """One run, its values in the paper's unit.
 
     `fit_ratio` is the once-per-model time in passes of TracIn[1], as `ratio` is the scoring's.
     """
-    config, values = run.config, numbers(run.metrics, PERCENT)
+    config, values = run.config, numbers(run.metrics, percent)
     if "fit_seconds" in values and "pass_seconds" in values:
         values["fit_ratio"] = values["fit_seconds"] / values["pass_seconds"]
     seed, draw = int(config["model"]["seed"]), draw_of(config["method"])

@@ -4,6 +4,7 @@ from analysis.numbers import mislabel
 from analysis.numbers.frame import Observation
 from experiments.laboratory.runs import Run
 
+PERCENT = {*mislabel.RETRIEVAL.values(), "negative_share", "accuracy_test"}
 TIER_NOTES = {
     "smoke": (
         "Smoke tier: the 1,797 digits of 8 x 8 pixels that scikit-learn ships and a ViT of 7,000"
@@ -36,6 +37,6 @@ def observe(runs: list[Run]) -> dict[str, list[Observation]]:
     """The runs by where wrong labels are; `share` is the part of the parameters asked for."""
     groups: dict[str, list[Observation]] = {}
     for run in runs:
-        seen = mislabel.observation(run, float(run.config["share"]))
+        seen = mislabel.observation(run, float(run.config["share"]), PERCENT)
         groups.setdefault(str(run.config["model"]["data"]["where"]), []).append(seen)
     return groups

@@ -86,7 +86,7 @@ def named(name: str) -> Artifact:
 # --- the contract of every artifact --------------------------------------------------------------
 
 
-def test_every_file_that_defines_an_artifact_is_found():
+def test_every_file_that_defines_an_artifact_is_listed():
     defining = {
         path.stem
         for path in (ROOT / "analysis").glob("*.py")
@@ -304,7 +304,7 @@ def test_table1_judges_what_was_printed_and_lists_what_was_not_run(empty):
     assert built.verdict.word == "direction", "a table with rows not run is not reproduced"
 
 
-def test_times_are_ratios_within_a_run_whatever_the_machine_did(finished):
+def test_times_are_ratios_within_a_run_on_any_machine(finished):
     text = (finished / "artifacts" / "paper" / "arnoldi_table1.csv").read_text()
     rows = table.from_csv(text).set_index(["method", "quantity"])
     slower = rows.loc[("LiSSA r=10 ÷ Arnoldi 10", "T")]
@@ -330,7 +330,7 @@ def test_a_sketch_that_stalls_is_not_reproduced(empty):
     assert "error, last step 0.4" in built.verdict.evidence
 
 
-def test_checkpoints_that_find_the_same_are_not_told_apart(empty):
+def test_checkpoints_that_find_the_same_are_not_distinguished(empty):
     names = ["TracIn@1", "TracIn@4", "TracIn@10"]
     cells = store.table_cells(store.LargeCNN, range(4), names)
     store.write_mislabel("paper", cells, rename=dict.fromkeys(names, "TracIn[10]"))

@@ -25,25 +25,27 @@ def built(artifact, tier: str):
 
 def test_the_paper_s_table_is_reproduced_by_its_numbers(empty):
     wmt_filtering.write("paper", 3)
-    found = built(arnoldi_table3.ARTIFACT, "paper")
-    assert {r["verdict"] for r in found.values() if r["kind"] == "claim"} == {"reproduced"}
-    assert found["Arnoldi 10%", "BLEU, late"]["paper"] == 30.8
-    assert found["Arnoldi 75%, clean pool − None 100%, clean pool", "BLEU, late"]["n"] == 3
-    said = built(arnoldi_sentences.ARTIFACT, "paper")
-    assert said["highest − lowest", "spoilt"]["verdict"] == "not run"  # nobody knows of a crawl
+    rows = built(arnoldi_table3.ARTIFACT, "paper")
+    assert {r["verdict"] for r in rows.values() if r["kind"] == "claim"} == {"reproduced"}
+    assert rows["Arnoldi 10%", "BLEU, late"]["paper"] == 30.8
+    assert rows["Arnoldi 75%, clean pool − None 100%, clean pool", "BLEU, late"]["n"] == 3
+    sentences = built(arnoldi_sentences.ARTIFACT, "paper")
+    assert (
+        sentences["highest − lowest", "spoilt"]["verdict"] == "not run"
+    )  # the noise of a crawl is not known
 
 
 def test_a_wrong_order_of_arms_is_not_reproduced(empty):
     wmt_filtering.write("small", 3, arnoldi=-25.0)
-    found = built(arnoldi_table3.ARTIFACT, "small")
-    assert found["Arnoldi 10% − RandProj 10%", "BLEU, late"]["verdict"] == "not reproduced"
-    assert found["RandProj 10% − None 100%", "BLEU, late"]["verdict"] == "direction"
-    assert np.isnan(found["Arnoldi 10%", "BLEU, late"]["paper"])  # other data, no printed number
-    said = built(arnoldi_sentences.ARTIFACT, "small")
-    assert said["highest − lowest", "spoilt"]["ours"] == 100
+    rows = built(arnoldi_table3.ARTIFACT, "small")
+    assert rows["Arnoldi 10% − RandProj 10%", "BLEU, late"]["verdict"] == "not reproduced"
+    assert rows["RandProj 10% − None 100%", "BLEU, late"]["verdict"] == "direction"
+    assert np.isnan(rows["Arnoldi 10%", "BLEU, late"]["paper"])  # other data, no printed number
+    sentences = built(arnoldi_sentences.ARTIFACT, "small")
+    assert sentences["highest − lowest", "spoilt"]["ours"] == 100
 
 
-def test_the_noise_that_arnoldi_lets_through_is_named_where_random_directions_hold_it(empty):
+def test_the_noise_that_arnoldi_keeps_and_random_directions_do_not_is_named(empty):
     def kept(arm, kind, share):
         seen = Interval(share, share - 1, share + 1, 3)
         return table.curve(arm, "kept of a kind", "%", seen, noise_kind=kind)
@@ -55,15 +57,15 @@ def test_the_noise_that_arnoldi_lets_through_is_named_where_random_directions_ho
         kept("RandProj 10%", "numbers", 2.0),
         kept("Loss 10%", "numbers", 1.0),
     ]
-    (said,) = arnoldi_table3._leaks(rows)
-    assert "Arnoldi 10% keeps 34 [33, 35]% of the pairs of kind 'numbers'" in said
-    assert "RandProj 10% 2 [1, 3]% and Loss 10% 1 [0, 2]%" in said
-    assert "at most 9%" in said
+    (sentence,) = arnoldi_table3._leaks(rows)
+    assert "Arnoldi 10% keeps 34 [33, 35]% of the pairs of kind 'numbers'" in sentence
+    assert "RandProj 10% 2 [1, 3]% and Loss 10% 1 [0, 2]%" in sentence
+    assert "at most 9%" in sentence
     rows[3] = kept("RandProj 10%", "numbers", 40.0)
     assert arnoldi_table3._leaks(rows) == []
 
 
-def test_texts_are_wrapped_by_their_width_whatever_their_letters(empty):
+def test_texts_are_wrapped_by_the_width_of_their_letters(empty):
     text = "WWW MMM " * 20 + "iii lll " * 20
     for options in ({}, {"weight": "bold"}):
         lines = wrapped(text, 2.0, size=7.5, **options)
@@ -82,11 +84,11 @@ def test_texts_are_wrapped_by_their_width_whatever_their_letters(empty):
 
 def test_the_cost_is_judged_by_its_bound(empty):
     synthetic_speed_translation.write("paper", 3)
-    found = built(speed_translation.ARTIFACT, "paper")
-    assert found["Arnoldi or RandProj 10", "cost"]["verdict"] == "reproduced"
+    rows = built(speed_translation.ARTIFACT, "paper")
+    assert rows["Arnoldi or RandProj 10", "cost"]["verdict"] == "reproduced"
 
 
-def test_a_cost_above_its_bound_is_said(empty):
+def test_a_cost_above_its_bound_is_not_reproduced(empty):
     synthetic_speed_translation.write("small", 3, ratio=1.8)
-    found = built(speed_translation.ARTIFACT, "small")
-    assert found["Arnoldi or RandProj 10", "cost"]["verdict"] == "not reproduced"
+    rows = built(speed_translation.ARTIFACT, "small")
+    assert rows["Arnoldi or RandProj 10", "cost"]["verdict"] == "not reproduced"

@@ -51,11 +51,11 @@ def test_claims_that_could_not_be_tested_are_not_counted():
     assert tally(ROWS.tail(2)) == "1 of 1 claim holds"
 
 
-def test_rows_are_told_apart_by_the_columns_of_an_artifact():
+def test_rows_are_distinguished_by_the_columns_of_an_artifact():
     seen = Interval(1.0, 0.5, 1.5, 3)
     rows = [
-        claim("a − b", "AUC", "points", seen, at_least=0.0, noise=0.1, pixels="x" * 99, kept=5),
-        claim("a − b", "AUC", "points", seen, at_least=0.0, noise=0.2, pixels="y" * 99, kept=5),
+        claim("a − b", "AUC", "points", seen, at_least=0.0, noise=0.1, pixels="x" * 99, extra=5),
+        claim("a − b", "AUC", "points", seen, at_least=0.0, noise=0.2, pixels="y" * 99, extra=5),
         curve("a", "AUC", "", seen, noise=0.1),
         curve("a", "AUC", "", seen, noise=0.2, train_part="some"),
     ]

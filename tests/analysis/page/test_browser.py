@@ -63,11 +63,11 @@ def page(tmp_path_factory):
 
 @pytest.mark.parametrize("width", [500, 760, 1100, 1280])
 def test_the_report_is_whole_at_every_width(page, width):
-    found = looked_at(page, width)
-    assert found["pictures"] == page.read_text().count("<img ") > 0
-    assert found["broken"] == 0
-    assert found["wide"] == 0, "the page scrolls sideways"
-    assert found["console"] == []
+    seen = looked_at(page, width)
+    assert seen["pictures"] == page.read_text().count("<img ") > 0
+    assert seen["broken"] == 0
+    assert seen["wide"] == 0, "the page scrolls sideways"
+    assert seen["console"] == []
 
 
 def test_the_report_follows_a_dark_screen(page):
@@ -87,7 +87,7 @@ def test_a_broken_page_is_seen(tmp_path):
         '<div style="width: 3000px">wide</div><script>console.error("something")</script>'
         "</body></html>"
     )
-    found = looked_at(broken, 500)
-    assert found["broken"] == 1
-    assert found["wide"] > 2000
-    assert any("something" in line for line in found["console"])
+    seen = looked_at(broken, 500)
+    assert seen["broken"] == 1
+    assert seen["wide"] > 2000
+    assert any("something" in line for line in seen["console"])

@@ -18,10 +18,10 @@ ABOUT = {
 
 def test_a_table_becomes_an_environment_with_its_numbers_flush_right():
     table = Table("Claims", ["claim", "ours"], [["p_1 > 5%", "−0.5"]])
-    found = latex(ABOUT, [table])
-    assert r"\begin{tabular}{lr}" in found
-    assert r"p\_1 $>$ 5\% & $-$0.5 \\" in found
-    assert r"\caption{A \& B (paper tier): claims.}" in found
+    text = latex(ABOUT, [table])
+    assert r"\begin{tabular}{lr}" in text
+    assert r"p\_1 $>$ 5\% & $-$0.5 \\" in text
+    assert r"\caption{A \& B (paper tier): claims.}" in text
 
 
 def test_what_latex_reads_as_commands_is_escaped():
@@ -31,10 +31,10 @@ def test_what_latex_reads_as_commands_is_escaped():
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name} {path.stem}")
 def test_every_committed_table_has_cells_for_its_columns(path, monkeypatch):
     monkeypatch.delenv("RETRACE_RESULTS", raising=False)
-    found = importlib.import_module(f"analysis.{path.stem}").ARTIFACT.latex(path.parent.name)
-    assert found.isascii(), set(re.findall(r"[^\x00-\x7f]", found))
+    text = importlib.import_module(f"analysis.{path.stem}").ARTIFACT.latex(path.parent.name)
+    assert text.isascii(), set(re.findall(r"[^\x00-\x7f]", text))
     columns = 0
-    for line in found.splitlines():
+    for line in text.splitlines():
         if begun := re.match(r"\\begin\{tabular\}\{([lr]+)\}", line):
             columns = len(begun[1])
         elif line.endswith(r"\\"):
