@@ -22,7 +22,7 @@ from experiments.laboratory.errors import UserError
 from experiments.models.bert import Top
 from experiments.pairs import influence
 from experiments.pairs.influence import Curvature, Plan, curvature, measure
-from experiments.pairs.models import BATCH, Model, Sample, load, trained
+from experiments.pairs.models import Model, Sample, in_batches, load, trained
 from methods.curvature.operators import Hessian
 from methods.errors import MethodError
 from methods.fastif import FastIF, recursion_of
@@ -67,15 +67,10 @@ def column(model: Model, sample: Sample) -> Examples:
     return {"first": torch.from_numpy(np.array(run.array("first"))), "label": examples["label"]}
 
 
-@torch.no_grad()
 def _first_tokens(config: First) -> dict[str, Any]:
     module = trained(config.model).module
     examples, _ = load(config.model, config.sample)
-    order = examples["length"].argsort(stable=True)
-    first = torch.empty(len(order), module.classifier.in_features)
-    for rows in track(list(order.split(BATCH)), "first tokens"):
-        first[rows] = module.first(examples["hidden"][rows], examples["length"][rows])
-    return {"first": first.numpy()}
+    return {"first": in_batches(module.first, examples, "first tokens").numpy()}
 
 
 @dataclass(frozen=True)

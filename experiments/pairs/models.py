@@ -6,6 +6,7 @@ computed once as a run; training and influence computations read it as a column.
 
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -316,18 +317,27 @@ def passed(model: Model | Simulator, sample: Sample) -> Run:
     return runs.once("nli_pass", config, lambda _: _pass(config))
 
 
-@torch.no_grad()
 def logits(module: Top, examples: Examples) -> Tensor:
-    """Logits (n, labels), in batches of similar length so that little is padded."""
+    """Logits (n, labels) of all examples."""
+    return in_batches(module, examples, "predictions")
+
+
+@torch.no_grad()
+def in_batches(
+    function: Callable[[Tensor, Tensor], Tensor], examples: Examples, title: str
+) -> Tensor:
+    """Rows of a function of hidden states and lengths, in batches of similar length.
+
+    So little is padded. The title is that of the progress bar.
+    """
     order = examples["length"].argsort(stable=True)
-    out: Tensor | None = None
-    for rows in track(list(order.split(BATCH)), "predictions"):
-        batch = module(examples["hidden"][rows], examples["length"][rows])
-        out = batch.new_empty(len(order), batch.shape[1]) if out is None else out
-        out[rows] = batch
-    if out is None:
+    if not len(order):
         raise UserError("no examples to predict: choose a part of the sample that has some")
-    return out
+    batches = [
+        function(examples["hidden"][rows], examples["length"][rows])
+        for rows in track(list(order.split(BATCH)), title)
+    ]
+    return torch.cat(batches)[order.argsort()]
 
 
 def accuracy(module: Top, examples: Examples) -> float:
@@ -338,11 +348,8 @@ def accuracy(module: Top, examples: Examples) -> float:
 def _pass(config: Pass) -> dict[str, Any]:
     module = trained(config.model).module
     examples, _ = load(task_model(config.model), config.sample)
-    order = examples["length"].argsort(stable=True)
-    features = torch.empty(len(order), module.classifier.in_features)
+    features = in_batches(module.features, examples, "features")
     with torch.no_grad():
-        for rows in track(list(order.split(BATCH)), "features"):
-            features[rows] = module.features(examples["hidden"][rows], examples["length"][rows])
         predicted = module.classifier(features)
     right = (predicted.argmax(1) == examples["label"]).float()
     return {
