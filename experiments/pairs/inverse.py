@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from experiments.laboratory import runs
 from experiments.laboratory.disk import checkpointed
@@ -23,6 +22,7 @@ from experiments.models.bert import Top
 from experiments.pairs import influence
 from experiments.pairs.influence import Curvature, Plan, curvature, measure
 from experiments.pairs.models import Model, Sample, in_batches, load, trained
+from experiments.training.plans import CrossEntropy
 from methods.curvature.operators import Hessian
 from methods.errors import MethodError
 from methods.fastif import FastIF, recursion_of
@@ -46,9 +46,7 @@ class Head(nn.Module):
         return logits
 
 
-def cross_entropy(model: nn.Module, batch: Examples) -> Tensor:
-    """Negative log-likelihood of the given label in nats, (b,)."""
-    return F.cross_entropy(model(batch["first"]), batch["label"], reduction="none")
+cross_entropy = CrossEntropy(("first",))
 
 
 @dataclass(frozen=True)
