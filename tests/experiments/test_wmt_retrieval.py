@@ -225,9 +225,8 @@ def test_a_wrong_order_is_not_reproduced(empty):
     assert found["Arnoldi 20 − Arnoldi 20, last", "AUC"]["verdict"] == "direction"
     assert found["Arnoldi 20 − Loss", "AUC"]["ours"] < 0
     assert found["Arnoldi 20 − Loss", "AUC"]["verdict"] == ""  # no claim of the paper
-    said = arnoldi_table2._found(table.from_csv(
-        arnoldi_table2.ARTIFACT.path("small", "csv").read_text()
-    ))  # fmt: skip
-    assert any("Arnoldi 20 minus the plain loss" in one and ": -" in one for one in said)
-    assert any("TracIn, of whole gradients" in one for one in said)
-    assert any("tok:13a" in one for one in said)
+    text = arnoldi_table2.ARTIFACT.path("small", "csv").read_text()
+    sentences = arnoldi_table2.findings(table.from_csv(text))
+    assert any("Arnoldi 20 minus the plain loss" in one and ": -" in one for one in sentences)
+    assert any("TracIn, of whole gradients" in one for one in sentences)
+    assert any("tok:13a" in one for one in sentences)

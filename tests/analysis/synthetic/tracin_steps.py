@@ -113,10 +113,10 @@ def steps_outcome(cell: Steps, power: float) -> dict:
 def write_checkpoints(preset: str, seeds: int, ap: dict[str, float] | None = None) -> None:
     """Every choice on every seed; `ap` changes what some of them find."""
     cells = [
-        Traced(Dense(Model(seed)), Random(3, draw) if draw else choice, name, draw)
+        Traced(Dense(Model(seed)), Random(3, draw) if draw else CHOICES[name], name, draw)
         for seed in range(seeds)
-        for name, choice in CHOICES.items()
-        for draw in range(2 if isinstance(choice, Random) else 1)
+        for name in AP
+        for draw in range(2 if name.startswith("random") else 1)
     ]
     write_made_up("mnist_checkpoints", preset, cells, lambda c: checkpoints_outcome(c, ap or {}))
 
