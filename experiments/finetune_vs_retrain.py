@@ -210,10 +210,10 @@ def _compare(config: Compared) -> dict[str, Any]:
     }
 
 
-def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
+def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
     """One line per comparison."""
     rows = []
-    for run_ in found:
+    for run_ in results:
         recipe, config = run_.config["recipe"], run_.config
         if config["type"] != "Compared":
             continue

@@ -112,21 +112,21 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 def _attribution(config: Attribution, whole: Outcomes, scratch: Path) -> dict[str, Any]:
     division, truth = config.division, subset_truth.truth_of(config.division, whole)
     method, chosen = _chosen(config, whole)
-    found: dict[str, list[np.ndarray]] = {}
+    measures: dict[str, list[np.ndarray]] = {}
     total: Scores | None = None
     for member in track(range(config.counts[-1]), "networks"):
         compute = partial(_scored, config, method, member)
         one = attributions.checkpointed_scores(scratch, str(member), compute)
         total = one if total is None else attributions.summed(total, one)
-        subset_truth.measure(found, "each", one, truth, division, whole)
+        subset_truth.measure(measures, "each", one, truth, division, whole)
         if member + 1 in config.counts:
-            subset_truth.measure(found, "mean", total, truth, division, whole)
+            subset_truth.measure(measures, "mean", total, truth, division, whole)
     return {
         "method": attributions.display(method),
         **chosen,
         "ap_chance": float((truth.memorization > MEMORIZED).mean()),
         "counts": np.array(config.counts),
-        **{name: np.array(values) for name, values in found.items()},
+        **{name: np.array(values) for name, values in measures.items()},
     }
 
 
@@ -156,29 +156,29 @@ def _estimate(config: Estimate, whole: Outcomes) -> dict[str, Any]:
     models. reliability (n_query,): the agreement of two trainings on the same masks.
     """
     division = config.division
-    truth, found = subset_truth.truth_of(division, whole), dict[str, list[np.ndarray]]()
+    truth, measures = subset_truth.truth_of(division, whole), dict[str, list[np.ndarray]]()
     for size in config.sizes:
         models = np.arange(division.n_held, division.n_held + size)
         pairs = subset_truth.estimated(division, whole, models)
         pairs = torch.where(pairs.isnan(), 0.0, pairs)  # in all masks or in none
-        subset_truth.measure(found, "mean", Scores(pairs, None), truth, division, whole)
+        subset_truth.measure(measures, "mean", Scores(pairs, None), truth, division, whole)
         if size > division.n_choosing:
             for name in ("pairs_mean", "area_mean"):
-                found[name][-1] = np.full(division.n_query, np.nan)
+                measures[name][-1] = np.full(division.n_query, np.nan)
     return {
         "reliability": subset_truth.reliability_of(division, whole),
         "contested": subset_truth.contested(division, whole),
         "memorized": int((truth.memorization > MEMORIZED).sum()),
         "strong_pairs": int(truth.strong.sum()),
         "sizes": np.array(config.sizes),
-        **{name: np.array(values) for name, values in found.items()},
+        **{name: np.array(values) for name, values in measures.items()},
     }
 
 
-def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
+def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
     """One line per method: the score of attributions of the fewest and of the most networks."""
     rows = []
-    for one in found:
+    for one in results:
         if one.config["type"] == "Train":
             continue
         source = one.config["division"]["ensemble"]["data"]["source"]

@@ -209,11 +209,11 @@ def trained(dense: Dense) -> runs.Run:
         module = model.network.build(model.seed)
         params, losses, steps = [], [], [0]
         for some, part in _parts(dense, train.examples):
-            found = fit(module, cross_entropy, some, part, model.seed, scratch)
+            outcome = fit(module, cross_entropy, some, part, model.seed, scratch)
             per_epoch = -(-len(some["label"]) // part.batch_size)
-            params += list(found["params"])
-            losses += list(found["train_loss"][found["steps"] // per_epoch - 1])
-            steps += list(steps[-1] + found["steps"])
+            params += list(outcome["params"])
+            losses += list(outcome["train_loss"][outcome["steps"] // per_epoch - 1])
+            steps += list(steps[-1] + outcome["steps"])
         with torch.no_grad():
             guesses = predictions(module, evaluation.examples["image"])
         return {

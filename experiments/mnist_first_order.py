@@ -119,17 +119,17 @@ class Walk:
         return before - (np.concatenate([before[1:], after]) if self.config.every == 1 else after)
 
     def _take(self, step: int) -> None:
-        config, task, found = self.config, self.task, self.columns
+        config, task, columns = self.config, self.task, self.columns
         update = descent(task, take(self.train, self.batches[step]), config.lr)
         there = moved(task, update)
         if step % config.every == 0:
             seen = watch(task, self.query, update)
-            found["before"].append(seen.before)
-            found["influence"].append(seen.influence)
+            columns["before"].append(seen.before)
+            columns["influence"].append(seen.influence)
             if config.every > 1 or step == len(self.batches) - 1:
-                found["after"].append(measure(there, self.query))
+                columns["after"].append(measure(there, self.query))
         if step in self.probed:
-            found["remainder"].append(remainder(task, self.query, update))
+            columns["remainder"].append(remainder(task, self.query, update))
         self.task = there
 
     def _save(self, step: int) -> None:
@@ -147,7 +147,7 @@ def load(config: Config) -> tuple[Examples, Examples, tuple[Tensor, np.ndarray]]
     if config.source == "mnist":
         (chosen,) = labels.split(n, [config.n_train], config.seed)
         other = digits.load_mnist("test")
-        asked, rest = np.split(labels.split(10_000, [10_000], config.seed)[0], [config.n_query])
+        queries, rest = np.split(labels.split(10_000, [10_000], config.seed)[0], [config.n_query])
     else:
         if config.n_train + config.n_query >= n:
             raise UserError(
@@ -155,11 +155,11 @@ def load(config: Config) -> tuple[Examples, Examples, tuple[Tensor, np.ndarray]]
                 "accuracy by: lower n_train or n_query"
             )
         sizes = [config.n_train, config.n_query, n - config.n_train - config.n_query]
-        chosen, asked, rest = labels.split(n, sizes, config.seed)
+        chosen, queries, rest = labels.split(n, sizes, config.seed)
         other = whole
-    held = take(other, torch.from_numpy(rest))
+    others = take(other, torch.from_numpy(rest))
     train = take(whole, torch.from_numpy(chosen))
-    return train, take(other, torch.from_numpy(asked)), (held["image"], held["label"].numpy())
+    return train, take(other, torch.from_numpy(queries)), (others["image"], others["label"].numpy())
 
 
 def order(config: Config) -> list[Tensor]:
@@ -167,11 +167,11 @@ def order(config: Config) -> list[Tensor]:
     for name in ("n_train", "n_query", "batch_size", "epochs", "every", "probes", "lr"):
         if getattr(config, name) <= 0:
             raise UserError(f"{name} is {getattr(config, name)}: give a positive number")
-    found: list[Tensor] = []
+    steps: list[Tensor] = []
     for epoch in range(config.epochs):
         shuffled = numpy_generator(config.seed, Purpose.ORDER, epoch).permutation(config.n_train)
-        found += torch.from_numpy(shuffled).split(config.batch_size)
-    return found
+        steps += torch.from_numpy(shuffled).split(config.batch_size)
+    return steps
 
 
 def remainder(task: Task, query: Examples, update: Params) -> Tensor:
@@ -183,11 +183,11 @@ def remainder(task: Task, query: Examples, update: Params) -> Tensor:
     query = there.move(query)
     update = {name: value.double() for name, value in update.items()}
     seen = watch(there, query, update)
-    found = []
+    remainders = []
     for factor in FACTORS:
         change = seen.before - measure(moved(there, update, factor), query)
-        found.append((change - factor * seen.influence).square().mean().sqrt())
-    return torch.stack(found)
+        remainders.append((change - factor * seen.influence).square().mean().sqrt())
+    return torch.stack(remainders)
 
 
 RATES = {1: (0.001, 0.003, 0.01, 0.03), 10: (0.003, 0.01, 0.03, 0.1), 100: (0.01, 0.03, 0.1, 0.3)}

@@ -53,7 +53,7 @@ from methods.rows.projections import Gaussian
 from methods.task import Examples, Task, take
 from methods.tracin import TracIn
 
-SHOWN = 30  # images kept of the most suspicious
+SHOWN = 30  # most suspicious images, which are stored
 PASS = 1_000  # examples on which the unit of time, a pass of TracIn[1], is measured
 
 Method = TracIn | RandomProjection | Influence | Loss
@@ -181,16 +181,16 @@ class SplitLinear(nn.Module):
 
     place: Tensor
 
-    def __init__(self, layer: nn.Linear, kept: Tensor) -> None:
+    def __init__(self, layer: nn.Linear, selected: Tensor) -> None:
         super().__init__()
         chosen = torch.zeros(layer.out_features, dtype=torch.bool)
-        chosen[kept] = True
-        self.kept, self.rest = (_rows(layer, where) for where in (chosen, ~chosen))
+        chosen[selected] = True
+        self.selected, self.rest = (_rows(layer, where) for where in (chosen, ~chosen))
         order = torch.cat([chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]])
         self.register_buffer("place", order.argsort())
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.kept(x), self.rest(x)], dim=-1)[..., self.place]
+        return torch.cat([self.selected(x), self.rest(x)], dim=-1)[..., self.place]
 
 
 def _rows(layer: nn.Linear, where: Tensor) -> nn.Linear:
@@ -220,7 +220,7 @@ def keep_units(module: nn.Module, units: int, seed: int) -> tuple[nn.Module, tup
     parent = module.get_submodule(name.rpartition(".")[0])
     with torch.random.fork_rng(devices=[]):
         setattr(parent, name.rpartition(".")[2], SplitLinear(layer, torch.from_numpy(drawn)))
-    layers = [*(other for other in linear if other != name), f"{name}.kept"]
+    layers = [*(other for other in linear if other != name), f"{name}.selected"]
     return module.eval(), tuple(f"{layer}.*" for layer in layers)
 
 

@@ -57,7 +57,7 @@ class Coins:
     n_draws: int = 20_000
     seed: int = 0
 
-    def outcome(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
         """Errors (n_pairs, 2), simulated and calculated, at the first number that suffices."""
         draw = numpy_generator(self.seed, "coins")
         pairs = list(combinations(self.values, 2))
@@ -95,7 +95,7 @@ class Ensembles:
     n_query: int = 400
     seed: int = 0
 
-    def outcome(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
         """Arrays over models, probabilities and THRESHOLDS, simulated and by theory (`planned`)."""
         each = [self._null(n_models) | self._planted(n_models) for n_models in self.models]
         arrays = {name: np.array([one[name] for one in each]) for name in each[0]}
@@ -164,7 +164,7 @@ class Pair:
     q: float = 0.4
     delta: float = 0.05
 
-    def outcome(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
         """Numbers of models, where they exist."""
         p, q, delta = self.p, self.q, self.delta
         counts = {**_numbers("one", one_arm(p, q, delta)), "paper": paper_count(p, q, delta)}
@@ -184,7 +184,7 @@ class Budget:
     inside: float = 0.7
     delta: float = 0.05
 
-    def outcome(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
         """The standard error, the threshold, and the influence that passes it reliably."""
         limits = resolved(self.models, self.p, self.inside, self.delta)
         return _finite(
@@ -206,7 +206,7 @@ class Threshold:
     inside: float = 0.7
     delta: float = 0.05
 
-    def outcome(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
         """That number, and the number that detects an influence as high as the threshold."""
         quiet = models_for(self.threshold, self.p, self.inside, self.delta)
         setting = int(quiet.sustained), self.threshold, self.p, self.inside
@@ -228,7 +228,7 @@ class Grid:
     step: float = 0.05
     delta: float = 0.05
 
-    def outcome(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
         """Arrays over pairs, q < p; inf where no number of models distinguishes them."""
         values = sorted({*ENDS, *_multiples(self.step, 1.0)})
         return _counted([(p, q) for q, p in combinations(values, 2)], self.delta)
@@ -242,7 +242,7 @@ class Line:
     step: float = 0.01
     delta: float = 0.05
 
-    def outcome(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
         """Arrays over q, ascending."""
         below = [q for q in _multiples(self.step, 1.0) if q < self.p]
         return _counted([(self.p, q) for q in below], self.delta)
@@ -252,7 +252,7 @@ Config = Pair | Budget | Threshold | Grid | Line | Coins | Ensembles
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    return config.outcome()
+    return config.answer()
 
 
 def _finite(numbers: dict[str, float]) -> dict[str, float]:

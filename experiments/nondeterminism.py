@@ -71,8 +71,8 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     if isinstance(config, Trial):
         return dict(rate_sweep.result(config).metrics)
     if isinstance(config, Networks):
-        found = trained(config).metrics
-        return {name: found[name] for name in ("accuracy", "accuracy_views")}
+        metrics = trained(config).metrics
+        return {name: metrics[name] for name in ("accuracy", "accuracy_views")}
     return _compare(config)
 
 
@@ -140,10 +140,10 @@ def _compare(config: Compared) -> dict[str, Any]:
     return outcome
 
 
-def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
+def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
     """One line per comparison: mean agreement and accuracy, plain and from several views."""
     rows = []
-    for run_ in found:
+    for run_ in results:
         config = run_.config
         if config["type"] == "Compared":
             recipe = config["recipe"]

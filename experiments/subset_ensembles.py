@@ -70,8 +70,8 @@ Config = Train | Halves | Restarts
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     if isinstance(config, Train):
-        found = subsets.part(config.part).metrics
-        return {name: found[name] for name in found if name.startswith("accuracy")}
+        metrics = subsets.part(config.part).metrics
+        return {name: metrics[name] for name in metrics if name.startswith("accuracy")}
     return _halves(config) if isinstance(config, Halves) else _restarts(config)
 
 
@@ -91,7 +91,7 @@ def _halves(config: Halves) -> dict[str, Any]:
     whole = subsets.gathered(config.ensemble, config.n_models)
     full = _hard(whole, np.arange(config.n_models))
     memorized = memorization(whole.masks, whole.right.unpacked()[:, : whole.n_train]) > MEMORIZED
-    found: dict[str, np.ndarray] = {}
+    curves: dict[str, np.ndarray] = {}
     shape = len(config.sizes), config.splits, len(THRESHOLDS)
     tasks = [(i, j) for i in range(len(config.sizes)) for j in range(config.splits)]
     for i, j in track(tasks, "splits"):
@@ -101,7 +101,7 @@ def _halves(config: Halves) -> dict[str, Any]:
         for name, one, other in _pairs(whole, full, order, size, draw):
             for kind, some in (("all", slice(None)), ("memorized", memorized)):
                 curve = iou(one[:, some], other[:, some], THRESHOLDS).numpy()
-                found.setdefault(f"{name}_{kind}", np.full(shape, np.nan))[i, j] = curve
+                curves.setdefault(f"{name}_{kind}", np.full(shape, np.nan))[i, j] = curve
     passed = [
         [float((full[:, some] >= t).sum()) for t in THRESHOLDS] for some in (slice(None), memorized)
     ]
@@ -111,7 +111,7 @@ def _halves(config: Halves) -> dict[str, Any]:
         "thresholds": np.array(THRESHOLDS),
         "sizes": np.array(config.sizes),
         "pairs_above": np.array(passed),
-        **found,
+        **curves,
     }
 
 
@@ -142,11 +142,11 @@ def _restarts(config: Restarts) -> dict[str, Any]:
     restarted = _hard(other, models)
     right = one.right.unpacked()[:, : one.n_train]
     memorized = memorization(one.masks, right) > MEMORIZED
-    found = {}
+    curves = {}
     for kind, some in (("all", slice(None)), ("memorized", memorized)):
-        found[f"same_{kind}"] = iou(first[:, some], restarted[:, some], THRESHOLDS).numpy()
-        found[f"different_{kind}"] = iou(first[:, some], second[:, some], THRESHOLDS).numpy()
-    return {"memorized": int(memorized.sum()), "thresholds": np.array(THRESHOLDS), **found}
+        curves[f"same_{kind}"] = iou(first[:, some], restarted[:, some], THRESHOLDS).numpy()
+        curves[f"different_{kind}"] = iou(first[:, some], second[:, some], THRESHOLDS).numpy()
+    return {"memorized": int(memorized.sum()), "thresholds": np.array(THRESHOLDS), **curves}
 
 
 def _hard(whole: Outcomes, models: np.ndarray, judged: np.ndarray | None = None) -> Tensor:
@@ -164,10 +164,10 @@ def _soft(whole: Outcomes, models: np.ndarray) -> Tensor:
     return influence(masks, steps.double() / STEPS)
 
 
-def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
+def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
     """One line per part with its accuracy, and one per size with its IOU at two thresholds."""
     rows = []
-    for run_ in found:
+    for run_ in results:
         config, m = run_.config, run_.metrics
         if config["type"] == "Train":
             part = config["part"]

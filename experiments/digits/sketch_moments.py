@@ -92,12 +92,12 @@ def _known(size: int, generator: np.random.Generator) -> Tensor:
 def _gradients(source: Source) -> dict[str, Any]:
     task, candidates, queries = _task(source)
     rows = Gradients(task).rows
-    given, asked = rows(candidates), rows(queries)
-    best = asked.inner(given).argmax(1)[:EACH]
+    of_candidates, of_queries = rows(candidates), rows(queries)
+    best = of_queries.inner(of_candidates).argmax(1)[:EACH]
     chosen = torch.cat([best, torch.arange(len(best), 2 * EACH)])
     vectors = {}
     for name in ("left", "right"):
-        (u,), (v,) = asked.parts[next(iter(asked.parts))], given.parts[next(iter(given.parts))]
+        (u,), (v,) = (next(iter(each.parts.values())) for each in (of_queries, of_candidates))
         factors = torch.stack([getattr(u, name)[:, 0], getattr(v, name)[chosen, 0]], dim=1)
         flat = factors.flatten(0, 1).double()
         vectors[name] = (flat / flat.norm(dim=1, keepdim=True)).numpy()

@@ -47,7 +47,7 @@ class Division:
             )
 
     @property
-    def held(self) -> slice:
+    def held_out(self) -> slice:
         return slice(0, self.n_held)
 
     @property
@@ -75,8 +75,8 @@ def truth_of(division: Division, whole: Outcomes) -> Truth:
     masks, right = (Packed(x.bits[models], x.width) for x in (whole.masks, whole.right))
     correct = right.unpacked()
     own = memorization(masks, correct[:, : whole.n_train]).numpy()
-    asked = correct[:, whole.n_train :][:, : division.n_query]
-    strong = (influence(masks, asked).numpy() >= INFLUENTIAL) & (own > MEMORIZED)
+    right_about_queries = correct[:, whole.n_train :][:, : division.n_query]
+    strong = (influence(masks, right_about_queries).numpy() >= INFLUENTIAL) & (own > MEMORIZED)
     return Truth(estimated(division, whole, models), strong, own)
 
 
@@ -98,8 +98,8 @@ def score(division: Division, whole: Outcomes, models: slice, pairs: Tensor) -> 
     It is nan for queries that are not `varied`, whose ranks would be ties.
     """
     masks = whole.masks.unpacked(models)
-    found = lds(masks, outcomes(division, whole, models), pairs)
-    return np.where(varied(division, whole), found, np.nan)
+    scores = lds(masks, outcomes(division, whole, models), pairs)
+    return np.where(varied(division, whole), scores, np.nan)
 
 
 def varied(division: Division, whole: Outcomes) -> np.ndarray:
@@ -115,8 +115,8 @@ def reliability_of(division: Division, whole: Outcomes) -> np.ndarray:
     again = replace(ensemble, restart=ensemble.restart + 1)
     restarted = subsets.gathered(again, division.n_restarts)
     same = slice(0, division.n_restarts)
-    found = reliability(*(outcomes(division, one, same) for one in (whole, restarted)))
-    return np.where(varied(division, whole), found, np.nan)
+    agreement = reliability(*(outcomes(division, one, same) for one in (whole, restarted)))
+    return np.where(varied(division, whole), agreement, np.nan)
 
 
 def contested(division: Division, whole: Outcomes) -> np.ndarray:
@@ -127,16 +127,16 @@ def contested(division: Division, whole: Outcomes) -> np.ndarray:
 
 
 def measure(
-    found: dict[str, list[np.ndarray]],
+    measures: dict[str, list[np.ndarray]],
     kind: str,
     scores: Scores,
     truth: Truth,
     division: Division,
     whole: Outcomes,
 ) -> None:
-    """Append measures of scores to `found`: lds, pairs, area (n_query,), and own, ap if known."""
+    """Append to `measures` the lds, pairs, area (n_query,) of scores, and own, ap if known."""
     values = {
-        "lds": score(division, whole, division.held, scores.pairs),
+        "lds": score(division, whole, division.held_out, scores.pairs),
         "pairs": spearman(scores.pairs, truth.influence),
         "area": area(scores.pairs, truth.strong),
     }
@@ -146,4 +146,4 @@ def measure(
         some = memorized > MEMORIZED
         values["ap"] = np.array(average_precision_score(some, own) if some.any() else np.nan)
     for name, value in values.items():
-        found.setdefault(f"{name}_{kind}", []).append(value)
+        measures.setdefault(f"{name}_{kind}", []).append(value)

@@ -158,7 +158,7 @@ def display(method: Method) -> str:
 
 
 def influence(num_eigen: int, basis: Krylov, damping: float = 0.0) -> list[Method]:
-    """Influence functions on all eigenvectors kept and, to see how many matter, on half of them."""
+    """Influence functions on all eigenvectors and, to see how many matter, on half of them."""
     return [Influence(Arnoldi(n, basis), damping) for n in (num_eigen, num_eigen // 2)]
 
 
@@ -189,7 +189,7 @@ def measure(
     """Score every training example for every query and return everything the artifacts need.
 
     TracIn and influence functions explain the loss at the query's label; Representer explains the
-    logit of the class that its refitted model predicts. `asked` is the class explained.
+    logit of the class that its refitted model predicts. The class explained is the array `asked`.
     """
     query = drawn.pool.take(drawn.index)
     state, basis_seconds = basis
@@ -202,43 +202,43 @@ def measure(
     fit_seconds = time.perf_counter() - started
     scores = fitted.scores(query.examples, train.examples)
     seconds = time.perf_counter() - started - fit_seconds
-    asked, more = query.label, {}
+    explained, more = query.label, {}
     if isinstance(fitted, FittedRepresenter):
-        asked = fitted.classes(query.examples).cpu().numpy()
+        explained = fitted.classes(query.examples).cpu().numpy()
         logits = fitted.logits(query.examples).amax(1).cpu()
         gap = (scores.double().sum(1) - logits).abs().max() / logits.abs().max()
         more["reconstruction_error"] = float(gap)
     return {
         "method": display(method),
-        **retrieve(scores, train, drawn, asked, top),
+        **retrieve(scores, train, drawn, explained, top),
         **more,
         "fit_seconds": fit_seconds + basis_seconds,
         "seconds": seconds,
     }
 
 
-def rival(query: Pool, asked: np.ndarray) -> np.ndarray:
+def rival(query: Pool, explained: np.ndarray) -> np.ndarray:
     """The class that each query may be confused with, (m,).
 
     For a misclassified query, the true or the predicted class, whichever was not explained; for a
     correctly classified one, the model's second choice.
     """
-    other = np.where(query.predicted == asked, query.runner_up, query.predicted)
-    return np.where(query.label == asked, other, query.label)
+    other = np.where(query.predicted == explained, query.runner_up, query.predicted)
+    return np.where(query.label == explained, other, query.label)
 
 
 def retrieve(
-    scores: Tensor, train: Pool, drawn: Drawn, asked: np.ndarray, top: int
+    scores: Tensor, train: Pool, drawn: Drawn, explained: np.ndarray, top: int
 ) -> dict[str, Any]:
     """The `top` proponents and opponents of each query, their labels, and the displayed images.
 
-    scores (m, n), rows as in `drawn.index`; asked (m,), the class explained of each query
+    scores (m, n), rows as in `drawn.index`; explained (m,), the class explained for each query
     """
     if top > scores.shape[1]:
         raise UserError(f"top {top} of {scores.shape[1]} training examples: lower queries.top")
     query = drawn.pool.take(drawn.index)
-    against = rival(query, asked)
-    share = np.bincount(train.label, minlength=int(max(asked.max(), against.max())) + 1)
+    against = rival(query, explained)
+    share = np.bincount(train.label, minlength=int(max(explained.max(), against.max())) + 1)
     share = share / share.sum()
     ranked: dict[str, Any] = {}
     shown = drawn.shown
@@ -253,7 +253,7 @@ def retrieve(
             f"{role}_images": train.pixels[index[shown]],
         }
     random = drawn.random
-    of_class = ranked["proponent_label"][random] == asked[random, None]
+    of_class = ranked["proponent_label"][random] == explained[random, None]
     of_rival = ranked["opponent_label"][random] == against[random, None]
     return {
         **ranked,
@@ -264,12 +264,12 @@ def retrieve(
         "label": query.label,
         "predicted": query.predicted,
         "runner_up": query.runner_up,
-        "asked": asked,
+        "asked": explained,
         "rival": against,
         "class_share": share,
         "proponents_of_class": float(of_class.mean()),
         "opponents_of_rival": float(of_rival.mean()),
-        "chance_of_class": float(share[asked[random]].mean()),
+        "chance_of_class": float(share[explained[random]].mean()),
         "chance_of_rival": float(share[against[random]].mean()),
         "n_wrong": int((query.predicted != query.label).sum()),
         "train_accuracy": float((train.predicted == train.label).mean()),

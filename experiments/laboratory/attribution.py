@@ -1,6 +1,6 @@
 """How an experiment runs an attribution method: work once per model, its settings, a control.
 
-Kept apart from `runs`, which analysis imports and which knows no method.
+Separate from `runs`, which analysis imports without any method.
 """
 
 import time

@@ -63,7 +63,7 @@ def descend(
         for epoch in track(range(work.epoch, plan.epochs), "training"):
             work.run_epoch(epoch)
     module.eval()
-    return work.outcome()
+    return work.results()
 
 
 class _Training:
@@ -122,7 +122,7 @@ class _Training:
                 process.stop_if_requested()
         self._finish(epoch)
 
-    def outcome(self) -> dict[str, np.ndarray]:
+    def results(self) -> dict[str, np.ndarray]:
         count, per_epoch = len(self.steps), -(-self.count // self.plan.batch_size)
         rows = self.saved.checkpoints(count)
         params, buffers = np.split(rows, [rows.shape[1] - flat_buffers(self.module).size], axis=1)
@@ -293,14 +293,14 @@ def sharpen(module: nn.Module, rho: float, loss: Callable[[], Tensor]) -> None:
 
 def flat_params(module: nn.Module) -> np.ndarray:
     """All parameters as one vector (p,), in the order of `named_parameters`."""
-    pieces = [value.detach().reshape(-1) for _, value in module.named_parameters()]
-    return torch.cat(pieces).cpu().numpy()
+    vectors = [value.detach().reshape(-1) for _, value in module.named_parameters()]
+    return torch.cat(vectors).cpu().numpy()
 
 
 def flat_buffers(module: nn.Module) -> np.ndarray:
     """What training changes beside parameters, such as BatchNorm's running statistics, (q,)."""
-    pieces = [value.reshape(-1) for value in floating_buffers(module).values()]
-    return torch.cat(pieces).cpu().numpy() if pieces else np.empty(0, np.float32)
+    vectors = [value.reshape(-1) for value in floating_buffers(module).values()]
+    return torch.cat(vectors).cpu().numpy() if vectors else np.empty(0, np.float32)
 
 
 def load_params(module: Module, flat: np.ndarray) -> Module:

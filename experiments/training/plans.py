@@ -118,8 +118,8 @@ def ending(plan: Fit, share: float) -> Ending:
     if not 0 < share <= 1:
         raise UserError(f"a share of {share} of the epochs: give more than 0 and at most 1")
     epochs = max(1, round(share * plan.epochs))
-    kept = {f.name: getattr(plan, f.name) for f in fields(Fit)} | {"epochs": epochs}
-    return Ending(**kept | {"every": epochs}, of=plan)
+    settings = {f.name: getattr(plan, f.name) for f in fields(Fit)} | {"epochs": epochs}
+    return Ending(**settings | {"every": epochs}, of=plan)
 
 
 @dataclass(frozen=True)
@@ -244,11 +244,11 @@ class Cycled:
 
     def batches(self, plan: Fit, train: dict[str, Tensor], epoch: int) -> list[Tensor]:
         start, end = epoch * self.count, (epoch + 1) * self.count
-        pieces = []
+        turns = []
         for turn in range(start // self.n, -(-end // self.n)):
             order = numpy_generator(self.seed, Purpose.ORDER, turn).permutation(self.n)
-            pieces.append(order[max(0, start - turn * self.n) : end - turn * self.n])
-        rows = torch.from_numpy(np.concatenate(pieces))
+            turns.append(order[max(0, start - turn * self.n) : end - turn * self.n])
+        rows = torch.from_numpy(np.concatenate(turns))
         some = {"length": train["length"].cpu()[rows]}
         chosen = plan.batches(some, numpy_generator(self.seed, Purpose.BATCHES, epoch))
         return [rows[batch] for batch in chosen]

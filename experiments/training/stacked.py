@@ -154,7 +154,7 @@ def _by_member(flat: np.ndarray, shapes: Sequence[torch.Size]) -> np.ndarray:
     """Flat stacked values, (n, sum of K * size), split by member, (n, K, sum of size)."""
     ends = np.cumsum([shape.numel() for shape in shapes])[:-1]
     parts = np.split(flat, ends, axis=1)
-    pieces = [
+    members = [
         part.reshape(len(flat), shape[0], -1) for part, shape in zip(parts, shapes, strict=True)
     ]
-    return np.concatenate(pieces, axis=2)
+    return np.concatenate(members, axis=2)

@@ -173,7 +173,7 @@ def test_queries_on_which_half_of_the_networks_agree_have_no_score():
     changed = replace(whole, probability=tied)
     assert not subset_truth.varied(DIVISION, changed)[1]
     assert subset_truth.varied(DIVISION, changed)[2]
-    found = subset_truth.score(DIVISION, changed, DIVISION.held, torch.randn(20, 40))
+    found = subset_truth.score(DIVISION, changed, DIVISION.held_out, torch.randn(20, 40))
     assert np.isnan(found[1])
     assert np.isfinite(found[2])
 

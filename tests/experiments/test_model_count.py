@@ -59,14 +59,14 @@ def test_a_question_that_cannot_be_is_one_line(capsys):
 
 
 def test_a_number_of_models_that_does_not_exist_is_left_out():
-    assert Pair(0.3, 0.3).outcome() == {}
-    assert "paper" not in Pair(0.5, 1.0).outcome()
-    assert "influence" not in Budget(10).outcome()
-    assert "found_first" not in Threshold(0.4, p=0.2).outcome()
+    assert Pair(0.3, 0.3).answer() == {}
+    assert "paper" not in Pair(0.5, 1.0).answer()
+    assert "influence" not in Budget(10).answer()
+    assert "found_first" not in Threshold(0.4, p=0.2).answer()
 
 
 def test_the_figure_s_pairs_are_all_there():
-    grid, line = Grid().outcome(), Line(0.9).outcome()
+    grid, line = Grid().answer(), Line(0.9).answer()
     assert len(grid["first"]) == 253
     assert (grid["q"] < grid["p"]).all()
     assert np.isinf(grid["paper"])[grid["p"] == 1].all()
@@ -76,8 +76,8 @@ def test_the_figure_s_pairs_are_all_there():
 
 
 def test_simulation_agrees_with_the_counts_and_the_plan():
-    assert abs(Coins(n_draws=50_000).outcome()["difference"]) < 1e-3
-    found = Ensembles((50, 200), n_query=200).outcome()
+    assert abs(Coins(n_draws=50_000).answer()["difference"]) < 1e-3
+    found = Ensembles((50, 200), n_query=200).answer()
     np.testing.assert_allclose(found["error"], found["error_planned"], rtol=0.06)
     np.testing.assert_allclose(found["rate"], found["rate_planned"], atol=0.01)
     shown = found["iou_planned"] > 0.02

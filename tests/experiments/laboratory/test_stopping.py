@@ -65,7 +65,7 @@ def test_how_often_a_training_saves_can_be_said(monkeypatch, tmp_path):
     monkeypatch.setenv("RETRACE_SAVE_SECONDS", "1e-9")
     kept = []
     monkeypatch.setattr(loop.disk, "write_file", lambda path, content: kept.append(path.suffix))
-    monkeypatch.setattr(loop._Training, "outcome", lambda self: {})
+    monkeypatch.setattr(loop._Training, "results", lambda self: {})
     train(tmp_path / "often")
     assert kept.count(".pt") == 12
     monkeypatch.setenv("RETRACE_SAVE_SECONDS", "often")
