@@ -267,7 +267,13 @@ def _finite(scores: Tensor) -> Tensor:
 
 
 class FittedSum(Fitted):
-    """A score that is a sum over `terms`: their rows end to end."""
+    """A score that is a sum over terms, one at a time; rows are those of the terms end to end."""
+
+    def __init__(self, addends: list[Fitted]) -> None:
+        self.addends, self.task = addends, addends[0].task
+
+    def terms(self) -> Iterable[Fitted]:
+        return self.addends
 
     def query_rows(self, examples: Examples) -> Rows:
         return Rows.joined(term.query_rows(examples) for term in self.terms())

@@ -7,7 +7,6 @@ the curve of the training loss alone (Sec. D).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,12 +45,14 @@ class TracIn(Attributor):
     def fitted(self, task: Task, state: State, train: Examples | None) -> Fitted:
         chosen = self._chosen(task)
         narrowed = task.only(self.layers) if self.layers else task
-        terms: list[FittedCheckpoint] = []
+        terms: list[Fitted] = []
+        first: FittedCheckpoint | None = None
         for checkpoint in chosen:
             weight = checkpoint.lr if self.learning_rates else 1 / len(chosen)
-            like = terms[0] if terms else None
-            terms.append(FittedCheckpoint(narrowed.at(checkpoint), weight, like))
-        return FittedTracIn(terms)
+            term = FittedCheckpoint(narrowed.at(checkpoint), weight, first)
+            terms.append(term)
+            first = first or term
+        return FittedSum(terms)
 
     def _chosen(self, task: Task) -> list[Checkpoint]:
         saved = task.checkpoints
@@ -90,16 +91,6 @@ class FittedCheckpoint(FittedGradients):
             return super().own_rows(examples)
         rows = self.train_rows(examples)
         return rows, rows
-
-
-class FittedTracIn(FittedSum):
-    """The concatenation over checkpoints; scores are summed one checkpoint at a time."""
-
-    def __init__(self, terms: list[FittedCheckpoint]) -> None:
-        self.checkpoints, self.task = terms, terms[0].task
-
-    def terms(self) -> Iterable[Fitted]:
-        return self.checkpoints
 
 
 @dataclass(frozen=True)

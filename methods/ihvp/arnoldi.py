@@ -11,7 +11,7 @@ from methods.attributor import Bilinear, State
 from methods.curvature.krylov_basis import Basis, BFloat16, Native, Storage, check_room
 from methods.curvature.operators import Hessian, Operator
 from methods.errors import MethodError, at_least
-from methods.ihvp.inverse import Inverse
+from methods.ihvp.inverse import NOT_FINITE, Inverse
 from methods.progress import track
 from methods.randomness import torch_generator
 from methods.rows.projections import Directions
@@ -45,7 +45,7 @@ def iterate(
         vector = operator.apply(basis.row(i)[None])[0]
         size = float(vector.norm())
         if not size < float("inf"):
-            raise MethodError("a Hessian product is not finite: look for NaN in the parameters")
+            raise MethodError(NOT_FINITE)
         projected[: i + 1, i] = basis.clear(vector)
         left = float(vector.norm())
         if i + 1 < n:
@@ -124,6 +124,24 @@ class Dominant(Inverse):
     def seed(self) -> int:  # type: ignore[override]
         return self.basis.seed
 
+    def state(self, hessian: Hessian) -> State:
+        """Eigenvalues (k,) of the Hessian with weight decay and damping, and eigenvectors (k, p).
+
+        With a StoredKrylov also all n eigenvalues of the projected matrix, as `spectrum`.
+        """
+        if self.num_eigen > self.basis.keep:
+            raise MethodError(
+                f"num_eigen {self.num_eigen} of a basis that keeps {self.basis.keep}: raise `keep`"
+            )
+        plan = self.basis
+        storage = plan.storage if isinstance(plan, StoredKrylov) else Native()
+        basis, projected = iterate(hessian, plan.iterations, plan.seed, storage, plan.keep)
+        values, vectors = distill(basis, projected, plan.keep)
+        state = {"eigenvalues": values, "eigenvectors": vectors}
+        if isinstance(plan, StoredKrylov):
+            state["spectrum"] = ritz_values(projected)
+        return state
+
     def leading(self, state: State) -> tuple[Tensor, Tensor]:
         """The eigenvalues (num_eigen,) and eigenvectors (num_eigen, p) in a state."""
         values, vectors = state["eigenvalues"], state["eigenvectors"]
@@ -143,24 +161,6 @@ class Arnoldi(Dominant):
     """
 
     positive_only: bool = False
-
-    def state(self, hessian: Hessian) -> State:
-        """Eigenvalues (k,) and eigenvectors (k, p) of the Hessian with its weight decay.
-
-        With a StoredKrylov also all n eigenvalues of the projected matrix, as `spectrum`.
-        """
-        if self.num_eigen > self.basis.keep:
-            raise MethodError(
-                f"num_eigen {self.num_eigen} of a basis that keeps {self.basis.keep}: raise `keep`"
-            )
-        plan = self.basis
-        storage = plan.storage if isinstance(plan, StoredKrylov) else Native()
-        basis, projected = iterate(hessian, plan.iterations, plan.seed, storage, plan.keep)
-        values, vectors = distill(basis, projected, plan.keep)
-        state = {"eigenvalues": values, "eigenvectors": vectors}
-        if isinstance(plan, StoredKrylov):
-            state["spectrum"] = ritz_values(projected)
-        return state
 
     def invert(self, hessian: Hessian, state: State) -> Bilinear:
         values, vectors = self.leading(state)

@@ -10,7 +10,7 @@ from torch import Tensor
 from methods.attributor import State
 from methods.curvature.operators import Hessian, Operator
 from methods.errors import MethodError, at_least
-from methods.ihvp.inverse import Inverse, norms
+from methods.ihvp.inverse import NOT_FINITE, Inverse, norms
 from methods.progress import track
 
 
@@ -48,7 +48,7 @@ class _Solve(Operator):
             product = self.hessian.apply(step_in)
             curvature = (step_in * product).sum(1)
             if not torch.isfinite(curvature).all():
-                raise MethodError("a Hessian product is not finite: look for a loss of inf or NaN")
+                raise MethodError(NOT_FINITE)
             if not (curvature > 0).all():
                 worst = float((curvature / step_in.square().sum(1)).min())
                 raise MethodError(

@@ -13,7 +13,7 @@ import torch
 from methods.attributor import Bilinear, State
 from methods.curvature.operators import Hessian
 from methods.errors import MethodError, at_least
-from methods.ihvp.inverse import Inverse
+from methods.ihvp.inverse import NOT_FINITE, Inverse
 from methods.progress import track
 from methods.rows.projections import Gaussian, Projection
 
@@ -39,7 +39,7 @@ class Compressed(Inverse):
             for some in track(directions.split(8), "projected Hessian")
         ]
         if not all(torch.isfinite(row).all() for row in rows):
-            raise MethodError("a Hessian product is not finite: look for NaN in parameters or data")
+            raise MethodError(NOT_FINITE)
         matrix = torch.cat(rows) - hessian.damping * (directions @ directions.T)
         return {"projected": (matrix + matrix.T) / 2, "gram": directions @ directions.T}
 

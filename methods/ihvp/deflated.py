@@ -17,7 +17,7 @@ from torch import Tensor
 from methods.attributor import State
 from methods.curvature.operators import Hessian, Operator
 from methods.errors import MethodError
-from methods.ihvp.arnoldi import Dominant, distill, krylov
+from methods.ihvp.arnoldi import Dominant
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,8 @@ class Deflated(Dominant):
 
     def state(self, hessian: Hessian) -> State:
         """Eigenvalues (k,) and eigenvectors (k, p) with the weight decay, undamped."""
-        values, vectors = distill(
-            *krylov(hessian, self.basis.iterations, self.basis.seed), self.basis.keep
-        )
-        return {"eigenvalues": values - hessian.damping, "eigenvectors": vectors}
+        state = super().state(hessian)
+        return {**state, "eigenvalues": state["eigenvalues"] - hessian.damping}
 
     def invert(self, hessian: Hessian, state: State) -> Operator:
         values, vectors = (part.to(hessian.device, hessian.dtype) for part in self.leading(state))

@@ -13,6 +13,11 @@ from methods.curvature.operators import Hessian, Operator
 from methods.errors import MethodError
 from methods.randomness import torch_generator
 
+NOT_FINITE = (
+    "a Hessian product is not finite: look for NaN in the data or parameters, or for a loss that "
+    "overflows"
+)
+
 
 class Inverse(ABC):
     """A frozen dataclass of hyper-parameters, interchangeable in `Influence`."""
@@ -53,7 +58,7 @@ def largest_eigenvalue(
             product = operator.apply(vector, draw)
             before, value = value, float(product.norm())
             if not value < float("inf"):
-                raise MethodError("a Hessian product is not finite: look for a loss of inf or NaN")
+                raise MethodError(NOT_FINITE)
             if value == 0.0 or abs(value - before) <= 1e-3 * value:
                 break
             vector = product

@@ -20,8 +20,8 @@ class Projected(FittedSum):
     """
 
     def __init__(self, fitted: Fitted, projection: Projection) -> None:
-        self.fitted, self.task, self.projection = fitted, fitted.task, projection
-        self.addends = list(fitted.terms())
+        super().__init__(list(fitted.terms()))
+        self.fitted, self.projection = fitted, projection
         elements = len(self.addends) * projection.dim * self.task.size
         small = isinstance(projection, TwoSided | Select)
         self._keeps_maps = small or elements * self.task.dtype.itemsize <= LIMIT
