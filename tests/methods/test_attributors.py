@@ -215,7 +215,7 @@ def other_task(what: str) -> Task:
     moved = {name: value + 1e-9 for name, value in task.params.items()}
     return {
         "parameters": replace(task, params=moved),
-        "frozen parameters": task.only(["head.*"]),
+        "frozen parameters": replace(task, frozen={"mean": torch.ones(2)}),
         "weight decay": replace(task, weight_decay=0.02),
         "checkpoints": replace(task, checkpoints=tuple(moments)),
     }[what]
