@@ -28,7 +28,7 @@ from methods.search.searches import highest, lowest
 from methods.task import Examples, Params, Task, chunks, count
 
 TOGETHER = 1 << 23  # numbers of rows projected at once: directions are read once for all of them
-HELD = 1 << 30  # bytes of query rows kept while candidates stream past
+QUERY_BYTES = 1 << 30  # bytes of query rows kept while candidates stream past
 
 State = dict[str, Tensor]
 
@@ -154,11 +154,11 @@ class Fitted(ABC):
         return _finite(total)
 
     def _query_blocks(self, query: Examples) -> Iterator[Rows]:
-        """Query rows in order, in blocks of HELD bytes: candidates stream past each."""
+        """Query rows in order, in blocks of QUERY_BYTES bytes: candidates stream past each."""
         block: list[Rows] = []
         for some in chunks(query, self.query_chunk(query)):
             block.append(self.query_rows(some).compact())
-            if sum(rows.elements for rows in block) * 4 >= HELD:
+            if sum(rows.elements for rows in block) * 4 >= QUERY_BYTES:
                 stacked = Rows.stacked(block)
                 block.clear()
                 yield stacked

@@ -1,5 +1,6 @@
 """README and docs say what the results say, and their examples run as they stand."""
 
+import errno
 import importlib
 import re
 import sys
@@ -156,3 +157,24 @@ def dense_hessian(task, columns):
         return task.function(task.loss)(task.unflatten(flat), columns).mean()
 
     return torch.autograd.functional.hessian(mean_loss, task.flatten(task.params))
+
+
+def test_a_page_that_cannot_be_written_is_one_line_and_stays(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "README.md"
+    old = f"before\n{docs.BEGIN.format('summary')}old{docs.END}\n"
+    page.write_text(old)
+    monkeypatch.setattr(docs, "pages", lambda: [page])
+
+    def refuse(_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    assert docs.main() == 2
+    assert capsys.readouterr().err == (
+        f"error: cannot write {page}: Read-only file system; free or permit that folder\n"
+    )
+    assert page.read_text() == old
+    assert list(tmp_path.iterdir()) == [page]
+    page.unlink()
+    assert docs.main() == 2
+    assert capsys.readouterr().err.count("\n") == 1

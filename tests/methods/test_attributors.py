@@ -135,7 +135,7 @@ def test_independent_of_batch_size(
     task = the_task()
     scores, own = method.scores(task, TRAIN, QUERY), method.self_influence(task, TRAIN)
     monkeypatch.setattr("methods.rows.gradients.CHUNK", chunk)
-    monkeypatch.setattr("methods.attributor.HELD", 1)
+    monkeypatch.setattr("methods.attributor.QUERY_BYTES", 1)
     equal(method.scores(task, TRAIN, QUERY), scores)
     equal(method.self_influence(task, TRAIN), own)
 

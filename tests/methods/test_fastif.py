@@ -66,7 +66,7 @@ def test_neighbours_without_faiss_are_the_same(monkeypatch):
     query, train = torch.randn(5, 3, generator=draw), torch.randn(400, 3, generator=draw)
     wanted = neighbours(query, train, 9)
     monkeypatch.setitem(sys.modules, "faiss", None)
-    monkeypatch.setattr(fastif, "FEATURES", 1_000)  # two queries at a time
+    monkeypatch.setattr(fastif, "DISTANCES", 1_000)  # two queries at a time
     assert torch.equal(neighbours(query, train, 9), wanted)
 
 

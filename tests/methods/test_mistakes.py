@@ -1,11 +1,9 @@
 """Settings that cannot be, and examples that are not there: one clear line each."""
 
-import errno
 from dataclasses import replace
 
 import pytest
 
-from analysis.page import artifact, docs
 from experiments import mnist_mislabel
 from experiments.cluster import array
 from experiments.digits import models
@@ -136,23 +134,3 @@ def test_a_mistyped_option_is_one_line_of_every_command(command, store, capsys):
     assert err.endswith(": see --help\n")
     assert err.count("\n") == 1
     assert not store.exists()
-
-
-def test_a_readme_that_cannot_be_written_is_one_line_and_stays(tmp_path, monkeypatch, capsys):
-    page = tmp_path / "README.md"
-    page.write_text(f"before\n{docs.BEGIN}old{docs.END}\n")
-    monkeypatch.setattr(docs, "README", page)
-
-    def refuse(_):
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(artifact.os, "fsync", refuse)
-    assert docs.main() == 2
-    assert capsys.readouterr().err == (
-        f"error: cannot write {page}: Read-only file system; free or permit that folder\n"
-    )
-    assert "old" in page.read_text()
-    assert list(tmp_path.iterdir()) == [page]
-    page.unlink()
-    assert docs.main() == 2
-    assert capsys.readouterr().err.count("\n") == 1

@@ -215,7 +215,7 @@ def test_bad_settings_are_refused() -> None:
     for name in ("lam", "tolerance"):
         with pytest.raises(MethodError, match=f"{name} is 0.0: give a positive"):
             replace(Representer(), **{name: 0.0}).fit(task, TRAIN)
-    for labels, message in (("z", "there are x, y"), ("x", "no column of classes")):
+    for labels, message in (("z", "the columns are x, y"), ("x", "not a column of classes")):
         with pytest.raises(MethodError, match=message):
             Representer(labels=labels).fit(task, TRAIN)
     with pytest.raises(MethodError, match="does not fit the head's 3 logits"):

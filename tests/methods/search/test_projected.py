@@ -47,7 +47,7 @@ def test_every_checkpoint_has_a_map_of_its_own() -> None:
 def test_maps_too_large_to_hold_are_applied_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = TracIn().fit(the_task(), TRAIN)
     expected = Projected(whole, Gaussian(12)).scores(QUERY, TRAIN)
-    for module in ("projections", "projected"):
+    for module in ("rows.projections", "search.projected"):
         monkeypatch.setattr(f"methods.{module}.LIMIT", 5 * whole.task.size * 8)
     sliced = Projected(whole, Gaussian(12))
     assert len(list(sliced.terms())) == 6
@@ -58,5 +58,5 @@ def test_maps_too_large_to_hold_are_applied_slice_by_slice(monkeypatch: pytest.M
 
 def test_rows_without_parameters_cannot_be_projected() -> None:
     fitted = RandomProjection(Gaussian(8)).fit(the_task(), TRAIN)
-    with pytest.raises(MethodError, match="these already are"):
+    with pytest.raises(MethodError, match="these are projected already"):
         Projected(fitted, TwoSided(4)).scores(QUERY, TRAIN)
