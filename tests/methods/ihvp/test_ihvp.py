@@ -251,4 +251,4 @@ def test_deflated_is_off_by_the_largest_eigenvalue_left_out() -> None:
     with pytest.raises(MethodError, match="give a positive damping, or use Arnoldi"):
         inverted(Deflated(2, Krylov(4, None, 0, 4)), damped(0.0, 8.0, 4.0, 0.1, -0.2))
     with pytest.raises(MethodError, match="4 eigenvalues for num_eigen=5"):
-        inverted(Deflated(5, Krylov(4, None, 0, 4)), hessian)
+        inverted(Deflated(5, Krylov(4, None, 0, 5)), hessian)
