@@ -1,6 +1,7 @@
 """The rules of the house, read from its source: what lies where, and who may import whom."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -153,6 +154,12 @@ def test_few_files_are_read_to_follow_one_experiment(experiment, artifact, most)
     files = reached(f"experiments.{experiment}", f"analysis.{artifact}", stop=SHARED)
     files = {name for name in files if FILES[name].name != "__init__.py"}
     assert len(files) <= most, sorted(files)
+
+
+@pytest.mark.parametrize("name", entries("experiments"))
+def test_an_experiment_whose_code_chooses_a_device_asks_slurm_for_a_gpu(name):
+    if "experiments.laboratory.device" in reached(name, through=("experiments.",)):
+        assert importlib.import_module(name).EXPERIMENT.gpu
 
 
 def run_program(program: str, tmp_path: Path) -> None:

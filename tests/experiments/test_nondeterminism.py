@@ -141,7 +141,7 @@ def test_the_hardest_data_sets_are_held_to_what_the_text_says(monkeypatch):
 
 
 def test_sources_that_differ_are_not_alike():
-    synthetic.write("paper", 6, apart=0.05)
+    synthetic.write("paper", 6, closer=0.05)
     word, claims, _ = words_of(models_table3.ARTIFACT)
     assert word == "not reproduced"
     by = claims.groupby("quantity")["verdict"].agg(set)

@@ -1,11 +1,8 @@
 """Cells of the smoke presets hold what tests/analysis/synthetic/shapes.json says they do."""
 
-import importlib
-import pkgutil
-
 import pytest
 
-import experiments
+from experiments.laboratory import registry
 from tests.analysis.synthetic.shapes import KNOWN, hold
 
 # Their cells take longer: their own tests hold smaller ones against the file.
@@ -13,15 +10,13 @@ SLOW = {"ground_truth", "mnli_retraining", "mnli_simulator", "mnli_speed", "wmt_
 
 
 def test_every_experiment_has_shapes():
-    modules = pkgutil.iter_modules(experiments.__path__)
-    assert {one.name for one in modules if not one.ispkg} - {"__main__"} == set(KNOWN)
-    assert all(KNOWN.values())
+    assert [name for name in registry.names() if not KNOWN.get(name)] == []
 
 
 @pytest.mark.parametrize("name", sorted(set(KNOWN) - SLOW))
 def test_cells_of_each_kind_hold_what_the_file_says(name, tmp_path, monkeypatch):
     monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path))
-    experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+    experiment = registry.named(name)
     for number in [number for number, _ in KNOWN[name] if number is not None]:
         run = experiment.once(experiment.presets["smoke"][number])
         hold(name, run.metrics | run.arrays())

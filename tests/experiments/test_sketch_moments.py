@@ -194,7 +194,7 @@ class Made:
 
 def made_up(excess: float = 1.0, biased: float = 0.0) -> list[Any]:
     cells = sketch_moments.sketch_cells(range(6))
-    return [Made(describe(cell), sketch_moments.outcome(cell, excess, biased)) for cell in cells]
+    return [Made(describe(cell), sketch_moments.result(cell, excess, biased)) for cell in cells]
 
 
 def tabulated(excess: float = 1.0, biased: float = 0.0) -> pd.DataFrame:

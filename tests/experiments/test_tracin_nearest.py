@@ -140,7 +140,7 @@ class Made:
 
 def tabulated(**settings: float) -> pd.DataFrame:
     cells = nearest.nearest_cells(range(4))
-    made: Any = [Made(describe(c), nearest.outcome(c, **settings)) for c in cells]
+    made: Any = [Made(describe(c), nearest.result(c, **settings)) for c in cells]
     return artifact.tabulate(made).assign(tier="paper", missing=0)
 
 
@@ -161,7 +161,7 @@ def test_a_fast_and_faithful_index_is_reproduced() -> None:
     ("settings", "wrong"),
     [
         ({"slow": 30.0}, "HNSW latency ÷ exact, alone"),
-        ({"found": 0.8}, "IVF recall of exact"),
+        ({"best": 0.8}, "IVF recall of exact"),
         ({"other": 1}, "Exact ids other than TracInCP's"),
     ],
 )
@@ -174,7 +174,7 @@ def test_a_slow_or_faithless_index_is_not(settings: dict[str, float], wrong: str
 @pytest.mark.parametrize("there", [("Exact",), ("HNSW",), ("IVF", "HNSW")])
 def test_what_is_there_is_drawn(there: tuple[str, ...]) -> None:
     cells = nearest.nearest_cells(range(2))
-    made: Any = [Made(describe(c), nearest.outcome(c)) for c in cells if c.method.name in there]
+    made: Any = [Made(describe(c), nearest.result(c)) for c in cells if c.method.name in there]
     rows = from_csv(to_csv(artifact.tabulate(made).assign(tier="paper", missing=1)))
     with style.settings():
         artifact.ARTIFACT.draw(rows).draw_without_rendering()

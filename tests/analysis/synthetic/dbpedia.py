@@ -39,10 +39,10 @@ def cells(seeds: int) -> list[Config]:
 
 def write(preset: str, seeds: int, *, share: float = 0.97) -> None:
     """Write a preset in which a `share` of the proponents is of the query's class."""
-    write_made_up("dbpedia", preset, cells(seeds), lambda cell: outcome(cell, share))
+    write_made_up("dbpedia", preset, cells(seeds), lambda cell: result(cell, share))
 
 
-def outcome(cell: Config, share: float) -> dict[str, Any]:
+def result(cell: Config, share: float) -> dict[str, Any]:
     draw = np.random.default_rng([cell.model.seed, isinstance(cell.method, TracIn)])
     same = draw.random((QUERIES, LISTED)) < share
     twin = draw.random((QUERIES, LISTED)) < 0.1

@@ -22,7 +22,7 @@ class Compared:
     n_seeds: int
 
 
-def outcome(config: Compared, better: float) -> dict:
+def result(config: Compared, better: float) -> dict:
     agreement, retrained, tuned = GROUPS[type(config.recipe.network).__name__]
     s, draw = config.n_seeds, np.random.default_rng(config.n_seeds)
 
@@ -49,6 +49,6 @@ def write(preset: str, seeds: int, *, better: float = 0.0) -> None:
     cells = [*map(Full, recipes), *(Compared(recipe, seeds) for recipe in recipes)]
 
     def made(cell: Full | Compared) -> dict:
-        return {"accuracy": 0.8} if isinstance(cell, Full) else outcome(cell, better)
+        return {"accuracy": 0.8} if isinstance(cell, Full) else result(cell, better)
 
     write_made_up("finetune_vs_retrain", preset, cells, made)

@@ -38,16 +38,16 @@ def attribution(name: str, n: int, gain: float) -> dict:
     draw = np.random.default_rng([n, *name.encode()])
     counts = (1, n) if n > 1 else (1,)
     means = [LEVEL[name] + gain * (count > 1) * (name != "Random") for count in counts]
-    found = {"method": name, "ap_chance": 0.1, "counts": np.array(counts)}
-    found |= {"damping": 0.1} if name == "Influence" else {}
+    made = {"method": name, "ap_chance": 0.1, "counts": np.array(counts)}
+    made |= {"damping": 0.1} if name == "Influence" else {}
     for key, scale, start in (("lds", 1.0, 0.0), ("pairs", 0.5, 0.0), ("area", 1.0, 0.5)):
         each = start + scale * (LEVEL[name] + 0.02 * draw.normal(size=(n, n)))
         mean = start + scale * (np.array(means)[:, None] + 0.02 * draw.normal(size=(len(means), n)))
-        found |= {f"{key}_each": each, f"{key}_mean": mean}
+        made |= {f"{key}_each": each, f"{key}_mean": mean}
     for key in ("own", "ap") if name != "Gradients" else ():
         each = 2 * LEVEL[name] + 0.02 * draw.normal(size=n)
-        found |= {f"{key}_each": each, f"{key}_mean": 2 * np.array(means)}
-    return found
+        made |= {f"{key}_each": each, f"{key}_mean": 2 * np.array(means)}
+    return made
 
 
 def estimate(n: int) -> dict:

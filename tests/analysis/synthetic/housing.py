@@ -46,10 +46,10 @@ def write(
     """Write a preset whose proponents are `near` times as far as the rest, whose self-influence
     grows with density, where `dense` is positive, and whose proponents have more rows before them
     where few live, where `away` is."""
-    write_made_up("housing", preset, cells(seeds), lambda cell: outcome(cell, dense, near, away))
+    write_made_up("housing", preset, cells(seeds), lambda cell: result(cell, dense, near, away))
 
 
-def outcome(cell: Config, dense: float, near: float, away: float) -> dict[str, Any]:
+def result(cell: Config, dense: float, near: float, away: float) -> dict[str, Any]:
     draw = np.random.default_rng([cell.model.seed, cell.model.coordinates])
     place = np.stack([draw.uniform(33, 41, N), draw.uniform(-124, -115, N)], axis=1)
     made: dict[str, Any] = {"r2_test": 0.8 + 0.01 * draw.random()}

@@ -42,12 +42,12 @@ def write(preset: str, seeds: int, *, sign: float = 1.0, none_wrong: str = "") -
 
     def made(cell: Config) -> dict[str, Any]:
         empty = cell.part == none_wrong and cell.model.train.which == "hans train"
-        return outcome(cell, 0 if empty else QUERIES, sign)
+        return result(cell, 0 if empty else QUERIES, sign)
 
     write_made_up("mnli_effects", preset, cells(seeds), made)
 
 
-def outcome(cell: Config, n: int, sign: float) -> dict[str, Any]:
+def result(cell: Config, n: int, sign: float) -> dict[str, Any]:
     """Slices of HANS share half of their candidates, whose influence is alike on all of them."""
     on_hans = cell.model.train.which == "hans train"
     place = ("mnli", *SLICES).index(cell.part)

@@ -82,12 +82,12 @@ def write(preset: str, seeds: int, *, at_the_paper_rate: float = 1.0) -> None:
     """Write a preset; arms move as fast at the paper's rate times a factor as at the second."""
 
     def made(cell: Config) -> dict[str, Any]:
-        return outcome(cell, at_the_paper_rate if cell.lr == 1e-4 else 1.0)
+        return result(cell, at_the_paper_rate if cell.lr == 1e-4 else 1.0)
 
     write_made_up("mnli_hans", preset, cells(seeds), made)
 
 
-def outcome(cell: Config, factor: float) -> dict[str, Any]:
+def result(cell: Config, factor: float) -> dict[str, Any]:
     side = getattr(cell.arm, "side", None)
     name = side or type(cell.arm).__name__
     draw = np.random.default_rng([cell.model.seed, cell.repeat, PARTS.index(cell.part)])
@@ -97,7 +97,7 @@ def outcome(cell: Config, factor: float) -> dict[str, Any]:
     path = 0.01 * factor * PACE[name] * steps
     path[1:] += 0.002 * factor * noise.normal(size=STEPS)
     loss = 1.2 - 3 * path
-    found = {
+    made = {
         "accuracy_start": start,
         "gain": float(path[-1]),
         "own_slice": 0.4,
@@ -108,4 +108,4 @@ def outcome(cell: Config, factor: float) -> dict[str, Any]:
         "chosen": np.zeros((STEPS, 10), dtype=np.int64),
         "cosine": np.full(STEPS, 0.9 if side else 1.0),
     }
-    return found | ({"damping": 8.0, "depth": 190, "scale": 540.0} if side else {})
+    return made | ({"damping": 8.0, "depth": 190, "scale": 540.0} if side else {})

@@ -27,10 +27,10 @@ class Config:
 def write(preset: str, seeds: int, *, fast: float = 1.0) -> None:
     """Write a preset in which Fast has `fast` times the effect of Full."""
     cells = [Config(Model(0), point) for point in range(seeds)]
-    write_made_up("mnli_retraining", preset, cells, lambda cell: outcome(cell.point, fast))
+    write_made_up("mnli_retraining", preset, cells, lambda cell: result(cell.point, fast))
 
 
-def outcome(point: int, fast: float) -> dict[str, Any]:
+def result(point: int, fast: float) -> dict[str, Any]:
     draw = np.random.default_rng([point, 3])
     rows = [(name, end) for name in SYSTEMS for end in ("helpful", "harmful")]
     rows += [("random", name) for name in CLASSES]

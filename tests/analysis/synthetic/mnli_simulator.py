@@ -29,10 +29,10 @@ class Config:
 def write(preset: str, seeds: int, *, effect: float = 40.0) -> None:
     """Write a preset in which steps on influential pairs change the loss by `effect` times lr."""
     cells = [Config(Model(0), 2 * seeds)]
-    write_made_up("mnli_simulator", preset, cells, lambda _: outcome(seeds, effect))
+    write_made_up("mnli_simulator", preset, cells, lambda _: result(seeds, effect))
 
 
-def outcome(each: int, effect: float) -> dict[str, Any]:
+def result(each: int, effect: float) -> dict[str, Any]:
     draw = np.random.default_rng([each, 5])
     right = np.arange(2 * each) < each
     predicted = draw.integers(3, size=2 * each)

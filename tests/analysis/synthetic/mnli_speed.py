@@ -71,10 +71,10 @@ WORKS = (
 def write(preset: str, seeds: int, *, backwards: bool = False) -> None:
     """Write a preset that agrees with the paper, or with the opposite of its claims."""
     cells = [Config(work, seeds) for work in WORKS]
-    write_made_up("mnli_speed", preset, cells, lambda cell: outcome(cell, backwards))
+    write_made_up("mnli_speed", preset, cells, lambda cell: result(cell, backwards))
 
 
-def outcome(cell: Config, backwards: bool = False) -> dict[str, Any]:
+def result(cell: Config, backwards: bool = False) -> dict[str, Any]:
     right = np.arange(2 * cell.seeds - 1) < cell.seeds
     draw = np.random.default_rng([cell.seeds, WORKS.index(replace(cell.work))])
     make: dict[type, Callable[..., dict[str, Any]]] = {
@@ -84,8 +84,8 @@ def outcome(cell: Config, backwards: bool = False) -> dict[str, Any]:
         RunTime: run_time,
         Product: product,
     }
-    found = make[type(cell.work)](cell.work, right, draw, backwards)
-    return {"right": right, "points": np.arange(len(right)), **found}
+    made = make[type(cell.work)](cell.work, right, draw, backwards)
+    return {"right": right, "points": np.arange(len(right)), **made}
 
 
 def noisy(draw: np.random.Generator, value: Any, *shape: int) -> np.ndarray:
@@ -96,15 +96,15 @@ def noisy(draw: np.random.Generator, value: Any, *shape: int) -> np.ndarray:
 
 def recall(work: Recall, right: np.ndarray, draw: np.random.Generator, backwards: bool) -> dict:
     share = np.array(work.ks) / N
-    found = np.empty((2, 3, len(work.ms), len(work.ks), len(right)))
+    made = np.empty((2, 3, len(work.ms), len(work.ks), len(right)))
     for point, was_right in enumerate(right):
         harmful = 0.35 if was_right != backwards else 0.6
         powers = np.array([harmful, 0.95 - harmful, 0.4 if not backwards else 1.0])
         curves = share[None] ** noisy(draw, powers)[:, None]
-        found[0, :, :, :, point] = curves[:, None]
-        found[1, :, :, :, point] = curves[:, None] ** 0.7
+        made[0, :, :, :, point] = curves[:, None]
+        made[1, :, :, :, point] = curves[:, None] ** 0.7
     error = np.abs(noisy(draw, 0.1, len(right)))
-    return {"recall": found.clip(0, 1), "n_train": N, "relative_error": error}
+    return {"recall": made.clip(0, 1), "n_train": N, "relative_error": error}
 
 
 def inverse(work: Inverse, right: np.ndarray, draw: np.random.Generator, backwards: bool) -> dict:
@@ -143,15 +143,15 @@ def agreement(
     near = np.argsort(draw.random((len(right), n)), axis=1)[:, : max(work.ks)]
     systems = {"full": 0.0, **{f"fast_{k}": 0.02 for k in work.ks}}
     systems |= {"few": 0.005} if work.few else {}
-    found: dict[str, Any] = {"neighbours": near, "n_train": n, "work": "agreement"}
+    made: dict[str, Any] = {"neighbours": near, "n_train": n, "work": "agreement"}
     for name, spread in {**systems, "gradients": 0.01 if work.few else 0.6}.items():
         spread = 2.0 if backwards and name.startswith("fast") else spread
-        found[f"scores_{name}"] = truth + spread * draw.normal(size=truth.shape)
+        made[f"scores_{name}"] = truth + spread * draw.normal(size=truth.shape)
     for name in systems:
-        found |= {f"{name}_depth": 1_000, f"{name}_sample": 1, f"{name}_repeats": 2}
-        found |= {f"{name}_damping": 50.0 if work.few else 8.5, f"{name}_scale": 1e4}
-        found[f"error_{name}"] = np.full(len(right), np.nan if name == "full" else 0.1)
-    return found
+        made |= {f"{name}_depth": 1_000, f"{name}_sample": 1, f"{name}_repeats": 2}
+        made |= {f"{name}_damping": 50.0 if work.few else 8.5, f"{name}_scale": 1e4}
+        made[f"error_{name}"] = np.full(len(right), np.nan if name == "full" else 0.1)
+    return made
 
 
 SECONDS = {
@@ -180,5 +180,5 @@ def run_time(work: RunTime, right: np.ndarray, draw: np.random.Generator, backwa
 
 def product(work: Product, right: np.ndarray, draw: np.random.Generator, backwards: bool) -> dict:
     seconds = {"product": 3.0 if backwards else 1.0, "product_pass": 0.45}
-    found = {name: noisy(draw, value, len(right)) for name, value in seconds.items()}
-    return {**found, "num_params": 5_472_387}
+    made = {name: noisy(draw, value, len(right)) for name, value in seconds.items()}
+    return {**made, "num_params": 5_472_387}

@@ -47,7 +47,7 @@ class Config:
 
 def write(preset: str, seeds: int) -> None:
     """Write the runs of exact and approximate indexes."""
-    write_made_up("tracin_nearest", preset, nearest_cells(range(seeds)), outcome)
+    write_made_up("tracin_nearest", preset, nearest_cells(range(seeds)), result)
 
 
 def nearest_cells(seeds: Iterable[int]) -> list[Config]:
@@ -65,8 +65,8 @@ def nearest_cells(seeds: Iterable[int]) -> list[Config]:
     return cells
 
 
-def outcome(cell: Config, slow: float = 1.0, other: int = 0, found: float = 0.98) -> dict:
-    """The result of a cell: `slow` multiplies latencies, `found` is the recall at most effort.
+def result(cell: Config, slow: float = 1.0, other: int = 0, best: float = 0.98) -> dict:
+    """The result of a cell: `slow` multiplies latencies, `best` is the recall at most effort.
 
     `other` ids of one query are not TracInCP's.
     """
@@ -75,7 +75,7 @@ def outcome(cell: Config, slow: float = 1.0, other: int = 0, found: float = 0.98
     dim = 7_848 if projection is None else 3 * projection.dim
     steps = max(1, len(cell.efforts))
     exact = name == "Exact"
-    share = np.ones(1) if exact else found - 0.2 * np.linspace(1, 0, steps) ** 2
+    share = np.ones(1) if exact else best - 0.2 * np.linspace(1, 0, steps) ** 2
     hits = draw.binomial(10, share[:, None], size=(steps, QUERIES))
     ratio = np.ones((1, 2)) if exact else slow * np.geomspace(0.05, 0.6, steps)[:, None] * [1, 3]
     ratio = ratio * (1 + 0.02 * draw.normal(size=ratio.shape))

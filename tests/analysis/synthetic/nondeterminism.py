@@ -61,27 +61,29 @@ def pairs(level: float, k: int, draw: np.random.Generator) -> np.ndarray:
     return matrix
 
 
-def outcome(config: Compared, apart: float, gain: tuple[float, float]) -> dict:
+def result(config: Compared, closer: float, gain: tuple[float, float]) -> dict:
     source, network = config.recipe.data.source, type(config.recipe.network).__name__
     agreement, accuracy = GROUPS[source, network]
-    agreement += apart if config.vary == "init" else 0.0
+    agreement += closer if config.vary == "init" else 0.0
     draw = np.random.default_rng([config.n_seeds, len(network), len(source), len(config.vary)])
-    k, found = config.n_seeds, {}
+    k, made = config.n_seeds, {}
     p = draw.beta(0.8 * accuracy, 0.8 * (1 - accuracy), N)
     right = draw.random((k, N)) < p
     for suffix, more, better in (("", 0.0, 0.0), ("_views", *gain)):
-        found |= {
+        made |= {
             f"agreement{suffix}": pairs(agreement + more, k, draw),
             f"chance{suffix}": pairs(0.1, k, draw),
             f"by_class{suffix}": pairs(accuracy**2, k, draw),
             f"accuracy{suffix}": accuracy + better + 0.001 * draw.normal(size=k),
             f"right{suffix}": right | (draw.random((k, N)) < better),
         }
-    return {"lr": 0.1, "weight_decay": 5e-4, **found}
+    return {"lr": 0.1, "weight_decay": 5e-4, **made}
 
 
-def write(preset: str, seeds: int, *, apart: float = 0.0, gain: tuple[float, float] = GAIN) -> None:
-    """Write a preset; where only initial parameters differ, networks agree by `apart` more."""
+def write(
+    preset: str, seeds: int, *, closer: float = 0.0, gain: tuple[float, float] = GAIN
+) -> None:
+    """Write a preset; where only initial parameters differ, networks agree by `closer` more."""
     recipes = [Recipe(NETWORKS[network], Data(source)) for source, network in GROUPS]
     cells = [
         *map(Networks, recipes),
@@ -89,6 +91,6 @@ def write(preset: str, seeds: int, *, apart: float = 0.0, gain: tuple[float, flo
     ]
 
     def made(cell: Networks | Compared) -> dict:
-        return {"accuracy": 0.8} if isinstance(cell, Networks) else outcome(cell, apart, gain)
+        return {"accuracy": 0.8} if isinstance(cell, Networks) else result(cell, closer, gain)
 
     write_made_up("nondeterminism", preset, cells, made)

@@ -52,29 +52,31 @@ def write_proponents(
     cells = [Config(Model(seed), Method(name)) for seed in seeds for name in shares]
 
     def made(cell: Config) -> dict:
-        return outcome(cell, shape, shares[cell.method.name], displays)
+        return result(cell, shape, shares[cell.method.name], displays)
 
     write_made_up(experiment, preset, cells, made)
 
 
-def outcome(
+def result(
     cell: Config, shape: tuple[int, ...], shares: tuple[float, float], displays: int
 ) -> dict:
-    """What experiments.proponents.measure returns, with the shares that were asked for."""
+    """What experiments.proponents.measure returns, with the given shares."""
     model = np.random.default_rng([cell.model.seed, 3])
     draw = np.random.default_rng([cell.model.seed, *cell.method.name.encode()])
     label = model.integers(10, size=QUERIES)
     wrong = np.arange(QUERIES) % 3 == 1
     predicted = np.where(wrong, (label + model.integers(1, 10, size=QUERIES)) % 10, label)
     runner_up = np.where(wrong, label, (label + model.integers(1, 10, size=QUERIES)) % 10)
-    asked = predicted if cell.method.name == "Representer point" else label
-    rival = np.where(label != asked, label, np.where(wrong, predicted, runner_up))
+    queried = predicted if cell.method.name == "Representer point" else label
+    rival = np.where(label != queried, label, np.where(wrong, predicted, runner_up))
     shown = np.arange(displays)
-    found: dict = {}
-    for role, wanted, share in zip(("proponent", "opponent"), (asked, rival), shares, strict=True):
+    made: dict = {}
+    for role, wanted, share in zip(
+        ("proponent", "opponent"), (queried, rival), shares, strict=True
+    ):
         hit = draw.random((QUERIES, TOP)) < share
         labels = np.where(hit, wanted[:, None], (wanted[:, None] + 5) % 10)
-        found |= {
+        made |= {
             f"{role}_index": draw.integers(TRAIN, size=(QUERIES, TOP)),
             f"{role}_score": -np.sort(-draw.random((QUERIES, TOP))) * (-1) ** (role != "proponent"),
             f"{role}_label": labels,
@@ -83,7 +85,7 @@ def outcome(
         }
     return {
         "method": cell.method.name,
-        **found,
+        **made,
         "query_index": np.arange(QUERIES),
         "query_images": model.integers(256, size=(displays, *shape)).astype(np.uint8),
         "random": np.arange(QUERIES) < RANDOM,
@@ -91,7 +93,7 @@ def outcome(
         "label": label,
         "predicted": predicted,
         "runner_up": runner_up,
-        "asked": asked,
+        "asked": queried,
         "rival": rival,
         "class_share": np.full(10, 0.1),
         "accuracy": 0.9,

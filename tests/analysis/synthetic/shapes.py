@@ -5,7 +5,6 @@ holds the file against real cells of the smoke presets. After a change of what a
 returns, run its smoke preset and then `python -m tests.analysis.synthetic.shapes`.
 """
 
-import importlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,19 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from experiments.laboratory import runs
+from experiments.laboratory import registry, runs
 
 FILE = Path(__file__).with_suffix(".json")
 KNOWN = json.loads(FILE.read_text())
 """For each experiment: [cell of its smoke preset, or null for other presets; name -> type]."""
 
 
-def shape(outcome: Mapping[str, Any]) -> dict[str, str]:
+def shape(result: Mapping[str, Any]) -> dict[str, str]:
     """The type of each metric, and of each array its kind and number of axes, such as f2.
 
     A number between underscores in a name is a setting, as in fast_1000_depth: it becomes #.
     """
-    named = {re.sub(r"(?<=_)\d+(?=_|$)", "#", name): value for name, value in outcome.items()}
+    named = {re.sub(r"(?<=_)\d+(?=_|$)", "#", name): value for name, value in result.items()}
     return {name: _type(value) for name, value in sorted(named.items())}
 
 
@@ -42,25 +41,35 @@ def differences(wanted: Mapping[str, str], given: Mapping[str, str]) -> list[str
             if given[name] != wanted.get(name)]  # fmt: skip
 
 
-def hold(experiment: str, outcome: Mapping[str, Any]) -> None:
+REMEDY = "run its smoke preset, then `python -m tests.analysis.synthetic.shapes`"
+
+
+def known(experiment: str) -> list[dict[str, str]]:
+    """The shapes that runs of an experiment have."""
+    shapes = [one for _, one in KNOWN.get(experiment, ())]
+    assert shapes, f"{FILE.name} says nothing about {experiment}: {REMEDY}"
+    return shapes
+
+
+def hold(experiment: str, result: Mapping[str, Any]) -> None:
     """Assert that a real run holds just what one shape of the experiment has."""
-    given = shape(outcome)
-    unlike = [differences(one, given) + differences(given, one) for _, one in KNOWN[experiment]]
-    assert not min(unlike, key=len), f"{experiment} has no such shape: see {__name__}"
+    given = shape(result)
+    unlike = [differences(one, given) + differences(given, one) for one in known(experiment)]
+    assert not min(unlike, key=len), f"{experiment} has no such shape in {FILE.name}: {REMEDY}"
 
 
 def write_made_up(
     experiment: str,
     preset: str,
     cells: Sequence[Any],
-    outcome: Callable[[Any], Mapping[str, Any]],
+    result: Callable[[Any], Mapping[str, Any]],
     written: Iterable[Any] | None = None,
 ) -> None:
     """Write the plan of a preset and made-up runs of its cells, or of those `written` alone."""
     runs.plan(experiment, preset, cells)
     for cell in cells if written is None else written:
-        made = dict(outcome(cell))
-        nearest = min((differences(one, shape(made)) for _, one in KNOWN[experiment]), key=len)
+        made = dict(result(cell))
+        nearest = min((differences(one, shape(made)) for one in known(experiment)), key=len)
         assert not nearest, f"no run of {experiment} is like the made-up one: {nearest}"
         runs.once(experiment, cell, lambda _, made=made: made)
 
@@ -70,7 +79,7 @@ def seen(experiment: str) -> list[tuple[int | None, dict[str, str]]]:
 
     What the file says about cells that have not run, and about other presets, stays as it is.
     """
-    cells = importlib.import_module(f"experiments.{experiment}").EXPERIMENT.presets["smoke"]
+    cells = registry.named(experiment).presets["smoke"]
     quickest: dict[str, tuple[float, int]] = {}
     finished = {number: run for number, cell in enumerate(cells)
                 if (run := runs.find(experiment, cell)) is not None}  # fmt: skip
@@ -79,12 +88,14 @@ def seen(experiment: str) -> list[tuple[int | None, dict[str, str]]]:
         one = run.meta["seconds"], number
         quickest[text] = min(one, quickest.get(text, one))
     smoke = sorted((number, json.loads(text)) for text, (_, number) in quickest.items())
-    others = [(number, wanted) for number, wanted in KNOWN[experiment] if number not in finished]
+    others = [(number, wanted) for number, wanted in KNOWN.get(experiment, ())
+              if number not in finished]  # fmt: skip
     return [*smoke, *(one for one in others if one[1] not in [wanted for _, wanted in smoke])]
 
 
 if __name__ == "__main__":
     lines = [
-        f'"{name}": [\n' + ",\n".join(map(json.dumps, seen(name))) + "\n]" for name in sorted(KNOWN)
+        f'"{name}": [\n' + ",\n".join(map(json.dumps, seen(name))) + "\n]"
+        for name in registry.names()
     ]
     FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")

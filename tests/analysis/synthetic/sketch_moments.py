@@ -41,7 +41,7 @@ class Config:
 
 def write(preset: str, seeds: int) -> None:
     """Write the runs of three maps and their costs."""
-    write_made_up("tracin_sketch", preset, sketch_cells(range(seeds)), outcome)
+    write_made_up("tracin_sketch", preset, sketch_cells(range(seeds)), result)
 
 
 def sketch_cells(seeds: Iterable[int]) -> list[Config]:
@@ -54,7 +54,7 @@ def sketch_cells(seeds: Iterable[int]) -> list[Config]:
     return [Config(work, seed) for seed in seeds for work in works]
 
 
-def outcome(cell: Config, excess: float = 1.0, biased: float = 0.0) -> dict:
+def result(cell: Config, excess: float = 1.0, biased: float = 0.0) -> dict:
     """The result of a cell; `excess` multiplies the factorised variance, `biased` shifts it.
 
     Of aligned vectors, that is; of orthogonal ones in the other direction, so that a mean over
@@ -79,10 +79,10 @@ def moments(cell: Config, excess: float, biased: float) -> dict:
     drawn = cell.work.projection
     draw = np.random.default_rng([cell.seed, drawn.dim, *drawn.name.encode()])
     theory = variance(drawn)
-    apart = np.array([1, -1, 0, 0, 0])
-    spread = theory * excess**apart * (1 + 0.01 * draw.normal(size=len(EXACT)))
+    sign = np.array([1, -1, 0, 0, 0])
+    spread = theory * excess**sign * (1 + 0.01 * draw.normal(size=len(EXACT)))
     noise = np.sqrt(theory / 4_000) * draw.normal(size=len(EXACT))
-    mean = EXACT + biased * apart + noise
+    mean = EXACT + biased * sign + noise
     return {
         "pairs": ",".join(KINDS),
         "exact": EXACT,

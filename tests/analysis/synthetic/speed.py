@@ -22,7 +22,7 @@ WORKS = [
 ]
 
 
-def outcome(config: Config, preset: str) -> dict:
+def result(config: Config, preset: str) -> dict:
     judged = {"bound": config.bound, "within": True, "is_speedup": config.is_speedup}
     peaks = {"peak_bytes": 200_000_000, "peak_bytes_x4": 260_000_000}
     return {
@@ -45,4 +45,4 @@ def outcome(config: Config, preset: str) -> dict:
 def write(preset: str, seeds: int) -> None:
     """Write the runs of a preset, `seeds` of each work."""
     cells = [replace(work, again=again) for again in range(seeds) for work in WORKS]
-    write_made_up("speed", preset, cells, lambda config: outcome(config, preset))
+    write_made_up("speed", preset, cells, lambda config: result(config, preset))

@@ -18,7 +18,7 @@ class Config:
     again: int = 0
 
 
-def outcome(config: Config) -> dict:
+def result(config: Config) -> dict:
     slow = 1 + 0.02 * config.again
     if config.work == "Estimate":
         return {
@@ -48,4 +48,4 @@ def write(preset: str, seeds: int) -> None:
         for again in range(seeds)
         for one in [*kinds, Config("Estimate")]
     ]
-    write_made_up("speed_ensembles", preset, cells, outcome)
+    write_made_up("speed_ensembles", preset, cells, result)

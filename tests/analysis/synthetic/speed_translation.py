@@ -13,7 +13,7 @@ class Config:
 def write(preset: str, seeds: int, *, ratio: float = 1.3) -> None:
     """Write a preset of so many measurements, scoring at a ratio to a plain pass."""
 
-    def outcome(cell: Config) -> dict:
+    def result(cell: Config) -> dict:
         moved = 1 + 0.01 * cell.again
         return {
             "ratio_scored": ratio * moved,
@@ -23,4 +23,4 @@ def write(preset: str, seeds: int, *, ratio: float = 1.3) -> None:
             "num_params": 1_435_136,
         }
 
-    write_made_up("speed_translation", preset, [*map(Config, range(seeds))], outcome)
+    write_made_up("speed_translation", preset, [*map(Config, range(seeds))], result)

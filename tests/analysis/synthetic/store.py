@@ -116,7 +116,7 @@ def write_mislabel(
 
     def made(cell: Config) -> dict:
         acted = replace(cell, name=(rename or {}).get(cell.name, cell.name))
-        return mislabel_outcome(acted) | {"method": cell.name}
+        return mislabel_result(acted) | {"method": cell.name}
 
     write_made_up("mnist_mislabel", preset, cells, made, cells[: len(cells) - leave_out])
 
@@ -132,17 +132,17 @@ def write_rest(preset: str, seeds: int = 3) -> None:
 def write_sketch(preset: str, final_error: float = 0.04, seeds: int = 3) -> None:
     """Write a preset of two batch sizes, whose error ends near `final_error`."""
     cells = [Sketch(batch, seed) for batch in (64, 512) for seed in range(seeds)]
-    write_made_up("mnist_sketch", preset, cells, lambda cell: sketch_outcome(cell, final_error))
+    write_made_up("mnist_sketch", preset, cells, lambda cell: sketch_result(cell, final_error))
 
 
-def sketch_outcome(cell: Sketch, final_error: float) -> dict:
+def sketch_result(cell: Sketch, final_error: float) -> dict:
     noise = np.random.default_rng([cell.seed, cell.batch_size]).normal(size=101)
     steps = np.arange(0, 2001, 20)
     error = final_error + np.exp(-steps / 200 + 0.05 * noise)
     return {"steps": steps, "error": error, "damping": 0.05, "fit_seconds": 3.0}
 
 
-def mislabel_outcome(cell: Config) -> dict:
+def mislabel_result(cell: Config) -> dict:
     name, seed = cell.name, cell.model.seed
     model = np.random.default_rng([seed, 7])
     true = model.integers(CLASSES, size=N)
@@ -158,7 +158,7 @@ def mislabel_outcome(cell: Config) -> dict:
     machine = 0.5 + draw.random()  # how slow it happened to be
     scores = draw.random(N) + 0.35 * corrupted + _preference(name, given)
     top = np.argsort(-scores)[:30]
-    outcome = {
+    result = {
         "method": name,
         "auc": min(auc + jitter, 1.0),
         "ap": min(ap + 3 * jitter, 1.0),
@@ -181,11 +181,11 @@ def mislabel_outcome(cell: Config) -> dict:
         "top_images": np.stack([_digit(label, draw) for label in true[top]]),
     }
     if name.startswith("LiSSA"):
-        outcome["scale"] = 400.0
+        result["scale"] = 400.0
     eigenvalues = _eigenvalues(name, dimension, seed)
     if eigenvalues is not None:
-        outcome |= {"eigenvalues": eigenvalues, "negative_share": 0.001}
-    return outcome
+        result |= {"eigenvalues": eigenvalues, "negative_share": 0.001}
+    return result
 
 
 def _curve(name: str, dimension: int) -> tuple[float, float]:

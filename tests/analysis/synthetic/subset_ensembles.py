@@ -53,7 +53,7 @@ def level(kind: str, size: int, better: float) -> float:
 
 def halves(splits: int, better: float) -> dict:
     draw = np.random.default_rng(splits)
-    found = {
+    made = {
         "accuracy": 0.9,
         "memorized": 12,
         "thresholds": THRESHOLDS,
@@ -66,8 +66,8 @@ def halves(splits: int, better: float) -> dict:
             curves = np.array([level(kind, size, better) for size in SIZES])[:, None, None]
             curves = curves + 0.01 * draw.normal(size=shape)
             curves[0, :, -1] = np.nan  # no pair is above
-            found[f"{kind}_{some}"] = curves
-    return found
+            made[f"{kind}_{some}"] = curves
+    return made
 
 
 def restarts() -> dict:

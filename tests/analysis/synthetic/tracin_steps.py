@@ -92,10 +92,10 @@ def write_steps(preset: str, seeds: int, power: float = 2.0) -> None:
         for lr in rates
         for seed in range(seeds)
     ]
-    write_made_up("mnist_first_order", preset, cells, lambda cell: steps_outcome(cell, power))
+    write_made_up("mnist_first_order", preset, cells, lambda cell: steps_result(cell, power))
 
 
-def steps_outcome(cell: Steps, power: float) -> dict:
+def steps_result(cell: Steps, power: float) -> dict:
     draw = np.random.default_rng([cell.seed, cell.batch_size, int(1e4 * cell.lr)])
     influence = cell.lr * draw.standard_t(3, size=(N_STEPS, N_QUERY))
     left = 2 * cell.lr**power * draw.normal(size=influence.shape) / 0.03
@@ -118,21 +118,21 @@ def write_checkpoints(preset: str, seeds: int, ap: dict[str, float] | None = Non
         for name in AP
         for draw in range(2 if name.startswith("random") else 1)
     ]
-    write_made_up("mnist_checkpoints", preset, cells, lambda c: checkpoints_outcome(c, ap or {}))
+    write_made_up("mnist_checkpoints", preset, cells, lambda c: checkpoints_result(c, ap or {}))
 
 
-def checkpoints_outcome(cell: Traced, ap: dict[str, float]) -> dict:
+def checkpoints_result(cell: Traced, ap: dict[str, float]) -> dict:
     name, seed = cell.name, cell.dense.model.seed
     value, positions = AP[name]
     draw = np.random.default_rng([seed, cell.draw, *name.encode()])
-    found = min(1.0, ap.get(name, value) + 0.0005 * draw.normal())
+    precision = min(1.0, ap.get(name, value) + 0.0005 * draw.normal())
     steps = np.arange(1, N_CHECKPOINTS + 1) * 5
     return {
         "method": name,
-        "auc": 0.5 + 0.5 * found,
-        "ap": found,
+        "auc": 0.5 + 0.5 * precision,
+        "ap": precision,
         "loss_auc": 0.9,
-        "loss_ap": found - 0.1,
+        "loss_ap": precision - 0.1,
         "n_checkpoints": len(positions),
         "settled": SETTLED,
         "converged": CONVERGED,

@@ -94,10 +94,10 @@ def _cells(seed: int) -> list[Config]:
         model = Model(Data(where), seed)
         add(model, "Loss", 1.0)
         for share in shares:
-            asked = QUERIES if where == "train" else 0
-            add(model, "TracIn[1]", share, asked)
+            queries_here = QUERIES if where == "train" else 0
+            add(model, "TracIn[1]", share, queries_here)
             for dim in DIMS:
-                queries = asked if dim == max(DIMS) else 0
+                queries = queries_here if dim == max(DIMS) else 0
                 add(model, f"Arnoldi {dim} positive", share, queries)
                 add(model, f"Arnoldi {dim}", share, queries)
                 for draw in range(2):
@@ -123,7 +123,7 @@ def retrieval(cell: Config, backwards: bool = False) -> dict[str, Any]:
     scores = draw.random(N) + 2.0 * corrupted
     top = np.argsort(-scores)[:30]
     picture = draw.integers(0, 256, (30, SIDE, SIDE, 3)).astype(np.uint8)
-    found: dict[str, Any] = {
+    made: dict[str, Any] = {
         "method": name,
         "auc": height,
         "ap": height - 0.2,
@@ -141,8 +141,8 @@ def retrieval(cell: Config, backwards: bool = False) -> dict[str, Any]:
         "top_images": picture,
     }
     if family == "Arnoldi":
-        found |= {"negative_share": 0.06 + 0.01 * shared.random(), "n_known": 100}
-    return found | (_against(corrupted, draw, backwards) if cell.queries else {})
+        made |= {"negative_share": 0.06 + 0.01 * shared.random(), "n_known": 100}
+    return made | (_against(corrupted, draw, backwards) if cell.queries else {})
 
 
 def _against(corrupted: np.ndarray, draw: np.random.Generator, backwards: bool) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def scaling(work: Timing | Precision, power: float, rough: float) -> dict[str, A
     draw = np.random.default_rng([work.again, int(p)])
     product = 100 * (p / 1e8) ** power * np.exp(0.02 * draw.normal())
     orthogonal = 0.05 * 200 * product
-    found = {
+    made = {
         "work": "Timing",
         "label": work.label,
         "num_params": int(p),
@@ -196,15 +196,15 @@ def scaling(work: Timing | Precision, power: float, rough: float) -> dict[str, A
         "total_seconds": 200 * product + orthogonal,
         "smallest_seconds": 200 * product / 128 + orthogonal,
     }
-    return found | ({"whole_seconds": found["smallest_seconds"] * 1.05} if whole else {})
+    return made | ({"whole_seconds": made["smallest_seconds"] * 1.05} if whole else {})
 
 
 def _eigenvalues(seed: int, rough: float) -> dict[str, Any]:
     draw = np.random.default_rng([seed, 9])
     native = np.geomspace(30, 0.5, 20) * np.where(np.arange(20) % 6 == 5, -1, 1)
     errors = {"native": 0.0, "bfloat16": rough, "disk": 0.0, "another_start": 0.03}
-    found: dict[str, Any] = {"work": "Precision", "label": "ViT", "num_params": 308_042}
+    made: dict[str, Any] = {"work": "Precision", "label": "ViT", "num_params": 308_042}
     for name, error in errors.items():
-        found[name] = native * (1 + error * (1 + 0.1 * draw.normal(size=20)))
-        found[f"{name}_loss"] = 1e-6 if name != "bfloat16" else 1e-4
-    return found
+        made[name] = native * (1 + error * (1 + 0.1 * draw.normal(size=20)))
+        made[f"{name}_loss"] = 1e-6 if name != "bfloat16" else 1e-4
+    return made

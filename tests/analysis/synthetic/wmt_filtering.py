@@ -60,16 +60,16 @@ def cells(preset: str, seeds: int) -> list[Config]:
 def write(preset: str, seeds: int, *, arnoldi: float = 0.0) -> None:
     """Write a preset, the BLEU of Arnoldi's arms moved by a number."""
     made = cells(preset, seeds)
-    write_made_up("wmt_filtering", preset, made, lambda cell: outcome(cell, arnoldi))
+    write_made_up("wmt_filtering", preset, made, lambda cell: result(cell, arnoldi))
 
 
-def outcome(cell: Config, arnoldi: float) -> dict[str, Any]:
+def result(cell: Config, arnoldi: float) -> dict[str, Any]:
     name, share = cell.name, getattr(cell.arm, "share", 0.14 if cell.name in UNSHARED else 1.0)
     clean = isinstance(cell.pool, Polluted) and cell.pool.share == 0
     early, late = (CLEAN if clean else BLEU)[name]
     draw = np.random.default_rng([cell.seed, *name.encode()])
     moved = 0.05 * draw.normal() + (arnoldi if name.startswith("Arnoldi") else 0.0)
-    found = {
+    made = {
         "arm": name,
         "pool": "clean" if clean else "noisy",
         "bleu_early": early + moved,
@@ -82,10 +82,10 @@ def outcome(cell: Config, arnoldi: float) -> dict[str, Any]:
         "selected": share,
     }
     if isinstance(cell.pool, Polluted):
-        kept = 0.0 if clean else 0.6 - 0.3 * (late / 30)
-        found |= {
+        noise_left = 0.0 if clean else 0.6 - 0.3 * (late / 30)
+        made |= {
             "noise": cell.pool.share,
-            "noise_kept": kept,
+            "noise_kept": noise_left,
             "kinds": np.array(KINDS),
             "of_kind": np.array([400, 300, 300 if not clean else 0]),
             "kept_of_kind": np.array([50, 20, 10 if not clean else 0]),
@@ -93,11 +93,11 @@ def outcome(cell: Config, arnoldi: float) -> dict[str, Any]:
     if name.startswith("Arnoldi"):
         unknown = isinstance(cell.pool, Crawl)
         kinds = ["not known"] * 4 if unknown else ["clean", "clean", "foreign", "near copy"]
-        found |= {
+        made |= {
             "shown_role": np.array(ROLES),
             "shown_source": np.array(["Ein Hund mit $5, und Kommas."] * 4),
             "shown_target": np.array(["A dog with $5 and commas."] * 4),
             "shown_kind": np.array(kinds),
             "shown_score": np.array([0.001, 0.002, 40.0, 30.0]),
         }
-    return found
+    return made

@@ -65,10 +65,10 @@ def cells(folds: int) -> list[Config]:
 
 def write(preset: str, seeds: int, *, arnoldi: float = 0.0) -> None:
     """Write a preset of so many folds, Arnoldi's AUC and AP moved by a number."""
-    write_made_up("wmt_retrieval", preset, cells(seeds), lambda cell: outcome(cell, arnoldi))
+    write_made_up("wmt_retrieval", preset, cells(seeds), lambda cell: result(cell, arnoldi))
 
 
-def outcome(cell: Config, arnoldi: float) -> dict[str, Any]:
+def result(cell: Config, arnoldi: float) -> dict[str, Any]:
     name = cell.name
     if name == "BLEU":
         signature = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
