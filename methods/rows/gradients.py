@@ -28,10 +28,10 @@ from methods.task import (
 
 log = logging.getLogger(__name__)
 
-CHUNK = 64  # examples in flight: their buffers stay in cache
+CHUNK = 64  # examples at a time: their buffers stay in cache
 BUDGET = 256 << 20  # bytes those buffers may take
 DEVICE_BUDGET = 4 << 30  # the same on an accelerator, which has no such cache to stay in
-PROBE = 3  # examples on which factored rows are held against autograd
+PROBE = 3  # examples on which factored rows are compared with autograd
 
 
 def gradient_rows(task: Task, examples: Examples, function: PerExample | None = None) -> Rows:
@@ -50,11 +50,11 @@ class Gradients:
     function  differentiated example by example; the training loss unless given
     like      Gradients of the same model at other parameters, whose coverage these take over
 
-    One forward and one backward pass over a batch. Which parameters are covered by factored
-    layers is found on a probe of the first batch: the parts of each parameter must equal
-    autograd's gradient, example by example; what does not falls back and is logged by name.
-    Where the probe's gradients are all zero, any parts would pass: such a parameter is `unproven`,
-    and goes by `vmap(grad)`, until a batch has a gradient to hold its parts against.
+    One forward and one backward pass over a batch. A probe of the first batch finds the parameters
+    that factored layers cover: their parts must equal autograd's gradient, example by example. The
+    others fall back to `vmap(grad)` and are logged by name. If the probe's gradients of a parameter
+    are all zero, any parts would pass: it is `unproven`, and goes by `vmap(grad)` until a batch has
+    a nonzero gradient to compare its parts with.
     """
 
     def __init__(
@@ -105,20 +105,20 @@ class Gradients:
         return max(1, min(CHUNK, BUDGET // max(1, sum(self._bytes.values()))))
 
     def projected_chunk(self, examples: Examples) -> int:
-        """The same where rows meet directions and are never formed whole."""
+        """`chunk` for rows that are projected and never materialised whole."""
         self._probe(examples)
         budget = BUDGET if self.task.device.type == "cpu" else DEVICE_BUDGET
         return max(1, min(CHUNK, budget // max(1, sum(self._projected.values()))))
 
     def _probe(self, examples: Examples) -> None:
-        """Find out what is covered, and what an example costs, before the first pass."""
+        """Find what is covered, and the bytes an example takes, before the first pass."""
         if self.fallback is None:
             probe = self.task.move(take(examples, slice(0, PROBE)))
             with explained(self.task, self.function, probe, examples):
                 self._verify(probe, tuple(self.task.params))
 
     def _prove(self, examples: Examples, values: Params) -> None:
-        """Verify what has been zero so far on examples whose gradients, `values`, are not."""
+        """Verify the unproven on examples whose gradients, `values`, are not zero."""
         for name in self.unproven:
             some = values[name].flatten(1).any(1).nonzero()[:PROBE, 0]
             if len(some) and name in self.unproven:
@@ -133,7 +133,7 @@ class Gradients:
         edges = [call.output for call in calls]
         grads = torch.autograd.grad(total, edges, allow_unused=True) if edges else ()
         parts: dict[str, list[Part]] = defaultdict(list)
-        other: set[str] = set()  # of calls along another axis than that of the examples
+        other: set[str] = set()  # parameters of calls whose first axis is not that of the examples
         with torch.no_grad():
             for call, out in zip(calls, grads, strict=True):
                 if out is None:
@@ -160,15 +160,15 @@ class Gradients:
         return vmap(grad(loss_of_one), in_dims=(None, 0))(some, examples)
 
     def _verify(self, probe: Examples, names: tuple[str, ...]) -> None:
-        """Hold the factored rows of a few examples against autograd's own gradients."""
-        if count(probe) == 1:  # what a model shares between examples has a first axis of 1 too
+        """Compare the factored rows of a few examples with autograd's own gradients."""
+        if count(probe) == 1:  # else a tensor that all examples share would look like an example
             probe = {k: torch.cat([v, v]) for k, v in probe.items()}
         b, itemsize = count(probe), self.task.dtype.itemsize
         factored = self._factored(probe) if self._layers else {}
         truths = [self._by_autograd(take(probe, slice(i, i + 1))) for i in range(b)]
         wrong, unproven = set[str](), set[str]()
         eps = torch.finfo(self.task.dtype).eps
-        # Against the largest of the probe: a residual near zero is rounding, batched or not.
+        # Relative to the largest of the probe: a residual near zero is rounding in either way.
         whole = max(_norm(true.values()) for true in truths)
         for name in names:
             parts = factored.get(name, [])
