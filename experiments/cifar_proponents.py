@@ -16,9 +16,18 @@ from typing import Any
 
 import torch
 
-from experiments.images import proponents
 from experiments.images.cifar_models import PAPER, SMALL, SMOKE, Model, Trained, trained
-from experiments.images.proponents import Drawn, Method, Queries, Shown, draw, influence, pool
+from experiments.images.proponents import (
+    COLUMNS,
+    Drawn,
+    Method,
+    Queries,
+    Shown,
+    draw,
+    influence,
+    measure,
+    pool,
+)
 from experiments.laboratory.experiment import Experiment, sweep
 from experiments.timing.work import one_pass
 from methods.ihvp.arnoldi import Krylov
@@ -40,12 +49,11 @@ class Config:
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     there, method = trained(config.model), config.method
     train = pool(there.module, there.train)
-    basis = proponents.basis_of(config.model, method, there.task, train)
     evaluation = pool(there.module, there.evaluation)
     drawn = draw(evaluation, config.queries, config.model.seed)
 
     def work() -> dict[str, Any]:
-        return proponents.measure(method, there.task, train, drawn, config.queries.top, basis)
+        return measure(config.model, method, there.task, train, drawn, config.queries.top)
 
     return {**there.metrics, **(timed(there, drawn, work) if method == TracIn() else work())}
 
@@ -104,7 +112,7 @@ EXPERIMENT = Experiment(
     run,
     PRESETS,
     summary="CIFAR-10 images for and against a prediction: classes of the top 5, by method",
-    columns=(*proponents.COLUMNS, "ratio"),
+    columns=(*COLUMNS, "ratio"),
     seconds={"smoke": 9, "small": 2_300},
 )
 

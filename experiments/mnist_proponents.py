@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.digits.models import LARGE, SMOKE, Data, Model, trained
-from experiments.images import proponents
-from experiments.images.proponents import Method, Queries, draw, influence, pool
+from experiments.images.proponents import COLUMNS, Method, Queries, draw, influence, measure, pool
 from experiments.laboratory.experiment import Experiment, sweep
 from methods.ihvp.arnoldi import Krylov
 from methods.representer import Representer
@@ -33,10 +32,8 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     train = pool(there.module, there.train.examples)
     evaluation = pool(there.module, there.evaluation.examples)
     drawn = draw(evaluation, config.queries, config.model.seed)
-    basis = proponents.basis_of(config.model, config.method, there.task, train)
-    measures = proponents.measure(
-        config.method, there.task, train, drawn, config.queries.top, basis
-    )
+    top = config.queries.top
+    measures = measure(config.model, config.method, there.task, train, drawn, top)
     return {**there.metrics, **measures}
 
 
@@ -63,7 +60,7 @@ EXPERIMENT = Experiment(
     run,
     PRESETS,
     summary="digits that speak for a prediction and against it: classes of the top 5, by method",
-    columns=proponents.COLUMNS,
+    columns=COLUMNS,
     seconds={"smoke": 14, "small": 600},
 )
 

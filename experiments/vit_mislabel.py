@@ -68,9 +68,9 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     if isinstance(method, Loss):
         scores = attribution.losses(task, pool)
     else:
-        prepared, facts = _prepare(config, method, task, there.train.examples)
+        state, facts = _prepare(config, method, task, there.train.examples)
         started = time.process_time()
-        fitted = method.fit(task, there.train.examples, prepared)
+        fitted = method.fit(task, there.train.examples, state)
         scores = fitted.self_influence(pool)
         if config.queries:
             facts |= _opponents(fitted, there, config.queries)

@@ -18,11 +18,11 @@ from experiments.models.mnist_cnn import DigitsCNN, LargeCNN, SmallCNN
 from experiments.training import models as training
 from experiments.training.loop import fit, flat_params
 from experiments.training.plans import Adam, Fit, cross_entropy
-from experiments.training.second_order import Finish, converge
+from experiments.training.second_order import Finish, converge, gradient_norm
 from methods.curvature.exact_hessian import exact_hessian
 from methods.progress import track
 from methods.randomness import numpy_generator
-from methods.task import chunks, count, take
+from methods.task import take
 
 Network = LargeCNN | SmallCNN | DigitsCNN
 CHUNK = 500  # examples in a forward pass
@@ -130,7 +130,6 @@ def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
         converge(module, cross_entropy, train.examples, decay, model.finish, model.seed, scratch)
     with torch.no_grad():
         predicted = predictions(module, evaluation.examples["image"])
-    gradient = _gradient(module, train.examples, decay)
     return {
         "final": flat_params(module),
         "params": outcome["params"],
@@ -138,7 +137,7 @@ def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
         "train_loss": outcome["train_loss"],
         "accuracy_corrupted": float((predicted == evaluation.examples["label"].numpy()).mean()),
         "accuracy_true": float((predicted == evaluation.true).mean()),
-        "gradient_norm": float(np.linalg.norm(gradient)),
+        "gradient_norm": gradient_norm(module, cross_entropy, train.examples, decay),
     }
 
 
@@ -189,16 +188,6 @@ def _mean(path: Path) -> Tensor:
 def predictions(module: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
     """The predicted class of each image, (n,)."""
     return torch.cat([module(some).argmax(1) for some in images.split(CHUNK)]).numpy()
-
-
-def _gradient(module: nn.Module, examples: dict[str, Tensor], decay: float) -> np.ndarray:
-    """The gradient of mean loss + decay/2 |params|^2, (p,)."""
-    params = list(module.parameters())
-    total = [decay * p.detach() for p in params]
-    for batch in chunks(examples, CHUNK):
-        grads = torch.autograd.grad(cross_entropy(module, batch).sum() / count(examples), params)
-        total = [t + g for t, g in zip(total, grads, strict=True)]
-    return torch.cat([t.flatten() for t in total]).numpy()
 
 
 SMALL = Model(

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from experiments.laboratory.attribution import stored_state
 from experiments.laboratory.errors import UserError
-from methods.attributor import State
 from methods.errors import MethodError
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.influence import Influence
@@ -170,29 +169,22 @@ class Preparation:
     preparation: Any
 
 
-def basis_of(model: Any, method: Method, task: Task, train: Pool) -> tuple[State | None, float]:
-    """What a method computes once per trained model, and the seconds that took."""
-    if not isinstance(method, Influence):
-        return None, 0.0
-    wanted = Preparation(model, method.state_settings)
-    return stored_state("proponents_basis", wanted, method, lambda: (task, train.examples))
-
-
 def measure(
-    method: Method,
-    task: Task,
-    train: Pool,
-    drawn: Drawn,
-    top: int,
-    basis: tuple[State | None, float] = (None, 0.0),
+    model: Any, method: Method, task: Task, train: Pool, drawn: Drawn, top: int
 ) -> dict[str, Any]:
     """Score every training example for every query and return everything the artifacts need.
 
     TracIn and influence functions explain the loss at the query's label; Representer explains the
     logit of the class that its refitted model predicts. The class explained is the array `asked`.
+    Influence functions compute their basis once for the config `model` of the trained network.
     """
     query = drawn.pool.take(drawn.index)
-    state, basis_seconds = basis
+    state, basis_seconds = None, 0.0
+    if isinstance(method, Influence):
+        wanted = Preparation(model, method.state_settings)
+        state, basis_seconds = stored_state(
+            "proponents_basis", wanted, method, lambda: (task, train.examples)
+        )
     started = time.perf_counter()
     if isinstance(method, Representer):
         if not isinstance(task.loss, Objective):

@@ -92,6 +92,14 @@ def converge(
     return point, norm
 
 
+def gradient_norm(
+    module: nn.Module, loss: Loss, train: dict[str, Tensor], weight_decay: float
+) -> float:
+    """|gradient|_2 of mean loss + weight_decay/2 |params|^2 at the module's parameters."""
+    point = flat_params(module).astype(np.float64)
+    return float(np.linalg.norm(_objective(module, loss, train, weight_decay, point)[1]))
+
+
 def _preconditioner(
     module: nn.Module,
     loss: Loss,
