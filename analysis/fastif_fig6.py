@@ -37,7 +37,7 @@ INNER = 0.6  # radius of the circle of wrong predictions
 RADII = {"lexical_overlap": 1.0, "subsequence": 1.1, "constituent": 1.2, "mnli": 1.0}
 FREE = 0.12  # of a full turn, left between the arcs of groups together
 SWEEPS = 12
-GAP = 0.03  # radians between outer nodes, or less where there are many
+GAP = 0.03  # radians between outer nodes, or less between many
 FULL = 0.9  # the share of the circle that they may fill
 
 COLOURS = {"H (L)": BLUE, "H (S)": ORANGE, "H (C)": PURPLE, "M": BLACK}

@@ -90,7 +90,7 @@ def _simulated(runs: list[Run]) -> list[Row]:
     models, p, thresholds = (np.asarray(first.array(n)) for n in ("models", "p", "thresholds"))
 
     def row(kind: str, name: str, place: tuple[int, ...], planned: Any, **about: Any) -> Row:
-        # Without any pair there is no number: seeds that have none are left out.
+        # A seed in which no pair passes has no number and is left out.
         values = [float(run.array(name)[place]) for run in runs]
         known = [value for value in values if math.isfinite(value)]
         ours = over_seeds(known) if known else Interval(math.nan, math.nan, math.nan, len(runs))
@@ -154,17 +154,19 @@ def _draw_planned(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
-    """The claims, then a line for each budget and each threshold that was asked about."""
+    """The claims, then a line for each budget and each threshold."""
     lines = []
     for row in records(table[table["kind"].isin(["claim", BUDGET, NEEDED])]):
-        asked, answer = f"{row['models']:g} models, {row['method']}", row["quantity"]
+        question, answer = f"{row['models']:g} models, {row['method']}", row["quantity"]
         form = ".0f" if row["kind"] == NEEDED else ".3g"
         if row["kind"] == "claim":
-            asked, answer = "claim", f"{row['method']}: {row['quantity']}"
+            question, answer = "claim", f"{row['method']}: {row['quantity']}"
         elif row["kind"] == NEEDED:
-            asked = f"threshold {row['threshold']:g}, {row['method']}"
+            question = f"threshold {row['threshold']:g}, {row['method']}"
         value = format(row["ours"], form)
-        lines.append({"asked": asked, "answer": answer, "value": value, "verdict": row["verdict"]})
+        lines.append(
+            {"question": question, "answer": answer, "value": value, "verdict": row["verdict"]}
+        )
     return pd.DataFrame(lines).fillna("")
 
 

@@ -1,4 +1,4 @@
-"""The picture of proponents and opponents: images in rows a method, and the shares beneath."""
+"""The picture of proponents and opponents: images, a line per method, and the shares below."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.ink.marks import name_lines
 from analysis.ink.pixels import show
 from analysis.ink.style import BLACK, BLUE, FOOT, GREY, ORANGE, PAGE
 from analysis.numbers.proponents import CONTROL, CORRECT, QUANTITY, ROLES
@@ -83,7 +84,7 @@ def _draw_image(
 
 
 def _draw_key(figure: Figure, top: float) -> None:
-    """What the frames mean, under the images."""
+    """Explain the frames, below the images."""
     key = ((BLUE, "the query's class"), (ORANGE, "the confusable class"), (GREY, "another class"))
     x = LEFT["proponent"]
     for colour, meaning in key:
@@ -103,15 +104,14 @@ def _draw_shares(axes: Axes, rows: pd.DataFrame, role: str, named: bool) -> None
         axes.axvline(row["ours"], color=GREY, linestyle=":", linewidth=1)
         axes.plot(row["ours"], len(shown), "x", color=GREY, markersize=4)
     labels = [_short(row["method"]) for row in shown] + [CONTROL.lower()]
-    axes.set_yticks(range(len(labels)), labels if named else [""] * len(labels), fontsize=6.5)
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
+    name_lines(axes, labels if named else [""] * len(labels))
+    axes.tick_params(axis="y", labelsize=6.5)
     axes.set_xlim(0, 102)
     axes.set_xlabel(f"{QUANTITY[role].capitalize()}, %", labelpad=2)
 
 
 def _short(name: str) -> str:
-    """A variant's name, in the room there is."""
+    """A variant's name, short enough for the margin."""
     return name.replace("Influence functions, ", "Influence, ")
 
 

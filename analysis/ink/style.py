@@ -29,7 +29,7 @@ SHADES = (SKY, BLUE, "#1B2A41")  # ordered: early, middle and late of one method
 
 COLUMN, PAGE = 3.5, 7.0  # inches: one column and two
 DPI = 220
-FOOT = 0.2  # inches kept free under the axes for what `stamp` writes
+FOOT = 0.2  # inches under the axes, free for what `stamp` writes
 
 SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same ink on every machine
@@ -89,12 +89,12 @@ LOOKS = {
 
 def family(method: str) -> str:
     """The family of a method's display name: `RandProj 100` -> `RandProj`."""
-    found = re.match(r"[A-Za-z^]+", method)
-    return found.group() if found else method
+    match = re.match(r"[A-Za-z^]+", method)
+    return match.group() if match else method
 
 
 def look(method: str) -> Look:
-    """How a method is drawn; one that nobody styled is grey under its own name."""
+    """How a method is drawn; one without a style is grey under its own name."""
     return LOOKS.get(family(method), Look(GREY, "x", method))
 
 
@@ -188,13 +188,13 @@ def ink(figure: Figure) -> dict[str, bytes]:
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
     }
-    pages = {}
+    files = {}
     for kind, metadata in undated.items():
-        page = io.BytesIO()
-        figure.savefig(page, format=kind, metadata=metadata)
-        figure.set_layout_engine("none")  # laid out once: both look the same
-        pages[kind] = page.getvalue()
-    return pages
+        file = io.BytesIO()
+        figure.savefig(file, format=kind, metadata=metadata)
+        figure.set_layout_engine("none")  # layout is computed once, so both look the same
+        files[kind] = file.getvalue()
+    return files
 
 
 def draw_curve(
@@ -206,7 +206,7 @@ def draw_curve(
     rows = rows.sort_values(x)
     at, low, high = (rows[name].to_numpy(dtype=float) for name in (x, "low", "high"))
     axes.fill_between(at, low, high, color=style.colour, alpha=0.2, linewidth=0)
-    if len(at) == 1:  # a band has no width there
+    if len(at) == 1:  # a band over one point has no width
         axes.vlines(at, low, high, color=style.colour, alpha=0.5, linewidth=2)
     axes.plot(
         at,
@@ -221,8 +221,8 @@ def draw_curve(
 def fit_values(axes: Axes, values: Iterable[float], *, top: float = math.inf) -> None:
     """Fit the y axis to values, not to their intervals, which are wide where there are two seeds.
 
-    `top` is the largest value there can be. A logarithmic axis gets a factor of two as room. The
-    axis stays as it is where there is no finite value.
+    `top` is the largest possible value. A logarithmic axis gets a factor of two as room. Without a
+    finite value the axis stays unchanged.
     """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:

@@ -12,10 +12,10 @@ from matplotlib.textpath import text_to_path
 from analysis.ink.style import BLACK, BLUE, FOOT, GREY, PAGE, VERMILLION
 from analysis.numbers.table import records
 
-LINES = 4  # of a text that are shown
+LINES = 4  # shown of each text
 NOTE_SIZE = 6.5  # points
 LINE, GAP, TOP = 0.135, 0.12, 0.42  # inches
-COLUMNS = (0.012, 0.11, 0.32)  # where they start, as shares of the width
+COLUMNS = (0.012, 0.11, 0.32)  # where columns start, as shares of the width
 COLOURS = {"example": BLACK, "proponent": BLUE, "opponent": VERMILLION}
 COLOURS |= {"lowest": BLUE, "highest": VERMILLION}
 HEADS = (("Class", "(predicted)"), ("Title and content",))
@@ -37,7 +37,7 @@ def draw(table: pd.DataFrame, notes: str, heads: tuple[tuple[str, ...], ...] = H
 
     def write(column: int, inches: float, lines: list[str], **style: Any) -> None:
         for place, line in enumerate(lines):
-            y = 1 - (inches + (place + 1) * LINE) / height  # each at a baseline of its own
+            y = 1 - (inches + (place + 1) * LINE) / height  # every line has its own baseline
             figure.text(COLUMNS[column], y, line, parse_math=False, **style)
 
     def rule(inches: float, width: float) -> None:
@@ -56,11 +56,9 @@ def draw(table: pd.DataFrame, notes: str, heads: tuple[tuple[str, ...], ...] = H
         score = [] if kind == "example" else [f"{row['ours']:+.3g}".replace("-", "−")]
         write(0, at, [str(row["method"]).capitalize(), *score], color=COLOURS[kind])
         write(1, at, [row["label"]])
-        told = row.get("prediction", "")
-        wrong = row["label"] != told
-        weight = "bold" if wrong else "normal"
-        predicted = [f"({told})"] if told else []
-        write(1, at + LINE, predicted, weight=weight)
+        predicted = row.get("prediction", "")
+        weight = "normal" if row["label"] == predicted else "bold"
+        write(1, at + LINE, [f"({predicted})"] if predicted else [], weight=weight)
         write(2, at, body[:1], weight="bold")
         write(2, at + LINE, body[1:])
         at += length
@@ -74,7 +72,7 @@ def wrapped(
 ) -> list[str]:
     """Text in lines no wider than `inches`, set in the figure's font at `size` points.
 
-    With `lines`, at most so many, and an ellipsis where it goes on.
+    With `lines`, at most that many lines, and an ellipsis where the text is cut.
     """
     properties = FontProperties(size=size or rcParams["font.size"], **font)
 

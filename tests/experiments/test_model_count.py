@@ -114,4 +114,4 @@ def test_the_plan_is_held_against_simulation():
     assert claims["n"].tolist() == [3] * 4
     errors = rows[rows["kind"] == "error"]
     np.testing.assert_allclose(errors["ours"], errors["planned"], rtol=0.12)
-    assert "50 models, p = 0.5" in set(models_plan.page(rows)["asked"])
+    assert "50 models, p = 0.5" in set(models_plan.page(rows)["question"])
