@@ -9,6 +9,6 @@ from tests.methods.test_fastif import in_a_group
 
 if __name__ == "__main__":
     with joined() as group:
-        found = in_a_group(group)
+        result = in_a_group(group)
         if group.rank == 0:
-            torch.save((group.size, found), sys.argv[1])
+            torch.save((group.size, result), sys.argv[1])

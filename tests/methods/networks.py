@@ -190,8 +190,8 @@ def gradient_rows(task: Task, of: PerExample, batch: Examples) -> Tensor:
         params = {n: v.detach().clone().requires_grad_() for n, v in task.params.items()}
         one = {k: v[i : i + 1] for k, v in batch.items()}
         loss = of({**(task.frozen or {}), **params}, one).sum()
-        found = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
-        grads = dict(zip(params, found, strict=True))
+        values = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+        grads = dict(zip(params, values, strict=True))
         whole = {
             n: torch.zeros_like(v) if grads[n] is None else grads[n] for n, v in params.items()
         }
@@ -211,10 +211,10 @@ def checkpoints(model: nn.Module, lrs: tuple[float, ...] = (0.3, 0.1)) -> tuple[
 
 def subclasses(package: ModuleType, kind: type) -> list[Any]:
     """Concrete subclasses of `kind` defined in the modules of a package's folder."""
-    found = []
+    classes = []
     for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         for _, value in inspect.getmembers(importlib.import_module(info.name), inspect.isclass):
             defined_here = value.__module__ == info.name and not inspect.isabstract(value)
             if defined_here and issubclass(value, kind):
-                found.append(value)
-    return found
+                classes.append(value)
+    return classes

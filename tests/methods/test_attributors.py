@@ -167,8 +167,8 @@ def test_the_task_is_left_as_it_was(method: Attributor) -> None:
 def test_proponents_and_opponents_are_the_ends_of_the_scores(method: Attributor) -> None:
     fitted = method.fit(the_task(), TRAIN)
     scores = fitted.scores(QUERY, TRAIN)
-    for found, descending in [(fitted.proponents, True), (fitted.opponents, False)]:
-        values, index = found(QUERY, TRAIN, 4)
+    for search, descending in [(fitted.proponents, True), (fitted.opponents, False)]:
+        values, index = search(QUERY, TRAIN, 4)
         ordered = scores.sort(1, descending=descending)
         equal(values, ordered.values[:, :4])
         equal(scores.gather(1, index), values)
@@ -330,17 +330,17 @@ def test_only_some_parameters_equal_a_model_of_just_them(method: Attributor) -> 
 
 
 @pytest.mark.parametrize(
-    ("patterns", "said"),
+    ("patterns", "message"),
     [
         (["zzz"], r"'zzz': there are inner\.weight, inner\.bias"),
         (["head.*", "inner.wieght"], r"'inner\.wieght': did you mean inner\.weight"),
         (["*", "heads.*"], r"'heads\.\*': did you mean head\.bias or head\.weight"),
     ],
 )
-def test_every_pattern_must_match_a_parameter(patterns: list[str], said: str) -> None:
-    with pytest.raises(MethodError, match=f"no parameter matches {said}"):
+def test_every_pattern_must_match_a_parameter(patterns: list[str], message: str) -> None:
+    with pytest.raises(MethodError, match=f"no parameter matches {message}"):
         the_task(only=patterns)
-    with pytest.raises(MethodError, match=f"no parameter matches {said}"):
+    with pytest.raises(MethodError, match=f"no parameter matches {message}"):
         TracIn(layers=tuple(patterns)).fit(the_task(), TRAIN)
     with pytest.raises(MethodError, match="no pattern to choose parameters by"):
         the_task().only([])

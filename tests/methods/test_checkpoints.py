@@ -14,19 +14,19 @@ WHOLE = np.concatenate([FLUCTUATING, FALLING, FLAT])
 
 
 def test_phases_are_those_the_curve_was_made_of():
-    found = phases(WHOLE)
+    phase = phases(WHOLE)
     # 1.93 was reached by chance among the fluctuations: settled is where the fall goes below it.
-    assert found.settled == np.flatnonzero(np.minimum.accumulate(WHOLE) < 1.93)[0]
-    assert WHOLE[found.converged] <= 0.5 + 0.05 * 1.4
-    assert found.converged < 8 + 20
+    assert phase.settled == np.flatnonzero(np.minimum.accumulate(WHOLE) < 1.93)[0]
+    assert WHOLE[phase.converged] <= 0.5 + 0.05 * 1.4
+    assert phase.converged < 8 + 20
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 10])
 def test_proposals_are_distinct_ascending_and_within_the_steady_decrease(count):
-    found, chosen = phases(WHOLE), propose(WHOLE, count)
+    phase, chosen = phases(WHOLE), propose(WHOLE, count)
     assert len(chosen) == count
     assert (np.diff(chosen) > 0).all()
-    assert found.settled <= chosen[0] <= chosen[-1] < found.converged
+    assert phase.settled <= chosen[0] <= chosen[-1] < phase.converged
     np.testing.assert_array_equal(propose(WHOLE, count), chosen)
 
 
@@ -49,9 +49,9 @@ def test_a_steep_beginning_is_not_taken_for_the_whole_fall():
 
 
 def test_an_exponential_ends_where_little_is_left():
-    found = phases(np.exp(-TIME / 8))
-    assert found.settled == 0
-    assert 0.01 < np.exp(-found.converged / 8) < 0.06
+    phase = phases(np.exp(-TIME / 8))
+    assert phase.settled == 0
+    assert 0.01 < np.exp(-phase.converged / 8) < 0.06
 
 
 def test_uneven_steps_are_taken_into_account():
@@ -68,11 +68,11 @@ def test_proposals_do_not_depend_on_the_unit_of_the_loss():
 
 
 def test_more_than_there_are_is_an_error_that_says_how_many():
-    found = phases(WHOLE)
-    there = found.converged - found.settled
-    assert len(propose(WHOLE, there)) == there
-    with pytest.raises(MethodError, match=f"ask for at most {there}"):
-        propose(WHOLE, there + 1)
+    phase = phases(WHOLE)
+    available = phase.converged - phase.settled
+    assert len(propose(WHOLE, available)) == available
+    with pytest.raises(MethodError, match=f"ask for at most {available}"):
+        propose(WHOLE, available + 1)
 
 
 def test_even_checkpoints_are_even_in_steps_and_not_in_number():
@@ -87,7 +87,7 @@ def test_even_checkpoints_are_even_in_steps_and_not_in_number():
 
 
 @pytest.mark.parametrize(
-    ("losses", "steps", "said"),
+    ("losses", "steps", "message"),
     [
         (np.where(TIME == 7, np.nan, 1 - TIME / 40), None, "loss 7 is nan"),
         (np.where(TIME == 7, np.inf, 1 - TIME / 40), None, "loss 7 is inf"),
@@ -99,8 +99,8 @@ def test_even_checkpoints_are_even_in_steps_and_not_in_number():
         (1 - TIME / 40, np.zeros(40), "must rise"),
     ],
 )
-def test_what_is_no_loss_curve_is_one_clear_error(losses, steps, said):
-    with pytest.raises(MethodError, match=said):
+def test_what_is_no_loss_curve_is_one_clear_error(losses, steps, message):
+    with pytest.raises(MethodError, match=message):
         propose(losses, 3, steps)
 
 

@@ -47,7 +47,7 @@ def parts():
     return task, take(examples, slice(0, 50)), take(examples, slice(50, N))
 
 
-def found(settings, group=ALONE, candidates=None):
+def result(settings, group=ALONE, candidates=None):
     task, train, query = parts()
     pool = train if candidates is None else candidates
     features = (query["x"], pool["x"])
@@ -71,31 +71,31 @@ def test_neighbours_without_faiss_are_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("query", "train", "k", "said"),
+    ("query", "train", "k", "message"),
     [
         ((2, 3), (4, 3), 5, "5 neighbours among 4 training examples: lower k"),
         ((2, 3), (4, 2), 1, "features of 3 and 2 numbers"),
         ((2, 3), (4, 3), 0, "k is 0: give 1 or more"),
     ],
 )
-def test_neighbours_that_cannot_be_are_one_line(query, train, k, said):
-    with pytest.raises(MethodError, match=said):
+def test_neighbours_that_cannot_be_are_one_line(query, train, k, message):
+    with pytest.raises(MethodError, match=message):
         neighbours(torch.zeros(query), torch.zeros(train), k)
 
 
 def test_scores_of_candidates_equal_the_influence_functions_of_conjugate_gradients():
     task, train, query = parts()
     wanted = Influence(CG(1e-10), damping=0.3).scores(task, train, query)
-    few = found(CONVERGED)
+    few = result(CONVERGED)
     assert few.candidates.shape == few.scores.shape == (10, 7)
     torch.testing.assert_close(few.scores, wanted.gather(1, few.candidates))
-    torch.testing.assert_close(found(FastIF(None, CONVERGED.lissa, 0.3)).scores, wanted)
+    torch.testing.assert_close(result(FastIF(None, CONVERGED.lissa, 0.3)).scores, wanted)
 
 
 def test_other_candidates_keep_the_hessian_of_the_training_set():
     task, train, query = parts()
     fitted = Influence(CG(1e-10), damping=0.3).fit(task, train)
-    few = found(FastIF(None, CONVERGED.lissa, 0.3), candidates=query)
+    few = result(FastIF(None, CONVERGED.lissa, 0.3), candidates=query)
     torch.testing.assert_close(few.scores, fitted.scores(query, query))
 
 
@@ -139,7 +139,7 @@ SHARED = FastIF(k=7, lissa=LiSSA(depth=50, sample=2, scale=6.0, repeats=5), damp
 
 
 def in_a_group(group):
-    one = found(SHARED, group)
+    one = result(SHARED, group)
     return one.candidates, one.scores, one.s_test.mean, one.s_test.error
 
 
@@ -150,7 +150,7 @@ def test_two_processes_find_what_one_does():
 
 
 def test_processes_of_torchrun_find_what_one_does(tmp_path):
-    path = tmp_path / "found.pt"
+    path = tmp_path / "result.pt"
     torchrun = "-m torch.distributed.run --standalone --nproc-per-node=2"
     command = f"{torchrun} -m tests.methods.fastif_by_torchrun"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

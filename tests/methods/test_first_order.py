@@ -87,9 +87,9 @@ def test_the_update_is_that_of_torch_s_own_descent_with_weight_decay():
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, weight_decay=0.3)
     quadratic(module, TRAIN).mean().backward()
     optimizer.step()
-    there = moved(task, descent(task, TRAIN, lr=0.1))
+    after = moved(task, descent(task, TRAIN, lr=0.1))
     for name, value in module.named_parameters():
-        torch.testing.assert_close(there.params[name], value.detach())
+        torch.testing.assert_close(after.params[name], value.detach())
 
 
 def test_a_loss_that_is_not_finite_is_an_error():
@@ -180,9 +180,9 @@ def test_minibatches_go_through_the_examples_once_an_epoch():
 def test_queries_are_never_trained_on():
     train, query, (rest, _) = mnist_first_order.load(replace(TINY, n_train=1_000, n_query=300))
     seen = {image.numpy().tobytes() for image in train["image"]}
-    asked = [image.numpy().tobytes() for image in query["image"]]
+    images = [image.numpy().tobytes() for image in query["image"]]
     assert len(train["label"]) + len(query["label"]) + len(rest) == 1_797
-    assert not seen & set(asked)
+    assert not seen & set(images)
 
 
 @pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"batch_size": 0}, {"every": 0}, {"epochs": -1}])

@@ -1,4 +1,4 @@
-"""Settings that cannot be, and examples that are not there: one clear line each."""
+"""Impossible settings and missing examples: one clear line each."""
 
 from dataclasses import replace
 
@@ -65,11 +65,12 @@ MISTAKES = {
 def test_a_setting_that_cannot_be_is_one_line_and_a_code(words, store, capsys):
     assert SMALLEST.main(words.split()) == 2
     out, err = capsys.readouterr()
-    said = [line for line in err.split("\n") if line.startswith("error: ")]  # below a bar, if slow
+    # Where it is slow, a progress bar precedes the error.
+    errors = [line for line in err.split("\n") if line.startswith("error: ")]
     assert out == ""
-    assert len(said) == 1
-    assert MISTAKES[words] in said[0]
-    assert err.endswith(f"{said[0]}\n")
+    assert len(errors) == 1
+    assert MISTAKES[words] in errors[0]
+    assert err.endswith(f"{errors[0]}\n")
     assert not [path for path in store.glob("mnist_mislabel/*") if path.name != "presets"]
 
 

@@ -50,7 +50,7 @@ def method(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ((X, Y), 'found a tuple of 2; give {"image": ..., "label": ...}'),
         (TensorDataset(X, Y), "found a TensorDataset; give"),
@@ -60,7 +60,7 @@ def method(request: pytest.FixtureRequest) -> Any:
         ({"x": X, "y": Y[:7]}, "columns of different lengths: {'x': 80, 'y': 7}; give one row"),
     ],
 )
-def test_examples_are_a_dict_of_tensors(method: Any, given: Any, said: str) -> None:
+def test_examples_are_a_dict_of_tensors(method: Any, given: Any, message: str) -> None:
     fitted = method.fit(the_task(), TRAIN)
     for act in (
         lambda: method.self_influence(the_task(), given),
@@ -69,7 +69,7 @@ def test_examples_are_a_dict_of_tensors(method: Any, given: Any, said: str) -> N
         lambda: fitted.self_influence(given),
         lambda: measure(the_task(), given),
     ):
-        with pytest.raises(MethodError, match=re.escape(said)):
+        with pytest.raises(MethodError, match=re.escape(message)):
             act()
 
 
@@ -84,8 +84,8 @@ FAILING = {
 
 @pytest.mark.parametrize("name", FAILING)
 def test_a_loss_that_fails_is_told_with_what_it_was_given(method: Any, name: str) -> None:
-    given, said = FAILING[name]
-    pattern = re.escape(f"the loss fails on examples with {said}").replace("N", r"(80|64|32|16)")
+    given, message = FAILING[name]
+    pattern = re.escape(f"the loss fails on examples with {message}").replace("N", r"(80|64|32|16)")
     fitted = method.fit(the_task(), TRAIN)
     for act in (
         lambda: method.self_influence(the_task(), given),
@@ -160,15 +160,17 @@ def test_a_loss_is_called_no_more_often_than_before() -> None:
 
 
 def test_a_reduced_loss_is_told_in_words_that_are_true() -> None:
-    for value, said in [(0, r"a tensor of shape \(\)"), (None, "None")]:
+    for value, message in [(0, r"a tensor of shape \(\)"), (None, "None")]:
         task = the_task(lambda m, b, v=value: v if v is None else networks.nll(m, b).mean())
-        with pytest.raises(MethodError, match=f"returned {said} for a batch of 3 of the examples"):
+        with pytest.raises(
+            MethodError, match=f"returned {message} for a batch of 3 of the examples"
+        ):
             TracIn(False).self_influence(task, TRAIN)
 
 
 def test_swapped_arguments_of_a_task_are_named() -> None:
-    said = "first argument is the module, the second its loss.* found a function and a Mlp"
-    with pytest.raises(MethodError, match=said):
+    message = "first argument is the module, the second its loss.* found a function and a Mlp"
+    with pytest.raises(MethodError, match=message):
         Task.of(networks.nll, networks.built(networks.Mlp))  # type: ignore[arg-type]
     with pytest.raises(MethodError, match="found a Mlp and a str"):
         the_task("nll")

@@ -115,8 +115,8 @@ def test_with_labels_it_is_tracin_on_the_last_layer_at_the_refitted_head(model: 
     method = Representer(0.01, labels="y")
     task = Task.of(model, networks.nll, predicted)
     fitted = method.fit(task, TRAIN)
-    there = Head(task, TRAIN).refitted(fitted.head)
-    last = TracIn(learning_rates=False).fit(there, TRAIN).scores(QUERY, TRAIN)
+    refitted = Head(task, TRAIN).refitted(fitted.head)
+    last = TracIn(learning_rates=False).fit(refitted, TRAIN).scores(QUERY, TRAIN)
     torch.testing.assert_close(fitted.scores(QUERY, TRAIN), last / (2 * 0.01 * 40))
 
 

@@ -11,8 +11,8 @@ DRAW = np.random.default_rng(0)
 
 def test_identical_predictions_agree_and_opposite_ones_do_not():
     one = DRAW.integers(0, 5, 200)
-    found = agreement(np.stack([one, one, (one + 1) % 5]))
-    np.testing.assert_array_equal(found, [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
+    shares = agreement(np.stack([one, one, (one + 1) % 5]))
+    np.testing.assert_array_equal(shares, [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
     half = np.where(np.arange(200) < 100, one, (one + 2) % 5)
     assert agreement(one[None], half[None])[0, 0] == 0.5
 
@@ -27,8 +27,8 @@ def test_independent_classifiers_agree_as_often_as_chance_says():
 
 def test_chance_is_the_sum_of_products_of_shares():
     predicted = np.array([[0, 0, 1, 2], [1, 1, 1, 0]])
-    found = chance_agreement(predicted)
-    np.testing.assert_allclose(found, [[6 / 16, 5 / 16], [5 / 16, 10 / 16]])
+    chance = chance_agreement(predicted)
+    np.testing.assert_allclose(chance, [[6 / 16, 5 / 16], [5 / 16, 10 / 16]])
 
 
 def test_within_labels_chance_knows_what_accuracy_gives():
@@ -43,7 +43,7 @@ def test_within_labels_chance_knows_what_accuracy_gives():
 
 
 @pytest.mark.parametrize(
-    ("act", "said"),
+    ("act", "message"),
     [
         (lambda: agreement(np.zeros(3, int)), r"shape \(3,\)"),
         (lambda: agreement(np.zeros((2, 3))), "float64"),
@@ -51,6 +51,6 @@ def test_within_labels_chance_knows_what_accuracy_gives():
         (lambda: chance_agreement(np.zeros((1, 3), int), np.zeros(2)), "2 labels for 3 examples"),
     ],
 )
-def test_what_are_no_predictions_is_named(act, said):
-    with pytest.raises(MethodError, match=said):
+def test_what_are_no_predictions_is_named(act, message):
+    with pytest.raises(MethodError, match=message):
         act()

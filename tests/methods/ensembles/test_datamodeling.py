@@ -30,12 +30,12 @@ def test_a_linear_datamodel_is_predicted_without_an_error():
 
 def test_the_ensemble_s_estimate_of_a_linear_datamodel_predicts_other_masks():
     weights = DRAW.normal(size=(N_QUERY, N_TRAIN))
-    fitted, held = draw_masks(8_000, N_TRAIN, 84, seed=2), draw_masks(300, N_TRAIN, 84, seed=3)
+    fitted, unseen = draw_masks(8_000, N_TRAIN, 84, seed=2), draw_masks(300, N_TRAIN, 84, seed=3)
     few = influence(fitted[:100], fitted[:100] @ weights.T)
     many = influence(fitted, fitted @ weights.T)
-    outcomes = held @ weights.T
-    assert lds(held, outcomes, many).min() > 0.98
-    assert 0.3 < lds(held, outcomes, few).mean() < 0.9
+    outcomes = unseen @ weights.T
+    assert lds(unseen, outcomes, many).min() > 0.98
+    assert 0.3 < lds(unseen, outcomes, few).mean() < 0.9
 
 
 def ridge(x, y):
@@ -75,14 +75,14 @@ def test_reliability_is_the_share_of_variance_that_the_mask_explains():
         return truth + DRAW.normal(size=truth.shape) * np.sqrt(1 - share)
 
     one, other, third = trained(), trained(), trained()
-    found = reliability(one, other)
+    measured = reliability(one, other)
     # A normal pair's rank correlation is 6/pi asin(r/2): at most 0.018 below Pearson's.
-    np.testing.assert_allclose(found, 6 / np.pi * np.arcsin(share / 2), atol=0.015)
+    np.testing.assert_allclose(measured, 6 / np.pi * np.arcsin(share / 2), atol=0.015)
     best = spearman(truth.T, one.T)
-    np.testing.assert_allclose(ceiling(found), best, atol=0.02)
-    np.testing.assert_allclose(ceiling(found, 2), spearman(truth.T, (one + other).T), atol=0.02)
+    np.testing.assert_allclose(ceiling(measured), best, atol=0.02)
+    np.testing.assert_allclose(ceiling(measured, 2), spearman(truth.T, (one + other).T), atol=0.02)
     twice = reliability((one + other) / 2, (third + trained()) / 2)
-    np.testing.assert_allclose(averaged(found, 2), twice, atol=0.02)
+    np.testing.assert_allclose(averaged(measured, 2), twice, atol=0.02)
 
 
 def test_spearman_and_brown_by_hand():
@@ -104,10 +104,10 @@ def test_the_area_is_sklearn_s_and_nan_where_nothing_is_wanted():
     scores = DRAW.integers(0, 9, size=(3, 40))
     wanted = DRAW.random((3, 40)) < 0.2
     wanted[1] = False
-    found = area(scores, wanted)
+    areas = area(scores, wanted)
     for row in (0, 2):
-        assert found[row] == pytest.approx(roc_auc_score(wanted[row], scores[row]))
-    assert np.isnan(found[1])
+        assert areas[row] == pytest.approx(roc_auc_score(wanted[row], scores[row]))
+    assert np.isnan(areas[1])
 
 
 def test_an_example_without_an_estimate_adds_nothing():

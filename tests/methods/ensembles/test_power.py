@@ -69,9 +69,9 @@ def test_the_counts_hold_and_the_number_before_the_sustained_one_does_not():
             share = math.log((1 - p) / (1 - q)) / math.log(q * (1 - p) / (p * (1 - q)))
             n = np.arange(1, 2_500)
             cut = np.floor(n * share + 1e-9)
-            held = (binom.cdf(cut, n, p) >= 0.95) & (binom.cdf(cut, n, q) <= 0.05)
-            assert 1 + held.argmax() == count.first
-            assert max(n[~held], default=0) + 1 == count.sustained
+            enough = (binom.cdf(cut, n, p) >= 0.95) & (binom.cdf(cut, n, q) <= 0.05)
+            assert 1 + enough.argmax() == count.first
+            assert max(n[~enough], default=0) + 1 == count.sustained
 
 
 def test_the_paper_s_code_is_ours_where_it_answers():
@@ -97,23 +97,23 @@ def test_two_unknown_arms_are_near_the_normal_answer_in_the_middle():
 
 @pytest.mark.parametrize(("p", "q", "inside"), [(0.9, 0.5, 0.5), (0.8, 0.3, 0.7), (1, 0.6, 0.6)])
 def test_two_arms_are_those_of_brute_force(p, q, inside):
-    def told(n):
+    def decided(n):
         n_in, n_out = arms(n, inside)
         if not 0 < n_in < n:
             return False
         gap = np.arange(n_in + 1)[:, None] / n_in - np.arange(n_out + 1) / n_out
-        found = gap >= (p - q) / 2 - 1e-9
+        influential = gap >= (p - q) / 2 - 1e-9
 
         def chance(one, other):
             mass = binom.pmf(np.arange(n_in + 1), n_in, one)[:, None]
-            return float((found * mass * binom.pmf(np.arange(n_out + 1), n_out, other)).sum())
+            return float((influential * mass * binom.pmf(np.arange(n_out + 1), n_out, other)).sum())
 
         return chance(p, q) >= 0.95 and max(chance(p, p), chance(q, q)) <= 0.05
 
-    held = np.array([told(n) for n in range(1, 250)])
+    enough = np.array([decided(n) for n in range(1, 250)])
     count = two_arms(p, q, inside=inside)
-    assert count.first == 1 + held.argmax()
-    assert count.sustained == 1 + np.flatnonzero(~held)[-1] + 1
+    assert count.first == 1 + enough.argmax()
+    assert count.sustained == 1 + np.flatnonzero(~enough)[-1] + 1
 
 
 @pytest.mark.parametrize(("p", "q", "threshold"), [(0.5, 0.5, 0.15), (0.9, 0.7, 0.1), (1, 0, 0.5)])
@@ -151,21 +151,21 @@ def test_nothing_passes_nothing_overlaps():
     assert math.isnan(null_iou(20, 1.0, p=1.0))
 
 
-def test_a_resolution_is_as_quiet_and_as_sure_as_it_says():
+def test_a_limits_is_as_quiet_and_as_sure_as_it_says():
     for n, p in [(100, 0.5), (400, 0.9)]:
-        found = resolved(n, p)
+        limits = resolved(n, p)
         n_in, n_out = arms(n, 0.7)
-        assert passes(n_in, n_out, p, p, found.threshold) <= 0.05
-        assert passes(n_in, n_out, p, p, found.threshold - 1e-6) > 0.05
-        assert passes(n_in, n_out, p, p - found.influence, found.threshold) == pytest.approx(0.95)
+        assert passes(n_in, n_out, p, p, limits.threshold) <= 0.05
+        assert passes(n_in, n_out, p, p, limits.threshold - 1e-6) > 0.05
+        assert passes(n_in, n_out, p, p - limits.influence, limits.threshold) == pytest.approx(0.95)
     assert math.isnan(resolved(20, 0.3).influence)
 
 
 def test_the_models_for_a_threshold_are_quiet_from_there_on():
     count = models_for(0.15)
-    held = [passes(*arms(n, 0.7), 0.5, 0.5, 0.15) <= 0.05 for n in range(5, 600)]
-    assert count.first == 5 + held.index(True)
-    assert count.sustained == 5 + len(held) - held[::-1].index(False)
+    enough = [passes(*arms(n, 0.7), 0.5, 0.5, 0.15) <= 0.05 for n in range(5, 600)]
+    assert count.first == 5 + enough.index(True)
+    assert count.sustained == 5 + len(enough) - enough[::-1].index(False)
 
 
 def test_given_how_many_are_right_the_rate_is_fisher_s():
@@ -197,8 +197,8 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("said", MISTAKES)
-def test_what_cannot_be_counted_is_named(said):
+@pytest.mark.parametrize("message", MISTAKES)
+def test_what_cannot_be_counted_is_named(message):
     with pytest.raises(MethodError) as caught:
-        MISTAKES[said]()
-    assert said in str(caught.value)
+        MISTAKES[message]()
+    assert message in str(caught.value)

@@ -152,9 +152,9 @@ def test_masks_have_their_size_and_are_the_same_everywhere():
 def test_iou_counts_pairs_above_in_both_over_those_in_either():
     one = torch.tensor([[0.9, 0.5, 0.1], [0.2, float("nan"), 0.3]])
     other = torch.tensor([[0.8, 0.1, 0.6], [0.3, 0.9, 0.3]])
-    found = iou(one, other, [0.95, 0.3, 0.0, 0.5])
-    assert found[0].isnan(), "no pair is above: neither 0 nor 1"
-    torch.testing.assert_close(found[1:], torch.tensor([2 / 5, 1.0, 1 / 3]).double())
+    overlap = iou(one, other, [0.95, 0.3, 0.0, 0.5])
+    assert overlap[0].isnan(), "no pair is above: neither 0 nor 1"
+    torch.testing.assert_close(overlap[1:], torch.tensor([2 / 5, 1.0, 1 / 3]).double())
     torch.testing.assert_close(iou(one, one, [0.2]), torch.ones(1).double())
 
 
@@ -167,8 +167,8 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("said", MISTAKES)
-def test_what_does_not_fit_is_named(said):
+@pytest.mark.parametrize("message", MISTAKES)
+def test_what_does_not_fit_is_named(message):
     with pytest.raises(MethodError) as caught:
-        MISTAKES[said]()
-    assert said in str(caught.value)
+        MISTAKES[message]()
+    assert message in str(caught.value)

@@ -113,11 +113,11 @@ def test_a_kept_state_gives_identical_scores(problem: Convex, inverse: Inverse) 
     task, train, query = problem.task, problem.train, problem.query
     method = Influence(inverse, DAMPING)
     state = method.state(task, train)
-    kept = {name: value.clone() for name, value in state.items()}
+    before = {name: value.clone() for name, value in state.items()}
     fresh = method.scores(task, train, query)
     for _ in range(2):
         assert method.fit(task, train, state).scores(query, train).equal(fresh)
-    assert all(state[name].equal(value) for name, value in kept.items())
+    assert all(state[name].equal(value) for name, value in before.items())
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -135,20 +135,20 @@ def test_arnoldi_finds_the_top_of_a_wide_spectrum(seed: int) -> None:
 def test_arnoldi_inverts_only_what_it_kept() -> None:
     hessian, basis = quadratic(-3.0, 2.0, 1.0), Krylov(iterations=3, sample=None)
 
-    def found(num_eigen: int, positive_only: bool = False) -> Tensor:
+    def inverse(num_eigen: int, positive_only: bool = False) -> Tensor:
         return matrix(inverted(Arnoldi(num_eigen, basis, positive_only), hessian)).diag()
 
     def close(values: Tensor, *expected: float) -> None:
         torch.testing.assert_close(values, torch.tensor(expected, dtype=DOUBLE))
 
-    close(found(3), -1 / 3, 1 / 2, 1)
-    close(found(2), -1 / 3, 1 / 2, 0)
-    close(found(3, positive_only=True), 0, 1 / 2, 1)
-    close(found(2, positive_only=True), 0, 1 / 2, 0)
+    close(inverse(3), -1 / 3, 1 / 2, 1)
+    close(inverse(2), -1 / 3, 1 / 2, 0)
+    close(inverse(3, positive_only=True), 0, 1 / 2, 1)
+    close(inverse(2, positive_only=True), 0, 1 / 2, 0)
     with pytest.raises(MethodError, match="num_eigen"):
-        found(1, positive_only=True)
+        inverse(1, positive_only=True)
     with pytest.raises(MethodError, match="num_eigen=4"):
-        found(4)
+        inverse(4)
 
 
 @pytest.mark.parametrize("name", REFERENCE["lissa"])
@@ -158,9 +158,9 @@ def test_lissa_reproduces_the_reference(name: str) -> None:
     )
     hessian = damped(damp * scale, 0.5, 5.0, 40.0)
     lissa = inverted(LiSSA(int(depth), sample=None, scale=scale), hessian)
-    found = lissa.apply(torch.ones(1, 3, dtype=DOUBLE))[0]
+    estimate = lissa.apply(torch.ones(1, 3, dtype=DOUBLE))[0]
     expected = REFERENCE["lissa"][name]
-    torch.testing.assert_close(found, torch.tensor(expected["lissa"], dtype=DOUBLE))
+    torch.testing.assert_close(estimate, torch.tensor(expected["lissa"], dtype=DOUBLE))
     limit = torch.tensor(expected["fixed_point_inv_H_plus_damp_scale"], dtype=DOUBLE)
     torch.testing.assert_close(inverted(Exact(), hessian).matrix.diag(), limit)
 
@@ -176,8 +176,8 @@ def test_lissa_finds_its_own_scale(top: float) -> None:
     hessian = quadratic(0.1 * top, 0.4 * top, top)
     lissa = LiSSA(400, sample=None)
     assert top <= float(lissa.state(hessian)["scale"]) <= 1.2 * top
-    found = matrix(inverted(lissa, hessian)).diag()
-    torch.testing.assert_close(found * top, torch.tensor([10.0, 2.5, 1.0], dtype=DOUBLE))
+    diagonal = matrix(inverted(lissa, hessian)).diag()
+    torch.testing.assert_close(diagonal * top, torch.tensor([10.0, 2.5, 1.0], dtype=DOUBLE))
 
 
 def test_lissa_finds_its_own_scale_on_minibatches(problem: Convex) -> None:
@@ -186,9 +186,9 @@ def test_lissa_finds_its_own_scale_on_minibatches(problem: Convex) -> None:
     hessian = method.hessian(problem.task, problem.train)
     full = Hessian(problem.task, problem.train)
     assert float(lissa.state(hessian)["scale"]) > largest_eigenvalue(full)
-    found = method.scores(problem.task, problem.train, problem.query)
+    scores = method.scores(problem.task, problem.train, problem.query)
     right = Influence(exact).scores(problem.task, problem.train, problem.query)
-    pair = torch.stack([found.flatten(), right.flatten()])
+    pair = torch.stack([scores.flatten(), right.flatten()])
     assert float(torch.corrcoef(pair)[0, 1]) > 0.95
 
 

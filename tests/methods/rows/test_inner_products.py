@@ -74,9 +74,9 @@ def test_a_contraction_is_made_in_pieces_that_fit(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(inner(alone, Dense(directions)), expected, **CLOSE)
 
 
-@pytest.mark.parametrize("held", [1, 100, 1 << 19])
-def test_rows_formed_in_slices_are_those_formed_at_once(held, monkeypatch):
-    monkeypatch.setattr(inner_products, "SLICE", held)
+@pytest.mark.parametrize("size", [1, 100, 1 << 19])
+def test_rows_formed_in_slices_are_those_formed_at_once(size, monkeypatch):
+    monkeypatch.setattr(inner_products, "SLICE", size)
     left, right = networks.normal(5, 7, 11), networks.normal(5, 7, 3, seed=1)
     directions = Dense(networks.normal(40, 33, seed=2))
     rows = Outer(left, right, 11, (3,))

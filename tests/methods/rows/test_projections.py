@@ -199,8 +199,8 @@ def test_slices_equal_the_whole(kind: type[Projection], monkeypatch: pytest.Monk
     whole, directions = drawn.apply(rows), drawn.directions()
     assert [part.dim for part in drawn.slices()] == [11]
     scores = method.scores(task, case.batch, case.batch)
-    for held, expected in [(3, [3, 3, 3, 2]), (0.5, [1] * 11)]:
-        limit = int(held * task.size * task.dtype.itemsize)
+    for rows_at_once, expected in [(3, [3, 3, 3, 2]), (0.5, [1] * 11)]:
+        limit = int(rows_at_once * task.size * task.dtype.itemsize)
         monkeypatch.setattr("methods.rows.projections.LIMIT", limit)
         cut = method.projection.draw(task)
         assert [part.dim for part in cut.slices()] == expected

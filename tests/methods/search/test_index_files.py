@@ -1,4 +1,4 @@
-"""A saved index finds what it found, and refuses to be mistaken for another or be half there."""
+"""A saved index finds the same as before; one of other rows, or damaged, is refused."""
 
 from collections.abc import Iterable
 from pathlib import Path

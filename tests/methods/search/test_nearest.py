@@ -138,8 +138,8 @@ def test_planned_memory_is_about_what_is_taken(method: Search) -> None:
 # --- approximate indexes --------------------------------------------------------------------------
 
 
-def recall(found: Tensor, true: Tensor) -> float:
-    hits = [len(set(a) & set(b)) for a, b in zip(found.tolist(), true.tolist(), strict=True)]
+def recall(ids: Tensor, true: Tensor) -> float:
+    hits = [len(set(a) & set(b)) for a, b in zip(ids.tolist(), true.tolist(), strict=True)]
     return sum(hits) / true.numel()
 
 
