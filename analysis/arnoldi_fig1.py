@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis.ink.style import GREY, draw_curve, fit_values, look, new_axes, tick_values
 from analysis.numbers import mislabel
-from analysis.numbers.frame import Method, Observation, read_name, tidy
+from analysis.numbers.frame import Method, Observation, of_family, tidy
 from analysis.numbers.statistics import difference, over_seeds, wasserstein
 from analysis.numbers.table import claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
@@ -65,7 +65,7 @@ def draw(table: pd.DataFrame) -> Figure:
     figure, axes = new_axes(r"Number of eigenvalues $\tilde{p}$", "Wasserstein error")
     errors = table[(table["kind"] == "curve") & (table["quantity"] == "error")]
     for one in FAMILIES:
-        rows = errors[[read_name(method).family == one for method in errors["method"]]]
+        rows = of_family(errors, one)
         draw_curve(axes, rows, "proj_dim", look(one))
     spread = [r["ours"] for r in records(table) if r["quantity"] == SPREAD and r["kind"] == "curve"]
     axes.axhline(spread[0], color=GREY, linestyle=":", label=SPREAD)

@@ -8,7 +8,7 @@ from scipy import stats
 
 from analysis.ink.style import draw_curve, fit_values, look, new_panels, tick_values
 from analysis.numbers import mislabel
-from analysis.numbers.frame import Frame, Method, read_name, tidy
+from analysis.numbers.frame import Frame, Method, of_family, tidy
 from analysis.numbers.mislabel import ACCURACY, RETRIEVAL
 from analysis.numbers.statistics import over_seeds
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated
@@ -82,7 +82,7 @@ def draw(table: pd.DataFrame) -> Figure:
     for axes, name in zip(panels, RETRIEVAL, strict=True):
         rows = shown[shown["quantity"] == name]
         for one in CURVES:
-            points = rows[[read_name(method).family == one for method in rows["method"]]]
+            points = of_family(rows, one)
             draw_curve(axes, points, "proj_dim", look(one))
         for row in records(rows[rows["proj_dim"].isna()]):
             style = look(row["method"])

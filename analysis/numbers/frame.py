@@ -60,6 +60,11 @@ def read_name(name: str) -> Method:
     return Method(family, int(dim)) if dim.isdigit() else Method(name)
 
 
+def of_family(rows: pd.DataFrame, family: str) -> pd.DataFrame:
+    """The rows of a table whose method is of a family, by its name."""
+    return rows[rows["method"].map(lambda name: read_name(name).family == family).astype(bool)]
+
+
 def method_of(config: Mapping[str, Any], epochs: Sequence[int] = ()) -> Method:
     """The method that an attributor's config describes; `epochs` are those of its checkpoints."""
     kind = str(config["type"])
