@@ -3,7 +3,9 @@
 Never `seed + i`: neighbouring seeds would then share their streams.
 """
 
+import contextlib
 import zlib
+from collections.abc import Iterator
 from enum import IntEnum
 
 import numpy as np
@@ -48,3 +50,16 @@ def torch_seeds(seed: int, purpose: Purpose | str, index: int = 0, count: int = 
     """`count` seeds for torch generators."""
     words = stream(seed, purpose, index).generate_state(count, np.uint64)
     return [int(word) for word in words]
+
+
+@contextlib.contextmanager
+def initial_values(seed: int) -> Iterator[torch.Generator]:
+    """Yield a generator for the parameters of a network, and let the network be built meanwhile.
+
+    Layers draw from torch's global generator: it starts like the yielded one, and gets its state
+    back at the end.
+    """
+    start = torch_seeds(seed, Purpose.INITIAL)[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(start)
+        yield torch.Generator().manual_seed(start)

@@ -21,7 +21,7 @@ from experiments.data.pairs import Pairs
 from experiments.laboratory import data_folder
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.runs import note
-from methods.randomness import Purpose, torch_seeds
+from methods.randomness import initial_values
 
 Labels = Literal[2, 3]
 TokenLists = tuple[list[list[int]], list[list[int]]]  # numbers of tokens, and of their sentences
@@ -112,8 +112,7 @@ class TinyBert:
             max_position_embeddings=self.length,
             initializer_range=0.1,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seeds(self.seed, Purpose.INITIAL)[0])
+        with initial_values(self.seed):
             model = BertModel(config)
 
         def tokens(premises: Sequence[str], hypotheses: Sequence[str]) -> TokenLists:
@@ -173,8 +172,7 @@ class Encoder:
 
     def top(self, num_labels: int, dropout: float, seed: int) -> "Top":
         """The trained layers with a new classifier drawn by the seed, in evaluation mode."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
+        with initial_values(seed):
             classifier = nn.Linear(self.width, num_labels)
             nn.init.normal_(classifier.weight, std=self.model.config.initializer_range)
             nn.init.zeros_(classifier.bias)

@@ -4,10 +4,9 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import nn
 
-from methods.randomness import Purpose, torch_seeds
+from methods.randomness import initial_values
 
 
 @dataclass(frozen=True)
@@ -21,11 +20,10 @@ class DigitsMLP:
         """The network with its initial parameters."""
         sizes = [math.prod(self.image_shape), *self.hidden, 10]
         layers: list[nn.Module] = [nn.Flatten()]
-        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
+        with initial_values(seed) as draw:
             for n_in, n_out in pairwise(sizes):
                 layers += [nn.Linear(n_in, n_out), nn.ReLU()]
         network = nn.Sequential(*layers[:-1])
-        draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
         for name, value in network.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(value)

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import nn
 
-from methods.randomness import Purpose, torch_seeds
+from methods.randomness import initial_values
 
 
 @dataclass(frozen=True)
@@ -18,9 +17,8 @@ class HousingMLP:
     def build(self, n_inputs: int, seed: int) -> nn.Module:
         """The network with its initial parameters: normal weights of variance 1/n, zero biases."""
         sizes = (n_inputs, *self.hidden, 1)
-        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
+        with initial_values(seed) as draw:
             layers = [nn.Linear(m, n) for m, n in pairwise(sizes)]
-        draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
         for layer in layers:
             nn.init.normal_(layer.weight, 0.0, layer.in_features**-0.5, generator=draw)
             nn.init.zeros_(layer.bias)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods.randomness import Purpose, torch_seeds
+from methods.randomness import initial_values
 
 BLOCKS = ((32, 32), (32, 48), 80, (112, 48), (96, 64), (80, 80), (48, 96), 96, (176, 160))
 
@@ -26,11 +26,10 @@ class SmallInception:
 
     def build(self, seed: int) -> nn.Module:
         """The network with its initial parameters: He's normal values."""
-        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
+        with initial_values(seed) as draw:
             network = _network(self.num_classes)
-        draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
         for value in network.parameters():
-            if value.ndim > 1:  # normalisation starts at 1 and 0
+            if value.ndim > 1:  # normalisation starts at 1 and 0, the last bias uniform
                 gain = 2.0 if value.ndim == 4 else 1.0
                 nn.init.normal_(value, 0.0, (gain / value[0].numel()) ** 0.5, generator=draw)
         return network.to(memory_format=torch.channels_last).eval()

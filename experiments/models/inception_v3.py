@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
-from methods.randomness import Purpose, torch_seeds
+from methods.randomness import initial_values
 
 
 @dataclass(frozen=True)
@@ -18,8 +17,7 @@ class InceptionV3:
         """The network with its initial parameters."""
         from torchvision.models import inception_v3
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
+        with initial_values(seed):
             network = inception_v3(
                 weights=None, num_classes=self.num_classes, aux_logits=False, init_weights=True
             )

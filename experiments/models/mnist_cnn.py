@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods.randomness import Purpose, torch_seeds
+from methods.randomness import initial_values
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,8 @@ def _network(
     seed: int, make: Callable[[], list[nn.Module]], deviation: Callable[[Tensor], float]
 ) -> nn.Module:
     """Normal weights truncated at two deviations, zero biases; torch's own state is unchanged."""
-    with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
+    with initial_values(seed) as draw:
         network = nn.Sequential(*make())
-    draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
     for name, value in network.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(value)

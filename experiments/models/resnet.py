@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.laboratory.errors import UserError
-from methods.randomness import Purpose, torch_seeds
+from methods.randomness import initial_values
 
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training set
 
@@ -34,9 +34,8 @@ class ResNet:
         blocks, rest = divmod(self.depth - 2, 6)
         if rest or blocks < 1:
             raise UserError(f"a ResNet of depth {self.depth}: give 6 n + 2, such as 8, 14 or 56")
-        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
+        with initial_values(seed) as draw:
             network = _Network(blocks, self.width, self.num_classes)
-        draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
         for value in network.parameters():
             if value.ndim > 1:  # normalisation starts at 1 and 0, biases at 0
                 gain = 2.0 if value.ndim == 4 else 1.0

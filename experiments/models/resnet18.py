@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
-from methods.randomness import Purpose, torch_seeds
+from methods.randomness import initial_values
 
 
 @dataclass(frozen=True)
@@ -18,8 +17,7 @@ class ResNet18:
         """The network with its initial parameters."""
         from torchvision.models import resnet18
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
+        with initial_values(seed):
             return resnet18(num_classes=self.num_classes).eval()
 
 
@@ -36,8 +34,7 @@ class SmallImageResNet18:
         """The network with its initial parameters."""
         from torchvision.models import resnet18
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
+        with initial_values(seed):
             network = resnet18(num_classes=self.num_classes)
             first = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
             nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")

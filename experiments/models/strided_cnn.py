@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from methods.randomness import Purpose, torch_seeds
+from methods.randomness import initial_values
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class StridedCNN:
         """The network with its initial parameters."""
         (first, second), (n_in, height, width) = self.channels, self.image_shape
         positions = -(-height // 4) * -(-width // 4)
-        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
+        with initial_values(seed) as draw:
             network = nn.Sequential(
                 nn.Conv2d(n_in, first, 5, stride=2, padding=2),
                 nn.ReLU(),
@@ -31,7 +31,6 @@ class StridedCNN:
                 nn.Flatten(),
                 nn.Linear(second * positions, 10),
             )
-        draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
         for name, value in network.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(value)

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.data.words import PADDING
-from methods.randomness import Purpose, torch_seeds
+from methods.randomness import initial_values
 
 
 @dataclass(frozen=True)
@@ -19,9 +18,8 @@ class TextClassifier:
 
     def build(self, rarity: Tensor, n_classes: int, seed: int) -> "BagOfWords":
         """The network with its initial parameters; `rarity` (n_words,) weighs the words."""
-        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
+        with initial_values(seed) as draw:
             network = BagOfWords(rarity, n_classes, self.width)
-        draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
         nn.init.normal_(network.words.weight, 0.0, self.spread, generator=draw)
         nn.init.normal_(network.head.weight, 0.0, self.width**-0.5, generator=draw)
         nn.init.zeros_(network.head.bias)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.laboratory.errors import UserError
-from methods.randomness import Purpose, torch_seeds
+from methods.randomness import initial_values
 
 PADDING = 0
 Cache = dict[str, Tensor]
@@ -36,8 +36,7 @@ class Transformer:
             raise UserError(
                 f"width {self.width} with {self.heads} heads: give an even multiple of the heads"
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
+        with initial_values(seed):
             network = Seq2Seq(self, n_words)
         return network.eval()
 

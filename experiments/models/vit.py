@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.laboratory.errors import UserError
-from methods.randomness import Purpose, torch_seeds
+from methods.randomness import initial_values
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,8 @@ class ViT:
 
     def build(self, seed: int) -> "VisionTransformer":
         """The network with its initial parameters: normal, of variance 1 / inputs."""
-        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
+        with initial_values(seed) as draw:
             network = VisionTransformer(self)
-        draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
         for part in network.modules():
             if isinstance(part, nn.Linear):
                 nn.init.normal_(part.weight, 0.0, 1 / math.sqrt(part.in_features), generator=draw)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.randomness import Purpose, torch_seeds
+from methods.randomness import initial_values
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,8 @@ class WmtTransformer:
 
     def build(self, seed: int) -> nn.Module:
         """The network with its initial parameters: normal, of variance 1 / inputs."""
-        with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
+        with initial_values(seed) as draw:
             network = TranslationNetwork(self)
-        draw = torch.Generator().manual_seed(torch_seeds(seed, Purpose.INITIAL)[0])
         for part in network.modules():
             if isinstance(part, nn.Linear | nn.Embedding):
                 inputs = part.weight.shape[1]
