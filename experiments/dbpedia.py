@@ -104,7 +104,7 @@ def load_data(data: Data, seed: int) -> tuple[Part, Part, Vocabulary]:
         )
         parts = labels.split(len(whole.label), sizes, seed)
         train, test = (whole.take(np.sort(index)) for index in parts)
-    vocabulary = Vocabulary.of(_texts(train), data.fewest, data.most)
+    vocabulary = Vocabulary.build(_texts(train), data.fewest, data.most)
 
     def part(articles: Articles) -> Part:
         words = torch.from_numpy(vocabulary.encode(_texts(articles), data.length))
@@ -140,12 +140,12 @@ def trained(model: Model) -> Trained:
 
 def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
     train, test, vocabulary = load_data(model.data, model.seed)  # noted as this run's data
-    outcome = fit(module, cross_entropy, train.examples, model.fit, model.seed, scratch)
+    results = fit(module, cross_entropy, train.examples, model.fit, model.seed, scratch)
     accuracy = {
         f"accuracy_{name}": float((predictions(module, part) == part.articles.label).mean())
         for name, part in (("train", train), ("test", test))
     }
-    return {**outcome, **accuracy, "n_words": len(vocabulary)}
+    return {**results, **accuracy, "n_words": len(vocabulary)}
 
 
 @torch.no_grad()

@@ -140,13 +140,13 @@ def trained(model: Model) -> Trained:
 
 def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
     train, test = load_data(model.data, model.seed, model.coordinates)  # noted as this run's data
-    outcome = fit(module, squared_error, train.examples, model.fit, model.seed, scratch)
+    results = fit(module, squared_error, train.examples, model.fit, model.seed, scratch)
     explained = {}
     for name, part in (("train", train), ("test", test)):
         with torch.no_grad():
             error = squared_error(module, part.examples).mean()
         explained[f"r2_{name}"] = 1 - float(error / part.examples["target"].var(correction=0))
-    return {**outcome, **explained}
+    return {**results, **explained}
 
 
 def great_circle(

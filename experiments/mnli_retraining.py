@@ -88,9 +88,9 @@ def _retrain(config: Asked, scratch: Path) -> dict[str, Any]:
     weight = torch.ones(len(train["label"]))
     weight[_checked(model.removed, len(weight))] = 0.0
     module = base.network.open().top(base.labels, base.dropout, model.seed)
-    outcome = fit(module, _weighed, {**train, "weight": weight}, base.fit, model.seed, scratch)
+    results = fit(module, _weighed, {**train, "weight": weight}, base.fit, model.seed, scratch)
     query = examples(base, config.sample, np.array(config.at, dtype=np.int64))
-    return {"logits": logits(module, query).numpy(), "train_loss": outcome["train_loss"]}
+    return {"logits": logits(module, query).numpy(), "train_loss": results["train_loss"]}
 
 
 def _weighed(model: nn.Module, batch: Examples) -> Tensor:

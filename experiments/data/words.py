@@ -28,7 +28,7 @@ class Vocabulary:
     rarity: np.ndarray
 
     @classmethod
-    def of(cls, texts: Iterable[str], fewest: int, most: int) -> "Vocabulary":
+    def build(cls, texts: Iterable[str], fewest: int, most: int) -> "Vocabulary":
         """The `most` words that most texts have, if at least `fewest` do; ties by the alphabet."""
         distinct = [set(words(text)) for text in texts]
         counts = Counter(word for text in distinct for word in text)

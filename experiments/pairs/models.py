@@ -370,5 +370,5 @@ def _training_set(model: Model | Simulator) -> tuple[Examples, Pairs]:
 
 def _train(model: Model | Simulator, module: Top, scratch: Path) -> dict[str, Any]:
     train, _ = _training_set(model)
-    outcome = fit(module, cross_entropy, train, task_model(model).fit, model.seed, scratch)
-    return {**outcome, "accuracy_train": accuracy(module, train)}
+    results = fit(module, cross_entropy, train, task_model(model).fit, model.seed, scratch)
+    return {**results, "accuracy_train": accuracy(module, train)}

@@ -101,9 +101,9 @@ class PlainAutograd:
             h = vector + (1 - damp) * h - self.product(h, index) / scale
         return h / scale
 
-    def split(self, flat: Tensor) -> list[Tensor]:
+    def split(self, vector: Tensor) -> list[Tensor]:
         """Views of (p,) in the shapes of the parameters."""
-        parts = flat.split([p.numel() for p in self.params])
+        parts = vector.split([p.numel() for p in self.params])
         return [part.view(p.shape) for part, p in zip(parts, self.params, strict=True)]
 
 

@@ -109,16 +109,16 @@ def test_words_are_runs_of_letters_and_digits_in_lower_case():
 
 def test_a_vocabulary_counts_texts_and_breaks_ties_by_the_alphabet():
     texts = ["the river the the", "the sea", "a river", "once"]
-    vocabulary = Vocabulary.of(texts, fewest=2, most=10)
+    vocabulary = Vocabulary.build(texts, fewest=2, most=10)
     assert vocabulary.numbers == {"river": 2, "the": 3}
     assert len(vocabulary) == 4
-    assert Vocabulary.of(texts, fewest=1, most=2).numbers == {"river": 2, "the": 3}
+    assert Vocabulary.build(texts, fewest=1, most=2).numbers == {"river": 2, "the": 3}
     assert vocabulary.rarity[2] == pytest.approx(np.log(5 / 3) + 1)
     assert vocabulary.rarity[UNKNOWN] == pytest.approx(np.log(5) + 1)
 
 
 def test_texts_are_cut_and_padded_at_the_end():
-    vocabulary = Vocabulary.of(["the river", "the river"], fewest=2, most=10)
+    vocabulary = Vocabulary.build(["the river", "the river"], fewest=2, most=10)
     encoded = vocabulary.encode(["the blue river", "the", "!"], length=2)
     assert encoded.tolist() == [[3, UNKNOWN], [3, PADDING], [UNKNOWN, PADDING]]
 
