@@ -3,6 +3,7 @@
 import errno
 import importlib
 import re
+import subprocess
 import sys
 
 import pytest
@@ -12,6 +13,7 @@ import torchvision
 import analysis
 import experiments
 import methods
+from analysis import __main__ as everything
 from analysis.page import docs
 from experiments.laboratory.runs import UserError
 from methods import TracIn
@@ -57,6 +59,25 @@ def test_a_number_without_a_row_is_one_line(page):
     page.write_text(LINKED.format("12.3", "no such row"))
     with pytest.raises(UserError, match=r"has 0 rows 'no such row' \| 'speed-up', not one"):
         docs.rewritten(page)
+
+
+def test_the_verb_mends_the_pages_that_are_stale(page, monkeypatch, capsys):
+    readme = page.with_name("README.md")
+    readme.write_text(f"{LINKED.format('12.3', ROW)}\n{docs.BEGIN.format('summary')}{docs.END}")
+    monkeypatch.setattr(docs, "ROOT", page.parent)
+    assert everything.main(["docs"]) == 0
+    assert capsys.readouterr().out.count("wrote ") == 1
+    assert LINKED.format("90.3", ROW) in readme.read_text()
+    assert "| TracIn |" in readme.read_text()
+    assert everything.main(["docs"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_the_old_spelling_answers_with_the_new_one():
+    command = [sys.executable, "-m", "analysis.readme"]
+    done = subprocess.run(command, cwd=docs.ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: analysis.readme is now a verb: `python -m analysis docs`\n"
 
 
 def test_tables_and_the_readme_summarise_every_artifact_once():
