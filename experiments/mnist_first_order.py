@@ -1,10 +1,10 @@
-"""Ideal TracIn at every training step: what a step did to a loss, and its first-order term.
+"""Ideal TracIn at every training step: the change in a loss, and its first-order term.
 
 Reproduces Figure 7 of TracIn's appendix (Pruthi et al., 2020): the change in loss of 100 test
 examples at all training steps against their TracIn influence at those steps. The text of Sec. 4.3
-is not at hand, so network, learning rates and length of training are ours. Training is plain
-gradient descent, as in the definition: with batch size 1 the influence of a step is that of one
-example, with minibatches the influence of the mean over the batch.
+was not available, so network, learning rates and length of training are ours. Training is plain
+gradient descent, as in the definition: with batch size 1, the influence of a step is that of one
+example; with minibatches, that of the mean over the batch.
 """
 
 import io
@@ -32,17 +32,17 @@ from methods.randomness import Purpose, numpy_generator
 from methods.task import Examples, Params, Task, take
 from methods.tracin import descent, measure, moved, watch
 
-SAVE_SECONDS = 30.0  # between two states on disk: the most that a kill can lose
+SAVE_SECONDS = 30.0  # between two saved states: the most that a kill can lose
 COLUMNS = ("before", "influence", "after", "remainder")
-FACTORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of a step, to see how its remainder scales
+FACTORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of a step, which show how its remainder scales
 
 
 @dataclass(frozen=True)
 class Config:
     """One training; the seed draws the subsets, the initial parameters and the order.
 
-    `every` is the number of steps between two recorded ones; `probes` is the number of recorded
-    steps at which fractions of the step are tried too, in double precision.
+    every   steps between two recorded ones
+    probes  recorded steps at which fractions of the step are tried too, in double precision
     """
 
     source: Literal["mnist", "digits"] = "mnist"
@@ -83,7 +83,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 
 
 class Walk:
-    """One training, step by step; killed and started again it goes on from the state it saved."""
+    """One training, step by step; after a kill it resumes from the saved state."""
 
     def __init__(
         self, config: Config, task: Task, train: Examples, query: Examples, state: Path
@@ -101,7 +101,7 @@ class Walk:
             self.columns = {name: list(saved["columns"].get(name, [])) for name in COLUMNS}
 
     def go(self) -> None:
-        """Take the steps that are left."""
+        """Take the remaining steps."""
         for step in track(range(self.step, len(self.batches)), "steps"):
             self._take(step)
             if process.stop_requested() or time.monotonic() - self.saved_at > SAVE_SECONDS:
@@ -109,13 +109,13 @@ class Walk:
                 process.stop_if_requested()
 
     def column(self, name: str) -> np.ndarray:
-        """What was recorded, a row a step."""
+        """A recorded quantity, one row per step."""
         return torch.stack(self.columns[name]).numpy()
 
     def change(self) -> np.ndarray:
         """Loss before minus loss after each recorded step, (n_recorded, n_query)."""
         before, after = self.column("before"), self.column("after")
-        # Where all steps are recorded, a step's result is what the next one starts from.
+        # If all steps are recorded, the loss after a step is the loss before the next.
         return before - (np.concatenate([before[1:], after]) if self.config.every == 1 else after)
 
     def _take(self, step: int) -> None:
@@ -141,7 +141,7 @@ class Walk:
 
 
 def load(config: Config) -> tuple[Examples, Examples, tuple[Tensor, np.ndarray]]:
-    """Training and query examples, and images with labels to tell the accuracy of the model."""
+    """Training and query examples, and images with labels that measure the model's accuracy."""
     whole = digits.load_mnist("train") if config.source == "mnist" else digits.load_sklearn()
     n = len(whole["label"])
     if config.source == "mnist":
@@ -151,8 +151,8 @@ def load(config: Config) -> tuple[Examples, Examples, tuple[Tensor, np.ndarray]]
     else:
         if config.n_train + config.n_query >= n:
             raise UserError(
-                f"{config.n_train} + {config.n_query} of {n} digits leave none to tell the "
-                "accuracy by: lower n_train or n_query"
+                f"{config.n_train} + {config.n_query} of {n} digits leave none to measure the "
+                "accuracy: lower n_train or n_query"
             )
         sizes = [config.n_train, config.n_query, n - config.n_train - config.n_query]
         chosen, queries, rest = labels.split(n, sizes, config.seed)
@@ -163,7 +163,7 @@ def load(config: Config) -> tuple[Examples, Examples, tuple[Tensor, np.ndarray]]
 
 
 def order(config: Config) -> list[Tensor]:
-    """The training examples of each step: every one once an epoch, in random order."""
+    """The training examples of each step, in random order, each once per epoch."""
     for name in ("n_train", "n_query", "batch_size", "epochs", "every", "probes", "lr"):
         if getattr(config, name) <= 0:
             raise UserError(f"{name} is {getattr(config, name)}: give a positive number")
@@ -177,7 +177,8 @@ def order(config: Config) -> list[Tensor]:
 def remainder(task: Task, query: Examples, update: Params) -> Tensor:
     """Root mean square over the queries of change minus first-order term, (n_factors,).
 
-    In double precision: single precision rounds away the remainder of a small step.
+    It is computed in double precision: in single precision, rounding hides the remainder of a small
+    step.
     """
     there = replace(task, params={name: value.double() for name, value in task.params.items()})
     query = there.move(query)
@@ -194,9 +195,9 @@ RATES = {1: (0.001, 0.003, 0.01, 0.03), 10: (0.003, 0.01, 0.03, 0.1), 100: (0.01
 
 
 def table(base: Config, seeds: int, lengths: dict[int, tuple[int, int]]) -> list[Config]:
-    """Batch sizes, of n_train examples and epochs, and their learning rates, with every seed.
+    """Every seed with every batch size, its n_train and epochs in `lengths`, and its RATES.
 
-    Rates go up to where training diverges.
+    The highest rates are close to where training diverges.
     """
     return [
         replace(base, batch_size=size, lr=lr, n_train=n_train, epochs=epochs, seed=seed)
