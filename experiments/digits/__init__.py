@@ -1,5 +1,5 @@
 """What the experiments on MNIST and scikit-learn's digits share.
 
-Their trained networks, exact Hessians and projected gradients belong here. What a single experiment needs
-stays in that experiment's file.
+Their trained networks, exact Hessians and projected gradients belong here. What a single experiment
+needs stays in that experiment's file.
 """
