@@ -168,7 +168,7 @@ ARTIFACT = Artifact(
         " 400 models, near 0 with 25, and low even on the same subsets with other seeds."
     ),
     headline=("MNIST, MLP", "share of thresholds with an IOU above 0.7, 400 models"),
-    paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 1, Sec. 3",
+    paper="Subsets (Doubov et al., 2022), Figure 1, Sec. 3",
     deviations=(
         *overlap.DEVIATIONS,
         "Dotted lines are ours: the IOU by chance alone, with outcomes shuffled over models, and,"

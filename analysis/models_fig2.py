@@ -167,7 +167,7 @@ ARTIFACT = Artifact(
         "Networks trained on the same data agree less the harder the data set, and on 40 to 70% of"
         " the examples of the hardest."
     ),
-    paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 2, Sec. 4.1",
+    paper="Subsets (Doubov et al., 2022), Figure 2, Sec. 4.1",
     deviations=(
         *agreement.DEVIATIONS,
         "The paper shows the figure and its table as a picture; the printed numbers here are"

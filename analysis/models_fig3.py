@@ -216,7 +216,7 @@ ARTIFACT = Artifact(
         " below 10 for p from 0.9 to 1 and a wide range of q. Most examples have p close to 1, with"
         " a fairly long tail."
     ),
-    paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 3, Sec. 4.3",
+    paper="Subsets (Doubov et al., 2022), Figure 3, Sec. 4.3",
     deviations=(
         "The right panel shows trained networks of the highest tier that has been run, named in"
         " its title: `python -m experiments.nondeterminism --preset small` trains small ones.",

@@ -72,7 +72,7 @@ ARTIFACT = Artifact(
     rule=RULE,
     title="How often each example is classified right, with test-time augmentation",
     claim="Test-time augmentation changes the distribution of p over examples only marginally.",
-    paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 4, App. B",
+    paper="Subsets (Doubov et al., 2022), Figure 4, App. B",
     deviations=(
         *agreement.DEVIATIONS,
         "Intervals are the estimate plus and minus the normal quantile times the bootstrap's"

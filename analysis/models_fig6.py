@@ -70,7 +70,7 @@ ARTIFACT = Artifact(
         "With 100 to 200 models or more, 0-1 outputs are closer to the 0-1 estimate of all models"
         " than softmax outputs are."
     ),
-    paper="How many trained neural networks are needed (Doubov et al., 2022), Figure 6, App. D",
+    paper="Subsets (Doubov et al., 2022), Figure 6, App. D",
     deviations=(
         *overlap.DEVIATIONS,
         "The whole ensemble contains the models that are compared with it, with their 0-1"

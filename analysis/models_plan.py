@@ -163,11 +163,9 @@ def page(table: pd.DataFrame) -> pd.DataFrame:
             question, answer = "claim", f"{row['method']}: {row['quantity']}"
         elif row["kind"] == NEEDED:
             question = f"threshold {row['threshold']:g}, {row['method']}"
-        value = format(row["ours"], form)
-        lines.append(
-            {"question": question, "answer": answer, "value": value, "verdict": row["verdict"]}
-        )
-    return pd.DataFrame(lines).fillna("")
+        lines.append((question, answer, format(row["ours"], form), row["verdict"]))
+    columns = ["question", "answer", "value", "verdict"]
+    return pd.DataFrame(lines, columns=pd.Index(columns)).fillna("")
 
 
 ARTIFACT = Artifact(
@@ -181,7 +179,7 @@ ARTIFACT = Artifact(
         "Standard errors, agreement by chance and the share of false pairs of a subset ensemble"
         " can be predicted before it is trained and updated while it is trained."
     ),
-    paper="beyond the paper (Doubov et al., 2022), which plans no ensemble",
+    paper="no paper: planning, which Subsets (Doubov et al., 2022) leaves open",
     deviations=(
         "Part of the numbers is calculated, for a share of 0.7 of the models trained with each"
         " example. In an ensemble that share varies from example to example: rates and IOU by"

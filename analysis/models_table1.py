@@ -105,7 +105,7 @@ ARTIFACT = Artifact(
         "A network fine-tuned without an example agrees with one retrained without it no more"
         " than two networks of different seeds agree."
     ),
-    paper="How many trained neural networks are needed (Doubov et al., 2022), Table 1, Sec. 4.2",
+    paper="Subsets (Doubov et al., 2022), Table 1, Sec. 4.2",
     deviations=(
         "The paper does not say at which rate it fine-tunes: here the last 6% of the training"
         " (one epoch at least) are repeated without the example, at the same learning rates.",

@@ -61,7 +61,7 @@ ARTIFACT = Artifact(
     rule=RULE,
     title="Test-time augmentation: agreement and accuracy",
     claim="Averaging logits over views of the image slightly raises agreement and accuracy.",
-    paper="How many trained neural networks are needed (Doubov et al., 2022), Table 2, App. B",
+    paper="Subsets (Doubov et al., 2022), Table 2, App. B",
     deviations=(
         *agreement.DEVIATIONS,
         "The paper does not say how large its crops are. Ours have the size of the training images:"

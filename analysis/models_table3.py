@@ -82,7 +82,7 @@ ARTIFACT = Artifact(
     rule=RULE,
     title="Agreement by what is random: initial parameters, order, or both",
     claim="Networks agree about as much for every source of nondeterminism.",
-    paper="How many trained neural networks are needed (Doubov et al., 2022), Table 3, App. C",
+    paper="Subsets (Doubov et al., 2022), Table 3, App. C",
     deviations=(
         *agreement.DEVIATIONS,
         "Augmentation follows the order: networks of one order see the same images augmented the"

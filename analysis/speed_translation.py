@@ -74,7 +74,7 @@ ARTIFACT = Artifact(
     rule=RULE,
     title="Cost of self-influence of sentence pairs through ten directions",
     claim="Scoring through a fixed basis costs little more than a forward and backward pass.",
-    paper="Scaling Up Influence Functions (arXiv:2112.03052), Sec. 5.2: 2.2 million pairs an hour",
+    paper="Arnoldi (arXiv:2112.03052), Sec. 5.2: 2.2 million pairs an hour",
     deviations=(
         "The paper's rate is of Transformer Base on a TPU v2 of 16 cores; ours is of the tier's"
         " model and one processor core or GPU, and covers a pair's pass without reading it from"
