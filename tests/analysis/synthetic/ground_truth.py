@@ -1,12 +1,19 @@
 """Made-up runs of experiments/ground_truth.py: influence functions above gradients, noise apart."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from experiments.ensembles.attributions import GRADIENT, Chance, display
+from methods.ihvp.deflated import Deflated
+from methods.influence import Influence
+from methods.tracin import TracIn
+from tests.analysis.synthetic._methods import attributor
 from tests.analysis.synthetic.shapes import write_made_up
 from tests.analysis.synthetic.subset_ensembles import Ensemble
 
+METHODS = (Influence(Deflated()), TracIn(), GRADIENT, attributor("RandProj 20"), Chance())
 LEVEL = {"Influence": 0.3, "TracIn": 0.2, "Gradients": 0.1, "RandProj 20": 0.08, "Random": 0.0}
 ESTIMATE = {3: 0.02, 50: 0.15, 1_000: 0.5}  # LDS by models
 N_TRAIN = 40
@@ -24,7 +31,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Attribution:
-    name: str
+    method: Any
     division: Division = Division()
 
 
@@ -69,11 +76,11 @@ def estimate(n: int) -> dict:
 
 def write(preset: str, seeds: int, *, gain: float = 0.1) -> None:
     """Write a preset of as many networks and queries; `gain` is what averaging brings."""
-    cells = [Train(), Estimate(), *(Attribution(name) for name in LEVEL)]
+    cells = [Train(), Estimate(), *map(Attribution, METHODS)]
 
     def made(cell: Train | Estimate | Attribution) -> dict:
         if isinstance(cell, Attribution):
-            return attribution(cell.name, seeds, gain)
+            return attribution(display(cell.method), seeds, gain)
         return estimate(seeds) if isinstance(cell, Estimate) else {"accuracy_query": 0.9}
 
     write_made_up("ground_truth", preset, cells, made)
