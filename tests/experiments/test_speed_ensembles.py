@@ -40,5 +40,6 @@ def test_the_best_stack_is_judged_and_a_gpu_that_was_not_there_is_not_run():
     assert claims.loc["MLP, one CPU thread", "ours"] == pytest.approx(4.08, abs=0.01)
     assert claims.loc["MLP, GPU", "verdict"] == "not run"
     assert built.verdict.word == "direction"
-    assert artifact.findings(rows)[1].startswith("MLP, one CPU thread: the fastest is the stack of 16")
+    sentence = "MLP, one CPU thread: the fastest is the stack of 16"
+    assert artifact.findings(rows)[1].startswith(sentence)
     assert "models an hour, one after another" in set(artifact.page(rows)["quantity"])
