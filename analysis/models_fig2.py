@@ -14,7 +14,7 @@ from analysis.ink.marks import draw_matrix, write_in_cell
 from analysis.ink.style import BLACK, GREY, PAGE, UNNAMED, new_panels
 from analysis.numbers import agreement
 from analysis.numbers.agreement import RESNET, TOLERANCE
-from analysis.numbers.statistics import NONE, Interval, over_seeds, welch
+from analysis.numbers.statistics import NONE, over_seeds, single, welch
 from analysis.numbers.table import Row, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
@@ -30,6 +30,7 @@ PAPER = {
     "Flowers, Inception": (0.519, 0.542),
     "Flowers, ResNet-18": (0.668, 0.513),
 }
+UNPRINTED = (math.nan, math.nan)
 PAIR = "pair"
 HARD = (0.4, 0.7)  # "models have agreement from 40-70%" on DTD and Flowers
 
@@ -45,7 +46,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     by_name = agreement.by_classifier(runs)
     rows: list[Row] = []
     for name, run in by_name.items():
-        rows += agreement.agreement_rows(run, PAPER.get(name, (math.nan, math.nan)), series="")
+        rows += agreement.agreement_rows(run, PAPER.get(name, UNPRINTED), series="")
     claims = _claims(by_name) + _hard(by_name)
     shown = agreement.first_present(by_name, RESNET)
     if shown is not None:
@@ -62,10 +63,9 @@ def _claims(by_name: dict[str, Run]) -> list[Row]:
         own.sort(key=lambda name: -agreement.accuracy(by_name[name]).mean())
         for better, worse in pairwise(own):
             gap = welch(agreement.agreement(by_name[better]), agreement.agreement(by_name[worse]))
-            printed = [PAPER.get(name, (math.nan,))[0] for name in (better, worse)]
-            sets = [name.rpartition(", ")[0] for name in (better, worse)]
-            label = f"agreement, {sets[0]} − {sets[1]}"
-            paper = printed[0] - printed[1]
+            easy, hard = (name.rpartition(", ")[0] for name in (better, worse))
+            paper = PAPER.get(better, UNPRINTED)[0] - PAPER.get(worse, UNPRINTED)[0]
+            label = f"agreement, {easy} − {hard}"
             rows.append(claim(network, label, "", gap, at_least=0.0, paper=paper, series=""))
         if len(own) < 2:
             label = "agreement, an easier data set − a harder one"
@@ -74,23 +74,21 @@ def _claims(by_name: dict[str, Run]) -> list[Row]:
 
 
 def _hard(by_name: dict[str, Run]) -> list[Row]:
-    return [
-        claim(
-            name, "agreement, of a hard data set", "", over_seeds(agreement.agreement(run)),
-            at_least=HARD[0], at_most=HARD[1], paper=PAPER[name][0], series="",
-        )
-        for name, run in by_name.items()
-        if name.startswith(("DTD, ", "Flowers, "))
-    ]  # fmt: skip
+    rows = []
+    for name, run in by_name.items():
+        if name.startswith(("DTD, ", "Flowers, ")):
+            about = {"at_least": HARD[0], "at_most": HARD[1], "paper": PAPER[name][0]}
+            ours = over_seeds(agreement.agreement(run))
+            rows.append(claim(name, "agreement, of a hard data set", "", ours, series="", **about))
+    return rows
 
 
 def _matrix(name: str, run: Run) -> list[Row]:
     matrix = np.asarray(run.array("agreement"))
     rows = []
     for (i, j), value in np.ndenumerate(matrix):
-        each = Interval(float(value), math.nan, math.nan, 1)
-        row = curve(name, "agreement of two networks", "", each, series="", one=i, other=j)
-        rows.append(row | {"kind": PAIR})
+        about = {"kind": PAIR, "series": "", "one": i, "other": j}
+        rows.append(curve(name, "agreement of two networks", "", single(value), **about))
     return rows
 
 
@@ -105,20 +103,16 @@ def _draw_matrix(axes: Axes, rows: pd.DataFrame) -> None:
     k = int(rows["one"].max()) + 1
     matrix = np.full((k, k), math.nan)
     matrix[rows["one"].astype(int), rows["other"].astype(int)] = rows["ours"]
-    off = matrix[~np.eye(k, dtype=bool)]
-    low = float(off.min()) if len(off) else 0.0
-    high = float(off.max()) if len(off) else 1.0
     diagonal = np.eye(k, dtype=bool)
+    low, high = float(matrix[~diagonal].min()), float(matrix[~diagonal].max())
     ticks = {i: str(i + 1) for i in range(0, k, 1 if k <= 6 else 5)}
     shades = np.where(diagonal, math.nan, matrix)
-    image = draw_matrix(axes, shades, ticks, colours="viridis", vmin=low, vmax=high)
+    draw_matrix(axes, shades, ticks, colours="viridis", bar="neither", vmin=low, vmax=high)
     if k <= 6:
         for cell, value in np.ndenumerate(matrix):
             dark = not diagonal[cell] and value <= (low + high) / 2
             write_in_cell(axes, cell, f"{value:.3f}", "white" if dark else BLACK)
     axes.set_title(f"agreement: {rows['method'].iat[0]}")
-    assert axes.figure is not None
-    axes.figure.colorbar(image, ax=axes, shrink=0.85)
 
 
 def _draw_groups(axes: Axes, table: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Figure 3 of Subsets: models needed to tell an influence, and the p that trained networks have."""
+"""Figure 3 of Subsets: models needed for an influence, and the p of trained networks."""
 
 import math
 import sys
@@ -129,7 +129,7 @@ def _counts(kind: str, run: Run) -> list[Row]:
     ]
 
 
-def _left(axes: Axes, table: pd.DataFrame) -> None:
+def _draw_grid(axes: Axes, table: pd.DataFrame) -> None:
     """Models needed over p and q, a square a pair."""
     rows = table[table["kind"] == GRID]
     values = sorted({*rows["p"], *rows["q"]})
@@ -146,9 +146,8 @@ def _left(axes: Axes, table: pd.DataFrame) -> None:
         for value, at in place.items()
         if round(10 * value) % 2 == 0 and math.isclose(10 * value, round(10 * value))
     }
-    image = draw_matrix(
-        axes, counts, ticks, colours="viridis_r", norm=LogNorm(1, 1000), origin="lower"
-    )
+    norm = LogNorm(1, 1000)
+    draw_matrix(axes, counts, ticks, colours="viridis_r", bar="max", norm=norm, origin="lower")
     for level, line in ((FEW, "-"), (MANY, "--")):
         axes.contour(counts, [level], colors=BLACK, linewidths=0.8, linestyles=line)
     if set(TEXT) <= set(values):
@@ -156,11 +155,9 @@ def _left(axes: Axes, table: pd.DataFrame) -> None:
         axes.plot(x, y, **STAR)
     axes.set_ylabel("q")
     axes.set_title("models needed")
-    assert axes.figure is not None
-    axes.figure.colorbar(image, ax=axes, shrink=0.85, extend="max")
 
 
-def _middle(axes: Axes, table: pd.DataFrame) -> None:
+def _draw_lines(axes: Axes, table: pd.DataFrame) -> None:
     """Models needed against the influence score, a line a p."""
     rows = table[table["kind"] == LINE]
     for (p, line), (colour, _) in zip(rows.groupby("p"), UNNAMED, strict=False):
@@ -172,13 +169,13 @@ def _middle(axes: Axes, table: pd.DataFrame) -> None:
         axes.axhline(level, color=BLACK, linewidth=0.8, linestyle=style)
     axes.set_yscale("log")
     axes.set_ylabel("models")
-    axes.set_title("bold: from here on; thin: the first that do")
+    axes.set_title("bold: sustained; thin: the first")
     axes.legend()
 
 
 PANELS: dict[str, Callable[[Axes, pd.DataFrame], None]] = {
-    "p": _left,
-    "influence score, p − q": _middle,
+    "p": _draw_grid,
+    "influence score, p − q": _draw_lines,
     "p, share of seeds that are right": draw_majority,
 }
 
@@ -210,7 +207,7 @@ ARTIFACT = Artifact(
     tabulate=tabulate,
     draw=draw,
     rule=RULE,
-    title="How many models tell an influence from none",
+    title="How many models distinguish an influence from none",
     claim=(
         "The more similar p and q, the more models are needed: above 100 for p = 0.6 and q = 0.4,"
         " below 10 for p from 0.9 to 1 and a wide range of q. Most examples have p close to 1, with"

@@ -1,13 +1,11 @@
 """Marks that several figures share: values with their intervals, named lines, matrices, keys."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
 from analysis.ink.style import BLACK, GREY
@@ -80,15 +78,21 @@ def draw_matrix(
     values: np.ndarray,
     labels: Mapping[int, str],
     *,
-    colours: str | Colormap,
+    colours: str,
+    bar: Literal["neither", "max"] | None = None,
     **more: Any,
-) -> AxesImage:
-    """Draw a square matrix in colours, with labels at some of its lines and columns."""
+) -> None:
+    """Draw a square matrix in colours, with labels at some of its lines and columns.
+
+    With `bar`, a colour bar beside it, pointed where values exceed its end ("max").
+    """
     image = axes.imshow(values, cmap=colours, **more)
     axes.set_xticks(list(labels), list(labels.values()))
     axes.set_yticks(list(labels), list(labels.values()))
     axes.grid(False)
-    return image
+    if bar is not None:
+        assert axes.figure is not None
+        axes.figure.colorbar(image, ax=axes, shrink=0.85, extend=bar)
 
 
 def write_in_cell(
