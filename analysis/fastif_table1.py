@@ -318,9 +318,8 @@ ARTIFACT = Artifact(
         " last layer's tokens that no output reads, so the factors are rather too small.",
         "Fast: J = 1,000, B = 1, T equal to the number of processes, whether one process computes"
         " all repeats or each computes one. Hidden states of the frozen layers are computed once;"
-        " gradients of candidates are factored and in batches, and Hessian products are computed"
-        " from the inputs and outputs of layers. Our rule for J (see fastif_table3) would need"
-        " fewer steps.",
+        " gradients of candidates are factored and in batches. Our rule for J (see fastif_table3)"
+        " would need fewer steps.",
         "Works are timed in turns for several rounds at each point; the median counts.",
         "Processes are processes of this machine with one thread each, in place of 4 GPUs. What"
         " is computed once per model (hidden states and features of all pairs) and the start of"

@@ -2,16 +2,16 @@
 
 Reproduces Figure 3 of "Scaling Up Influence Functions" (Schioppa et al., 2022): n = 200 iterations
 with b = 512 examples a product. Weights are random: the time does not depend on them. A cell times
-Hessian products and orthogonalisation apart; the total is a sum of the two unless `whole` runs it.
-Deviations: another machine; at the small tier fewer examples, one thread of a CPU, and sizes that
-fit into 6 GB in place of ViT-L/32.
+Hessian products and orthogonalisation separately and adds them up; with `whole` it also runs them
+together. Deviations: another machine; at the small tier fewer examples, one CPU thread, and sizes
+that fit into 6 GB instead of ViT-L/32.
 """
 
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,14 +25,12 @@ from experiments.laboratory.experiment import Experiment, sweep
 from experiments.laboratory.runs import Run
 from experiments.models.vit import ViT, from_the_top
 from experiments.models.wmt_transformer import WmtTransformer, sentence_loss
+from experiments.timing import clock
 from experiments.training.plans import cross_entropy
 from methods.curvature.krylov_basis import Basis, BFloat16, Disk, Native, Storage
 from methods.curvature.operators import CHUNK, Hessian
 from methods.ihvp.arnoldi import iterate, ritz_values
 from methods.task import Examples, Task, take
-
-# Networks of standard sizes with random weights and random examples: for what takes how long.
-
 
 SIDE, CLASSES = 224, 1_000
 
@@ -52,7 +50,7 @@ class ResNet50:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             module = resnet50(weights=None).eval()
-        return Task.of(_still(module, device), cross_entropy)
+        return Task.of(_frozen(module, device), cross_entropy)
 
     def examples(self, n: int) -> Examples:
         """Noise and random labels."""
@@ -73,9 +71,9 @@ class Vision:
         return name if self.part == 1 else f"{name}, top {self.part:.0%}"
 
     def task(self, device: str) -> Task:
-        """The task of the part."""
+        """The task of the parameters in `part`."""
         module = self.network.build(0)
-        whole = Task.of(_still(module, device), cross_entropy)
+        whole = Task.of(_frozen(module, device), cross_entropy)
         return whole if self.part == 1 else whole.only(from_the_top(module, self.part)[0])
 
     def examples(self, n: int) -> Examples:
@@ -85,7 +83,7 @@ class Vision:
 
 @dataclass(frozen=True)
 class Translation:
-    """A Transformer for translation, on sentences of `length` word pieces on both sides."""
+    """A translation Transformer on source and target sentences of `length` subwords."""
 
     network: WmtTransformer = WmtTransformer()
     length: int = 32
@@ -96,10 +94,10 @@ class Translation:
 
     def task(self, device: str) -> Task:
         """The task of all parameters."""
-        return Task.of(_still(self.network.build(0), device), sentence_loss)
+        return Task.of(_frozen(self.network.build(0), device), sentence_loss)
 
     def examples(self, n: int) -> Examples:
-        """Random word pieces."""
+        """Random subwords."""
         draw = torch.Generator().manual_seed(0)
         shape = n, self.length + 1
         source, target = (
@@ -118,7 +116,7 @@ def operations(task: Task, examples: Examples) -> int:
     return int(counter.get_total_flops())
 
 
-def _still(module: nn.Module, device: str) -> nn.Module:
+def _frozen(module: nn.Module, device: str) -> nn.Module:
     return module.requires_grad_(False).to(device)
 
 
@@ -130,13 +128,13 @@ def _images(n: int, channels: int, side: int, classes: int) -> Examples:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of an iteration of Arnoldi, in parts.
+    """Seconds of an Arnoldi iteration, in parts.
 
-    batches   examples of the products that are timed: two sizes tell what each example adds
-    wanted    examples of a product of the total, in chunks as they are taken
-    held      vectors of the basis that one is made orthogonal to
-    whole     run all iterations with the smallest batch too, to check the sum against
-    again     which of several runs of the same: intervals are over them
+    batches   numbers of examples whose products are timed: two show the cost of an example
+    wanted    examples of a product for which the total is computed
+    held      basis vectors that a new one is made orthogonal to
+    whole     also run all iterations with the smallest batch, as a check of the sum
+    again     repetition of the same measurement: intervals are over these
     """
 
     architecture: Architecture = ResNet50()
@@ -150,8 +148,8 @@ class Timing:
     device: Literal["cpu", "cuda"] = "cpu"
     again: int = 0
 
-    def outcome(self) -> dict[str, Any]:
-        """Seconds of one product by batch size, of one kept vector, and of the whole."""
+    def measured(self) -> dict[str, Any]:
+        """Seconds of one product by batch size, of one basis vector, and of all iterations."""
         task = self.architecture.task(self.device)
         examples = self.architecture.examples(max(self.batches))
         draw = torch.Generator().manual_seed(self.again)
@@ -159,29 +157,32 @@ class Timing:
         vector /= vector.norm()
         hessian, products = Hessian(task, examples), []
         whole = hessian.examples
-        for n in self.batches:  # one operator: what layers cover is proven once
+        for n in self.batches:
             hessian.examples = take(whole, slice(0, n))
             products.append(self._seconds(lambda: hessian.apply(vector[None])))
         hessian.examples = take(whole, slice(0, self.batches[0]))
-        each, kept = self._clear(vector)
-        found = {
+        each, size = self._clear(vector)
+        metrics = {
             "work": "Timing",
             "label": self.architecture.label,
             "num_params": task.size,
             "operations": operations(task, examples),
             "product_seconds": np.array(products),
             "vector_seconds": each,
-            "vector_bytes": kept,
+            "vector_bytes": size,
             **self._totals(products, each),
         }
-        return found | self._run(hessian)
+        return metrics | self._run(hessian)
 
     def _totals(self, products: list[float], each: float) -> dict[str, float]:
-        """Seconds of all iterations: a line in the batch, and a sum over what is kept by then."""
+        """Seconds of all iterations: products and growing orthogonalisation.
+
+        A product is linear in the number of examples, with a fixed cost for each chunk.
+        """
         n, smallest = self.iterations, products[0]
         if len(products) > 1:
             more = max(0.0, products[-1] - smallest) / (self.batches[-1] - self.batches[0])
-            once = max(0.0, smallest - more * self.batches[0])  # what each chunk costs besides
+            once = max(0.0, smallest - more * self.batches[0])  # fixed cost of a chunk
         else:
             more, once = smallest / self.batches[0], 0.0
         measured = dict(zip(self.batches, products, strict=True)).get(self.wanted)
@@ -198,12 +199,12 @@ class Timing:
     def _run(self, hessian: Hessian) -> dict[str, float]:
         if not self.whole:
             return {}
-        began = _clock(self.device)
+        began = clock.now(self.device)
         iterate(hessian, self.iterations, self.again, self.storage)
-        return {"whole_seconds": _clock(self.device) - began}
+        return {"whole_seconds": clock.now(self.device) - began}
 
     def _clear(self, vector: torch.Tensor) -> tuple[float, int]:
-        """Seconds a kept vector to make one orthogonal, and its bytes."""
+        """Seconds a basis vector to make a vector orthogonal, and the bytes of a basis vector."""
         storage, size = self.storage, len(vector)
         basis = Basis(storage, self.held, size, vector.dtype, vector.device)
         for shift in range(self.held):
@@ -212,20 +213,15 @@ class Timing:
         return max(0.0, seconds) / self.held, storage.bytes_each(size, vector.dtype)
 
     def _seconds(self, work: Callable[[], Any]) -> float:
-        work()  # memory is taken, kernels are chosen and layers proven in the first
-        times = []
-        for _ in range(self.repeats):
-            began = _clock(self.device)
-            work()
-            times.append(_clock(self.device) - began)
-        return statistics.median(times)
+        turns = clock.in_turns({"work": work}, self.repeats, partial(clock.now, self.device))
+        return statistics.median(turns["work"])
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Eigenvalues of a trained network's Hessian by bases kept in three ways, and by another start.
+    """Eigenvalues of a trained network's Hessian: by bases stored in three ways, by another seed.
 
-    All draw the same examples but the last, which tells how far eigenvalues are chance.
+    The three use the same examples. The other seed shows how much eigenvalues vary by chance.
     """
 
     model: vit_models.Model = vit_models.SMALL
@@ -234,10 +230,10 @@ class Precision:
     keep: int = 20
     device: Literal["cpu"] = "cpu"
 
-    def outcome(self) -> dict[str, Any]:
-        """The leading eigenvalues by each, (keep,), and how far the bases are from orthonormal."""
-        there = vit_models.tuned(self.model)
-        found: dict[str, Any] = {"work": "Precision", "label": "fine-tuned ViT"}
+    def measured(self) -> dict[str, Any]:
+        """The leading eigenvalues each way, (keep,), and each basis's distance from orthonormal."""
+        tuned = vit_models.tuned(self.model)
+        results: dict[str, Any] = {"work": "Precision", "label": "fine-tuned ViT"}
         ways: dict[str, tuple[Storage, int]] = {
             "native": (Native(), 0),
             "bfloat16": (BFloat16(), 0),
@@ -245,13 +241,13 @@ class Precision:
             "another_start": (Native(), 1),
         }
         for name, (storage, seed) in ways.items():
-            hessian = Hessian(there.task, there.train.examples, 0.0, self.sample, seed)
+            hessian = Hessian(tuned.task, tuned.train.examples, 0.0, self.sample, seed)
             basis, projected = iterate(hessian, self.iterations, seed, storage, self.keep)
             rows = basis.rows[: basis.count].double()
             off = (rows @ rows.T - torch.eye(len(rows), dtype=torch.float64)).abs().max()
-            found[name] = ritz_values(projected)[: self.keep].numpy()
-            found[f"{name}_loss"] = float(off)
-        return found | {"num_params": there.task.size}
+            results[name] = ritz_values(projected)[: self.keep].numpy()
+            results[f"{name}_loss"] = float(off)
+        return results | {"num_params": tuned.task.size}
 
 
 @dataclass(frozen=True)
@@ -260,30 +256,19 @@ class Config:
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return config.work.outcome()
-    finally:
-        torch.set_num_threads(before)
+    with clock.threads(1):
+        return config.work.measured()
 
 
-def _clock(device: str) -> float:
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def table(found: list[Run]) -> tuple[list[str], list[list[str]]]:
+def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
     """A line a run."""
     rows = []
-    for m in (one.metrics for one in found):
-        told = [m["label"], f"{m['num_params']:,}"]
+    for m in (one.metrics for one in runs):
+        row = [m["label"], f"{m['num_params']:,}"]
         if m["work"] == "Timing":
-            told += [f"{m['wanted_seconds']:.3g}", f"{m['orthogonal_seconds']:.3g}"]
-            told += [f"{m['total_seconds'] / 3600:.3g}", f"{m.get('whole_seconds', 0):.3g}"]
-        rows.append(told + [""] * (6 - len(told)))
+            row += [f"{m['wanted_seconds']:.3g}", f"{m['orthogonal_seconds']:.3g}"]
+            row += [f"{m['total_seconds'] / 3600:.3g}", f"{m.get('whole_seconds', 0):.3g}"]
+        rows.append(row + [""] * (6 - len(row)))
     names = ["network", "parameters", "s a product", "s to orthogonalise", "hours", "s run whole"]
     return names, rows
 

@@ -1,8 +1,8 @@
 """How fast the methods are, in passes: one batched forward and backward over the same examples.
 
-Every cell times its work and the unit in turns within one process and reports the median of
-their ratios, with the operations the work must cost and how far it is from this machine's own
-matrix-multiply rate. Data are random and shaped like MNIST: only shapes matter here.
+Every cell times its work and the unit in turns within one process and reports the median of their
+ratios, the operations that the work requires, and its distance from this machine's matrix-multiply
+rate. Data are random and shaped like MNIST: only shapes matter here.
 """
 
 import multiprocessing
@@ -10,7 +10,6 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from experiments.laboratory.experiment import Experiment, sweep
 from experiments.laboratory.process import keep_freed
 from experiments.laboratory.runs import Run
+from experiments.timing import clock
 from experiments.timing.peers import PEERS, Peer
 from experiments.timing.work import (
     ExactHessian,
@@ -31,42 +31,6 @@ from experiments.timing.work import (
     ScoreDirections,
     SelfInfluence,
 )
-
-# The most memory a piece of work takes, measured in a process of its own.
-
-
-def peak_memory(work: Any, threads: int) -> dict[str, int]:
-    """Peak resident bytes a fresh process gains by the work, for n and for 4 n examples."""
-    context = multiprocessing.get_context("spawn")
-    found = []
-    for size in (work.n, 4 * work.n):
-        with context.Pool(1) as pool:
-            found.append(pool.apply(_peak, (replace(work, n=size), threads)))
-    return {"peak_bytes": found[0], "peak_bytes_x4": found[1]}
-
-
-def _peak(work: Any, threads: int) -> int:
-    keep_freed()
-    torch.set_num_threads(threads)
-    timed = work.build()
-    before = _resident("VmRSS")
-    timed.work()
-    return max(0, _resident("VmHWM") - before)
-
-
-def _resident(name: str) -> int:
-    """Bytes this process holds now (VmRSS) or held at most (VmHWM).
-
-    Linux tells of this program alone; elsewhere getrusage's peak, which a child inherits from a
-    parent that held more, stands in for both.
-    """
-    status = Path("/proc/self/status")
-    if not status.exists():
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak * (1 if sys.platform == "darwin" else 1024)
-    line = next(one for one in status.read_text().splitlines() if one.startswith(f"{name}:"))
-    return 1024 * int(line.split()[1])
-
 
 Work = (
     SelfInfluence
@@ -92,19 +56,18 @@ class Config:
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
+    with clock.threads(config.threads):
         timed = config.work.build()
-        ours, unit = _alternate(timed.work, timed.unit, config.repeats)
+        seconds_of = clock.in_turns(
+            {"work": timed.work, "unit": timed.unit}, config.repeats, time.perf_counter
+        )
         gemm = _gemm_rate()
-    finally:
-        torch.set_num_threads(before)
-    ratios = sorted(a / b * timed.factor for a, b in zip(ours, unit, strict=True))
+    work, unit = seconds_of["work"], seconds_of["unit"]
+    ratios = sorted(a / b * timed.factor for a, b in zip(work, unit, strict=True))
     speedup = timed.speedup
     if speedup:
         ratios = sorted(1 / ratio for ratio in ratios)
-    ratio, seconds = statistics.median(ratios), statistics.median(ours)
+    ratio, seconds = statistics.median(ratios), statistics.median(work)
     metrics: dict[str, Any] = {
         "work": timed.name,
         "seconds": seconds,
@@ -126,31 +89,50 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     return metrics
 
 
-def _alternate(
-    work: Callable[[], Any], unit: Callable[[], Any], repeats: int
-) -> tuple[list[float], list[float]]:
-    work(), unit()
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for call, into in zip((work, unit), times, strict=True):
-            started = time.perf_counter()
-            call()
-            into.append(time.perf_counter() - started)
-    return times
-
-
 def _gemm_rate(size: int = 1_536) -> float:
     """Operations a second of this machine's float32 matrix product."""
     a, b = torch.randn(size, size), torch.randn(size, size)
-    seconds, _ = _alternate(partial(torch.matmul, a, b), lambda: None, 5)
-    return 2 * size**3 / min(seconds)
+    seconds = clock.in_turns({"product": partial(torch.matmul, a, b)}, 5, time.perf_counter)
+    return 2 * size**3 / min(seconds["product"])
+
+
+def peak_memory(work: Any, threads: int) -> dict[str, int]:
+    """Peak resident bytes that the work adds to a fresh process, for n and for 4 n examples."""
+    context = multiprocessing.get_context("spawn")
+    peaks = []
+    for size in (work.n, 4 * work.n):
+        with context.Pool(1) as pool:
+            peaks.append(pool.apply(_peak, (replace(work, n=size), threads)))
+    return {"peak_bytes": peaks[0], "peak_bytes_x4": peaks[1]}
+
+
+def _peak(work: Any, threads: int) -> int:
+    keep_freed()
+    torch.set_num_threads(threads)
+    timed = work.build()
+    before = _resident("VmRSS")
+    timed.work()
+    return max(0, _resident("VmHWM") - before)
+
+
+def _resident(name: str) -> int:
+    """Bytes of memory that this process has now (VmRSS) or had at most (VmHWM).
+
+    Only Linux reports both. Elsewhere getrusage's peak replaces them; a child process inherits it
+    from its parent.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak * (1 if sys.platform == "darwin" else 1024)
+    line = next(one for one in status.read_text().splitlines() if one.startswith(f"{name}:"))
+    return 1024 * int(line.split()[1])
 
 
 def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
     header = ["work", "ratio (range)", "bound", "met", "Gop", "over the limit", "peak MB"]
     rows = []
-    for run_ in runs:
-        m = run_.metrics
+    for m in (one.metrics for one in runs):
         sign = "≥" if m.get("is_speedup") else "≤"
         rows.append(
             [

@@ -1,16 +1,16 @@
 """How fast ensembles are trained and estimated: a stack against one network after another.
 
-Every cell times its way and the plain one in turns within one process and reports the median of
-their ratios. On a CPU the time is the process's own, of one thread, so that other processes on the
-machine count little; on a GPU it is the wall's. Data are random and shaped like MNIST.
+Every cell times its way and the plain one (one network after another, in float32) in turns within
+one process and reports the median of their ratios. On a CPU the time is the process's own, of one
+thread, so that other processes count little; on a GPU it is wall-clock time. Data are random and
+shaped like MNIST.
 """
 
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from experiments.laboratory.experiment import Experiment, sweep
 from experiments.laboratory.runs import Run
 from experiments.models.digits_mlp import DigitsMLP
 from experiments.models.strided_cnn import StridedCNN
+from experiments.timing import clock
 from experiments.training.loop import fit
 from experiments.training.plans import Fit, Loss, cross_entropy
 from experiments.training.stacked import Stack, fit_stack
@@ -30,17 +31,6 @@ from methods.rows.matmul import count_product
 from methods.task import Examples, take
 
 Network = DigitsMLP | StridedCNN
-
-
-@dataclass(frozen=True)
-class Alone:
-    """One network after another, in float32: what the others are compared with."""
-
-    size = 1
-
-    def train(self, work: "Training", data: Examples) -> None:
-        """Train `size` networks, for as many epochs as are timed."""
-        _train_one(work, data, cross_entropy)
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,7 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Training:
-    """Networks of an ensemble: `epochs` over a share of 0.7 of `n_train` examples."""
+    """Networks of an ensemble, each trained for `epochs` on 70% of `n_train` examples."""
 
     network: Network = DigitsMLP()
     way: Autocast | Stacked = Stacked()
@@ -97,18 +87,23 @@ class Training:
         """One epoch of the plan."""
         return Fit(epochs=1, batch_size=self.batch_size, lr=0.01, momentum=0.9)
 
-    def outcome(self) -> dict[str, Any]:
-        """Models per hour this way and alone, of one thread or one GPU, and their ratio."""
+    def measured(self) -> dict[str, Any]:
+        """Models per hour this way and alone, on one thread or one GPU, and their ratio."""
         draw = torch.Generator().manual_seed(0)
         data = {
             "image": torch.rand(self.n_train, *self.network.image_shape, generator=draw),
             "label": torch.randint(0, 10, (self.n_train,), generator=draw),
         }
         data = {name: column.to(self.device) for name, column in data.items()}
-        ours, alone = _alternate(
-            lambda: self.way.train(self, data), lambda: Alone().train(self, data), self
+        seconds = clock.in_turns(
+            {
+                "ours": lambda: self.way.train(self, data),
+                "alone": lambda: _train_one(self, data, cross_entropy),
+            },
+            self.repeats,
+            partial(clock.now, self.device),
         )
-        each = [seconds / self.way.size for seconds in ours]
+        each, alone = [total / self.way.size for total in seconds["ours"]], seconds["alone"]
         return {
             "work": type(self.network).__name__,
             "way": type(self.way).__name__,
@@ -121,7 +116,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Influence and standard errors of all pairs, against the product of zeros and ones alone."""
+    """Influence and standard errors of all pairs, compared with the 0/1 matrix product alone."""
 
     n_models: int = 2_000
     n_train: int = 50_000
@@ -130,7 +125,7 @@ class Estimate:
     repeats: int = 3
     again: int = 0
 
-    def outcome(self) -> dict[str, Any]:
+    def measured(self) -> dict[str, Any]:
         """Seconds of the estimate, and of the product at its best rate on this machine."""
         masks = Packed.of(draw_masks(self.n_models, self.n_train, round(0.7 * self.n_train), 0))
         draw = torch.Generator().manual_seed(0)
@@ -138,18 +133,24 @@ class Estimate:
         operations = 2.0 * self.n_models * self.n_train * self.n_query
         sides = (min(1_024, self.n_query), self.n_models), (self.n_models, min(8_192, self.n_train))
         left, other = (torch.ones(shape, dtype=torch.int8) for shape in sides)
-        ours, product = _alternate(
-            lambda: Sums.of(masks, right).influence(), lambda: count_product(left, other), self
+        sums, now = Sums.of(masks, right), partial(clock.now, self.device)
+        seconds = clock.in_turns(
+            {
+                "estimate": lambda: Sums.of(masks, right).influence(),
+                "product": lambda: count_product(left, other),
+            },
+            self.repeats,
+            now,
         )
-        sums = Sums.of(masks, right)
-        errors, _ = _alternate(sums.standard_errors, lambda: None, self)
-        rate = 2.0 * left.numel() * other.shape[1] / min(product)
+        errors = clock.in_turns({"errors": sums.standard_errors}, self.repeats, now)["errors"]
+        estimate = statistics.median(seconds["estimate"])
+        rate = 2.0 * left.numel() * other.shape[1] / min(seconds["product"])
         return {
             "work": "Estimate",
-            "seconds": statistics.median(ours),
+            "seconds": estimate,
             "errors_seconds": statistics.median(errors),
             "product_seconds": operations / rate,
-            "over_limit": statistics.median(ours) * rate / operations,
+            "over_limit": estimate * rate / operations,
             "product_gops": rate / 1e9,
         }
 
@@ -158,12 +159,8 @@ Config = Training | Estimate
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return config.outcome()
-    finally:
-        torch.set_num_threads(before)
+    with clock.threads(1):
+        return config.measured()
 
 
 def _train_one(work: Training, data: Examples, loss: Loss) -> None:
@@ -173,34 +170,13 @@ def _train_one(work: Training, data: Examples, loss: Loss) -> None:
         fit(work.network.build(0).to(work.device), loss, subset, work.timed, 0, Path(folder))
 
 
-def _alternate(
-    ours: Callable[[], Any], unit: Callable[[], Any], work: Config
-) -> tuple[list[float], list[float]]:
-    """Seconds of both, taken in turns, after one of each to warm up."""
-    ours(), unit()
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(work.repeats):
-        for call, into in zip((ours, unit), times, strict=True):
-            began = _clock(work.device)
-            call()
-            into.append(_clock(work.device) - began)
-    return times
-
-
-def _clock(device: str) -> float:
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
     """A line a run."""
     rows = []
-    for m in (run_.metrics for run_ in runs):
+    for m in (one.metrics for one in runs):
         if m["work"] == "Estimate":
-            told = f"{m['seconds']:.2f} s", f"{m['over_limit']:.2f} x the product alone"
-            rows.append([m["work"], "", *told])
+            seconds, ratio = f"{m['seconds']:.2f} s", f"{m['over_limit']:.2f} x the product alone"
+            rows.append([m["work"], "", seconds, ratio])
         else:
             way = f"{m['way']} {m['size']}"
             rows.append([m["work"], way, f"{m['models_per_hour']:,.0f}", f"{m['ratio']:.2f} x"])

@@ -1,14 +1,13 @@
-"""What scoring sentence pairs through a fixed basis costs, beside a forward and backward pass.
+"""The cost of scoring sentence pairs through a fixed basis, in forward and backward passes.
 
-Both go over the same pairs in the same batches of pairs alike in length, in turns, round after
-round; the least of the processor's seconds counts. Neither the values of the parameters nor of the
-directions change what is computed: both are drawn.
+Both go over the same pairs, in the same batches of similar length, in turns; the fastest round
+counts. Parameters and directions are random: their values do not change the work.
 """
 
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from experiments.laboratory.attribution import randproj
 from experiments.laboratory.device import on_device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
+from experiments.timing import clock
 from experiments.translation import models
 from experiments.translation.models import Model, examples
 from experiments.translation.scores import by_length, contributions, losses, projected
@@ -29,7 +29,7 @@ from methods.tracin import TracIn
 
 @dataclass(frozen=True)
 class Config:
-    """`n` pairs of the model's training set, `rounds` times; `again` tells measurements apart."""
+    """`n` pairs of the model's training set, `rounds` times; `again` numbers repetitions."""
 
     model: Model = models.SMALL
     directions: int = 10
@@ -63,13 +63,9 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         "norms": lambda: contributions(norms, some),
         "loss": lambda: losses(task, some),
     }
-    for work in works.values():
-        work()  # buffers, probes and directions are made once
-    seconds = {name: np.empty(config.rounds) for name in works}
-    for turn in range(config.rounds):
-        for name, work in works.items():
-            seconds[name][turn] = _timed(work)
-    least = {name: float(values.min()) for name, values in seconds.items()}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    seconds = clock.in_turns(works, config.rounds, partial(clock.now, device))
+    least = {name: min(values) for name, values in seconds.items()}
     return {
         **{f"seconds_{name}": value for name, value in least.items()},
         **{f"ratio_{name}": least[name] / least["plain"] for name in works if name != "plain"},
@@ -77,23 +73,12 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         "n_pairs": config.n,
         "subwords": float(some["length"].float().mean()),
         "num_params": task.size,
-        **{f"rounds_{name}": values for name, values in seconds.items()},
+        **{f"rounds_{name}": np.array(values) for name, values in seconds.items()},
     }
 
 
-def _timed(work: Callable[[], Any]) -> float:
-    """Seconds: the processor's, lest others lengthen them; of a GPU, the clock's."""
-    on_gpu = torch.cuda.is_available()
-    clock = time.perf_counter if on_gpu else time.process_time
-    started = clock()
-    work()
-    if on_gpu:
-        torch.cuda.synchronize()
-    return clock() - started
-
-
 def cells(config: Config, times: int) -> list[Config]:
-    """The same measurement several times."""
+    """The same measurement, repeated."""
     return [replace(config, again=again) for again in range(times)]
 
 

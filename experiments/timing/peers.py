@@ -1,7 +1,6 @@
-"""Other attribution libraries beside ours, on the same network and examples, in one process.
+"""Other attribution libraries compared with ours: same network, same examples, same process.
 
-Numbers are compared before anything is timed; a peer that leaves something out says so in its
-name. Installed by `pip install -e .[peers]`.
+Results are compared before anything is timed. `pip install -e .[peers]` installs the libraries.
 """
 
 import importlib
@@ -35,7 +34,7 @@ class Peer:
         module, batch = LargeCNN().build(0), examples(self.n)
         fitted = TracIn(learning_rates=False).fit(Task.of(module, cross_entropy), batch)
         theirs = _load(self.library, MAKE[self.library])(module, batch, self.chunk)
-        _same(self.library, theirs(), fitted.self_influence(batch))
+        _check_equal(self.library, theirs(), fitted.self_influence(batch))
         return Timed(
             f"self-influence, {self.library} ÷ ours",
             lambda: fitted.self_influence(batch),
@@ -55,10 +54,13 @@ def _load(library: str, make: Callable[..., Any]) -> Callable[..., Any]:
     return make
 
 
-def _same(library: str, theirs: Tensor, ours: Tensor) -> None:
+def _check_equal(library: str, theirs: Tensor, ours: Tensor) -> None:
     gap = float((theirs - ours).norm() / ours.norm())
     if not gap < 1e-3:
-        raise UserError(f"{library} and ours differ by {gap:.1%} before timing: nothing to compare")
+        raise UserError(
+            f"{library} and ours differ by {gap:.1%}, so their times are not compared: check that "
+            "both compute self-influence of all layers"
+        )
 
 
 def _captum(module: nn.Module, batch: Examples, chunk: int) -> Callable[[], Tensor]:

@@ -1,4 +1,4 @@
-"""The work whose speed is measured, with the operations each must cost by its architecture."""
+"""The work whose speed is measured, with the operations that its architecture requires."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -37,8 +37,8 @@ class Timed:
     bytes: float = 0.0
 
 
-class Piece(ABC):
-    """One piece of work over `n` examples."""
+class TimedWork(ABC):
+    """Work over `n` examples, to be built and timed."""
 
     n: int
 
@@ -70,7 +70,7 @@ def forward_flops(module: nn.Module, n: int, shape: tuple[int, int, int] = MNIST
 
 
 def one_pass(module: nn.Module, batch: Examples) -> Callable[[], None]:
-    """The unit: a batched forward and backward over the same examples, weights and all."""
+    """The unit of time: a batched forward and backward pass, weights included."""
     params = list(module.parameters())
 
     def both() -> None:
@@ -81,14 +81,14 @@ def one_pass(module: nn.Module, batch: Examples) -> Callable[[], None]:
 
 
 def _sizes(module: nn.Module) -> tuple[float, float]:
-    """Multiply-adds of one inner product: of a materialised conv row, of a factored linear one."""
+    """Multiply-adds of one inner product: materialised convolutions, factored linear layers."""
     dense = sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Conv2d))
     linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
     return float(dense), float(sum(m.in_features + m.out_features for m in linear))
 
 
 @dataclass(frozen=True)
-class SelfInfluence(Piece):
+class SelfInfluence(TimedWork):
     """TracInCP self-influence, all layers, one checkpoint."""
 
     n: int = 1_024
@@ -109,7 +109,7 @@ class SelfInfluence(Piece):
 
 
 @dataclass(frozen=True)
-class Matrix(Piece):
+class Matrix(TimedWork):
     """All-layer influence of `n` candidates on some queries."""
 
     n: int = 6_000
@@ -131,7 +131,7 @@ class Matrix(Piece):
 
 
 @dataclass(frozen=True)
-class Proponents(Piece):
+class Proponents(TimedWork):
     """The top 5 of n CIFAR-shaped candidates for each query, TracIn of a residual network."""
 
     n: int = 1_000
@@ -159,10 +159,10 @@ class Proponents(Piece):
 
 
 @dataclass(frozen=True)
-class ScoreDirections(Piece):
-    """Scoring against Arnoldi directions, held against a JVP pass for each.
+class ScoreDirections(TimedWork):
+    """Scores on Arnoldi directions, compared with one JVP pass a direction.
 
-    The JVP passes are timed for `passes` directions and scaled to all.
+    JVP passes are timed for `passes` directions and scaled to all.
     """
 
     n: int = 256
@@ -174,8 +174,8 @@ class ScoreDirections(Piece):
         task = Task.of(module, cross_entropy)
         draw = torch.Generator().manual_seed(3)
         matrix = torch.randn(self.directions, task.size, generator=draw)
-        held = Directions(matrix, task)
-        fitted = Embedded(task, Bilinear(held, held))
+        projection = Directions(matrix, task)
+        fitted = Embedded(task, Bilinear(projection, projection))
 
         def jvps() -> None:
             for vector in matrix[: self.passes]:
@@ -195,16 +195,13 @@ class ScoreDirections(Piece):
         )
 
 
-# The work on Hessians whose speed is measured: products on fresh and reused batches, the whole.
-
-
 def _vector(task: Task) -> Tensor:
     return torch.randn(1, task.size, generator=torch.Generator().manual_seed(2))
 
 
 @dataclass(frozen=True)
-class FreshProduct(Piece):
-    """A Hessian-vector product on a batch not met before."""
+class FreshProduct(TimedWork):
+    """A Hessian-vector product on a new batch."""
 
     n: int = 512
 
@@ -217,14 +214,15 @@ class FreshProduct(Piece):
             lambda: hessian.apply(vector),
             one_pass(module, batch),
             bound=3.0,
-            flops=9 * forward_flops(module, self.n),  # each of three products twice more, dotted
+            # A pass takes three products a layer; differentiating each adds two.
+            flops=9 * forward_flops(module, self.n),
             bytes=4.0 * (self.n * 784 + 3 * task.size),
         )
 
 
 @dataclass(frozen=True)
-class ReusedProduct(Piece):
-    """A Hessian-vector product on a batch whose gradient was linearised before."""
+class ReusedProduct(TimedWork):
+    """A Hessian-vector product on a batch whose gradient is already linearised."""
 
     n: int = 256
 
@@ -243,8 +241,8 @@ class ReusedProduct(Piece):
 
 
 @dataclass(frozen=True)
-class ExactHessian(Piece):
-    """The whole Hessian of the small network, held against torch.func.hessian.
+class ExactHessian(TimedWork):
+    """The whole Hessian of the small network, compared with torch.func.hessian.
 
     The latter is timed on `theirs` examples and scaled to n.
     """
@@ -277,7 +275,7 @@ class ExactHessian(Piece):
 
 
 def _hessian_flops(module: nn.Module, n: int) -> float:
-    """Block-triangular: each tangent of a layer costs four products in every layer above."""
+    """Operations of the upper triangle: a tangent costs four products in every layer above."""
     layers: list[tuple[int, float]] = []
 
     def note(layer: nn.Module, args: Any, output: Tensor) -> None:

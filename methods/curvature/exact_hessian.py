@@ -1,4 +1,4 @@
-"""The whole Hessian of a small network, block row by block row."""
+"""The whole Hessian of a small network, computed by block rows of one layer each."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from methods.errors import MethodError
 from methods.progress import track
 from methods.task import Examples, Params, PerExample, Task, chunks, count, explained
 
-CHUNK = 32  # examples at a time: more only moves memory
-TANGENTS = 3 << 12  # examples x tangents in flight
+CHUNK = 32  # examples at a time: more are no faster
+TANGENTS = 3 << 12  # examples x tangents at a time
 LIMIT = 20_000  # parameters: 3.2 GB in float64
 
 
 def exact_hessian(task: Task, examples: Examples) -> Tensor:
     """The Hessian of the mean loss over `examples`, undamped, (p, p).
 
-    Tangents of a layer's parameters start there and the reverse pass stops there, so only
-    blocks on and above the diagonal are computed; layers are taken in the order of the model.
-    The result is symmetric by construction, whatever that order.
+    Tangents start at one layer and the reverse pass stops there, so only blocks on and above the
+    diagonal are computed, and copied below it. Layers are taken in the order of the parameters.
     """
     if task.size > LIMIT:
         raise MethodError(
@@ -57,7 +56,7 @@ def exact_hessian(task: Task, examples: Examples) -> Tensor:
 
 
 class KnownHessian(Hessian):
-    """A Hessian of the mean loss that has been written out, as an operator like any other."""
+    """A Hessian whose matrix (p, p) is known, as an operator."""
 
     def __init__(self, task: Task, examples: Examples, matrix: Tensor, damping: float) -> None:
         super().__init__(task, examples, damping)
@@ -68,12 +67,12 @@ class KnownHessian(Hessian):
 
 
 def _layers(names: list[str]) -> list[list[str]]:
-    """Names of the parameters in their order, those of one layer together."""
+    """Names of the parameters in order, grouped by layer."""
     return [list(group) for _, group in groupby(names, lambda name: name.rpartition(".")[0])]
 
 
 def _shaped(task: Task, own: list[str], tangents: Tensor) -> Params:
-    """Flat tangents of some parameters, (t, size), by name."""
+    """Flat tangents (t, size) of the parameters in `own`, by name and shape."""
     values = [task.params[name] for name in own]
     parts = tangents.split([value.numel() for value in values], dim=1)
     return {
@@ -85,7 +84,10 @@ def _shaped(task: Task, own: list[str], tangents: Tensor) -> Params:
 def _row_product(
     task: Task, loss: PerExample, batch: Examples, own: list[str], later: list[str]
 ) -> Callable[[Params], Params]:
-    """The map from tangents of a layer's `own` to those of the gradients of it and all `later`."""
+    """The map from tangents of a layer's parameters `own` to tangents of the gradients of `later`.
+
+    `later` are those parameters and the ones of all layers after.
+    """
     fixed = {m: v for m, v in task.params.items() if m not in later}
     rest = {m: task.params[m] for m in later if m not in own}
 

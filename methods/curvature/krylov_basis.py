@@ -1,7 +1,7 @@
-"""Orthonormal vectors kept one after another: n of p numbers, the memory of an Arnoldi iteration.
+"""The orthonormal basis of an Arnoldi iteration: where its vectors are stored.
 
-At 200 vectors of 300 million numbers they are 240 GB in float32. They may be kept in bfloat16, or
-in a file mapped into memory; what is computed with them is in the operator's own precision.
+200 vectors of 300 million numbers take 240 GB in float32. They can be stored in bfloat16, or in a
+file mapped into memory. Computations with them use the operator's own precision.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from methods.errors import MethodError
 from methods.memory import available, gigabytes, on_disk
 
-COLUMNS = 1 << 22  # numbers of each vector taken at a time where they must be converted or moved
+COLUMNS = 1 << 22  # numbers converted or moved at a time, of a basis of up to 8 vectors
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Native:
 
 @dataclass(frozen=True)
 class BFloat16:
-    """In memory in half of float32: 8 bits of precision, the same range.
+    """In memory, at half the size of float32: 8 bits of precision, the same range.
 
-    A product is taken with the rounded vector, and coefficients are with rounded vectors, so that
-    only their being less than orthonormal is an error: about 2^-9 / sqrt(p).
+    Products and coefficients both use the rounded vectors, so the only error is that these are
+    not quite orthonormal: by about 2^-9 / sqrt(p).
     """
 
     def bytes_each(self, size: int, dtype: torch.dtype) -> int:
@@ -44,9 +44,9 @@ class BFloat16:
 
 @dataclass(frozen=True)
 class Disk:
-    """In a file in the operator's precision, mapped into memory; it is gone with the process.
+    """In a file in the operator's precision, mapped into memory; it ends with the process.
 
-    folder  where there is room for it; the system's folder for temporary files if None
+    folder  where to put the file; the system's folder for temporary files if None
     """
 
     folder: str | None = field(default=None, compare=False)
@@ -64,7 +64,7 @@ Storage = Native | BFloat16 | Disk
 
 
 class Basis:
-    """`count` orthonormal vectors of `size` numbers, out of room for `most`."""
+    """`count` orthonormal vectors of `size` numbers, with room for `most`."""
 
     def __init__(
         self, storage: Storage, most: int, size: int, dtype: torch.dtype, device: torch.device
@@ -73,73 +73,73 @@ class Basis:
         if isinstance(storage, Disk):
             self.rows = _mapped(storage.place, most, size, dtype)
         else:
-            held = torch.bfloat16 if isinstance(storage, BFloat16) else dtype
-            self.rows = torch.empty(most, size, dtype=held, device=device)
+            stored = torch.bfloat16 if isinstance(storage, BFloat16) else dtype
+            self.rows = torch.empty(most, size, dtype=stored, device=device)
         self._direct = self.rows.dtype == dtype and self.rows.device == device
 
     def append(self, vector: Tensor) -> None:
-        """Keep one more vector, (p,)."""
+        """Store one more vector, (p,)."""
         self.rows[self.count] = vector
         self.count += 1
 
     def row(self, index: int) -> Tensor:
-        """One vector as it is kept, (p,), in the operator's precision."""
+        """One vector as stored, (p,), converted to the operator's precision."""
         return self.rows[index].to(self.device, self.dtype)
 
     def clear(self, vector: Tensor) -> Tensor:
-        """Take what lies along the basis out of `vector` (p,), in place; return it, (count,).
+        """Make `vector` (p,) orthogonal to the basis, in place; return what was removed, (count,).
 
-        Modified Gram-Schmidt, then all vectors once more.
+        Modified Gram-Schmidt, followed by one pass over all vectors together.
         """
         along = torch.zeros(self.count, dtype=self.dtype, device=self.device)
         for j in range(self.count):
-            kept = self.row(j)
-            overlap = torch.dot(kept, vector)
+            row = self.row(j)
+            overlap = torch.dot(row, vector)
             along[j] += overlap
-            vector.sub_(kept * overlap)
+            vector.sub_(row * overlap)
         again = self._overlaps(vector)
         along += again
         self._subtract(again, vector)
         return along
 
     def combine(self, weights: Tensor) -> Tensor:
-        """Sums of the vectors, (k, p), with weights (k, count)."""
+        """Weighted sums of the vectors, (k, p), by weights (k, count)."""
         if self._direct:
             return weights @ self.rows[: self.count]
         out = torch.empty(len(weights), self.rows.shape[1], dtype=self.dtype, device=self.device)
-        for some, block in self._blocks():
-            out[:, some] = weights @ block
+        for columns, block in self._blocks():
+            out[:, columns] = weights @ block
         return out
 
     def _overlaps(self, vector: Tensor) -> Tensor:
         if self._direct:
             return self.rows[: self.count] @ vector
         total = torch.zeros(self.count, dtype=self.dtype, device=self.device)
-        for some, block in self._blocks():
-            total += block @ vector[some]
+        for columns, block in self._blocks():
+            total += block @ vector[columns]
         return total
 
     def _subtract(self, weights: Tensor, vector: Tensor) -> None:
         if self._direct:
             vector.sub_(weights @ self.rows[: self.count])
             return
-        for some, block in self._blocks():
-            vector[some].sub_(weights @ block)
+        for columns, block in self._blocks():
+            vector[columns].sub_(weights @ block)
 
     def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Columns of all vectors in the operator's precision, as many as fit, and which."""
+        """Slices of columns, each with all vectors' numbers there in the operator's precision."""
         width = max(1, COLUMNS * 8 // max(1, self.count))
         for start in range(0, self.rows.shape[1], width):
-            some = slice(start, min(start + width, self.rows.shape[1]))
-            yield some, self.rows[: self.count, some].to(self.device, self.dtype)
+            columns = slice(start, start + width)
+            yield columns, self.rows[: self.count, columns].to(self.device, self.dtype)
 
 
 def _mapped(folder: str, most: int, size: int, dtype: torch.dtype) -> Tensor:
-    """Room in a file that no folder shows any more: it goes with the last who has it open."""
+    """Memory mapped to an unlinked file: it is freed when the last process closes it."""
     handle, path = tempfile.mkstemp(prefix="retrace-basis-", dir=folder)
     os.close(handle)
     try:
-        # Python's own file would be closed; torch keeps its mapping until the tensor is gone.
+        # torch keeps its mapping until the tensor is freed.
         flat = torch.from_file(path, shared=True, size=most * size, dtype=dtype)
     finally:
         os.unlink(path)
@@ -154,27 +154,26 @@ def check_room(
     dtype: torch.dtype,
     device: torch.device,
 ) -> None:
-    """Refuse a basis that will not fit, with the `keep` eigenvectors to be made of it."""
-    each, one = storage.bytes_each(size, dtype), size * dtype.itemsize
-    basis, vectors = iterations * each, (keep + 3) * one
+    """Refuse a basis that will not fit beside the `keep` eigenvectors to be made of it."""
+    each, eigenvector = storage.bytes_each(size, dtype), size * dtype.itemsize
+    basis, eigenvectors = iterations * each, (keep + 3) * eigenvector
+    free, place = available(device), str(device)
     if isinstance(storage, Disk):
-        mend = "lower `iterations`, or set TMPDIR to a folder with more room"
-        _refuse(
-            f"a basis of {iterations}", basis, each, on_disk(storage.place), storage.place, mend
-        )
-        mend = "lower `keep`"
-        _refuse(f"{keep} eigenvectors", vectors, one, available(device), str(device), mend)
+        advice = "lower `iterations`, or set TMPDIR to a folder with more room"
+        space = on_disk(storage.place)
+        _refuse(f"a basis of {iterations}", basis, each, space, storage.place, advice)
+        _refuse(f"{keep} eigenvectors", eigenvectors, eigenvector, free, place, "lower `keep`")
         return
-    mend = "lower `iterations` or `keep`"
+    advice = "lower `iterations` or `keep`"
     if isinstance(storage, Native):
-        mend += ", or keep the basis in half as much memory, or on disk: StoredKrylov"
+        advice += ", or store the basis in bfloat16 or on disk (StoredKrylov)"
     what = f"a basis of {iterations} and {keep} eigenvectors"
-    _refuse(what, basis + vectors, each, available(device), str(device), mend)
+    _refuse(what, basis + eigenvectors, each, free, place, advice)
 
 
-def _refuse(what: str, needed: int, each: int, free: int, where: str, mend: str) -> None:
+def _refuse(what: str, needed: int, each: int, free: int, place: str, advice: str) -> None:
     if needed > free:
         raise MethodError(
             f"{what}, a vector {gigabytes(each)}, take {gigabytes(needed)}, and {gigabytes(free)} "
-            f"are free in {where}: {mend}"
+            f"are free in {place}: {advice}"
         )

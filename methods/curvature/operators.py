@@ -1,32 +1,37 @@
 """Symmetric (p, p) matrices one may only multiply by: Hessian and Gauss-Newton.
 
-Products are `jvp(grad(mean loss))` with `vmap` outside, or proven equal to it. Other
-compositions of `torch.func` (its own `hessian`, `jvp(vmap(grad))`) are silently wrong through
-LayerNorm; tests/test_operators.py shows one.
+A Hessian is multiplied by plain double backward: a gradient whose graph is kept, then one more
+backward pass a vector.
+
+TABLE
+
+Compositions of `torch.func` other than `jvp(grad)` are silently wrong through LayerNorm besides
+(its own `hessian`, `jvp(vmap(grad))`, `grad(jvp)`); tests/methods/curvature/test_operators.py
+shows two.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from itertools import compress
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functionalize, grad, jvp, linearize, vjp, vmap
 
-from methods.curvature.layer_products import LayerProducts
 from methods.errors import MethodError
 from methods.randomness import numpy_generator
 from methods.task import Examples, Objective, Params, Task, chunks, count, explained, take
 
 CHUNK = 64  # examples differentiated at a time: their buffers stay in cache
-VECTORS = 1 << 25  # examples x vectors x parameters in flight when a block is multiplied
+SMALL = 1 << 18  # examples x parameters below which a pass costs its calls more than its numbers
+NUMBERS = 1 << 25  # examples x vectors x parameters at a time where a block is multiplied at once
 
 
 class Operator(ABC):
-    """A symmetric matrix of `size` rows, known only by its products."""
+    """A symmetric matrix of `size` rows, known only by its products with vectors."""
 
     size: int
 
@@ -65,8 +70,8 @@ class Matrix(Operator):
 class Curvature(Operator):
     """A second derivative of the mean loss over `examples`, plus a multiple of the identity.
 
-    The multiple is `task.weight_decay + damping`. With `sample`, every product is taken over
-    that many examples drawn afresh: product number i of one seed is always the same draw.
+    The multiple is `task.weight_decay + damping`. With `sample`, every product uses that many
+    freshly drawn examples; product number i of one seed always uses the same ones.
     """
 
     def __init__(
@@ -90,11 +95,11 @@ class Curvature(Operator):
 
     @property
     def shift(self) -> float:
-        """What is added to the diagonal of the mean loss's own curvature."""
+        """The number added to the diagonal of the mean loss's curvature."""
         return self.task.weight_decay + self.damping
 
     def batch(self, draw: int) -> Examples:
-        """The examples of product number `draw`: all of them unless sampled."""
+        """The examples of product number `draw`: all, unless sampled."""
         if self.sample is None:
             return self.examples
         n = count(self.examples)
@@ -102,7 +107,7 @@ class Curvature(Operator):
         return self._ready(take(self.examples, torch.from_numpy(index)))
 
     def _ready(self, examples: Examples) -> Examples:
-        """Move and check examples: of a sampled curvature those drawn alone, never all."""
+        """Move and check examples; a sampled curvature does so for the drawn ones only."""
         moved = self.task.move(examples)
         _check_finite("column", moved)
         return moved
@@ -110,77 +115,65 @@ class Curvature(Operator):
     def apply(self, vectors: Tensor, draw: int | None = None) -> Tensor:
         if draw is None:
             draw, self.products = self.products, self.products + 1
-        batch = self.batch(draw)
-        n, total = count(batch), None
+        batch, vectors = self.batch(draw), vectors.contiguous()
+        total = vectors * self.shift if self.shift else torch.zeros_like(vectors)
         for some in chunks(batch, CHUNK):
             with explained(self.task, self.task.loss, some):
-                total = self._added(total, some, vectors, count(some) / n)
-        if total is None:
-            raise MethodError("a Hessian product over no examples")
-        return total.add_(vectors, alpha=self.shift) if self.shift else total
-
-    def _added(
-        self, total: Tensor | None, batch: Examples, vectors: Tensor, share: float
-    ) -> Tensor:
-        """`total`, None at first, plus `share` times the undamped products over one batch."""
-        product = self._multiplied(batch, vectors)
-        if total is None:
-            return product if share == 1 else product.mul_(share)
-        return total.add_(product, alpha=share)
-
-    def _multiplied(self, batch: Examples, vectors: Tensor) -> Tensor:
-        """The undamped products over one batch, (k, p): blocks of vectors where they fit."""
-        product = self._mean_product(batch)
-        if len(vectors) == 1:
-            return self.task.flatten(product(self.task.unflatten(vectors[0])))[None]
-        width = max(1, VECTORS // (count(batch) * self.size))
-        if width == 1:
-            rows = torch.empty_like(vectors)  # of large models each is gigabytes
-            for row, vector in zip(rows, vectors, strict=True):
-                row.copy_(self.task.flatten(product(self.task.unflatten(vector))))
-            return rows
-        blocks = vectors.split(width)
-        out = [self.task.flatten(vmap(product)(self.task.unflatten(b)), 1) for b in blocks]
-        return torch.cat(out) if len(out) > 1 else out[0]
+                self._add(total, some, vectors, count(some) / count(batch))
+        return total
 
     @abstractmethod
-    def _mean_product(self, batch: Examples) -> Callable[[Params], Params]:
-        """The product of one tangent with the undamped curvature of a batch."""
+    def _add(self, total: Tensor, batch: Examples, vectors: Tensor, share: float) -> None:
+        """Add `share` times the undamped products (k, p) over one batch to `total`, in place."""
 
 
 def _check_finite(what: str, tensors: Mapping[str, Tensor]) -> None:
-    """Name NaN at its source: an inverse that met it would blame its own settings."""
+    """Report NaN where it enters: an inverse would otherwise blame its own settings."""
     for name, value in tensors.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             bad = int((~torch.isfinite(value)).sum())
             raise MethodError(f"{what} {name} has {bad} of {value.numel()} numbers not finite")
 
 
-class Hessian(Curvature):
-    """The Hessian of the mean training loss, forward over reverse.
+def vectors_at_once(examples: int, size: int) -> int:
+    """How many vectors share a backward pass over `examples` of a model of `size` parameters.
 
-    Products go by what layers see (layer_products.py) where that is proven equal to `jvp(grad)`.
+    Several where the pass is small, so that its calls cost more than its numbers.
     """
+    work = examples * size
+    return 1 if work > SMALL else max(1, NUMBERS // work)
 
-    @cached_property
-    def _layers(self) -> LayerProducts:
-        return LayerProducts(self.task, self._multiplied)
 
-    def _added(
-        self, total: Tensor | None, batch: Examples, vectors: Tensor, share: float
-    ) -> Tensor:
-        new, vectors = total is None, vectors.contiguous()
-        total = torch.empty_like(vectors) if total is None else total
-        self._layers.add(total, batch, vectors, share, new)
-        return total
+class Hessian(Curvature):
+    """The Hessian of the mean training loss, by double backward (the table is above)."""
 
-    def gradient(self, batch: Examples) -> Callable[[Params], Params]:
-        loss = self.task.function(self.task.loss)
-        return grad(lambda params: loss(params, batch).mean())
-
-    def _mean_product(self, batch: Examples) -> Callable[[Params], Params]:
-        gradient = self.gradient(batch)
-        return lambda tangent: jvp(gradient, (self.task.params,), (tangent,))[1]
+    def _add(self, total: Tensor, batch: Examples, vectors: Tensor, share: float) -> None:
+        leaves = {n: v.detach().requires_grad_() for n, v in self.task.params.items()}
+        params = list(leaves.values())
+        with torch.enable_grad():
+            loss = self.task.function(self.task.loss)(leaves, batch).mean()
+            if not loss.requires_grad:
+                return
+            grads = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+        curved = [grad.requires_grad for grad in grads]  # others do not depend on the parameters
+        if not any(curved):
+            return
+        outputs = list(compress(grads, curved))
+        width = vectors_at_once(count(batch), self.size)
+        for start in range(0, len(vectors), width):
+            rows, some = total[start : start + width], vectors[start : start + width]
+            if len(some) == 1:
+                rows, some = rows[0], some[0]
+            products = torch.autograd.grad(
+                outputs,
+                params,
+                list(compress(self.task.unflatten(some).values(), curved)),
+                retain_graph=start + width < len(vectors),
+                is_grads_batched=some.ndim == 2,
+                materialize_grads=True,
+            )
+            for row, product in zip(self.task.unflatten(rows).values(), products, strict=True):
+                row.add_(product, alpha=share)
 
     def linearized(self) -> Linearized:
         """The same matrix with its derivative graph kept: cheaper products, more memory."""
@@ -198,7 +191,7 @@ class Linearized(Operator):
         self._products: list[tuple[float, Callable[[Params], Params]]] = []
         for some in chunks(hessian.examples, CHUNK):
             with explained(self.task, self.task.loss, some):
-                product = _linearized(hessian.gradient(some), self.task.params)
+                product = _linearized(self.task, some)
             self._products.append((count(some) / count(hessian.examples), product))
 
     def apply(self, vectors: Tensor) -> Tensor:
@@ -210,13 +203,18 @@ class Linearized(Operator):
         return total
 
 
-def _linearized(gradient: Callable[[Params], Params], params: Params) -> Callable[[Params], Params]:
-    """The derivative of a gradient at fixed parameters, traced once.
+def _linearized(task: Task, batch: Examples) -> Callable[[Params], Params]:
+    """The derivative of the gradient of a batch's mean loss, traced once.
 
     Without `functionalize` an in-place operation of the model is replayed on the trace's own
     constants, so that every product after the first is silently wrong.
     """
-    product: Callable[[Params], Params] = linearize(functionalize(gradient), params)[1]
+    loss = task.function(task.loss)
+
+    def mean_loss(params: Params) -> Tensor:
+        return loss(params, batch).mean()
+
+    product: Callable[[Params], Params] = linearize(functionalize(grad(mean_loss)), task.params)[1]
     return product
 
 
@@ -226,7 +224,18 @@ class GaussNewton(Curvature):
     Needs a loss that calls its model once and gets one tensor from it.
     """
 
-    def _mean_product(self, batch: Examples) -> Callable[[Params], Params]:
+    def _add(self, total: Tensor, batch: Examples, vectors: Tensor, share: float) -> None:
+        product = self._product(batch)
+        width = max(1, NUMBERS // (count(batch) * self.size))
+        for rows, some in zip(total.split(width), vectors.split(width), strict=True):
+            if len(some) == 1:
+                rows[0].add_(self.task.flatten(product(self.task.unflatten(some[0]))), alpha=share)
+            else:
+                products = vmap(product)(self.task.unflatten(some))
+                rows.add_(self.task.flatten(products, 1), alpha=share)
+
+    def _product(self, batch: Examples) -> Callable[[Params], Params]:
+        """The product of one tangent with the undamped curvature of a batch."""
         objective = self.task.loss
         if not isinstance(objective, Objective):
             raise MethodError("GaussNewton needs a task made by Task.of(module, loss)")

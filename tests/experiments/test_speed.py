@@ -1,4 +1,4 @@
-"""The speed experiment: what it measures runs, and the operations it counts are those there are."""
+"""The speed experiment: every work runs, and operations are counted right."""
 
 from dataclasses import replace
 
@@ -14,13 +14,13 @@ from experiments.timing import work as speed_work
 @pytest.mark.parametrize("cell", speed.PRESETS["smoke"], ids=lambda c: type(c.work).__name__)
 def test_a_tiny_cell_reports_its_ratio_and_its_operations(cell, tmp_path):
     before = torch.get_num_threads()
-    found = speed.run(cell, tmp_path)
+    metrics = speed.run(cell, tmp_path)
     assert torch.get_num_threads() == before
-    assert 0 < found["ratio_low"] <= found["ratio"] <= found["ratio_high"]
-    assert found["over_limit"] == pytest.approx(
-        found["seconds"] * found["gemm_gflops"] * 1e9 / found["flops"]
+    assert 0 < metrics["ratio_low"] <= metrics["ratio"] <= metrics["ratio_high"]
+    assert metrics["over_limit"] == pytest.approx(
+        metrics["seconds"] * metrics["gemm_gflops"] * 1e9 / metrics["flops"]
     )
-    assert found["flops"] > found["bytes"] / 4  # each number read is used at least once
+    assert metrics["flops"] > metrics["bytes"] / 4  # each number read is used at least once
 
 
 def test_forward_operations_are_two_a_weight_and_position():
@@ -45,7 +45,7 @@ def test_a_bound_is_judged_in_its_own_direction(tmp_path, monkeypatch):
     for speedup, met in ((False, False), (True, True)):
         timed = replace(slow, speedup=speedup, bound=1.0 if not speedup else 1e-9)
 
-        class Work(speed_work.Piece):
+        class Work(speed_work.TimedWork):
             n = 1
 
             def build(self, timed=timed):
@@ -55,7 +55,7 @@ def test_a_bound_is_judged_in_its_own_direction(tmp_path, monkeypatch):
 
 
 def test_peak_memory_is_that_of_the_work_alone():
-    held = torch.ones(1 << 26)  # 256 MB in the parent, which is no part of it
-    found = peak_memory(speed_work.SelfInfluence(n=64), 1)
-    assert 1e6 < found["peak_bytes"] < 4 * held.numel()
-    assert found["peak_bytes_x4"] < 4 * held.numel()
+    parent = torch.ones(1 << 26)  # 256 MB in the parent process must not count
+    metrics = peak_memory(speed_work.SelfInfluence(n=64), 1)
+    assert 1e6 < metrics["peak_bytes"] < 4 * parent.numel()
+    assert metrics["peak_bytes_x4"] < 4 * parent.numel()

@@ -16,7 +16,6 @@ from experiments.models.vit import VisionTransformer, ViT, from_the_top
 from experiments.models.vit_checkpoint import Published
 from experiments.training.plans import Fit, SharpnessAware
 from methods.curvature.krylov_basis import BFloat16
-from methods.curvature.operators import Hessian
 from methods.ihvp.arnoldi import Arnoldi, Krylov, StoredKrylov
 from methods.influence import Influence
 from methods.rows.gradients import Gradients
@@ -43,9 +42,6 @@ def test_every_parameter_of_the_network_is_factored_and_none_falls_back():
     assert (source.fallback, source.unproven) == ((), ())
     expected = networks.gradient_rows(task, task.loss, batch)
     torch.testing.assert_close(rows.dense(), expected, rtol=1e-9, atol=1e-11)
-    hessian = Hessian(task, batch)
-    hessian.apply(torch.randn(1, task.size, dtype=torch.float64))
-    assert hessian._layers.fallback == ()
 
 
 def test_the_default_is_vit_large_32_with_its_number_of_parameters():

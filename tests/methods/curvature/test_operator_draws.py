@@ -1,9 +1,8 @@
 """What operators draw, add to their diagonal and refuse."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from torch import Tensor
 
 from methods.curvature.operators import Curvature, GaussNewton, Hessian, Matrix
 from methods.errors import MethodError
@@ -15,9 +14,8 @@ from tests.methods.curvature.test_operators import OPERATORS, directions
 class Counted(Curvature):
     """The mean of the first column of the examples drawn, on the diagonal."""
 
-    def _mean_product(self, batch: Examples) -> Callable[[dict], dict]:
-        factor = batch["x"][:, 0].mean()
-        return lambda tangent: {n: factor * v for n, v in tangent.items()}
+    def _add(self, total: Tensor, batch: Examples, vectors: Tensor, share: float) -> None:
+        total.add_(vectors * batch["x"][:, 0].mean(), alpha=share)
 
 
 def test_fresh_minibatches_are_reproducible() -> None:
