@@ -137,8 +137,8 @@ def vectors_at_once(examples: int, size: int) -> int:
 
     Several where the pass is so small that the overhead of its operations exceeds their work.
     Time relative to one pass a vector, on one of two CPU cores (torch 2.14, float32); below 1 is
-    faster. `python -m experiments.timing.products` measures the first three columns again; products
-    at layers are the 900 lines that double backward replaced, which took up to 2.3 times the memory.
+    faster. `python -m experiments.timing.products` measures it again, but for products at layers:
+    a former way, of 900 lines and up to 2.3 times the memory.
 
         network (parameters)    b    8 at once   jvp(grad), k = 8 and 1   at layers, k = 8 and 1
         BERT top (18 thousand)  1         0.41             0.90    2.60             1.06    2.13
