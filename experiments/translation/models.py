@@ -150,8 +150,10 @@ def _train(model: Model, module: Seq2Seq, scratch: Path) -> dict[str, Any]:
 
 
 def _ended(row: Sequence[int]) -> list[int]:
+    """The numbers of a sentence before its end mark, without padding."""
     numbers = [int(number) for number in row]
-    return numbers[: numbers.index(LAST)] if LAST in numbers else numbers
+    end = numbers.index(LAST) if LAST in numbers else len(numbers)
+    return [number for number in numbers[:end] if number != PADDING]
 
 
 def vocabulary(subwords: Subwords) -> Vocabulary:
@@ -279,11 +281,7 @@ def _search(module: Seq2Seq, source: Tensor, beam: Beam) -> list[list[int]]:
             break
     worth = score / ((5 + length.view(b, k)) / 6) ** beam.penalty
     best = words.view(b, k, -1)[torch.arange(b), worth.argmax(1).cpu()]
-    return [_inner(row) for row in best[:, 1:].tolist()]
-
-
-def _inner(row: list[int]) -> list[int]:
-    return row[: row.index(LAST)] if LAST in row else [word for word in row if word != PADDING]
+    return [_ended(row) for row in best[:, 1:].tolist()]
 
 
 def scorer() -> Any:
