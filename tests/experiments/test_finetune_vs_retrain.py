@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from analysis import models_table1
-from experiments import finetune_vs_retrain
 from experiments import finetune_vs_retrain as experiment
 from experiments.ensembles.classifiers import load
 from experiments.ensembles.rate_sweep import Trial
@@ -24,7 +23,9 @@ from experiments.finetune_vs_retrain import (
 )
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
+from experiments.models.inception import SmallInception
 from experiments.models.strided_cnn import StridedCNN
+from experiments.training.loop import flat_buffers, flat_params
 from experiments.training.models import restore
 from experiments.training.plans import Cosine
 from tests.analysis.synthetic import finetune_vs_retrain as synthetic
@@ -105,16 +106,12 @@ def test_one_network_after_another_is_the_stack(store):
 
 
 def test_running_statistics_go_on_too(empty):
-    from experiments.ensembles.classifiers import Recipe
-    from experiments.models.inception import SmallInception
-
-    names = Recipe(SmallInception(10)).network.build(0)
-    flat = finetune_vs_retrain.flat_buffers(names)
-    moved = finetune_vs_retrain._at(
-        Recipe(SmallInception(10)), 1, finetune_vs_retrain.flat_params(names), flat + 1
-    )
-    np.testing.assert_array_equal(finetune_vs_retrain.flat_buffers(moved), flat + 1)
-    assert finetune_vs_retrain.flat_buffers(StridedCNN().build(0)).size == 0
+    network = SmallInception(10)
+    start = network.build(0)
+    flat = flat_buffers(start)
+    moved = restore(network.build(1), flat_params(start), flat + 1)
+    np.testing.assert_array_equal(flat_buffers(moved), flat + 1)
+    assert flat_buffers(StridedCNN().build(0)).size == 0
 
 
 def test_every_preset_trains_all_it_compares_by_the_paper_s_protocol():

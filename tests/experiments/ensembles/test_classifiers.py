@@ -8,14 +8,13 @@ import torch
 
 from experiments.data import cifar100
 from experiments.ensembles import classifiers, rate_sweep
-from experiments.ensembles import classifiers as recipes
 from experiments.ensembles.classifiers import (
     Data,
     Recipe,
     Sweep,
-    asked,
-    asked_by_views,
     built,
+    classify,
+    classify_by_views,
     learn,
     load,
 )
@@ -44,7 +43,7 @@ def predicted(recipe: Recipe, init, order, scratch, masks=None):
     stack = built(recipe, init)
     whole = classifiers.everything(recipe, len(init))
     learn(stack, recipe, recipe.fit, order, whole if masks is None else masks, scratch)
-    return stack, asked(stack, recipe, load(recipe.data).query)
+    return stack, classify(stack, recipe, load(recipe.data).query)
 
 
 def test_a_recipe_s_examples_are_apart_and_standardised():
@@ -97,9 +96,9 @@ def test_an_example_outside_of_the_mask_has_no_say(tmp_path, monkeypatch):
 def test_several_views_are_the_mean_of_their_logits(tmp_path):
     stack, plain = predicted(TINY, [0, 1], [0, 1], tmp_path)
     there = load(TINY.data)
-    np.testing.assert_array_equal(asked_by_views(stack, TINY, there.query), plain)
+    np.testing.assert_array_equal(classify_by_views(stack, TINY, there.query), plain)
     view = Shifted(pad=1)
-    found = asked_by_views(stack, replace(TINY, view=view), there.query)
+    found = classify_by_views(stack, replace(TINY, view=view), there.query)
     images = there.query.columns["image"]
     logits = [stack.at(1)(there.standardised(one)) for one in view.several(images)]
     np.testing.assert_array_equal(found[1], torch.stack(logits).mean(0).argmax(1))
@@ -112,7 +111,7 @@ SWEPT = replace(TINY, fit=Sweep(TINY.fit, (1e-5, 0.1, 1e30), (0.0, 1e-3)))
 def test_rates_are_chosen_on_the_validation_examples_and_divergence_is_worst(monkeypatch):
     tried = {}
     for trial in rate_sweep.trials(SWEPT):
-        found = rate_sweep.tried(trial)
+        found = rate_sweep.result(trial)
         tried[trial.recipe.fit] = found.metrics["accuracy_validation"]
         assert found.metrics["diverged"] == (trial.recipe.fit.lr == 1e30)
         assert found.metrics["diverged"] == (tried[trial.recipe.fit] == 0)
@@ -122,13 +121,13 @@ def test_rates_are_chosen_on_the_validation_examples_and_divergence_is_worst(mon
     assert tried[plan] == max(tried.values())
     assert rate_sweep.planned(TINY) == TINY.fit
     assert rate_sweep.trials(TINY) == []
-    # What is asked in a trial is the validation split: with its labels wrong, nothing is right.
+    # A trial is judged by the validation split: if its labels are wrong, no answer is right.
     there = load(TINY.data)
     label = (there.validation.columns["label"] + 1) % 10
     wrong = replace(there.validation, columns={**there.validation.columns, "label": label})
     monkeypatch.setattr(rate_sweep, "load", lambda data: replace(there, validation=wrong))
     other = replace(SWEPT, fit=Sweep(replace(TINY.fit, epochs=6), (0.1,), (0.0,)))
-    right = rate_sweep.tried(rate_sweep.trials(other)[0]).metrics["accuracy_validation"]
+    right = rate_sweep.result(rate_sweep.trials(other)[0]).metrics["accuracy_validation"]
     assert right < 0.3 < tried[plan]
 
 
@@ -166,10 +165,10 @@ def shrunk(recipe: Recipe, n: int) -> Recipe:
 
 
 PAPER = (
-    (recipes.CIFAR_100_INCEPTION, 1_681_444),
-    (recipes.CIFAR_100_RESNET, 11_220_132),
-    (recipes.DTD_INCEPTION, 21_881_871),
-    (recipes.FLOWERS_RESNET, 11_228_838),
+    (classifiers.CIFAR_100_INCEPTION, 1_681_444),
+    (classifiers.CIFAR_100_RESNET, 11_220_132),
+    (classifiers.DTD_INCEPTION, 21_881_871),
+    (classifiers.FLOWERS_RESNET, 11_228_838),
 )
 
 
@@ -191,21 +190,21 @@ def test_a_network_of_the_paper_takes_a_step_and_answers(recipe, count, tmp_path
     stack, answers = predicted(tiny, [0], [0], tmp_path)
     assert answers.shape == (1, n)
     assert 0 <= answers.min() <= answers.max() < classes
-    assert asked_by_views(stack, tiny, load(tiny.data).query).shape == (1, n)
+    assert classify_by_views(stack, tiny, load(tiny.data).query).shape == (1, n)
     assert sum(value.numel() for value in stack.parameters()) == count
     before = next(iter(tiny.network.build(0).parameters()))
     assert not torch.equal(before, next(iter(stack.at(0).parameters())))
 
 
 def test_the_paper_s_recipes_are_those_of_its_appendix():
-    cifar = recipes.CIFAR_10_RESNET.fit
+    cifar = classifiers.CIFAR_10_RESNET.fit
     assert [cifar.rate(e) for e in (59, 60, 120, 160)] == pytest.approx([0.1, 0.01, 1e-3, 1e-4])
     assert (cifar.epochs, cifar.batch_size, cifar.weight_decay) == (200, 128, 5e-4)
-    grid = recipes.GRID
+    grid = classifiers.GRID
     assert (grid.plan.epochs, grid.plan.batch_size) == (400, 256)
     assert (len(grid.lrs), len(grid.decays)) == (7, 8)
     np.testing.assert_allclose(grid.lrs, np.logspace(-3, 0, 7), rtol=1e-5)
     np.testing.assert_allclose(grid.decays[1:], np.logspace(-5, -2, 7), rtol=1e-5)
     assert grid.decays[0] == 0
-    assert len(rate_sweep.trials(recipes.DTD_INCEPTION)) == 56
-    assert (recipes.DTD_INCEPTION.view.side, recipes.FLOWERS_RESNET.view.side) == (299, 224)
+    assert len(rate_sweep.trials(classifiers.DTD_INCEPTION)) == 56
+    assert (classifiers.DTD_INCEPTION.view.side, classifiers.FLOWERS_RESNET.view.side) == (299, 224)
