@@ -1,6 +1,7 @@
 """Kills, full disks and folders that cannot be written: no finished run is lost or changed."""
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import random
@@ -8,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,20 @@ def store(tmp_path, monkeypatch):
     return use
 
 
+def kill_at_sync(number: int) -> None:
+    """Kill this process at its n-th flush to the disk, wherever that is: never by the clock.
+
+    A flush comes between writing a file and naming it, the moment at which most could be lost.
+    """
+    calls = itertools.count(1)
+
+    def sync(_: int) -> None:
+        if next(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.fsync = sync
+
+
 def tiny(preset: str, **options) -> subprocess.Popen:
     words = [sys.executable, "-m", "tests.experiments.laboratory.tiny", "--preset", preset]
     pipe = subprocess.PIPE
@@ -51,27 +65,30 @@ def is_whole(found: list[Run]) -> bool:
     return bool(found)
 
 
+KILLED = """
+import sys
+from tests.experiments.laboratory.test_faults import kill_at_sync
+from tests.experiments.laboratory.tiny import EXPERIMENT
+kill_at_sync(int(sys.argv[1]))
+sys.exit(EXPERIMENT.main(["--preset", "slow"]))
+"""
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_sweep_killed_at_random_moments_ends_as_an_undisturbed_one(seed, tmp_path, store):
     undisturbed, torn = tmp_path / "undisturbed", tmp_path / "torn"
     store(undisturbed)
-    began = time.monotonic()
-    out, err = tiny("slow").communicate(timeout=60)
-    seconds = time.monotonic() - began
+    out, err = tiny("slow").communicate()
     assert "6 runs" in out, err
 
     store(torn)
     moments = random.Random(seed)
-    kills = 0
-    for _ in range(4):
-        process = tiny("slow")
-        time.sleep(moments.uniform(0.2, 0.9) * seconds)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
+    for _ in range(4):  # 99 flushes in all
+        words = [sys.executable, "-c", KILLED, str(moments.randint(1, 20))]
+        killed = subprocess.run(words, cwd=REPOSITORY, capture_output=True)
+        assert killed.returncode == -signal.SIGKILL
         assert all(is_whole([Run.at(path.parent)]) for path in torn.glob("runs/*/*/meta.json"))
-    assert kills
-    out, err = tiny("slow").communicate(timeout=60)
+    out, err = tiny("slow").communicate()
     assert "6 runs" in out, err
     assert contents(torn) == contents(undisturbed)
     assert len(contents(torn)) == 9 * 3  # six cells and three models: array, metrics, config
@@ -85,7 +102,7 @@ class Job:
     seed: int = 0
 
 
-def train_digits(folder: str, finished) -> None:
+def train_digits(folder: str, kill_at: int) -> None:
     """In a process of its own: three trainings, with the state saved at every step."""
     import torch
 
@@ -96,7 +113,7 @@ def train_digits(folder: str, finished) -> None:
     os.environ["RETRACE_RESULTS"] = folder
     torch.set_num_threads(1)
     loop.SAVE_SECONDS = -1.0
-    os.fsync = lambda _: None  # processes are killed here, not the machine
+    kill_at_sync(kill_at)
     data = {name: column[:400] for name, column in digits.load_sklearn().items()}
     plan = loop.Fit(epochs=2, batch_size=40)
 
@@ -108,7 +125,6 @@ def train_digits(folder: str, finished) -> None:
         module = DigitsCNN().build(seed)
         train = partial(loop.fit, module, loss, data, plan, seed)
         runs.once("digits", Job(seed), train)
-    finished.set()
 
 
 def test_training_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
@@ -118,31 +134,17 @@ def test_training_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
     )
     undisturbed, torn = tmp_path / "undisturbed", tmp_path / "torn"
 
-    def start(folder: Path):
-        finished = context.Event()
-        process = context.Process(target=train_digits, args=(str(folder), finished))
+    def exit_code(folder: Path, kill_at: int = 0) -> int | None:
+        process = context.Process(target=train_digits, args=(str(folder), kill_at))
         process.start()
-        return process, finished
-
-    for warm in (False, True):  # the first one waits for torch to be imported
-        began = time.monotonic()
-        process, finished = start(tmp_path / "warm" if not warm else undisturbed)
-        process.join(60)
-        assert finished.is_set()
-    seconds = time.monotonic() - began
-
-    moments = random.Random(0)
-    kills = 0
-    for _ in range(6):
-        process, _ = start(torn)
-        time.sleep(moments.uniform(0.1, 0.7) * seconds)
-        process.kill()
         process.join()
-        kills += process.exitcode == -signal.SIGKILL
-    assert kills
-    process, finished = start(torn)
-    process.join(60)
-    assert finished.is_set()
+        return process.exitcode
+
+    assert exit_code(undisturbed) == 0
+    moments = random.Random(0)
+    for _ in range(6):  # of about 90 flushes in all
+        assert exit_code(torn, moments.randint(1, 12)) == -signal.SIGKILL
+    assert exit_code(torn) == 0
     assert contents(torn) == contents(undisturbed)
     assert debris(torn) == []
 
