@@ -1,12 +1,13 @@
-"""One task of an array: its cells one after another, those that have a run passed over.
+"""One task of an array: computes those of its cells that have no run, one after another.
 
-slurm/array.sbatch starts it. The exit code is 0 if every cell has its run, 2 if a user's mistake
-stopped one (the others were still computed), 130 if the task was asked to stop.
+slurm/array.sbatch starts it. The exit code is 0 if every cell has its run, 2 if a cell failed by a
+mistake of the user (the others are computed all the same), 130 if the task was asked to stop.
 """
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from experiments.cluster import jobs
 from experiments.laboratory import process, registry, runs
@@ -30,10 +31,10 @@ def _main(given: argparse.Namespace) -> int:
     if jobs.fingerprint(listed, tasks) != given.plan:
         raise _changed(given)
     mine = tasks[given.task]
-    cells = [i for i in mine if not _is_there(given.experiment, listed[i]["key"])]
+    cells = _without_run(given.experiment, listed, mine)
     print(f"task {given.task}: {len(cells)} of {len(mine)} cells to compute", flush=True)
     if not cells:
-        return 0  # before anything large is imported
+        return 0  # before PyTorch is imported
     experiment = registry.named(given.experiment)
     presets = experiment.presets.get(given.preset, [])
     if [entry["key"] for entry in runs.entries(presets)] != [entry["key"] for entry in listed]:
@@ -47,14 +48,15 @@ def _main(given: argparse.Namespace) -> int:
         if ended not in (0, USER_MISTAKE):
             return ended
         code = max(code, ended)
-        missing = [i for i in cells if not _is_there(given.experiment, listed[i]["key"])]
-        # What stopped at a mistake stopped at the first cell without a run: on with the next.
-        cells = [i for i in cells if missing and i > missing[0]]
+        # A mistake stops at the first cell without a run: continue with the next one.
+        failed = _without_run(given.experiment, listed, cells)[:1]
+        cells = [i for i in cells if failed and i > failed[0]]
     return code
 
 
-def _is_there(name: str, key: str) -> bool:
-    return (runs.results() / "runs" / name / key).is_dir()
+def _without_run(name: str, listed: Sequence[Mapping[str, Any]], cells: Sequence[int]) -> list[int]:
+    home = runs.results() / "runs" / name
+    return [i for i in cells if not (home / listed[i]["key"]).is_dir()]
 
 
 def _alone(experiment: Experiment, preset: str, cells: Sequence[int], processes: int) -> int:
@@ -62,9 +64,9 @@ def _alone(experiment: Experiment, preset: str, cells: Sequence[int], processes:
 
 
 def _together(experiment: Experiment, preset: str, cells: Sequence[int], processes: int) -> int:
-    """Run cells under torchrun, started anew for each, so that all processes begin alike.
+    """Run each cell under a torchrun of its own, so that all processes start in the same state.
 
-    Each computes the run, in step with the others; the first to finish writes it.
+    The processes compute the run together; the first to finish writes it.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -85,7 +87,7 @@ def _together(experiment: Experiment, preset: str, cells: Sequence[int], process
 
 
 def _share_cores(processes: int) -> None:
-    """Let each process have its part of the cores, where array.sbatch gave all to one."""
+    """Divide the cores among the processes, if array.sbatch gave all of them to one."""
     cores = os.environ.get("SLURM_CPUS_PER_TASK")
     if cores and cores == os.environ.get("OMP_NUM_THREADS"):
         os.environ["OMP_NUM_THREADS"] = str(max(1, int(cores) // processes))

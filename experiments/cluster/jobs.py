@@ -1,4 +1,4 @@
-"""The jobs of a preset: its division into tasks, what of it is queued, sbatch's words for it."""
+"""The jobs of a preset: which cells form a task, which tasks to submit, and the sbatch options."""
 
 import hashlib
 import json
@@ -15,43 +15,41 @@ from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.provenance import REPOSITORY
 
-# Which cells of a preset are one task of an array: those made from one trained model, together.
-
-
-MOST = 1_000  # tasks, unless a number is asked for: Slurm's own limit of an array is 1,001
+MOST_TASKS = 1_000  # unless --tasks says more: Slurm's own limit of an array is 1,001
+SCRIPTS = REPOSITORY / "slurm"
+COMMENT = re.compile(r"retrace (?P<preset>\S+) tasks=(?P<tasks>\d+) plan=(?P<plan>[0-9a-f]+)")
 
 
 def divide(
     entries: Sequence[Mapping[str, Any]], shared: str, tasks: int | None = None
 ) -> list[list[int]]:
-    """Indices of the cells of each task, from what runs.plan wrote down.
+    """Indices of the cells of each task, from the entries that runs.plan wrote.
 
-    Cells whose part `shared` is the same are one task. `tasks` asks for a number of them: fewer,
-    and the least loaded task takes whole groups more; more, and the largest groups are halved,
-    each half making the shared part if it is not there, until every cell is alone.
+    Cells whose part `shared` is the same form one task. If `tasks` asks for fewer tasks than that,
+    whole groups join the task with the fewest cells. If it asks for more, the largest groups are
+    halved until every cell is alone, and each half computes the shared part if no run has it.
     """
     groups: dict[str, list[int]] = {}
     for index, entry in enumerate(entries):
         groups.setdefault(entry["parts"].get(shared, f"cell {index}"), []).append(index)
-    found = list(groups.values())
-    wanted = min(len(found), MOST) if tasks is None else min(tasks, len(entries))
-    while len(found) < wanted:
-        largest = max(found, key=len)
-        half = len(largest) // 2
-        at = found.index(largest)
-        found[at : at + 1] = [largest[:half], largest[half:]]
-    if len(found) > wanted:
+    divided = list(groups.values())
+    wanted = min(len(divided), MOST_TASKS) if tasks is None else min(tasks, len(entries))
+    while len(divided) < wanted:
+        largest = max(divided, key=len)
+        half, place = len(largest) // 2, divided.index(largest)
+        divided[place : place + 1] = [largest[:half], largest[half:]]
+    if len(divided) > wanted:
         loads: list[list[int]] = [[] for _ in range(wanted)]
-        for group in sorted(found, key=lambda group: -len(group)):
+        for group in sorted(divided, key=lambda group: -len(group)):
             min(loads, key=len).extend(group)
-        found = [sorted(load) for load in loads]
-    return sorted(found)
+        divided = [sorted(load) for load in loads]
+    return sorted(divided)
 
 
-def fingerprint(entries: Sequence[Mapping[str, Any]], division: Sequence[Sequence[int]]) -> str:
-    """Tells apart what an array is for: the runs of a preset, their tasks, and the store."""
+def fingerprint(entries: Sequence[Mapping[str, Any]], tasks: Sequence[Sequence[int]]) -> str:
+    """A hash of what an array is for: the runs of a preset, their tasks, and the results folder."""
     keys = [entry["key"] for entry in entries]
-    content = json.dumps([keys, division, str(runs.results().absolute())])
+    content = json.dumps([keys, tasks, str(runs.results().absolute())])
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
@@ -66,15 +64,11 @@ def ranges(indices: Sequence[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
 
 
-SCRIPTS = REPOSITORY / "slurm"
-COMMENT = re.compile(r"retrace (?P<of>\S+) tasks=(?P<tasks>\d+) plan=(?P<plan>[0-9a-f]+)")
-
-
 @dataclass(frozen=True)
 class Resources:
-    """What a task asks Slurm for; `throttle` is how many may run at once.
+    """What a task asks Slurm for; `throttle` is how many tasks may run at once.
 
-    `processes` compute a cell together: each has a GPU of its own, or a core where there are none.
+    `processes` compute a cell together, each on its own GPU, or on its own core without GPUs.
     """
 
     gpus: int = 0
@@ -83,8 +77,8 @@ class Resources:
     partition: str | None = None
     throttle: int | None = None
 
-    def words(self) -> list[str]:
-        """sbatch's words for the devices of a task."""
+    def options(self) -> list[str]:
+        """The options of sbatch for the devices of a task."""
         if self.gpus:
             return [f"--gres=gpu:{self.gpus}"]
         return [f"--cpus-per-task={self.processes}"] if self.processes > 1 else []
@@ -100,43 +94,43 @@ class Array:
     entries: Sequence[Mapping[str, Any]]
     tasks: list[list[int]]
     plan: str
-    """What tells its jobs from those of another division, preset or store."""
+    """The fingerprint: other tasks, presets or results folders have another one."""
 
     @property
-    def of(self) -> str:
-        """What the comments of its jobs say they are of."""
+    def title(self) -> str:
+        """Experiment and preset, as the names and comments of its jobs have them."""
         return f"{self.name}/{self.preset}"
 
     @property
     def comment(self) -> str:
-        """What its tasks are found by in the queue."""
-        return f"retrace {self.of} tasks={len(self.tasks)} plan={self.plan}"
+        """The comment by which its tasks are recognised in the queue."""
+        return f"retrace {self.title} tasks={len(self.tasks)} plan={self.plan}"
 
     @property
     def logs(self) -> Path:
-        """Where its tasks write what they print."""
+        """The folder for the output of its tasks."""
         return runs.results().absolute() / "runs" / self.name / "logs"
 
     def todo(self, queued: Sequence[slurm.Queued]) -> list[int]:
         """Tasks that have a cell without a run and are not in the queue."""
         home = runs.results() / "runs" / self.name
-        there = {path.name for path in home.iterdir()} if home.is_dir() else set()
-        held = {task.index for task in queued if task.comment == self.comment}
+        done = {path.name for path in home.iterdir()} if home.is_dir() else set()
+        waiting = {task.index for task in queued if task.comment == self.comment}
         return [
             index
             for index, cells in enumerate(self.tasks)
-            if index not in held and any(self.entries[i]["key"] not in there for i in cells)
+            if index not in waiting and any(self.entries[i]["key"] not in done for i in cells)
         ]
 
-    def words(self, todo: Sequence[int], resources: Resources) -> list[str]:
-        """sbatch's words for an array of some of the tasks."""
+    def submission(self, todo: Sequence[int], resources: Resources) -> list[str]:
+        """The arguments of sbatch for an array of some of the tasks."""
         throttle = f"%{resources.throttle}" if resources.throttle else ""
         return [
             f"--array={ranges(todo)}{throttle}",
-            f"--job-name={self.of}",
+            f"--job-name={self.title}",
             f"--comment={self.comment}",
             f"--output={self.logs}/{self.preset}-%A_%a.log",
-            *resources.words(),
+            *resources.options(),
             *([f"--time={resources.time}"] if resources.time else []),
             *self._script("array.sbatch", resources),
             f"--shared={self.shared}",
@@ -145,26 +139,26 @@ class Array:
             f"--processes={resources.processes}",
         ]
 
-    def gather_words(self, after: Sequence[str], resources: Resources) -> list[str]:
-        """sbatch's words for the job that gathers when the jobs `after` have ended."""
+    def gather_submission(self, after: Sequence[str], resources: Resources) -> list[str]:
+        """The arguments of sbatch for the job that gathers when the jobs `after` have ended."""
         return [
             f"--dependency=afterany:{':'.join(dict.fromkeys(after))}",
-            f"--job-name=gather-{self.of}",
+            f"--job-name=gather-{self.title}",
             f"--comment=gather {self.comment}",
             f"--output={self.logs}/{self.preset}-gather-%j.log",
             *self._script("gather.sbatch", resources),
         ]
 
     def _script(self, file: str, resources: Resources) -> list[str]:
-        place = [f"--partition={resources.partition}"] if resources.partition else []
-        options = ["--export=ALL", f"--chdir={REPOSITORY}", *place]
+        partition = [f"--partition={resources.partition}"] if resources.partition else []
+        options = ["--export=ALL", f"--chdir={REPOSITORY}", *partition]
         return [*options, str(SCRIPTS / file), sys.executable, self.name, self.preset]
 
 
 def divided(
     experiment: Experiment, preset: str, tasks: int | None, queued: Sequence[slurm.Queued]
 ) -> Array:
-    """The preset as tasks: as many as asked for, else as its jobs in the queue have."""
+    """The preset as an array of `tasks`; by default, of as many as its jobs in the queue have."""
     entries = runs.entries(experiment.presets[preset])
     parts = {name for entry in entries for name in entry["parts"]}
     shared = experiment.shared if experiment.shared in parts else ""
@@ -176,16 +170,16 @@ def divided(
 
     wanted = array(tasks)
     for task in queued:
-        told = COMMENT.fullmatch(task.comment)
-        if told is None or told["of"] != wanted.of or told["plan"] == wanted.plan:
+        match = COMMENT.fullmatch(task.comment)
+        if match is None or match["preset"] != wanted.title or match["plan"] == wanted.plan:
             continue
-        number = int(told["tasks"])
-        if array(number).plan != told["plan"]:
-            continue  # of another store, or of a preset that was changed since
+        number = int(match["tasks"])
+        if array(number).plan != match["plan"]:
+            continue  # for another results folder, or the preset has changed since
         if tasks is None:
             return array(number)
         raise UserError(
-            f"job {task.array} has {wanted.of} in {number} tasks: leave out --tasks, or "
+            f"job {task.array} has {wanted.title} in {number} tasks: leave out --tasks, or "
             f"`scancel {task.array}` first"
         )
     return wanted

@@ -1,4 +1,4 @@
-"""What is asked of Slurm: its queue, and to take a job. Nothing else knows its commands."""
+"""The commands of Slurm: read its queue, submit a job. No other file knows them."""
 
 import shutil
 import subprocess
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from experiments.laboratory.errors import UserError
 
-# Individual job, array, index, state, and last, as it may hold anything, the comment.
+# Job, array, index, state; the comment comes last, because it may contain anything.
 FORMAT = "%A|%F|%K|%T|%k"
 
 
@@ -28,21 +28,21 @@ def present() -> bool:
 
 
 def queue(mine: bool = True) -> list[Queued]:
-    """Tasks in the queue, one each also where an array waits as a whole."""
+    """Tasks in the queue, one entry per task of an array; `mine` leaves out other users' tasks."""
     words = ["squeue", "--noheader", "--array", f"--format={FORMAT}"]
-    found = []
-    for line in _asked([*words, "--me"] if mine else words).splitlines():
+    tasks = []
+    for line in _output([*words, "--me"] if mine else words).splitlines():
         job, array, index, state, comment = line.split("|", 4)
-        found.append(Queued(job, array, int(index) if index.isdigit() else None, state, comment))
-    return found
+        tasks.append(Queued(job, array, int(index) if index.isdigit() else None, state, comment))
+    return tasks
 
 
 def submit(words: Sequence[str]) -> str:
-    """Submit a job, `words` being the options and the script of sbatch; return its id."""
-    return _asked(["sbatch", "--parsable", *words]).strip().split(";")[0]
+    """Submit a job; `words` are the arguments of sbatch. Return the job's id."""
+    return _output(["sbatch", "--parsable", *words]).strip().split(";")[0]
 
 
-def _asked(words: Sequence[str]) -> str:
+def _output(words: Sequence[str]) -> str:
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     except FileNotFoundError as error:
@@ -52,6 +52,8 @@ def _asked(words: Sequence[str]) -> str:
             f"{words[0]} did not answer for two minutes: see `scontrol ping`, and try again later"
         ) from error
     if done.returncode:
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise UserError(f"{words[0]} refused ({said}): mend that, and run the same command again")
+        reason = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise UserError(
+            f"{words[0]} failed ({reason}): correct that and run the same command again"
+        )
     return done.stdout

@@ -1,8 +1,8 @@
-"""One command submits a preset to Slurm: an array over what is missing, and a gather job after it.
+"""Submit a preset to Slurm: an array of the missing cells, and a job that gathers after it.
 
     slurm/submit EXPERIMENT PRESET [--tasks N] [--gpus N | --processes N] [--time T] [--dry-run]
-What is queued already is read from Slurm, what is finished from the disk: the same command again
-submits what is neither. What a task runs is in experiments/cluster/array.py.
+The queue says which cells are submitted, the disk which are finished; the same command again
+submits the rest. A task runs experiments/cluster/array.py.
 """
 
 import argparse
@@ -15,15 +15,15 @@ from pathlib import Path
 from experiments.cluster import slurm
 from experiments.cluster.jobs import Array, Resources, divided
 from experiments.laboratory import registry, runs
-from experiments.laboratory.errors import Parser, UserError, nearest
+from experiments.laboratory.errors import Parser, UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.table import counted
 
-SHORTEST = 10  # minutes of a task
+SHORTEST = 10  # minutes, the least time limit of a task
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of slurm/submit: 2 for what a user can mend."""
+    """The command line of slurm/submit."""
     return _parser().run(argv, _main)
 
 
@@ -38,28 +38,28 @@ def _main(given: argparse.Namespace) -> int:
     gpus, processes = _devices(experiment, given)
     queued = _queue(given.dry_run)
     array = divided(experiment, given.preset, given.tasks, queued)
-    each, unit = (gpus, "GPU") if gpus else (processes, "core")
-    print(experiment.cost_card(given.preset, experiment.presets[given.preset], each, unit))
+    per_task, unit = (gpus, "GPU") if gpus else (processes, "core")
+    print(experiment.cost_card(given.preset, experiment.presets[given.preset], per_task, unit))
     resources = Resources(gpus, processes, given.time, given.partition, given.throttle)
     mine = [task for task in queued if task.comment == array.comment]
     if mine:
         states = collections.Counter(task.state.lower() for task in mine)
-        told = ", ".join(f"{count} {state}" for state, count in states.items())
-        print(f"in the queue already: {counted(len(mine), 'task')} ({told})")
+        in_words = ", ".join(f"{count} {state}" for state, count in states.items())
+        print(f"in the queue already: {counted(len(mine), 'task')} ({in_words})")
     todo = array.todo(queued)
-    gathered = any(task.comment == f"gather {array.comment}" for task in queued)
+    gathering = any(task.comment == f"gather {array.comment}" for task in queued)
     if todo:
         count = sum(len(array.tasks[index]) for index in todo)
         tasks, cells = counted(len(todo), "task"), counted(count, "cell")
         print(f"to submit: {tasks} with {cells}, and a job that gathers")
     elif not mine:
         print(f"nothing to submit: `python -m analysis --preset {array.preset}` draws it")
-    elif gathered:
-        print("nothing to submit: what is missing is in the queue")
-    if todo or (mine and not gathered):
-        before = [task.array for task in mine]
-        show = _print_commands if given.dry_run else _submit
-        show(array, todo, before, resources)
+    elif gathering:
+        print("nothing to submit: all missing cells are in the queue")
+    if todo or (mine and not gathering):
+        earlier = [task.array for task in mine]
+        act = _print_commands if given.dry_run else _submit
+        act(array, todo, earlier, resources)
     return 0
 
 
@@ -68,7 +68,7 @@ def _minutes(time: str) -> int:
     days, dash, rest = time.rpartition("-")
     parts = rest.split(":")
     if not all(word.isdigit() for word in [*parts, days or "0"]) or len(parts) > 3:
-        raise UserError(f"--time {time} is no time: give minutes, as 240, or 4:00:00, or 1-12")
+        raise UserError(f"--time {time} cannot be read: give minutes, as 240, or 4:00:00, or 1-12")
     numbers = [int(part) for part in parts]
     if dash:
         hours, minutes, _ = [*numbers, 0, 0][:3]
@@ -82,18 +82,17 @@ def _queue(dry_run: bool) -> list[slurm.Queued]:
     except UserError:
         if not dry_run:
             raise
-        here = "answers here" if slurm.present() else "here"
-        print(f"no Slurm {here}: what is queued is not known")
+        reason = "Slurm does not answer" if slurm.present() else "there is no Slurm here"
+        print(f"{reason}: the queue is taken to be empty")
         return []
 
 
 def _check(experiment: Experiment, given: argparse.Namespace) -> None:
-    if given.preset not in experiment.presets:
-        raise UserError(f"no preset {given.preset!r}: {nearest(given.preset, experiment.presets)}")
+    experiment.cells(given.preset)
     if given.time is not None and _minutes(given.time) < SHORTEST:
         raise UserError(
-            f"--time {given.time} is less than {SHORTEST} minutes, of which the last two are for "
-            f"stopping: give --time {SHORTEST} at least; a task goes on after its limit"
+            f"--time {given.time} is less than {SHORTEST} minutes, and a task needs the last two "
+            f"to stop: give --time {SHORTEST} or more; a task is requeued at its limit and continues"
         )
     if not given.dry_run and not slurm.present():
         raise UserError(
@@ -103,22 +102,22 @@ def _check(experiment: Experiment, given: argparse.Namespace) -> None:
 
 
 def _devices(experiment: Experiment, given: argparse.Namespace) -> tuple[int, int]:
-    """GPUs and processes of a task; a UserError if a cell cannot use as many."""
+    """GPUs and processes of a task; a UserError if a cell cannot use that many."""
     uses_gpu, most = experiment.uses_gpu(given.preset), experiment.processes
     gpus = int(uses_gpu) if given.gpus is None else given.gpus
-    of = f"a cell of {experiment.name}, preset {given.preset},"
+    cell = f"a cell of {experiment.name}, preset {given.preset},"
     if gpus and not uses_gpu:
         several = f", or give --processes {most} for as many cores" if most > 1 else ""
-        raise UserError(f"{of} uses no GPU: leave out --gpus{several}")
+        raise UserError(f"{cell} uses no GPU: leave out --gpus{several}")
     if gpus > most:
         raise UserError(
-            f"{of} uses {counted(most, 'GPU')} at most, not {gpus}: give --gpus {most}, and more "
+            f"{cell} uses {counted(most, 'GPU')} at most, not {gpus}: give --gpus {most}, and more "
             "--tasks to be done sooner"
         )
     processes = max(1, gpus) if given.processes is None else given.processes
     if processes > most:
         raise UserError(
-            f"{of} runs in {counted(most, 'process', 'processes')} at most, not {processes}: "
+            f"{cell} runs in {counted(most, 'process', 'processes')} at most, not {processes}: "
             f"give --processes {most}, and more --tasks to be done sooner"
         )
     if gpus and processes != gpus:
@@ -130,22 +129,24 @@ def _devices(experiment: Experiment, given: argparse.Namespace) -> tuple[int, in
 
 
 def _print_commands(
-    array: Array, todo: Sequence[int], before: Sequence[str], resources: Resources
+    array: Array, todo: Sequence[int], earlier: Sequence[str], resources: Resources
 ) -> None:
     if todo:
-        print(shlex.join(["sbatch", *array.words(todo, resources)]))
-    after = [*(["ARRAY"] if todo else []), *before]
-    print(shlex.join(["sbatch", *array.gather_words(after, resources)]))
+        print(shlex.join(["sbatch", *array.submission(todo, resources)]))
+    after = [*(["ARRAY"] if todo else []), *earlier]
+    print(shlex.join(["sbatch", *array.gather_submission(after, resources)]))
 
 
-def _submit(array: Array, todo: Sequence[int], before: Sequence[str], resources: Resources) -> None:
-    after = list(before)
+def _submit(
+    array: Array, todo: Sequence[int], earlier: Sequence[str], resources: Resources
+) -> None:
+    after = list(earlier)
     if todo:
         runs.plan(array.name, array.preset, registry.named(array.name).presets[array.preset])
         array.logs.mkdir(parents=True, exist_ok=True)
-        after.insert(0, slurm.submit(array.words(todo, resources)))
+        after.insert(0, slurm.submit(array.submission(todo, resources)))
         print(f"submitted array {after[0]}; logs in {array.logs}")
-    gather = slurm.submit(array.gather_words(after, resources))
+    gather = slurm.submit(array.gather_submission(after, resources))
     print(f"submitted job {gather}, which gathers")
     print(f"watch: squeue --me; python -m experiments status {array.name}")
 
@@ -161,24 +162,26 @@ def _parser() -> Parser:
     parser.add_argument("experiment")
     parser.add_argument("preset")
     parser.add_argument(
-        "--tasks", type=_positive, metavar="N", help="array tasks (default: one a trained model)"
+        "--tasks", type=_positive, metavar="N", help="array tasks (default: one per trained model)"
     )
     parser.add_argument(
         "--gpus",
         type=_count,
         metavar="N",
-        help="GPUs a task, a process each; 0 for none (default: 1 if a cell uses one, else 0)",
+        help="GPUs per task, one process each (default: 1 if a cell uses one, else 0)",
     )
     parser.add_argument(
         "--processes",
         type=_positive,
         metavar="N",
-        help="processes a task without GPUs, a core each",
+        help="processes per task without GPUs, one core each",
     )
-    parser.add_argument("--time", help="limit of a task, as 4:00:00; it is requeued there, resumes")
+    parser.add_argument("--time", help="limit of a task, as 4:00:00, where it is requeued")
     parser.add_argument("--partition")
     parser.add_argument("--throttle", type=_positive, metavar="K", help="most tasks at once")
-    parser.add_argument("--data", metavar="DIR", help="where data is (default: $RETRACE_DATA)")
+    parser.add_argument(
+        "--data", metavar="DIR", help="the folder of data sets (default: $RETRACE_DATA)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only print cost and commands")
     return parser
 

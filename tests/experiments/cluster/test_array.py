@@ -222,7 +222,7 @@ def test_a_dry_run_writes_nothing_even_where_there_is_no_slurm(submit, monkeypat
     monkeypatch.setattr(slurm, "present", lambda: False)
     assert submit("--dry-run", "--tasks", "2") == []
     out = capsys.readouterr().out
-    assert out.startswith("no Slurm here: what is queued is not known\n")
+    assert out.startswith("there is no Slurm here: the queue is taken to be empty\n")
     assert "squeue" not in out
     assert "to submit: 2 tasks with 6 cells" in out
     assert out.count("\nsbatch ") == 2
@@ -231,7 +231,7 @@ def test_a_dry_run_writes_nothing_even_where_there_is_no_slurm(submit, monkeypat
     assert "sbatch is not on the PATH" in capsys.readouterr().err
     monkeypatch.setattr(slurm, "present", lambda: True)
     submit("--dry-run")
-    assert capsys.readouterr().out.startswith("no Slurm answers here: what is queued is not known")
+    assert capsys.readouterr().out.startswith("Slurm does not answer: the queue is taken to be empty")
     assert cluster.main(["tiny", "slow"]) == 2
     assert "squeue refused" in capsys.readouterr().err
 
@@ -245,7 +245,7 @@ MISTAKES = {
     "tiny slow --gpus x": "'x' is not a number from 0 on",
     "tiny slow --time 3:00": "--time 3:00 is less than 10 minutes",
     "tiny slow --time 0-0:05": "--time 0-0:05 is less than 10 minutes",
-    "tiny slow --time soon": "--time soon is no time",
+    "tiny slow --time soon": "--time soon cannot be read",
     "tiny slow --tasks 0": "'0' is not a number from 1 on",
     "tiny": "the following arguments are required: preset",
     "tiny slow --gpu 2": "unrecognized arguments: --gpu 2",

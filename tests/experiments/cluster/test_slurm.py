@@ -99,7 +99,7 @@ def test_requeued_killed_cancelled_and_resubmitted_a_preset_ends_as_if_undisturb
     first, gather = jobs(cluster.submit("tiny", "small", "--gpus", "0", "--time", "10"))
     assert set(cluster.states()) == {f"{first}_{task}" for task in range(3)} | {gather}
     again = cluster.submit("tiny", "small", "--gpus", "0")
-    assert "nothing to submit: what is missing is in the queue" in again
+    assert "nothing to submit: all missing cells are in the queue" in again
     assert len(cluster.states()) == 4
 
     cluster.until(lambda: all(map(cluster.walkers, range(3))), "every task has saved a step")
