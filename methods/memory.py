@@ -1,4 +1,4 @@
-"""What memory is free, so that what would not fit is refused before it is begun."""
+"""Free memory, so that what would not fit is refused before it starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def available(device: torch.device) -> int:
-    """Bytes that may still be taken on a device: of the machine, or of the share it may use."""
+    """Bytes still free on a device; on the CPU, within the process's control group."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -22,12 +22,12 @@ def available(device: torch.device) -> int:
 
 
 def on_disk(folder: str) -> int:
-    """Bytes that are free where a folder is."""
+    """Bytes free on the disk of a folder."""
     return shutil.disk_usage(folder).free
 
 
 def gigabytes(count: float) -> str:
-    """A number of bytes as a person says it."""
+    """A number of bytes as text: `1.5 GB`."""
     return f"{count / 1e9:.3g} GB"
 
 
@@ -40,7 +40,7 @@ def _machine() -> int:
 
 
 def _group() -> int | None:
-    """What the limit of the process's control group leaves, if it has one; files read count not."""
+    """Bytes left below the limit of the process's control group, if any; page cache excluded."""
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
         used = int((CGROUP / "memory.current").read_text())

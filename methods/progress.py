@@ -1,4 +1,4 @@
-"""Progress that costs nothing until somebody wants to see it."""
+"""Progress of loops, at no cost until somebody asks to see it."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
 
 
 def track(iterable: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
-    """Yield `iterable` unchanged, told to the reporter in force, if there is one."""
+    """Yield `iterable` unchanged, through the current reporter, if there is one."""
     reporter = _reporter.get()
     return iterable if reporter is None else reporter(iterable, label, total)
 

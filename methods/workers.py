@@ -1,8 +1,8 @@
 """Several processes that share one computation: torchrun, a Slurm step, or started here.
 
-`run(function, size)` starts them on this machine. A program already started several times, by
-`torchrun` or `srun`, calls `function(joined())` itself. Where there is one process, both cost
-nothing and start nothing.
+`run(function, size)` starts the processes on this machine. A program that `torchrun` or `srun`
+started several times calls `function(joined())` itself. With a single process, neither starts
+anything.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from torch import Tensor
 
 from methods.errors import MethodError
 
-PATIENCE = timedelta(minutes=10)  # until a worker that others wait for is taken for dead
-GRACE = 10.0  # seconds until a stopped worker is gone
+PATIENCE = timedelta(minutes=10)  # until a worker that others wait for counts as dead
+GRACE = 10.0  # seconds for a stopped worker to end
 PORT = 29_500
 
 
@@ -39,7 +39,7 @@ class Group:
     size: int = 1
 
     def share(self, n: int) -> range:
-        """Which of n pieces of work are this process's: every size-th from its rank on."""
+        """The indices, below n, of the work of this process: every size-th from its rank on."""
         return range(self.rank, n, self.size)
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class Group:
         return tensor
 
     def all(self, flag: bool) -> bool:
-        """Whether it holds in every process: what decides if they compute something together."""
+        """Whether the flag is true in every process, so that all take the same branch."""
         return float(self.sum(torch.tensor(float(flag)))) == self.size
 
 
@@ -57,19 +57,20 @@ ALONE = Group()
 
 
 def here() -> Group:
-    """The group that this process is in by now, by `run` or `joined`; else this one alone."""
+    """The group this process has joined, by `run` or `joined`; else this process alone."""
     return Group(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
 
 
 def run(function: Callable[..., Any], size: int, *arguments: Any) -> Any:
     """Call `function(group, *arguments)` in `size` new processes; return what rank 0 returned.
 
-    Function and arguments must pickle, so the function belongs to a module. If one process dies,
-    the others are stopped and its error is raised here. Each has its share of the CPU's threads.
-    Processes that are a group already start none: they are the workers, and all get the result.
+    Function and arguments must pickle, so the function must belong to a module. If one process
+    dies, the others are stopped and its error is raised here. The processes share the CPU's
+    threads. Called within a group, it starts nothing: its processes are the workers, and each
+    gets its own result.
     """
     if size < 1:
-        raise MethodError(f"{size} workers: give one at least")
+        raise MethodError(f"{size} workers: give 1 or more")
     if (group := here()).size > 1:
         if group.size != size:
             raise MethodError(f"{size} workers in a group of {group.size}: start {size} processes")
@@ -87,7 +88,7 @@ def run(function: Callable[..., Any], size: int, *arguments: Any) -> Any:
                 pass
         except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
             reason = _first_failure(context.processes, folder) or str(error)
-            raise MethodError(f"{reason}; the other of {size} workers were stopped") from error
+            raise MethodError(f"{reason}; the rest of {size} workers were stopped") from error
         return torch.load(folder / "result.pt", weights_only=False)
 
 
@@ -113,7 +114,7 @@ def _work(
 
 
 def _first_failure(processes: Any, folder: Path) -> str | None:
-    """What went wrong first: the others then fail too, for want of the one that did."""
+    """The first error of all: workers that wait for the failed one fail after it."""
     for rank, process in enumerate(processes):
         process.join(GRACE)
         code = process.exitcode or 0
@@ -129,7 +130,7 @@ def _first_failure(processes: Any, folder: Path) -> str | None:
 
 @contextmanager
 def joined() -> Any:
-    """The group of processes that torchrun or srun started, this one alone where neither did."""
+    """The group of processes that torchrun or srun started; without either, this one alone."""
     place = _place()
     if place is None:
         yield ALONE
@@ -156,7 +157,7 @@ def _place() -> tuple[int, int, int] | None:
 
 
 def _device_backend(local_rank: int) -> str:
-    """Gloo for tensors on the CPU; with a GPU for each process, NCCL for those on it."""
+    """Gloo for tensors on the CPU; also NCCL, if each process has a GPU."""
     if torch.cuda.is_available() and torch.cuda.device_count() > local_rank:
         torch.cuda.set_device(local_rank)
         return "cpu:gloo,cuda:nccl"

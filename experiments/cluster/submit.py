@@ -92,7 +92,7 @@ def _check(experiment: Experiment, given: argparse.Namespace) -> None:
     if given.time is not None and _minutes(given.time) < SHORTEST:
         raise UserError(
             f"--time {given.time} is less than {SHORTEST} minutes, and a task needs the last two "
-            f"to stop: give --time {SHORTEST} or more; a task is requeued at its limit and continues"
+            f"to stop: give --time {SHORTEST} or more; a task continues after its limit"
         )
     if not given.dry_run and not slurm.present():
         raise UserError(

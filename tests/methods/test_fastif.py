@@ -204,5 +204,5 @@ def test_a_process_started_alone_joins_a_group_of_one(monkeypatch):
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_no_workers_are_refused(size):
-    with pytest.raises(MethodError, match="give one at least"):
+    with pytest.raises(MethodError, match="give 1 or more"):
         workers.run(in_a_group, size)
