@@ -342,7 +342,7 @@ class Batch:
         steps = "runs/tiny_model/.scratch/*/*/work/state.json"
         until(lambda: any(results.glob(steps)), "a step is saved")
         self.process.send_signal(number)
-        return self.process.communicate(timeout=120)[0]
+        return self.process.communicate()[0]
 
 
 def test_near_its_limit_a_task_saves_and_requeues_its_own_index_only(fresh, tmp_path):

@@ -174,7 +174,7 @@ def test_a_full_disk_loses_no_finished_run(tmp_path, store):
     folder = store(tmp_path / "small")
     with mounted(folder, "size=1m") as allowed:
         process = tiny("big", preexec_fn=None if allowed else limit_files)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate()
         assert process.returncode == 2
         assert out == ""
         error = err.splitlines()[-1]
@@ -189,7 +189,7 @@ def test_a_full_disk_loses_no_finished_run(tmp_path, store):
         before = contents(folder)
         if allowed:
             subprocess.run(["mount", "-o", "remount,size=20m", str(folder)], check=True)
-        out, err = tiny("big").communicate(timeout=60)
+        out, err = tiny("big").communicate()
         assert "1 computed now" in out, err
         after = contents(folder)
         assert before.items() <= after.items()
@@ -197,7 +197,7 @@ def test_a_full_disk_loses_no_finished_run(tmp_path, store):
 
 
 def refusal(process: subprocess.Popen) -> str:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate()
     assert (process.returncode, out, err.count("error: ")) == (2, "", 1)
     assert "Traceback" not in err
     return err.splitlines()[-1]
@@ -216,7 +216,7 @@ def test_a_read_only_results_folder_is_one_clear_line_and_finished_runs_are_read
     folder = store(tmp_path / "results")
     with mounted(folder, "size=5m") as allowed:
         first = tiny("smoke")
-        first.communicate(timeout=60)
+        first.communicate()
         assert first.returncode == 0
         before = contents(folder)
         if allowed:
@@ -224,7 +224,7 @@ def test_a_read_only_results_folder_is_one_clear_line_and_finished_runs_are_read
         else:  # a file in the way of the new runs stops even root
             (folder / "runs" / "tiny" / ".scratch").write_text("")
         again = tiny("smoke")
-        out, err = again.communicate(timeout=60)
+        out, err = again.communicate()
         assert again.returncode == 0, err
         assert "0 computed now" in out
         said = refusal(tiny("big"))

@@ -112,7 +112,7 @@ def test_eight_processes_racing_for_one_run_leave_one_directory_and_no_draft(sto
         assert racer.stdout.readline() == "ready\n"
     gate.touch()
     for racer in racers:
-        out, err = racer.communicate(timeout=60)
+        out, err = racer.communicate()
         assert (racer.returncode, out, err) == (0, "499500.0\n", "")
     assert [path.name for path in (store / "race").iterdir()] == [runs.key(Config())]
     runs.find("race", Config()).verify()

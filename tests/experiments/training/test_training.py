@@ -1,6 +1,5 @@
 """Training: a kill changes no bit of it, and what cannot go on says so."""
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -132,10 +131,9 @@ def test_killed_and_restarted_it_ends_with_the_same_bits(network, plan, deaths, 
 def test_states_are_not_saved_at_every_step_by_default(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert loop.SAVE_SECONDS >= 1
-    began = time.monotonic()
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 3600.0)  # however slow this machine is
     with pytest.raises(Killed):
         fit(digits_network(), dying(3), TRAIN, PLAN, 0, tmp_path)
-    assert time.monotonic() - began < loop.SAVE_SECONDS
     assert list(tmp_path.iterdir()) == []
 
 
