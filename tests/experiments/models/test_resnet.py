@@ -100,7 +100,7 @@ def test_tracin_sums_over_checkpoints_each_with_its_own_statistics():
 def test_a_checkpoint_without_buffers_is_refused_not_mixed():
     model = normalised()
     params = {n: v for n, v in state(model).items() if n in dict(model.named_parameters())}
-    with pytest.raises(MethodError, match=r"lacks batch\.running_mean: .* without buffers"):
+    with pytest.raises(MethodError, match=r"lacks batch\.running_mean: .* lacks buffers"):
         Task.of(model, networks.nll).at(Checkpoint(params, 0.1))
 
 
