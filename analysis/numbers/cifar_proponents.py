@@ -14,21 +14,23 @@ DIGITS = tuple("0123456789")  # what the smoke tier shows instead
 COST = "cost of scores"
 DEVIATIONS = (
     *proponents.DEVIATIONS,
-    "The network, the recipe and the checkpoints of the paper's Sec. 4.1 are outside the text at"
-    " hand. The standard recipe for residual networks on CIFAR-10 (He et al., 2016) is used, with"
+    "The network, the recipe and the checkpoints of the paper's Sec. 4.1 were not available to"
+    " us. The standard recipe for residual networks on CIFAR-10 (He et al., 2016) is used, with"
     " batch normalisation, crops and flips, and five checkpoints at the ends of epochs.",
-    "TracIn weighs a checkpoint by the learning rate there, which the recipe lowers tenfold twice:"
-    " of five checkpoints the first two have 94% of the weight. A row without learning rates shows"
-    " what that decides. Classes predicted, and the other methods, are of the final network.",
+    "TracIn weighs a checkpoint by the learning rate there, which the recipe divides by ten"
+    " twice: of five checkpoints the first two have 94% of the weight. A row without learning"
+    " rates shows the effect of this. Predicted classes and the other methods use the final"
+    " network.",
     "Influence functions invert the Hessian on its dominant eigenvectors (Arnoldi on fresh random"
-    " minibatches, damping 0.01, negative eigenvalues kept) and leave out the rest, where the paper"
-    " sketches the inverse (Sec. A.1), which is an artifact of its own. A row with half of the"
-    " eigenvectors shows what their number decides.",
+    " minibatches, damping 0.01, negative eigenvalues kept) and leave out the rest. The paper"
+    " sketches the inverse (Sec. A.1); tracin_sketched_inverse measures that. A row with half of the"
+    " eigenvectors shows the effect of their number.",
     "Batch normalisation is in evaluation mode, each checkpoint with its own running statistics;"
     " gradients do not flow into the statistics, and candidates are scored without augmentation.",
 )
 TIER_NOTES = {
-    "smoke": "The bundled digits as grey RGB images: a 3 in place of a cat, a 1 of an automobile.",
+    "smoke": "The bundled digits as grey RGB images: a 3 in place of a cat, a 1 in place of an"
+    " automobile.",
     "small": (
         "JPEG-recompressed CIFAR-10, not the original pixels: 10,000 random training images and"
         " 2,000 of the test split; ResNet-8 for 25 epochs, learning rate 0.1 divided by 10 after"
@@ -42,18 +44,19 @@ TIER_NOTES = {
 }
 CAUSE_NOTE = (
     "Where TracIn is less consistent than the other methods on CIFAR-10, its weights are a likely"
-    " cause: with the recipe's learning rates it is mostly of the first two checkpoints, whose"
-    " network classifies otherwise than the final one that chose the queries and their confusable"
-    " classes; without learning rates both shares are higher. On the last layer alone a score is a"
-    " product of errors in the logits and of features, which sorts by class nearly by itself."
+    " cause. With the recipe's learning rates it mostly uses the first two checkpoints, whose"
+    " predictions differ from those of the final network, which determines the queries and their"
+    " confusable classes. Without learning rates both shares are higher. On the last layer alone"
+    " a score is a product of errors in the logits and of features, which nearly sorts by class."
 )
 SPEED_NOTE = (
-    "The cost of TracIn's scores, finding the top included, is in passes a checkpoint: one batched"
-    " forward and backward over the same queries and candidates, timed before and after in the same"
-    " run, in processor seconds. It must be above one: scoring m queries multiplies rows of p"
-    " numbers, 2 m p operations a candidate, and a pass costs 6 p T, where T is the number of"
-    " positions a weight acts on, averaged over weights: m / (3 T) of a pass (T = 163 in ResNet-8,"
-    " 147 in ResNet-56), beside the pass itself and the weight gradient of each example alone."
+    "The cost of TracIn's scores, finding the top included, is in passes per checkpoint. A pass"
+    " is one batched forward and backward over the same queries and candidates, timed before and"
+    " after in the same run, in processor seconds. The cost must be above one: scoring m queries"
+    " multiplies rows of p numbers, 2 m p operations a candidate, and a pass costs 6 p T, where T"
+    " is the number of positions a weight acts on, averaged over weights: m / (3 T) of a pass (T"
+    " = 163 in ResNet-8, 147 in ResNet-56), in addition to the pass itself and the weight"
+    " gradients of single examples."
 )
 
 
