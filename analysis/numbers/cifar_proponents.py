@@ -23,8 +23,8 @@ DEVIATIONS = (
     " network.",
     "Influence functions invert the Hessian on its dominant eigenvectors (Arnoldi on fresh random"
     " minibatches, damping 0.01, negative eigenvalues kept) and leave out the rest. The paper"
-    " sketches the inverse (Sec. A.1); tracin_sketched_inverse measures that. A row with half of the"
-    " eigenvectors shows the effect of their number.",
+    " sketches the inverse (Sec. A.1), which tracin_sketched_inverse measures. A row with half of"
+    " the eigenvectors shows the effect of their number.",
     "Batch normalisation is in evaluation mode, each checkpoint with its own running statistics;"
     " gradients do not flow into the statistics, and candidates are scored without augmentation.",
 )

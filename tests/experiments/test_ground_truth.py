@@ -161,7 +161,7 @@ def test_a_division_without_models_left_is_refused():
         Estimate(DIVISION, (20,))
     with pytest.raises(UserError, match="3 networks of 2: raise"):
         Attribution(DIVISION, WHOLE, Chance(), (1, 3))
-    with pytest.raises(UserError, match=r"set whole\.ensemble as"):
+    with pytest.raises(UserError, match=r"set whole\.ensemble to division\.ensemble"):
         Attribution(DIVISION, replace(WHOLE, ensemble=replace(TINY, seed=1)), Chance(), (1,))
 
 
