@@ -1,4 +1,4 @@
-"""Run stores with made-up numbers in the shape of the real ones, written by experiments.runs."""
+"""Made-up runs of mnist_mislabel and mnist_sketch, and of all other experiments at once."""
 
 import importlib
 from collections.abc import Iterable
