@@ -72,15 +72,15 @@ def queued(task: jobs.Array, *indices: int) -> list[slurm.Queued]:
 
 def test_what_is_finished_or_queued_is_not_submitted(fresh):
     experiment = tiny.EXPERIMENT
-    found = jobs.divided(experiment, "slow", None, [])
-    assert found.tasks == [[0, 1], [2, 3], [4, 5]]
-    assert found.todo([]) == [0, 1, 2]
-    assert found.todo(queued(found, 1)) == [0, 2]
+    walks = jobs.divided(experiment, "slow", None, [])
+    assert walks.tasks == [[0, 1], [2, 3], [4, 5]]
+    assert walks.todo([]) == [0, 1, 2]
+    assert walks.todo(queued(walks, 1)) == [0, 2]
     for cell in SMALL[:2]:
         experiment.once(cell)
-    assert found.todo([]) == [1, 2]
+    assert walks.todo([]) == [1, 2]
     experiment.once(SMALL[2])
-    assert found.todo(queued(found, 2)) == [1], "one of its two cells is missing"
+    assert walks.todo(queued(walks, 2)) == [1], "one of its two cells is missing"
 
 
 def test_what_is_queued_for_another_store_or_preset_does_not_count(fresh, monkeypatch):
@@ -151,31 +151,31 @@ def test_an_array_and_a_job_after_it_are_submitted_with_what_was_asked_for(submi
 
 
 def test_a_gathering_job_that_was_refused_is_submitted_by_the_next_try(submit, monkeypatch):
-    found = jobs.divided(tiny.EXPERIMENT, "slow", None, [])
-    monkeypatch.setattr(slurm, "queue", lambda: queued(found, 0, 1, 2))
+    walks = jobs.divided(tiny.EXPERIMENT, "slow", None, [])
+    monkeypatch.setattr(slurm, "queue", lambda: queued(walks, 0, 1, 2))
     (gather,) = submit()
     assert "--dependency=afterany:20" in gather
-    waiting = slurm.Queued("9", "9", None, "PENDING", f"gather {found.comment}")
-    monkeypatch.setattr(slurm, "queue", lambda: [*queued(found, 0, 1, 2), waiting])
+    waiting = slurm.Queued("9", "9", None, "PENDING", f"gather {walks.comment}")
+    monkeypatch.setattr(slurm, "queue", lambda: [*queued(walks, 0, 1, 2), waiting])
     assert submit() == []
 
 
 def test_devices_are_asked_for_where_a_cell_can_use_them(submit, monkeypatch, capsys):
-    def asked(*words: str, **declared: Any) -> list[str]:
+    def device_options(*words: str, **declared: Any) -> list[str]:
         chosen = replace(tiny.EXPERIMENT, **declared)
         monkeypatch.setattr("experiments.laboratory.registry.named", lambda name: chosen)
         job = submit(*words)[0]
         return [w for w in job if re.match("--(gres|cpus-per-task|processes)", w)]
 
-    assert asked() == ["--processes=1"]
-    assert asked(gpu=True) == ["--gres=gpu:1", "--processes=1"]
-    assert asked("--gpus", "0", gpu=True) == ["--processes=1"]
-    assert asked("--gpus", "3", gpu=True, processes=4) == ["--gres=gpu:3", "--processes=3"]
-    assert asked("--processes", "3", processes=4) == ["--cpus-per-task=3", "--processes=3"]
+    assert device_options() == ["--processes=1"]
+    assert device_options(gpu=True) == ["--gres=gpu:1", "--processes=1"]
+    assert device_options("--gpus", "0", gpu=True) == ["--processes=1"]
+    assert device_options("--gpus", "3", gpu=True, processes=4) == ["--gres=gpu:3", "--processes=3"]
+    assert device_options("--processes", "3", processes=4) == ["--cpus-per-task=3", "--processes=3"]
     capsys.readouterr()
-    asked("--gpus", "0", "--processes", "2", gpu=True, processes=4)
+    device_options("--gpus", "0", "--processes", "2", gpu=True, processes=4)
     assert "core hours" in capsys.readouterr().out
-    asked(gpu=True)
+    device_options(gpu=True)
     out = capsys.readouterr().out
     assert "GPU hours" in out
     assert "core hours" not in out
@@ -190,10 +190,10 @@ def test_a_preset_whose_cells_say_cpu_uses_no_gpu():
 
 def test_processes_share_the_cores_that_array_sbatch_gave_to_one(monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
-    for given, kept in (("8", "2"), ("1", "1"), ("3", "3")):
+    for given, cores in (("8", "2"), ("1", "1"), ("3", "3")):
         monkeypatch.setenv("OMP_NUM_THREADS", given)
         array._share_cores(4)
-        assert os.environ["OMP_NUM_THREADS"] == kept
+        assert os.environ["OMP_NUM_THREADS"] == cores
 
 
 def test_the_cost_card_says_what_its_hours_come_from(submit, capsys):
@@ -316,13 +316,13 @@ class Batch:
     """array.sbatch as Slurm starts it, with a scontrol that only writes down what it is told."""
 
     def __init__(self, laboratory: Laboratory, folder: Path, scontrol: bool) -> None:
-        self.told = folder / "told"
+        self.calls = folder / "told"
         tools = folder / "tools"
         tools.mkdir()
         for tool in TOOLS:
             (tools / tool).symlink_to(f"/bin/{tool}")
         if scontrol:
-            (tools / "scontrol").write_text(f'#!/bin/bash\necho "$@" >>{self.told}\n')
+            (tools / "scontrol").write_text(f'#!/bin/bash\necho "$@" >>{self.calls}\n')
             (tools / "scontrol").chmod(0o755)
         environment = laboratory.environment(
             PATH=str(tools), TINY_GATE="/never", SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="1"
@@ -347,28 +347,28 @@ class Batch:
 
 def test_near_its_limit_a_task_saves_and_requeues_its_own_index_only(fresh, tmp_path):
     batch = Batch(fresh, tmp_path, scontrol=True)
-    said = batch.ended_by(signal.SIGUSR1, fresh.results)
-    assert batch.told.read_text() == "requeue 7_1\n"
-    assert "interrupted: finished cells are kept" in said
-    assert "== 7_1 saved and requeued" in said
-    assert "Traceback" not in said
-    (kept,) = fresh.results.glob("runs/tiny_model/.scratch/*/*")
-    assert kept.name.startswith("free."), "whoever comes next takes it over at once"
-    assert (kept / "work" / "state.json").exists()
+    output = batch.ended_by(signal.SIGUSR1, fresh.results)
+    assert batch.calls.read_text() == "requeue 7_1\n"
+    assert "interrupted: finished cells are kept" in output
+    assert "== 7_1 saved and requeued" in output
+    assert "Traceback" not in output
+    (slot,) = fresh.results.glob("runs/tiny_model/.scratch/*/*")
+    assert slot.name.startswith("free."), "whoever comes next takes it over at once"
+    assert (slot / "work" / "state.json").exists()
 
 
 def test_where_there_is_no_scontrol_a_task_says_what_to_do(fresh, tmp_path):
     batch = Batch(fresh, tmp_path, scontrol=False)
-    said = batch.ended_by(signal.SIGUSR1, fresh.results)
-    assert "cannot requeue itself from this node: `slurm/submit tiny small`" in said
+    output = batch.ended_by(signal.SIGUSR1, fresh.results)
+    assert "cannot requeue itself from this node: `slurm/submit tiny small`" in output
     assert batch.process.returncode == 130
 
 
 def test_a_cancelled_task_saves_and_is_not_requeued(fresh, tmp_path):
     batch = Batch(fresh, tmp_path, scontrol=True)
-    said = batch.ended_by(signal.SIGTERM, fresh.results)
-    assert "interrupted: finished cells are kept" in said
-    assert not batch.told.exists()
+    output = batch.ended_by(signal.SIGTERM, fresh.results)
+    assert "interrupted: finished cells are kept" in output
+    assert not batch.calls.exists()
     assert list(fresh.results.glob("runs/tiny_model/.scratch/*/free.*/work/state.json"))
 
 
@@ -379,8 +379,8 @@ def test_several_processes_compute_a_cell_together_and_write_it_once(fresh):
     options = ["--tasks=1", f"--plan={plan}", "--task=0", "--processes=2"]
     done = fresh.python("experiments", "array", "pair", "smoke", *options)
     assert done.returncode == 0, done.stderr
-    found = runs.load("pair", "smoke")
-    assert [run.metrics for run in found] == [
+    loaded = runs.load("pair", "smoke")
+    assert [run.metrics for run in loaded] == [
         {"total": 3.0, "processes": 2},
         {"total": 6.0, "processes": 2},
     ]

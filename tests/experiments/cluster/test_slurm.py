@@ -77,9 +77,9 @@ def cluster(tmp_path_factory):
         yield Cluster(laboratory, environment | {"TINY_GATE": str(gate)}, gate)
 
 
-def jobs(said: str) -> list[str]:
+def jobs(output: str) -> list[str]:
     """The array and the gathering job that were submitted."""
-    return re.findall(r"submitted (?:array|job) (\d+)", said)
+    return re.findall(r"submitted (?:array|job) (\d+)", output)
 
 
 def test_requeued_killed_cancelled_and_resubmitted_a_preset_ends_as_if_undisturbed(
@@ -90,9 +90,9 @@ def test_requeued_killed_cancelled_and_resubmitted_a_preset_ends_as_if_undisturb
     local = cluster.laboratory.python(*words, RETRACE_RESULTS=str(tmp_path))
     assert local.returncode == 0, local.stderr
 
-    said = cluster.submit("tiny", "small", "--gpus", "0", "--dry-run")
-    assert "to submit: 3 tasks with 6 cells" in said
-    assert "--array=0-2" in said
+    output = cluster.submit("tiny", "small", "--gpus", "0", "--dry-run")
+    assert "to submit: 3 tasks with 6 cells" in output
+    assert "--array=0-2" in output
     assert cluster.is_idle()
     assert not home.exists()
 
@@ -112,9 +112,9 @@ def test_requeued_killed_cancelled_and_resubmitted_a_preset_ends_as_if_undisturb
     ended = {f"{first}_1", f"{first}_2"}
     cluster.until(lambda: not ended & set(cluster.states()), "two tasks have ended")
 
-    said = cluster.submit("tiny", "small", "--gpus", "0")
-    second, last = jobs(said)
-    assert "to submit: 2 tasks with 4 cells" in said
+    output = cluster.submit("tiny", "small", "--gpus", "0")
+    second, last = jobs(output)
+    assert "to submit: 2 tasks with 4 cells" in output
     assert {f"{second}_1", f"{second}_2"} <= set(cluster.states())
     assert f"{second}_0" not in cluster.states()
     cluster.until(lambda: cluster.walkers(1) and cluster.walkers(2), "both are at work again")
@@ -140,9 +140,9 @@ def test_a_task_with_gpus_runs_a_cell_in_as_many_processes_and_a_mistake_is_not_
     wrong, gather = jobs(cluster.submit("pair", "small", "--gpus", "1"))
     cluster.until(cluster.is_idle, "the queue is empty")
     home = cluster.laboratory.results / "runs" / "pair"
-    found = [runs.Run.at(path.parent).metrics for path in home.glob("*/meta.json")]
-    assert sorted(metrics["total"] for metrics in found) == [3.0, 6.0]
-    assert {metrics["processes"] for metrics in found} == {2}
+    computed = [runs.Run.at(path.parent).metrics for path in home.glob("*/meta.json")]
+    assert sorted(metrics["total"] for metrics in computed) == [3.0, 6.0]
+    assert {metrics["processes"] for metrics in computed} == {2}
     log = (home / "logs" / f"small-{wrong}_0.log").read_text()
     assert log.count("== ") == 1, "it began once"
     assert "error: size is 3: lower size" in log

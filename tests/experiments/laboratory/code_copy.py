@@ -37,7 +37,7 @@ class Laboratory:
         return cls(code, folder / "results")
 
     def environment(self, **more: str) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+        outer = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
         ours = {
             "PYTHON": sys.executable,
             "PYTHONPATH": str(self.code),
@@ -45,7 +45,7 @@ class Laboratory:
             "WANDB_MODE": "disabled",
             "OMP_NUM_THREADS": "1",
         }
-        return kept | ours | more
+        return outer | ours | more
 
     def run(self, *words: str, **more: str) -> subprocess.CompletedProcess:
         """Run a program in the folder of the code; `more` is added to its environment."""
@@ -64,9 +64,9 @@ class Laboratory:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every byte that must not depend on what happened: arrays, metrics and configs."""
-    kept = [*folder.glob("runs/*/*/arrays/*.npy"), *folder.glob("runs/*/*/[cm]*.json")]
+    files = [*folder.glob("runs/*/*/arrays/*.npy"), *folder.glob("runs/*/*/[cm]*.json")]
     return {
         str(path.relative_to(folder)): path.read_bytes()
-        for path in kept
+        for path in files
         if path.name != "meta.json"
     }

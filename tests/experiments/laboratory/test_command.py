@@ -49,9 +49,9 @@ def test_one_cell_is_run_alone_and_the_preset_knows_all(capsys):
 
 def test_several_cells_may_be_named():
     assert MAIN(["--cell", "3", "--cell", "1"]) == 0
-    found = runs.load("tiny", "smoke", partial=True)
+    loaded = runs.load("tiny", "smoke", partial=True)
     cells = EXPERIMENT.presets["smoke"]
-    assert [run.config for run in found] == [runs.describe(cells[i]) for i in (1, 3)]
+    assert [run.config for run in loaded] == [runs.describe(cells[i]) for i in (1, 3)]
 
 
 def test_count_list_and_plan_compute_nothing(store, capsys):

@@ -42,7 +42,7 @@ def test_a_sweep_is_every_combination_the_last_axis_fastest():
 
 
 @pytest.mark.parametrize(
-    ("axes", "said"),
+    ("axes", "message"),
     [
         ({"model__sed": [1]}, "Model has no field 'sed': did you mean 'seed'?"),
         ({"modle": [1]}, "Config has no field 'modle': did you mean 'model'?"),
@@ -51,15 +51,15 @@ def test_a_sweep_is_every_combination_the_last_axis_fastest():
         ({"method": "Mean"}, "give the list of its values"),
     ],
 )
-def test_a_sweep_over_an_unknown_field_names_the_nearest(axes, said):
+def test_a_sweep_over_an_unknown_field_names_the_nearest(axes, message):
     with pytest.raises(UserError) as caught:
         sweep(Config(), **axes)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_an_experiment_may_print_its_own_table(capsys):
-    def table(found):
-        return ["what", "n"], [["tiny", str(len(found))]]
+    def table(finished):
+        return ["what", "n"], [["tiny", str(len(finished))]]
 
     replace(EXPERIMENT, table=table).main([])
     assert capsys.readouterr().out.splitlines()[:3] == ["what  n", "----  -", "tiny  6"]
@@ -90,11 +90,11 @@ class Projected:
 
 def test_draws_on_one_model_are_no_seeds_of_their_own():
     cells = [Projected(Drawn(s), Drawn(d)) for s, draws in ((0, 20), (1, 2)) for d in range(draws)]
-    found = [
+    finished = [
         runs.once("drawn", c, lambda _, c=c: {"level": 10.0 * c.model.seed + c.method.seed % 2})
         for c in cells
     ]
-    header, rows = summarise(found)
+    header, rows = summarise(finished)
     assert header == ["level", "seeds", "runs"]
     assert rows == [[plus_minus(*interval([0.5, 10.5])), "2", "22"]]
 

@@ -59,10 +59,10 @@ def debris(folder: Path) -> list[str]:
     return [str(path) for path in folder.glob("runs/*/*") if path.name.startswith(".")]
 
 
-def is_whole(found: list[Run]) -> bool:
-    for run in found:
+def is_whole(finished: list[Run]) -> bool:
+    for run in finished:
         run.verify()
-    return bool(found)
+    return bool(finished)
 
 
 KILLED = """
@@ -206,9 +206,9 @@ def refusal(process: subprocess.Popen) -> str:
 def test_a_file_where_results_should_be_is_one_clear_line(tmp_path, store):
     folder = store(tmp_path / "results")
     folder.write_text("mine")
-    said = refusal(tiny("smoke"))
-    assert f"cannot write {folder}" in said
-    assert "set RETRACE_RESULTS to a folder you can write to" in said
+    message = refusal(tiny("smoke"))
+    assert f"cannot write {folder}" in message
+    assert "set RETRACE_RESULTS to a folder you can write to" in message
     assert folder.read_text() == "mine"
 
 
@@ -227,7 +227,7 @@ def test_a_read_only_results_folder_is_one_clear_line_and_finished_runs_are_read
         out, err = again.communicate()
         assert again.returncode == 0, err
         assert "0 computed now" in out
-        said = refusal(tiny("big"))
-        assert "cannot write " in said
-        assert "set RETRACE_RESULTS to a folder you can write to" in said
+        message = refusal(tiny("big"))
+        assert "cannot write " in message
+        assert "set RETRACE_RESULTS to a folder you can write to" in message
         assert contents(folder) == before

@@ -55,10 +55,10 @@ def test_a_run_is_computed_once_and_read_back_exactly():
     first.verify()
 
 
-@pytest.mark.parametrize(("found", "said"), [(None, "None"), ([0.5], "a list")])
-def test_a_run_that_returns_no_dict_is_told_what_to_return(found, said, store):
-    with pytest.raises(UserError, match=f"run of a returned {said}: return a dict of metrics"):
-        runs.once("a", Config(), lambda _: found)
+@pytest.mark.parametrize(("returned", "in_words"), [(None, "None"), ([0.5], "a list")])
+def test_a_run_that_returns_no_dict_is_told_what_to_return(returned, in_words, store):
+    with pytest.raises(UserError, match=f"run of a returned {in_words}: return a dict of metrics"):
+        runs.once("a", Config(), lambda _: returned)
     assert not [path for path in (store / "a").iterdir() if not path.name.startswith(".")]
 
 

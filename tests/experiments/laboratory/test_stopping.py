@@ -42,8 +42,8 @@ def train(folder, at_step: int | None = None) -> dict[str, np.ndarray]:
     plan = loop.Fit(epochs=2, batch_size=10)
     folder.mkdir(exist_ok=True)
     with process.stoppable():
-        found = loop.fit(module, loss, data, plan, 0, folder)
-    return found | {"taken": np.array(len(steps))}
+        outcome = loop.fit(module, loss, data, plan, 0, folder)
+    return outcome | {"taken": np.array(len(steps))}
 
 
 @pytest.mark.parametrize("at_step", [1, 3, 6, 7, 11])
@@ -62,11 +62,11 @@ def test_a_training_asked_to_stop_saves_the_very_step_and_ends_with_the_same_bit
 
 def test_how_often_a_training_saves_can_be_said(monkeypatch, tmp_path):
     monkeypatch.setenv("RETRACE_SAVE_SECONDS", "1e-9")
-    kept = []
-    monkeypatch.setattr(loop.disk, "write_file", lambda path, content: kept.append(path.suffix))
+    written = []
+    monkeypatch.setattr(loop.disk, "write_file", lambda path, content: written.append(path.suffix))
     monkeypatch.setattr(loop._Training, "results", lambda self: {})
     train(tmp_path / "often")
-    assert kept.count(".pt") == 12
+    assert written.count(".pt") == 12
     monkeypatch.setenv("RETRACE_SAVE_SECONDS", "often")
     with pytest.raises(UserError, match="RETRACE_SAVE_SECONDS is 'often': give a number"):
         train(tmp_path / "wrong")

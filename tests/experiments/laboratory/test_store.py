@@ -82,11 +82,11 @@ def test_each_file_of_a_run_is_read_once_to_be_packed(monkeypatch, tmp_path):
 
 
 def test_two_stores_are_merged_without_loss_whether_packed_or_not(place, capsys, tmp_path):
-    there = place("there")
+    other = place("there")
     runs.plan("walks", "smoke", [Config(size=size) for size in (1, 2, 3)])
     for size in (1, 2):
         compute(size)
-    with scratch.claim(there / "runs" / "walks", "0" * 16):
+    with scratch.claim(other / "runs" / "walks", "0" * 16):
         assert main(["pack", str(tmp_path / "there.tar")]) == 0
     assert "2 runs in" in capsys.readouterr().out
     for source in ("there.tar", "there"):
@@ -116,12 +116,12 @@ def test_the_same_runs_are_packed_as_the_same_bytes(place, tmp_path):
 
 
 def test_a_damaged_run_is_not_taken_and_the_others_are(place, capsys, tmp_path):
-    there = place("there")
+    other = place("there")
     damaged = compute(1).path
     compute(2)
     (damaged / "metrics.json").write_text("{}")
     here = place("here")
-    assert main(["merge", str(there)]) == 2
+    assert main(["merge", str(other)]) == 2
     out, err = capsys.readouterr()
     assert "1 run taken" in out
     assert f"walks/{damaged.name}" in err
@@ -129,7 +129,7 @@ def test_a_damaged_run_is_not_taken_and_the_others_are(place, capsys, tmp_path):
 
 
 def test_a_tar_file_cannot_write_elsewhere(place, capsys, tmp_path):
-    there = place("there")
+    other = place("there")
     run = compute(1)
     file = tmp_path / "odd.tar"
     with tarfile.open(file, "w") as tar:
@@ -144,7 +144,7 @@ def test_a_tar_file_cannot_write_elsewhere(place, capsys, tmp_path):
     assert main(["merge", str(file)]) == 0
     assert not list(tmp_path.rglob("out.json"))
     assert not list((tmp_path / "here").rglob("link.npy"))
-    assert contents(tmp_path / "here") == contents(there)
+    assert contents(tmp_path / "here") == contents(other)
 
 
 MISTAKES = {
@@ -205,31 +205,31 @@ def killed() -> Path:
 
 
 def test_only_what_is_known_to_be_dead_is_cleaned(capsys, monkeypatch):
-    asked = []
+    calls = []
     queued = [slurm.Queued("77", "70", 1, "RUNNING", "")]
     monkeypatch.setattr(slurm, "present", lambda: True)
-    monkeypatch.setattr(slurm, "queue", lambda mine: asked.append(mine) or queued)
-    there = compute(1)
+    monkeypatch.setattr(slurm, "queue", lambda mine: calls.append(mine) or queued)
+    other = compute(1)
     old = 2 * scratch.STALE
     dead = [killed(), attempt("free.0123abcd"), attempt(FAR.format(job="76"), old)]
-    kept = [
+    alive = [
         attempt(FAR.format(job="77"), old),  # silent, but Slurm has the job
         attempt(FAR.format(job=""), old),  # silent, and nobody can say
         attempt(FAR.format(job="75")),  # gives signs of life
     ]
-    with scratch.claim(there.path.parent, "2" * 16) as mine:
+    with scratch.claim(other.path.parent, "2" * 16) as mine:
         assert main(["attempts"]) == 0
         lines = capsys.readouterr().out.splitlines()
         states = {line.split("/")[-1]: line.split()[0] for line in lines if "walks/" in line}
         assert {states[path.name] for path in dead} == {"dead"}
-        assert [states[path.name] for path in kept] == ["silent", "silent", "living"]
+        assert [states[path.name] for path in alive] == ["silent", "silent", "living"]
         assert states[mine.path.name] == "living"
         assert main(["clean"]) == 0
         assert "3 attempts removed" in capsys.readouterr().out
-        assert all(path.exists() for path in [*kept, mine.path])
+        assert all(path.exists() for path in [*alive, mine.path])
     assert not any(path.exists() for path in dead)
-    assert asked == [False, False], "the jobs of everybody"
-    there.verify()
+    assert calls == [False, False], "the jobs of everybody"
+    other.verify()
 
 
 def test_a_silent_attempt_is_removed_by_name_and_a_living_one_never(capsys):

@@ -83,12 +83,12 @@ def offline(monkeypatch):
 
 def test_an_experiment_is_mirrored_as_it_runs(wandb, offline, capsys):
     assert EXPERIMENT.main([]) == 0
-    found = runs.load("tiny", "smoke")
+    loaded = runs.load("tiny", "smoke")
     pages = {page.given["id"]: page for page in wandb.pages}
-    models = {run.meta["parts"][0]["key"] for run in found}
-    assert pages.keys() == {run.key for run in found} | models | {"tiny-smoke"}
+    models = {run.meta["parts"][0]["key"] for run in loaded}
+    assert pages.keys() == {run.key for run in loaded} | models | {"tiny-smoke"}
     assert len(wandb.pages) == 6 + 3 + 1
-    cells, summary = [pages[run.key] for run in found], pages["tiny-smoke"]
+    cells, summary = [pages[run.key] for run in loaded], pages["tiny-smoke"]
     given = cells[0].given
     assert given["group"] == "tiny/smoke"
     assert {page.given["job_type"] for page in cells} == {"score"}
@@ -102,7 +102,7 @@ def test_an_experiment_is_mirrored_as_it_runs(wandb, offline, capsys):
         "method.weight": 1.0,
         "size": 50,
     }
-    assert cells[0].logged["level"] == found[0].metrics["level"]
+    assert cells[0].logged["level"] == loaded[0].metrics["level"]
     assert cells[0].logged["tables/50_rows"][1] == ["score"]
     assert cells[0].summary["meta/seconds"] > 0
     assert len(summary.logged["runs"][2]) == 6
@@ -320,7 +320,7 @@ def records(path: Path) -> list[Any]:
     """Everything in a file of an offline run: blocks of 32 KiB of pieces with 7 bytes before."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    content, found = path.read_bytes(), []
+    content, loaded = path.read_bytes(), []
     at, piece = 7, b""
     while at + 7 <= len(content):
         if (left := 32_768 - at % 32_768) < 7:
@@ -330,9 +330,9 @@ def records(path: Path) -> list[Any]:
         piece += content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # a whole record, or the last of its pieces
-            found.append(Record.FromString(piece))
+            loaded.append(Record.FromString(piece))
             piece = b""
-    return found
+    return loaded
 
 
 def read_back(folder: Path) -> dict[str, Any]:
@@ -340,13 +340,13 @@ def read_back(folder: Path) -> dict[str, Any]:
     (path,) = folder.glob("run-*.wandb")
     # wandb writes its file in a process of its own, which ends a moment after the page.
     until(lambda: any(r.WhichOneof("record_type") == "exit" for r in records(path)), "it is whole")
-    found: dict[str, Any] = {"config": {}, "history": [], "kinds": set()}
+    loaded: dict[str, Any] = {"config": {}, "history": [], "kinds": set()}
     for record in records(path):
         kind = record.WhichOneof("record_type")
-        found["kinds"].add(kind)
+        loaded["kinds"].add(kind)
         if kind == "run":
-            found["page"] = record.run
-            found["config"] |= {
+            loaded["page"] = record.run
+            loaded["config"] |= {
                 item.key: json.loads(item.value_json) for item in record.run.config.update
             }
         elif kind == "history":
@@ -354,8 +354,8 @@ def read_back(folder: Path) -> dict[str, Any]:
                 "/".join(item.nested_key) or item.key: json.loads(item.value_json)
                 for item in record.history.item
             }
-            found["history"].append(items)
-    return found
+            loaded["history"].append(items)
+    return loaded
 
 
 @pytest.fixture
@@ -373,15 +373,15 @@ def test_what_the_real_wandb_wrote_offline_is_the_whole_run(real, tmp_path):
     model = run.meta["parts"][0]["key"]
     home = tmp_path / "results" / "wandb"
     (folder,) = home.glob(f"offline-run-*-{run.key}")
-    found = read_back(folder)
-    page = found["page"]
+    loaded = read_back(folder)
+    page = loaded["page"]
     assert (page.run_id, page.run_group, page.job_type) == (run.key, "tiny/custom", "score")
     assert page.project == "retrace"
-    assert found["config"].items() >= {"model.steps": 12, "method": "Mean", "size": 50}.items()
-    told = [line for line in found["history"] if "training/loss" in line]
-    assert [line["training/epoch"] for line in told] == list(range(1, 13))
-    assert found["history"][-1]["level"] == run.metrics["level"]
-    assert {"stats", "summary", "exit"} <= found["kinds"]
+    assert loaded["config"].items() >= {"model.steps": 12, "method": "Mean", "size": 50}.items()
+    reported = [line for line in loaded["history"] if "training/loss" in line]
+    assert [line["training/epoch"] for line in reported] == list(range(1, 13))
+    assert loaded["history"][-1]["level"] == run.metrics["level"]
+    assert {"stats", "summary", "exit"} <= loaded["kinds"]
     (table,) = folder.rglob("*.table.json")
     assert [row[0] for row in json.loads(table.read_text())["data"]] == run.array("score").tolist()
     (folder,) = home.glob(f"offline-run-*-{model}")
