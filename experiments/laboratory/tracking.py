@@ -34,7 +34,7 @@ SETTINGS = {
     "silent": True,
     "console": "off",
     "init_timeout": 30,
-    # Without a network, wandb would wait forever for a page to be sent.
+    # Without a network, wandb would wait forever for a run to be sent.
     "finish_timeout": 120,
     "finish_timeout_raises": True,
 }
@@ -165,7 +165,7 @@ class Mirror:
         self.name, self.preset, self.sent = name, preset, 0
         self.mode, self.off = mode()
         self.wandb: Any = None
-        self._page: Any = None
+        self._wandb_run: Any = None
         if os.environ.get("RANK", "0") != "0":
             self.off = "only the first process of a cell mirrors it"
             return
@@ -181,14 +181,14 @@ class Mirror:
     def watching(self, config: Any) -> Iterator[None]:
         """Show a cell while it is computed: its reported numbers, and the load of the machine.
 
-        A cell that is stopped and requeued continues on the same page of W&B.
+        A cell that is stopped and requeued continues in the same run of W&B.
         """
         key = runs.key(config)
         if self.off or self._marker(self.name, key).exists() or runs.find(self.name, config):
             yield
             return
         with self._safely():
-            self._page = self._open(key, "score", flatten(runs.describe(config)), watched=True)
+            self._wandb_run = self._open(key, "score", flatten(runs.describe(config)), watched=True)
         try:
             with progress.watched_by(self._log):
                 yield
@@ -202,7 +202,7 @@ class Mirror:
         self._send(run, "score")
 
     def finish(self) -> None:
-        """Mirror a complete preset as one page: a table of its runs, and their artifacts."""
+        """Mirror a complete preset as one run of W&B: a table of its runs, and their artifacts."""
         if self.off or self.preset == "custom":
             return
         try:
@@ -216,12 +216,12 @@ class Mirror:
             content = _digest("".join([run.key for run in finished] + csvs))
             if marker.is_file() and marker.read_text() == content:
                 return
-            page = self._open(f"{self.name}-{self.preset}", "artifact", {})
-            with _finishing(page):
-                page.log({"runs": overview(self.wandb, finished)})
+            wandb_run = self._open(f"{self.name}-{self.preset}", "artifact", {})
+            with _finishing(wandb_run):
+                wandb_run.log({"runs": overview(self.wandb, finished)})
                 for image, about in artifacts.items():
-                    page.log(artifact(self.wandb, image, about))
-                    page.summary[f"verdict/{image.stem}"] = about["verdict"]["word"]
+                    wandb_run.log(artifact(self.wandb, image, about))
+                    wandb_run.summary[f"verdict/{image.stem}"] = about["verdict"]["word"]
             self._done(marker, content)
 
     def _send(self, run: Run, job: str) -> None:
@@ -233,56 +233,56 @@ class Mirror:
                 self._send_part(runs.results() / "runs" / part["name"] / part["key"])
             if self.off:
                 return
-            page, self._page = self._page, None
-            if page is None:
-                page = self._open(run.key, job, flatten(run.config))
-            with _finishing(page):
+            wandb_run, self._wandb_run = self._wandb_run, None
+            if wandb_run is None:
+                wandb_run = self._open(run.key, job, flatten(run.config))
+            with _finishing(wandb_run):
                 for point in curve(run):
-                    page.log(point)
-                page.log({**run.metrics, **media(self.wandb, run)})
+                    wandb_run.log(point)
+                wandb_run.log({**run.metrics, **media(self.wandb, run)})
                 facts = {f"meta/{name}": run.meta.get(name) for name in FACTS}
-                page.summary.update(facts)
+                wandb_run.summary.update(facts)
             self._done(marker, "sent")
 
     def _send_part(self, path: Path) -> None:
-        """Mirror a run that another is made of on its own page, unless its folder is gone."""
+        """Mirror a run that another is made of, unless its folder is gone."""
         if path.is_dir():
-            ours, self._page = self._page, None
+            ours, self._wandb_run = self._wandb_run, None
             try:
                 part = Run.at(path)
                 self._send(part, kind(part))
             finally:
-                self._page = ours
+                self._wandb_run = ours
 
     def _log(self, values: dict[str, float]) -> None:
-        if self._page is not None:
+        if self._wandb_run is not None:
             with self._safely():
-                self._page.log({f"training/{name}": value for name, value in values.items()})
+                self._wandb_run.log({f"training/{name}": value for name, value in values.items()})
 
     def _leave(self, preempted: bool = False) -> None:
-        page, self._page = self._page, None
-        if page is not None:
+        wandb_run, self._wandb_run = self._wandb_run, None
+        if wandb_run is not None:
             if preempted:
-                page.mark_preempting()
-            page.finish(exit_code=1)
+                wandb_run.mark_preempting()
+            wandb_run.finish(exit_code=1)
 
     @contextlib.contextmanager
     def _safely(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # no error of wandb may end an experiment
-            self._page = None
+            self._wandb_run = None
             self.off = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             again = f"python -m experiments track replay {self.name}"
             print(f"W&B: off from here, {self.off}; later: `{again}`", file=sys.stderr)
 
-    def _open(self, page_id: str, job: str, config: dict[str, Any], watched: bool = False) -> Any:
+    def _open(self, run_id: str, job: str, config: dict[str, Any], watched: bool = False) -> Any:
         # The load of this machine says nothing about a run that is only sent from here.
-        page = self.wandb.init(
+        wandb_run = self.wandb.init(
             project=project(),
             entity=entity(),
-            id=page_id,
-            name=page_id,
+            id=run_id,
+            name=run_id,
             group=f"{self.name}/{self.preset}",
             job_type=job,
             config=config,
@@ -292,11 +292,11 @@ class Mirror:
             dir=str(runs.results()),
             settings=SETTINGS | {"x_disable_stats": not watched},
         )
-        page.define_metric("training/*", step_metric="training/epoch")
-        return page
+        wandb_run.define_metric("training/*", step_metric="training/epoch")
+        return wandb_run
 
-    def _marker(self, name: str, page_id: str) -> Path:
-        file = f"{page_id}.{destination(self.mode)}"
+    def _marker(self, name: str, run_id: str) -> Path:
+        file = f"{run_id}.{destination(self.mode)}"
         return runs.results() / "runs" / name / "tracked" / file
 
     def _done(self, marker: Path, content: str) -> None:
@@ -322,7 +322,9 @@ def replay(name: str | None = None) -> int:
                 for run in display.track(finished, f"{each} {preset}"):
                     mirror.send(run)
                 mirror.finish()
-            print(f"{each}/{preset}: {len(finished)} runs, {mirror.sent} pages sent {mirror.mode}")
+            print(
+                f"{each}/{preset}: {len(finished)} runs, {mirror.sent} W&B runs sent {mirror.mode}"
+            )
             if mirror.off:
                 return 2
     return 0
@@ -339,13 +341,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _finishing(page: Any) -> Iterator[None]:
+def _finishing(wandb_run: Any) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        page.finish(exit_code=1)
+        wandb_run.finish(exit_code=1)
         raise
-    page.finish()
+    wandb_run.finish()
 
 
 def _digest(text: str) -> str:

@@ -118,7 +118,7 @@ def test_a_replay_sends_what_is_missing_and_nothing_twice(wandb, offline, monkey
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert tracking.main(["replay"]) == 0
     assert len(wandb.pages) == 6 + 3 + 1 + 2  # cells, models, summary; the custom run, its model
-    assert "tiny/smoke: 6 runs, 10 pages sent offline" in capsys.readouterr().out
+    assert "tiny/smoke: 6 runs, 10 W&B runs sent offline" in capsys.readouterr().out
     assert tracking.main(["replay", "tiny"]) == 0
     EXPERIMENT.main([])
     assert len(wandb.pages) == 12
