@@ -16,7 +16,7 @@ import torch
 
 from experiments.data.parallel import Corpus
 from experiments.laboratory.attribution import randproj
-from experiments.laboratory.device import on_device
+from experiments.laboratory.device import device, on_device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.timing import clock
@@ -63,8 +63,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         "norms": lambda: contributions(norms, some),
         "loss": lambda: losses(task, some),
     }
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    seconds = clock.in_turns(works, config.rounds, partial(clock.now, device))
+    seconds = clock.in_turns(works, config.rounds, partial(clock.now, device().type))
     least = {name: min(values) for name, values in seconds.items()}
     return {
         **{f"seconds_{name}": value for name, value in least.items()},

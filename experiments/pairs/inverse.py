@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.laboratory import runs
+from experiments.laboratory.device import device
 from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.errors import UserError
 from experiments.models.bert import Top
@@ -278,4 +279,4 @@ def _step_seconds(work: Inverse, model: Model) -> np.ndarray:
 
 def _time() -> float:
     """Seconds of CPU time, which other processes do not lengthen; of wall time with a GPU."""
-    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+    return time.process_time() if device().type == "cpu" else time.perf_counter()
