@@ -68,15 +68,6 @@ def load(source: Source, split: Split, index: np.ndarray | None = None) -> dict[
     }
 
 
-def identify(source: Source) -> None:
-    """Note the checksums of a source's files, in a run whose data an earlier run has read."""
-    for split in N_EXAMPLES if source != "first4000" else ("train",):
-        for name in _names(source, split):
-            path = data_folder.root() / FOLDERS[source] / name
-            if path.exists():
-                data_folder.note_file(path, KIND[source])
-
-
 def _names(source: Source, split: str) -> list[str]:
     if source == "jpeg":
         return [f"{split}.npz"]

@@ -1,7 +1,7 @@
 """Residual networks trained on CIFAR-10, with running statistics in their checkpoints."""
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from experiments.data import cifar, digits, labels
+from experiments.laboratory import provenance
 from experiments.models.resnet import ResNet
 from experiments.training import models as training
 from experiments.training.augmentation import CropAndFlip, augmented
@@ -48,23 +49,9 @@ class Trained(training.Trained[nn.Module]):
     evaluation: Examples
 
 
+@provenance.remembered
 def load_data(data: Data, seed: int) -> tuple[Examples, Examples]:
     """The training and the evaluation examples: columns image (n, 3, h, w) and label."""
-    loaded = _load(data, seed)
-    note_source(data.source)
-    return loaded
-
-
-def note_source(source: cifar.Source | Literal["digits"]) -> None:
-    """Note the data of a run, which a cache may have read for an earlier run."""
-    if source == "digits":
-        digits.load_sklearn()
-    else:
-        cifar.identify(source)
-
-
-@lru_cache(maxsize=1)
-def _load(data: Data, seed: int) -> tuple[Examples, Examples]:
     if data.source == "original" or data.source == "jpeg":
         train = _drawn(data.source, "train", data.n_train, seed)
         return train, _drawn(data.source, "test", data.n_eval, seed)

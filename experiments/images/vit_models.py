@@ -6,7 +6,7 @@ here, also by SAM, on images of the same data set that fine-tuning never sees.
 
 import copy
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from experiments.data import cifar, digits, labels
-from experiments.images.cifar_models import accuracy, note_source
-from experiments.laboratory import runs
+from experiments.images.cifar_models import accuracy
+from experiments.laboratory import provenance, runs
 from experiments.laboratory.device import device, on_device
 from experiments.laboratory.errors import UserError
 from experiments.models.vit import VisionTransformer, ViT
@@ -98,15 +98,11 @@ class Tuned(training.Trained[VisionTransformer]):
     pool: Split
 
 
+@provenance.remembered
 def load_data(model: Model) -> tuple[Split, Split]:
     """What the model is fine-tuned on, and test images."""
-    loaded = _load(model.data, _n_pretraining(model), model.seed)
-    note_source(model.data.source)
-    return loaded
-
-
-@lru_cache(maxsize=1)
-def _load(data: Data, n_before: int, seed: int) -> tuple[Split, Split]:
+    data, seed = model.data, model.seed
+    n_before = model.start.n if isinstance(model.start, Pretraining) else 0
     rest = _before(data.source, n_before)[1]
     if data.n_train > len(rest):
         raise UserError(
@@ -118,11 +114,11 @@ def _load(data: Data, n_before: int, seed: int) -> tuple[Split, Split]:
         "train": rest[labels.split(len(rest), [data.n_train], seed)[0]],
         "test": labels.split(n_test, [data.n_test], seed)[0],
     }
-    made = [
+    train, test = (
         _split(_images(data.source, split, index), data.noise * (split == data.where), seed)
         for split, index in drawn.items()
-    ]
-    return made[0], made[1]
+    )
+    return train, test
 
 
 def _split(examples: Examples, noise: float, seed: int) -> Split:
@@ -149,10 +145,6 @@ def _images(source: Source, split: cifar.Split, index: np.ndarray) -> Examples:
         return cifar.load(source, split, index)
     parts = labels.split(N_DIGITS, [N_DIGITS - DIGITS_TEST, DIGITS_TEST], 0)
     return take(digits.load_sklearn(), torch.from_numpy(parts[split == "test"][index]))
-
-
-def _n_pretraining(model: Model) -> int:
-    return model.start.n if isinstance(model.start, Pretraining) else 0
 
 
 def tuned(model: Model) -> Tuned:

@@ -26,9 +26,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path / "results"))
     monkeypatch.setattr(cifar, "N_EXAMPLES", {"train": 10, "test": 4})
     monkeypatch.setattr(cifar, "N_FIRST", 6)
-    cifar_models._load.cache_clear()
+    cifar_models.load_data.cache_clear()
     yield tmp_path
-    cifar_models._load.cache_clear()
+    cifar_models.load_data.cache_clear()
 
 
 def write_batch(path: Path, n: int) -> np.ndarray:

@@ -23,9 +23,9 @@ from tests.analysis.synthetic import cifar as synthetic_cifar
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("RETRACE_DATA", str(tmp_path))
     monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path / "results"))
-    cifar_models._load.cache_clear()
+    cifar_models.load_data.cache_clear()
     yield
-    cifar_models._load.cache_clear()
+    cifar_models.load_data.cache_clear()
 
 
 TINY = Model(ResNet(8, 2), Data("digits", 60, 60), Stepped(2, 20, 0.05, drops=(0.5,)), augment=None)
