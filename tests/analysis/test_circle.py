@@ -14,7 +14,7 @@ def links(*edges):
     return Links(np.array(inner), np.array(outer), np.array(weight, dtype=float))
 
 
-def apart(one, other):
+def distance(one, other):
     """The angle between two directions."""
     return abs(np.angle(np.exp(1j * (one - other))))
 
@@ -39,20 +39,20 @@ def test_a_training_pair_tied_to_one_slice_lands_beside_it():
 def test_the_stronger_edge_pulls_harder():
     angles = fastif_fig6.arcs(GROUPS)
     at = fastif_fig6.facing(links((1, 100, 5.0), (5, 100, 1.0)), angles)[100]
-    assert apart(at, angles[1]) < apart(at, angles[5])
+    assert distance(at, angles[1]) < distance(at, angles[5])
 
 
 def test_no_other_place_on_the_circle_has_a_smaller_weighted_distance():
     angles = fastif_fig6.arcs(GROUPS)
     edges = [(0, 1.0), (3, 0.2), (5, 2.0), (9, 0.7)]
-    found = fastif_fig6.facing(links(*[(node, 7, weight) for node, weight in edges]), angles)[7]
+    angle = fastif_fig6.facing(links(*[(node, 7, weight) for node, weight in edges]), angles)[7]
 
     def cost(at):
         ends = RADII["mnli"] * np.exp(1j * np.asarray(at))
         return sum(w * abs(ends - INNER * np.exp(1j * angles[node])) ** 2 for node, w in edges)
 
     grid = np.linspace(0, 2 * np.pi, 2_000)
-    assert cost(found) <= cost(grid).min() + 1e-9
+    assert cost(angle) <= cost(grid).min() + 1e-9
 
 
 @pytest.mark.parametrize("n", [1, 2, 30, 250])
@@ -66,13 +66,13 @@ def test_nodes_are_moved_apart_in_their_order_and_little(n):
     if n > 1:
         assert np.diff(turned, append=turned[0] + 2 * np.pi).min() > 0.99 * least
     if n <= 30:
-        assert max(apart(after[i], before[i]) for i in before) < n * least
+        assert max(distance(after[i], before[i]) for i in before) < n * least
 
 
 def test_nodes_far_apart_stay_where_they_are():
     before = {0: 0.1, 1: 2.0, 2: 4.0}
     after = fastif_fig6.spread(before)
-    assert all(apart(after[i], before[i]) < 1e-9 for i in before)
+    assert all(distance(after[i], before[i]) < 1e-9 for i in before)
 
 
 def test_predictions_of_a_slice_are_ordered_by_what_they_share():

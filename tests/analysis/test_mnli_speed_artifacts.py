@@ -43,10 +43,10 @@ def test_factors_of_the_causes_multiply_to_the_speed_up(empty):
     claims = rows[rows["kind"] == "claim"].set_index("at_least")
     assert claims.loc[80.0, "verdict"] == "reproduced"
     assert sorted(rows["bound"].dropna()) == [2.0, 2.6]
-    said = fastif_table1.findings(rows)[1]
-    assert "within our bound of 2;" in said
-    assert "5,472,387 parameters" in said
-    assert "within our bound of 2.6." in said
+    sentences = fastif_table1.findings(rows)[1]
+    assert "within our bound of 2;" in sentences
+    assert "5,472,387 parameters" in sentences
+    assert "within our bound of 2.6." in sentences
     slow = rows.assign(ours=rows["ours"].where(rows["bound"] != 2.6, 2.7))
     assert "OVER our bound of 2.6." in fastif_table1.findings(slow)[1]
 
@@ -55,13 +55,13 @@ def test_the_table_says_whether_the_hessian_does_anything(empty):
     mnli_speed.write("paper", 4)
     fastif_table3.ARTIFACT.build("paper")
     rows = rows_of(fastif_table3.ARTIFACT)
-    said = fastif_table3.findings(rows)
-    assert "by our rule" in said[0]
-    assert said[0].endswith("it changes the ranking.")
-    assert "damping 50, released" in said[1]
-    assert said[1].endswith("it changes next to nothing.")
-    assert "scale 10000 and damp 0.005, tends to (H + 50 I)⁻¹ g" in said[2]
-    assert "0.7% of the way is left after its 1,000 steps" in said[2]
+    sentences = fastif_table3.findings(rows)
+    assert "by our rule" in sentences[0]
+    assert sentences[0].endswith("it changes the ranking.")
+    assert "damping 50, released" in sentences[1]
+    assert sentences[1].endswith("it changes next to nothing.")
+    assert "scale 10000 and damp 0.005, tends to (H + 50 I)⁻¹ g" in sentences[2]
+    assert "0.7% of the way is left after its 1,000 steps" in sentences[2]
     printed = rows[(rows["kind"] == "number") & (rows["quantity"] == "Kendall")]
     assert printed["paper"].tolist() == [97.4, 98.0, 97.3]
 
@@ -80,6 +80,6 @@ def test_recall_is_compared_at_the_shares_that_the_text_speaks_of(empty):
 def test_the_error_knows_what_the_distance_does_not(empty):
     mnli_speed.write("paper", 4)
     fastif_fig4.ARTIFACT.build("paper")
-    said = fastif_fig4.findings(rows_of(fastif_fig4.ARTIFACT))
-    assert len(said) == 2
-    assert "3% of its length still to come after J = 700" in said[1]
+    sentences = fastif_fig4.findings(rows_of(fastif_fig4.ARTIFACT))
+    assert len(sentences) == 2
+    assert "3% of its length after J = 700" in sentences[1]
