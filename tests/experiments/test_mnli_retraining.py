@@ -137,7 +137,7 @@ def test_a_point_uses_the_rankings_and_sets_of_the_others(tmp_path):
     ("change", "message"),
     [
         ({"point": 2}, "point 2 of 2: choose from 0 to 1"),
-        ({"seeds": ()}, "give one to retrain with"),
+        ({"seeds": ()}, "give at least one in seeds"),
         ({"others": (0, 1)}, "three different ones"),
         ({"remove": (0, 5)}, "give numbers of 1 or more"),
         ({"ks": (6,)}, "4 most helpful and 4 most harmful pairs of 6 candidates: raise k to 8"),

@@ -221,7 +221,7 @@ def test_the_simulator_is_asked_for_the_task_model_s_prediction(tmp_path):
     ("change", "message"),
     [
         ({"low": 0.0}, "give 0 < low < high"),
-        ({"num_examples": 0}, "and 1 or more of each"),
+        ({"num_examples": 0}, "and 1 or more of both"),
         ({"points": 180}, "ask for"),
     ],
 )
