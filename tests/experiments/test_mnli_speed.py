@@ -270,7 +270,7 @@ def test_a_hessian_product_is_timed_beside_a_pass_and_leaves_the_model_as_it_was
         (Recall(FEW, 6, ks=(N + 1,), ms=(3,)), "ks asks for 91 of 90 training pairs: give numbers"),
         (Recall(FEW, 6, ks=(3,), ms=()), "ms asks for nothing of 90 training pairs"),
         (Recall(FEW, 180, ks=(3,), ms=(3,)), "points at most"),
-        (replace(SHORT, depths=()), "depths and samples are empty"),
+        (replace(SHORT, depths=()), "depths or samples are empty"),
         (Agreement(FEW, 4, (1_000,)), "ks asks for 1,000 of 90 training pairs"),
         (replace(TIMED, batched=200), "batched asks for 200 of 90 training pairs"),
         (replace(TIMED, ks=(0,)), "ks asks for 0 of 90 training pairs"),
