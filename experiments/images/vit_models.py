@@ -148,7 +148,7 @@ def _images(source: Source, split: cifar.Split, index: np.ndarray) -> Examples:
 
 
 def tuned(model: Model) -> Tuned:
-    """The fine-tuned model, training what no run has yet."""
+    """The fine-tuned model; what no run has is trained now."""
     train, test = load_data(model)
     there = training.train_once(
         "vit_model",

@@ -14,7 +14,7 @@ from experiments.laboratory.errors import UserError
 from methods.randomness import Purpose, numpy_generator, torch_seeds
 
 Loss = Callable[[Any, dict[str, Tensor]], Tensor]
-"""A loss of (network, batch): one value an example, (b,), as tasks want it."""
+"""A function of network and batch with one value per example, (b,), as tasks expect it."""
 
 
 @dataclass(frozen=True)
