@@ -55,7 +55,7 @@ class Fold:
     corrupted: int = 256
 
     def draw(self, pairs: Pairs) -> tuple[Pairs, np.ndarray]:
-        """The pairs with shuffled targets, none of which keeps its own, and a mask of them, (n,)."""
+        """The pairs, with shuffled targets none of which stays, and a mask of these, (n,)."""
         if not 2 <= self.corrupted <= self.n <= len(pairs):
             raise UserError(
                 f"{self.corrupted} shuffled of {self.n:,} drawn from {len(pairs):,} pairs: give "
