@@ -17,7 +17,7 @@ def test_a_product_leaves_no_cycles_of_tensors():
     batch = examples(8, 4, classes=3)
     hessian = Hessian(Task.of(model, nll), batch)
     for vectors in (torch.randn(1, hessian.size).double(), torch.randn(3, hessian.size).double()):
-        hessian.apply(vectors)  # the first finds out what layers cover
+        hessian.apply(vectors)  # torch may set up its own state in the first
         gc.collect()
         gc.disable()
         try:
