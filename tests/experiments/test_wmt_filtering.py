@@ -56,7 +56,7 @@ def test_shards_together_are_the_pool_and_do_not_change_scores(tmp_path):
     assert len(both) == whole["n_pairs"] == 70
     assert set(whole) == {"n_pairs"} | {
         f"{what}_{name}"
-        for what in ("score", "seconds")
+        for what in ("dim", "score", "seconds")
         for name in ("Arnoldi", "RandProj", "Loss")
     }
 
