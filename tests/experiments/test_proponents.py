@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis import tracin_fig5
 from analysis.numbers import proponents as shares
 from analysis.numbers import table
 from analysis.tracin_fig9 import ARTIFACT
@@ -56,7 +57,7 @@ def test_the_best_of_the_scores_are_retrieved_and_counted():
     np.testing.assert_array_equal(out["opponent_images"][1], train.pixels[order[at, :-6:-1]])
     backwards = retrieve(torch.from_numpy(-scores), train, drawn, query.label, 5)
     assert backwards["proponents_of_class"] == 0.0
-    with pytest.raises(UserError, match="the top 31 of 30"):
+    with pytest.raises(UserError, match="top 31 of 30"):
         retrieve(torch.from_numpy(scores), train, drawn, query.label, 31)
 
 
@@ -162,16 +163,20 @@ def test_where_label_and_prediction_differ_both_are_counted():
     assert point[0] > 60 > 30 > point[1]
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (9, 9, 3)])
-def test_the_picture_is_drawn_from_pixels_in_the_csv(shape):
-    write_proponents("mnist_proponents", "paper", range(2), shape, FEW)
-    ARTIFACT.build("paper")
-    text = ARTIFACT.path("paper", "csv").read_text()
+@pytest.mark.parametrize(
+    ("artifact", "shape", "queries"),
+    [(ARTIFACT, (8, 8), 2), (tracin_fig5.ARTIFACT, (9, 9, 3), 1)],
+    ids=["grey", "colour"],
+)
+def test_the_picture_is_drawn_from_pixels_in_the_csv(artifact, shape, queries):
+    write_proponents(artifact.experiment, "paper", range(2), shape, FEW)
+    artifact.build("paper")
+    text = artifact.path("paper", "csv").read_text()
     images = table.from_csv(text).query("kind == 'image'")
-    assert len(images) == 2 * (1 + 2 * 10), "two queries, and ten images of each method"
+    assert len(images) == queries * (1 + 2 * 10), "a query, and ten images of each method"
     assert images["pixels"].str.fullmatch(rf"hex:[0-9a-f]{{{2 * int(np.prod(shape))}}}").all()
     assert set(images["role"]) == {"query", "proponent", "opponent"}
-    first = runs.load("mnist_proponents", "paper")[0]
+    first = runs.load(artifact.experiment, "paper")[0]
     pixels = images.query("role == 'query'")["pixels"].iat[0]
     assert bytes.fromhex(pixels[4:]) == np.asarray(first.array("query_images"))[0].tobytes()
 

@@ -62,7 +62,7 @@ def test_queries_are_random_and_the_misclassified_beside_them():
     assert drawn.index.tolist() != draw(there, plan, seed=4).index.tolist()
     more = draw(there, replace(plan, count=20), seed=3)
     np.testing.assert_array_equal(more.index[:10], drawn.index[:10])
-    with pytest.raises(UserError, match="61 queries of 60"):
+    with pytest.raises(UserError, match="61 queries, but 60 evaluation examples"):
         draw(there, Queries(61), 0)
 
 

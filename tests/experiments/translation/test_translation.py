@@ -72,7 +72,9 @@ def test_a_length_or_network_that_cannot_be_is_one_line():
     with pytest.raises(UserError, match="length is 2: give 4 or more"):
         examples(replace(SMOKE, language=replace(SMOKE.language, length=2)), Pairs(["a"], ["b"]))
     longer = replace(SMOKE, language=Language(SMOKE.language.subwords, 90))
-    with pytest.raises(UserError, match="sentences of 90 subwords, and 64 positions"):
+    with pytest.raises(
+        UserError, match="sentences of 90 subwords, but the network has 64 positions"
+    ):
         longer.build()
     with pytest.raises(UserError, match="width 10 with 4 heads"):
         Transformer(10, 4).build(9, 0)
