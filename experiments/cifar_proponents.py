@@ -47,18 +47,18 @@ class Config:
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    there, method = trained(config.model), config.method
-    train = pool(there.module, there.train)
-    evaluation = pool(there.module, there.evaluation)
+    learned, method = trained(config.model), config.method
+    train = pool(learned.module, learned.train)
+    evaluation = pool(learned.module, learned.evaluation)
     drawn = draw(evaluation, config.queries, config.model.seed)
 
     def work() -> dict[str, Any]:
-        return measure(config.model, method, there.task, train, drawn, config.queries.top)
+        return measure(config.model, method, learned.task, train, drawn, config.queries.top)
 
-    return {**there.metrics, **(timed(there, drawn, work) if method == TracIn() else work())}
+    return {**learned.metrics, **(timed(learned, drawn, work) if method == TracIn() else work())}
 
 
-def timed(there: Trained, drawn: Drawn, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def timed(learned: Trained, drawn: Drawn, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The results of `work`, and its cost in passes, which are timed before and after it.
 
     Times are processor seconds of all threads, which exclude other programs. The work is complete:
@@ -66,15 +66,15 @@ def timed(there: Trained, drawn: Drawn, work: Callable[[], dict[str, Any]]) -> d
     """
     index = torch.from_numpy(drawn.index)
     query = take(drawn.pool.examples, index)
-    both = {name: torch.cat([column, query[name]]) for name, column in there.train.items()}
-    one = one_pass(copy.deepcopy(there.module).requires_grad_(True), both)
+    both = {name: torch.cat([column, query[name]]) for name, column in learned.train.items()}
+    one = one_pass(copy.deepcopy(learned.module).requires_grad_(True), both)
     one()  # the first pass allocates memory and chooses kernels
     first = _seconds(one)
     started = time.process_time()
     outcome = work()
     seconds = time.process_time() - started
     unit = (first + _seconds(one)) / 2
-    passes = len(there.task.checkpoints)
+    passes = len(learned.task.checkpoints)
     return {
         **outcome,
         "processor_seconds": seconds,
@@ -82,7 +82,7 @@ def timed(there: Trained, drawn: Drawn, work: Callable[[], dict[str, Any]]) -> d
         "n_checkpoints": passes,
         "ratio": seconds / (passes * unit),
         "n_queries": len(index),
-        "n_candidates": len(there.train["label"]),
+        "n_candidates": len(learned.train["label"]),
     }
 
 

@@ -121,16 +121,16 @@ class Walk:
     def _take(self, step: int) -> None:
         config, task, columns = self.config, self.task, self.columns
         update = descent(task, take(self.train, self.batches[step]), config.lr)
-        there = moved(task, update)
+        learned = moved(task, update)
         if step % config.every == 0:
             seen = watch(task, self.query, update)
             columns["before"].append(seen.before)
             columns["influence"].append(seen.influence)
             if config.every > 1 or step == len(self.batches) - 1:
-                columns["after"].append(measure(there, self.query))
+                columns["after"].append(measure(learned, self.query))
         if step in self.probed:
             columns["remainder"].append(remainder(task, self.query, update))
-        self.task = there
+        self.task = learned
 
     def _save(self, step: int) -> None:
         columns = {name: torch.stack(rows) for name, rows in self.columns.items() if rows}
@@ -180,13 +180,13 @@ def remainder(task: Task, query: Examples, update: Params) -> Tensor:
     It is computed in double precision: in single precision, rounding hides the remainder of a small
     step.
     """
-    there = replace(task, params={name: value.double() for name, value in task.params.items()})
-    query = there.move(query)
+    learned = replace(task, params={name: value.double() for name, value in task.params.items()})
+    query = learned.move(query)
     update = {name: value.double() for name, value in update.items()}
-    seen = watch(there, query, update)
+    seen = watch(learned, query, update)
     remainders = []
     for factor in FACTORS:
-        change = seen.before - measure(moved(there, update, factor), query)
+        change = seen.before - measure(moved(learned, update, factor), query)
         remainders.append((change - factor * seen.influence).square().mean().sqrt())
     return torch.stack(remainders)
 

@@ -83,9 +83,9 @@ class Preparation:
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    there, method = trained(config.model), config.method
-    task, train = narrowed(there, config), there.train.examples
-    unit = _pass_seconds(there)
+    learned, method = trained(config.model), config.method
+    task, train = narrowed(learned, config), learned.train.examples
+    unit = _pass_seconds(learned)
     facts: dict[str, Any] = {"fit_seconds": 0.0}
     if isinstance(method, Loss):
         started = time.perf_counter()
@@ -96,16 +96,16 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         started = time.perf_counter()
         scores = fitted.self_influence(train)
     seconds = time.perf_counter() - started
-    unit = (unit + _pass_seconds(there)) / 2
+    unit = (unit + _pass_seconds(learned)) / 2
     return {
-        "method": display(config, there),
+        "method": display(config, learned),
         **attribution.settings(method),
         "part": config.part.units if config.part else 0,
-        **_retrieval(scores.numpy(), there),
+        **_retrieval(scores.numpy(), learned),
         "seconds": seconds,
         "pass_seconds": unit,
         "ratio": seconds / unit,
-        **there.metrics,
+        **learned.metrics,
         "num_params": task.size,
         "proj_dim": attribution.dimension(method),
         **facts,
@@ -167,11 +167,11 @@ def _ritz(projected: Tensor, gram: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(torch.linalg.solve_triangular(root, half.T, upper=False))
 
 
-def narrowed(there: Trained, config: Config) -> Task:
+def narrowed(learned: Trained, config: Config) -> Task:
     """The task on the cell's part of the parameters."""
     if config.part is None:
-        return there.task
-    module, patterns = keep_units(there.module, config.part.units, config.model.seed)
+        return learned.task
+    module, patterns = keep_units(learned.module, config.part.units, config.model.seed)
     decay = config.model.fit.weight_decay
     return Task.of(module, cross_entropy, weight_decay=decay).only(patterns)
 
@@ -224,38 +224,38 @@ def keep_units(module: nn.Module, units: int, seed: int) -> tuple[nn.Module, tup
     return module.eval(), tuple(f"{layer}.*" for layer in layers)
 
 
-def _retrieval(scores: np.ndarray, there: Trained) -> dict[str, Any]:
-    corrupted = there.train.corrupted
+def _retrieval(scores: np.ndarray, learned: Trained) -> dict[str, Any]:
+    corrupted = learned.train.corrupted
     order = np.argsort(-scores, kind="stable")[:SHOWN]
-    images = there.train.examples["image"][torch.from_numpy(order)][:, 0]
+    images = learned.train.examples["image"][torch.from_numpy(order)][:, 0]
     return {
         **attribution.quality(corrupted, scores),
         "self_influence": scores,
         "corrupted": corrupted,
-        "given": there.train.examples["label"].numpy(),
-        "true": there.train.true,
-        "index": there.train.index,
+        "given": learned.train.examples["label"].numpy(),
+        "true": learned.train.true,
+        "index": learned.train.index,
         "top": order,
         "top_images": (images * 255).round().to(torch.uint8).numpy(),
     }
 
 
-def _pass_seconds(there: Trained) -> float:
+def _pass_seconds(learned: Trained) -> float:
     """Seconds that TracIn[1] takes for the training set now, measured on some of it."""
-    fitted = TracIn(False, (-1,)).fit(there.task, there.train.examples)
-    some = take(there.train.examples, slice(0, PASS))
+    fitted = TracIn(False, (-1,)).fit(learned.task, learned.train.examples)
+    some = take(learned.train.examples, slice(0, PASS))
     fitted.self_influence(take(some, slice(0, 64)))
     started = time.perf_counter()
     fitted.self_influence(some)
     seconds = time.perf_counter() - started
-    return seconds * len(there.train.true) / len(some["label"])
+    return seconds * len(learned.train.true) / len(some["label"])
 
 
-def display(config: Config, there: Trained) -> str:
+def display(config: Config, learned: Trained) -> str:
     """The method's name in tables and figures."""
     method = config.method
     if isinstance(method, TracIn):
-        plan, count = config.model.fit, len(there.task.checkpoints)
+        plan, count = config.model.fit, len(learned.task.checkpoints)
         if method.checkpoints is None:
             eta = " lr" if method.learning_rates else ""
             return f"TracIn[{count}]{eta}"

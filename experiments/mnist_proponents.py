@@ -28,13 +28,13 @@ class Config:
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    there = trained(config.model)
-    train = pool(there.module, there.train.examples)
-    evaluation = pool(there.module, there.evaluation.examples)
+    learned = trained(config.model)
+    train = pool(learned.module, learned.train.examples)
+    evaluation = pool(learned.module, learned.evaluation.examples)
     drawn = draw(evaluation, config.queries, config.model.seed)
     top = config.queries.top
-    measures = measure(config.model, config.method, there.task, train, drawn, top)
-    return {**there.metrics, **measures}
+    measures = measure(config.model, config.method, learned.task, train, drawn, top)
+    return {**learned.metrics, **measures}
 
 
 def methods(num_eigen: int, basis: Krylov) -> list[Method]:

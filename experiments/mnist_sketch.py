@@ -50,8 +50,8 @@ class BlockHessian(Hessian):
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    there = trained(config.blocks.model)
-    task, train = there.task, there.train.examples
+    learned = trained(config.blocks.model)
+    task, train = learned.task, learned.train.examples
     stored = block_hessians(config.blocks)
     blocks = torch.from_numpy(np.array(stored.array("hessians")))
     hessian = BlockHessian(task, train, blocks, config.damping, config.sketch.seed)

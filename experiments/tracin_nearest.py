@@ -199,19 +199,19 @@ def _query_ms(config: Config) -> float:
 
 def fitted(stored: Stored) -> tuple[Fitted, Examples, Examples]:
     """TracInCP of the model, projected if `stored` says so; training examples and queries."""
-    there = trained(stored.model)
-    n_held_out, seed = len(there.evaluation.index), stored.model.seed
-    if stored.n > len(there.train.index) or stored.n_queries > n_held_out:
+    learned = trained(stored.model)
+    n_held_out, seed = len(learned.evaluation.index), stored.model.seed
+    if stored.n > len(learned.train.index) or stored.n_queries > n_held_out:
         raise UserError(
-            f"{stored.n} rows of {len(there.train.index)} training examples and "
+            f"{stored.n} rows of {len(learned.train.index)} training examples and "
             f"{stored.n_queries} queries of {n_held_out} held out: lower stored.n or "
             "stored.n_queries"
         )
     drawn = numpy_generator(seed, "queries").permutation(n_held_out)[: stored.n_queries]
-    queries = take(there.evaluation.examples, torch.from_numpy(drawn))
-    whole = TracIn().fit(there.task, there.train.examples)
+    queries = take(learned.evaluation.examples, torch.from_numpy(drawn))
+    whole = TracIn().fit(learned.task, learned.train.examples)
     method = whole if stored.projection is None else Projected(whole, stored.projection)
-    return method, there.train.examples, queries
+    return method, learned.train.examples, queries
 
 
 def embedded(stored: Stored, n: int) -> Embedded:

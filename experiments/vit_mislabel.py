@@ -60,27 +60,27 @@ class Basis:
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    there, method = tuned(config.model), config.method
-    names, share = from_the_top(there.module, config.share)
-    task = there.task if share == 1 else there.task.only(names)
-    pool, started = there.pool.examples, time.process_time()
+    learned, method = tuned(config.model), config.method
+    names, share = from_the_top(learned.module, config.share)
+    task = learned.task if share == 1 else learned.task.only(names)
+    pool, started = learned.pool.examples, time.process_time()
     facts: dict[str, Any] = {}
     if isinstance(method, Loss):
         scores = attribution.losses(task, pool)
     else:
-        state, facts = _prepare(config, method, task, there.train.examples)
+        state, facts = _prepare(config, method, task, learned.train.examples)
         started = time.process_time()
-        fitted = method.fit(task, there.train.examples, state)
+        fitted = method.fit(task, learned.train.examples, state)
         scores = fitted.self_influence(pool)
         if config.queries:
-            facts |= _opponents(fitted, there, config.queries)
+            facts |= _opponents(fitted, learned, config.queries)
     single = isinstance(method, TracIn)
     return {
         "method": "TracIn[1]" if single else attribution.display(method),
         **attribution.settings(method),
-        **_ranked(scores.numpy(), there.pool),
+        **_ranked(scores.numpy(), learned.pool),
         "seconds": time.process_time() - started,
-        **there.metrics,
+        **learned.metrics,
         "share": share,
         "num_params": task.size,
         "proj_dim": attribution.dimension(method),
@@ -132,17 +132,17 @@ def _pixels(examples: Examples, index: np.ndarray) -> np.ndarray:
     return (images * 255).round().to(torch.uint8).numpy().reshape(*index.shape, *images.shape[1:])
 
 
-def _opponents(fitted: Fitted, there: Tuned, n_queries: int) -> dict[str, Any]:
+def _opponents(fitted: Fitted, learned: Tuned, n_queries: int) -> dict[str, Any]:
     """Shares of wrong labels and of hard images among opponents and proponents of predictions.
 
     Queries are test images with their right labels. A rightly labelled training image is hard if
     the model, though trained on it, gives its label a probability below UNSURE.
     """
-    train, n = there.train, min(n_queries, len(there.test.true))
-    queries = take(there.test.examples, slice(0, n))
-    queries = {**queries, "label": torch.from_numpy(there.test.true[:n])}
+    train, n = learned.train, min(n_queries, len(learned.test.true))
+    queries = take(learned.test.examples, slice(0, n))
+    queries = {**queries, "label": torch.from_numpy(learned.test.true[:n])}
     scores = fitted.scores(queries, train.examples)
-    given = torch.exp(-attribution.losses(there.task, train.examples)).numpy()
+    given = torch.exp(-attribution.losses(learned.task, train.examples)).numpy()
     hard = ~train.corrupted & (given < UNSURE)
     facts: dict[str, Any] = {
         "n_queries": n,
@@ -161,22 +161,22 @@ def _opponents(fitted: Fitted, there: Tuned, n_queries: int) -> dict[str, Any]:
         }
     against = torch.from_numpy(facts["opponents"])
     facts["opponents_negative"] = float((scores.gather(1, against) < 0).double().mean())
-    predicted = _predicted(there, queries)
-    shown = np.flatnonzero(predicted == there.test.true[:n])[:SHOWN_QUERIES]
+    predicted = _predicted(learned, queries)
+    shown = np.flatnonzero(predicted == learned.test.true[:n])[:SHOWN_QUERIES]
     return {
         **facts,
-        "accuracy_queries": float((predicted == there.test.true[:n]).mean()),
+        "accuracy_queries": float((predicted == learned.test.true[:n]).mean()),
         "shown": shown,
-        "shown_labels": there.test.true[shown],
+        "shown_labels": learned.test.true[shown],
         "shown_images": _pixels(queries, shown),
         "opponent_images": _pixels(train.examples, ends["opponents"][shown, :SHOWN]),
     }
 
 
 @torch.no_grad()
-def _predicted(there: Tuned, examples: Examples) -> np.ndarray:
-    images = there.task.move(examples)["image"].split(250)
-    return torch.cat([there.module(some).argmax(1).cpu() for some in images]).numpy()
+def _predicted(learned: Tuned, examples: Examples) -> np.ndarray:
+    images = learned.task.move(examples)["image"].split(250)
+    return torch.cat([learned.module(some).argmax(1).cpu() for some in images]).numpy()
 
 
 @dataclass(frozen=True)

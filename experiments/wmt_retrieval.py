@@ -93,11 +93,11 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         result = translated(Translated(config.model, test, config.method.beam))
         return {"method": "BLEU", "test": test.name, **result.metrics, **result.arrays()}
     pairs, corrupted = config.fold.draw(config.model.train.load())
-    there, some = trained(config.model), examples(config.model, pairs)
+    learned, some = trained(config.model), examples(config.model, pairs)
     if isinstance(config.method, Loss):
-        values = losses(there.task, some)
+        values = losses(learned.task, some)
     else:
-        values = contributions(fitted(config.model, there, config.method, config.part), some)
+        values = contributions(fitted(config.model, learned, config.method, config.part), some)
     scores = nested(values, config.dims, config.method)
     auc = [float(roc_auc_score(corrupted, row)) for row in scores]
     ap = [float(average_precision_score(corrupted, row)) for row in scores]
@@ -115,7 +115,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         "chance_ap": float(corrupted.mean()),
         "negative_share": float((scores[-1] < 0).mean()),
         "auc_length": float(roc_auc_score(corrupted, length)),
-        "num_params": there.task.size,
+        "num_params": learned.task.size,
         "directions": dimension(config.method),
         "self_influence": scores,
         "corrupted": corrupted,

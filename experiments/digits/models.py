@@ -111,7 +111,7 @@ def trained(model: Model) -> Trained:
     """The trained model, training it if no run has it yet."""
     train, evaluation = load_data(model.data, model.seed)
     check_shape(model, train)
-    there = training.train_once(
+    learned = training.train_once(
         "digit_model",
         model,
         partial(model.network.build, model.seed),
@@ -119,7 +119,7 @@ def trained(model: Model) -> Trained:
         partial(_train, model),
         weight_decay=model.fit.weight_decay,
     )
-    return Trained(**vars(there), train=train, evaluation=evaluation)
+    return Trained(**vars(learned), train=train, evaluation=evaluation)
 
 
 def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
@@ -157,8 +157,8 @@ def block_hessians(blocks: Blocks) -> runs.Run:
 
     def compute(_scratch: Path) -> dict[str, Any]:
         started = time.perf_counter()
-        there = trained(blocks.model)  # noted as what this run was made of
-        train = there.train.examples
+        learned = trained(blocks.model)  # noted as what this run was made of
+        train = learned.train.examples
         n = len(train["label"])
         order = torch.from_numpy(numpy_generator(blocks.model.seed, "blocks").permutation(n))
         if n % blocks.count:
@@ -167,7 +167,8 @@ def block_hessians(blocks: Blocks) -> runs.Run:
             )
         groups = order.split(n // blocks.count)
         hessians = [
-            exact_hessian(there.task, take(train, rows)).numpy() for rows in track(groups, "blocks")
+            exact_hessian(learned.task, take(train, rows)).numpy()
+            for rows in track(groups, "blocks")
         ]
         return {"hessians": np.stack(hessians), "seconds": time.perf_counter() - started}
 

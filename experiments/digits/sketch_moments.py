@@ -117,14 +117,14 @@ def _task(source: Source) -> tuple[Task, Examples, Examples]:
         examples = {"image": image, "label": label}
         task = Task.of(module.eval(), cross_entropy)
         return task, take(examples, slice(0, POOL)), take(examples, slice(POOL, None))
-    there = trained(source.network)
-    last = [name for name in there.task.params if name.endswith("weight")][-1]
+    learned = trained(source.network)
+    last = [name for name in learned.task.params if name.endswith("weight")][-1]
     draw = numpy_generator(source.seed, "pairs")
     drawn = [
         take(part.examples, torch.from_numpy(draw.permutation(len(part.index))[:count]))
-        for part, count in ((there.train, POOL), (there.evaluation, 2 * EACH))
+        for part, count in ((learned.train, POOL), (learned.evaluation, 2 * EACH))
     ]
-    return there.task.only([last]), drawn[0], drawn[1]
+    return learned.task.only([last]), drawn[0], drawn[1]
 
 
 def variance(projection: Gaussian | Rademacher | TwoSided, these: Pairs) -> Tensor:

@@ -73,7 +73,7 @@ def _digits() -> Examples:
 def trained(model: Model) -> Trained:
     """The trained model, training it if no run has it yet."""
     train, evaluation = load_data(model.data, model.seed)
-    there = training.train_once(
+    learned = training.train_once(
         "cifar_model",
         model,
         partial(model.network.build, model.seed),
@@ -81,7 +81,7 @@ def trained(model: Model) -> Trained:
         partial(_train, model),
         weight_decay=model.fit.weight_decay,
     )
-    return Trained(**vars(there), train=train, evaluation=evaluation)
+    return Trained(**vars(learned), train=train, evaluation=evaluation)
 
 
 def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:

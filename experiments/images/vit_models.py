@@ -150,7 +150,7 @@ def _images(source: Source, split: cifar.Split, index: np.ndarray) -> Examples:
 def tuned(model: Model) -> Tuned:
     """The fine-tuned model; what no run has is trained now."""
     train, test = load_data(model)
-    there = training.train_once(
+    learned = training.train_once(
         "vit_model",
         model,
         lambda: model.network.build(model.seed).to(device()),
@@ -160,7 +160,7 @@ def tuned(model: Model) -> Tuned:
         with_checkpoints=False,
     )
     pool = test if model.data.where == "test" else train
-    return Tuned(**vars(there), train=train, test=test, pool=pool)
+    return Tuned(**vars(learned), train=train, test=test, pool=pool)
 
 
 def _tune(model: Model, module: VisionTransformer, scratch: Path) -> dict[str, Any]:

@@ -186,10 +186,10 @@ def narrowed(model: Model, task: Task, part: int | None) -> Task:
 
 
 def fitted(
-    model: Model, there: Trained, method: RandomProjection | Influence | TracIn, part: int | None
+    model: Model, learned: Trained, method: RandomProjection | Influence | TracIn, part: int | None
 ) -> Fitted:
     """A method fitted to a trained model; its basis is computed once, as a run."""
-    task = narrowed(model, there.task, part)
+    task = narrowed(model, learned.task, part)
     if isinstance(method, RandomProjection):
         return projected(method, task)
     state: State = {}
@@ -288,11 +288,11 @@ def score(config: Scoring, scratch: Path) -> dict[str, Any]:
         )
     if isinstance(config.pool, Crawl):
         _check_computed(config)
-    there = trained(config.model)
+    learned = trained(config.model)
     methods = {
         family(method): None
         if isinstance(method, Loss)
-        else fitted(config.model, there, method, None)
+        else fitted(config.model, learned, method, None)
         for method in config.methods
     }
     part = config.pool.part(config.shard)
@@ -304,7 +304,9 @@ def score(config: Scoring, scratch: Path) -> dict[str, Any]:
             some, arrays = examples(config.model, part.take(start, end)), {}
             for name, method in methods.items():
                 began = time.process_time()
-                values = losses(there.task, some) if method is None else contributions(method, some)
+                values = (
+                    losses(learned.task, some) if method is None else contributions(method, some)
+                )
                 arrays[f"score {name}"] = values.sum(1).float().numpy()
                 arrays[f"seconds {name}"] = np.array(time.process_time() - began)
             return arrays
