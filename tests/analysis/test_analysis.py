@@ -15,6 +15,7 @@ import pytest
 from analysis import __main__ as everything
 from analysis.ink import style
 from analysis.numbers import table, verdict
+from analysis.numbers.frame import Method
 from analysis.numbers.statistics import NONE, Interval
 from analysis.page import artifact as disk
 from analysis.page import report
@@ -195,7 +196,7 @@ def test_an_artifact_does_not_wait_for_runs_it_does_not_show(empty):
 
 def test_an_unknown_preset_names_the_nearest(empty, capsys):
     assert named("arnoldi_fig1").main(["--preset", "papers"]) == 2
-    assert "--preset paper?" in capsys.readouterr().err
+    assert "did you mean 'paper'?" in capsys.readouterr().err
 
 
 def test_a_csv_edited_by_hand_is_not_drawn(results, capsys):
@@ -398,7 +399,7 @@ def test_a_table_survives_its_csv():
     rows = table.tabulated(
         [
             table.curve("None", "NA", "", Interval(1 / 3, math.nan, math.nan, 1), pixels="hex:00"),
-            table.number("RandProj 10", "AUC", "x100", NONE, 97.2, 1.0),
+            table.number(Method("RandProj", 10), "AUC", "x100", NONE, 97.2, 1.0),
             table.claim("a − b", "AP", "points", Interval(1e-9, -1e9, 2.0, 7), at_least=0.0),
         ]
     ).assign(tier="small", missing=0)
