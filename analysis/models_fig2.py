@@ -104,7 +104,8 @@ def _draw_matrix(axes: Axes, rows: pd.DataFrame) -> None:
     matrix = np.full((k, k), math.nan)
     matrix[rows["one"].astype(int), rows["other"].astype(int)] = rows["ours"]
     diagonal = np.eye(k, dtype=bool)
-    low, high = float(matrix[~diagonal].min()), float(matrix[~diagonal].max())
+    between = matrix[~diagonal] if k > 1 else matrix
+    low, high = float(between.min()), float(between.max())
     ticks = {i: str(i + 1) for i in range(0, k, 1 if k <= 6 else 5)}
     shades = np.where(diagonal, math.nan, matrix)
     draw_matrix(axes, shades, ticks, colours="viridis", bar="neither", vmin=low, vmax=high)
