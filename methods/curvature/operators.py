@@ -138,10 +138,13 @@ def vectors_at_once(examples: int, size: int) -> int:
     Several where the pass is so small that the overhead of its operations exceeds their work.
     Time relative to one pass a vector, on one of two CPU cores (torch 2.14, float32); below 1 is
     faster. `python -m experiments.timing.products` measures it again, but for products at layers:
-    a former way, of 900 lines and up to 2.3 times the memory.
+    a former way, of 900 lines and up to 2.3 times the memory. Larger batches go in chunks of 64.
 
-        network (parameters)    b    8 at once   jvp(grad), k = 8 and 1   at layers, k = 8 and 1
-        BERT top (18 thousand)  1         0.41             0.90    2.60             1.06    2.13
+        network (thousands)     b    8 at once   jvp(grad), k = 8 and 1   at layers, k = 8 and 1
+        small CNN (3)           1         0.58             0.59    2.11
+                                8         0.76             0.55    1.62
+                               32         1.04             1.23    1.15
+        BERT top (18)           1         0.41             0.90    2.60             1.06    2.13
                                32         0.68             0.95    2.14             1.13    1.64
         ResNet-14 (173)         1         0.87             0.98    2.16             1.37    1.19
                                32                                  1.00                     0.89
