@@ -52,12 +52,7 @@ SAVE_SECONDS = 30.0  # between two states on disk: the most that a kill can lose
 
 
 def after_steps(
-    task: Task,
-    train: Examples,
-    query: Examples,
-    index: np.ndarray,
-    lrs: np.ndarray,
-    scratch: Path,
+    task: Task, train: Examples, query: Examples, index: np.ndarray, lrs: np.ndarray, scratch: Path
 ) -> np.ndarray:
     """Loss of each point after params - lr gradient of one pair, (points, types, examples, lrs).
 

@@ -187,10 +187,7 @@ NETWORKS: tuple[Network, ...] = (DigitsMLP(), StridedCNN())
 WAYS = (Autocast(), Stacked(4), Stacked(16), Stacked(64))
 TINY = Training(n_train=100, repeats=1)
 PRESETS: dict[str, list[Config]] = {
-    "smoke": [
-        *sweep(TINY, network=NETWORKS, way=WAYS[:2]),
-        Estimate(50, 300, 200, repeats=1),
-    ],
+    "smoke": [*sweep(TINY, network=NETWORKS, way=WAYS[:2]), Estimate(50, 300, 200, repeats=1)],
     "small": [
         *sweep(Training(), again=range(3), network=NETWORKS, way=WAYS),
         *sweep(Estimate(), again=range(3)),

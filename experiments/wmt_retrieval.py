@@ -187,9 +187,7 @@ PRESETS: dict[str, list[Config]] = {
         (Translation(Corpus("generated test", 0, 100), Beam()),),
     ),
     "small": Plan(1, Krylov(60, 128, 0, 30)).cells(
-        SMALL,
-        Fold(),
-        (Translation(), Translation(Corpus("newstest2014", 0, 500))),
+        SMALL, Fold(), (Translation(), Translation(Corpus("newstest2014", 0, 500)))
     ),
     "paper": Plan(3, Krylov(200, 512, 0, 20), draws=20, again=3).cells(
         models.PAPER, Fold(), (Translation(Corpus("newstest2016")),)

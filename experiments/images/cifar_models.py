@@ -105,13 +105,8 @@ def accuracy(module: nn.Module, examples: Examples) -> float:
 
 PAPER = Model()
 SMALL = Model(
-    ResNet(depth=8),
-    Data("jpeg", 10_000, 2_000),
-    Stepped(25, 128, 0.1, 0.9, 5e-4, every=5),
+    ResNet(depth=8), Data("jpeg", 10_000, 2_000), Stepped(25, 128, 0.1, 0.9, 5e-4, every=5)
 )
 SMOKE = Model(
-    ResNet(depth=8, width=4),
-    Data("digits", 500, 300),
-    Stepped(5, 50, 0.1, 0.9, 5e-4),
-    augment=None,
+    ResNet(depth=8, width=4), Data("digits", 500, 300), Stepped(5, 50, 0.1, 0.9, 5e-4), augment=None
 )

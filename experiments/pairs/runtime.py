@@ -293,10 +293,7 @@ class _Bench:
             f"search_{k}": (partial(neighbours, features, train_features, k), 1) for k in work.ks
         }
         for name, plain in (("whole", self.whole), ("cached", self.cached)):
-            works[f"{name}_candidate"] = (
-                partial(plain.scores, vector[0], single),
-                len(single),
-            )
+            works[f"{name}_candidate"] = (partial(plain.scores, vector[0], single), len(single))
             step = partial(plain.recursion, vector[0], DAMPING / SCALE, SCALE)
             works[f"{name}_step_large"] = partial(step, large), work.steps
             works[f"{name}_step_one"] = partial(step, small), work.steps

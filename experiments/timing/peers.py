@@ -118,9 +118,5 @@ def _opacus(module: nn.Module, batch: Examples, chunk: int) -> Callable[[], Tens
     return self_influence
 
 
-MAKE: dict[str, Callable[..., Any]] = {
-    "captum": _captum,
-    "backpack": _backpack,
-    "opacus": _opacus,
-}
+MAKE: dict[str, Callable[..., Any]] = {"captum": _captum, "backpack": _backpack, "opacus": _opacus}
 PEERS = [Peer(name) for name in ("captum", "backpack", "opacus")]

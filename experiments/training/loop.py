@@ -44,12 +44,7 @@ def fit(
 
 
 def descend(
-    module: nn.Module,
-    loss: Loss,
-    train: dict[str, Tensor],
-    plan: Fit,
-    draws: Draws,
-    scratch: Path,
+    module: nn.Module, loss: Loss, train: dict[str, Tensor], plan: Fit, draws: Draws, scratch: Path
 ) -> dict[str, np.ndarray]:
     """`fit` with the batches that `draws` gives, for one network or a stack of K networks.
 
