@@ -21,15 +21,6 @@ import numpy as np
 import torch
 
 from experiments.ensembles import attributions, subset_truth, subsets
-from experiments.ensembles.attributions import (
-    GRADIENT,
-    Chance,
-    Cosine,
-    Method,
-    Scores,
-    Similarity,
-    Whole,
-)
 from experiments.ensembles.subset_truth import Division
 from experiments.ensembles.subsets import CIFAR, MEMORIZED, MNIST, PAPER, SMOKE, Outcomes
 from experiments.laboratory.errors import UserError
@@ -55,7 +46,7 @@ DAMPINGS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 class Train:
     """The networks trained on the whole set, by one job."""
 
-    whole: Whole = Whole(MNIST)
+    whole: attributions.Whole = attributions.Whole(MNIST)
 
 
 @dataclass(frozen=True)
@@ -67,8 +58,8 @@ class Attribution:
     """
 
     division: Division = Division()
-    whole: Whole = Whole(MNIST)
-    method: Method = TracIn()
+    whole: attributions.Whole = attributions.Whole(MNIST)
+    method: attributions.Method = TracIn()
     counts: tuple[int, ...] = (1, 2, 5, 10)
     dampings: tuple[float, ...] = ()
     own: bool = True
@@ -113,7 +104,7 @@ def _attribution(config: Attribution, whole: Outcomes, scratch: Path) -> dict[st
     division, truth = config.division, subset_truth.truth_of(config.division, whole)
     method, chosen = _chosen(config, whole)
     measures: dict[str, list[np.ndarray]] = {}
-    total: Scores | None = None
+    total: attributions.Scores | None = None
     for member in track(range(config.counts[-1]), "networks"):
         compute = partial(_scored, config, method, member)
         one = attributions.checkpointed_scores(scratch, str(member), compute)
@@ -130,11 +121,11 @@ def _attribution(config: Attribution, whole: Outcomes, scratch: Path) -> dict[st
     }
 
 
-def _scored(config: Attribution, method: Method, member: int) -> Scores:
+def _scored(config: Attribution, method: attributions.Method, member: int) -> attributions.Scores:
     return attributions.scored(method, config.whole, member, config.division.n_query, config.own)
 
 
-def _chosen(config: Attribution, whole: Outcomes) -> tuple[Method, dict[str, Any]]:
+def _chosen(config: Attribution, whole: Outcomes) -> tuple[attributions.Method, dict[str, Any]]:
     """The method with the damping that predicts the choosing masks best, for the first network."""
     method, division = config.method, config.division
     if not config.dampings or not isinstance(method, Influence):
@@ -161,7 +152,9 @@ def _estimate(config: Estimate, whole: Outcomes) -> dict[str, Any]:
         models = np.arange(division.n_held, division.n_held + size)
         pairs = subset_truth.estimated(division, whole, models)
         pairs = torch.where(pairs.isnan(), 0.0, pairs)  # in all masks or in none
-        subset_truth.measure(measures, "mean", Scores(pairs, None), truth, division, whole)
+        subset_truth.measure(
+            measures, "mean", attributions.Scores(pairs, None), truth, division, whole
+        )
         if size > division.n_choosing:
             for name in ("pairs_mean", "area_mean"):
                 measures[name][-1] = np.full(division.n_query, np.nan)
@@ -192,7 +185,7 @@ def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
 
 def cells(
     division: Division,
-    whole: Whole,
+    whole: attributions.Whole,
     sizes: tuple[int, ...],
     basis: Krylov,
     counts: tuple[int, ...] = (1, 2, 5, 10),
@@ -204,15 +197,15 @@ def cells(
     self-influence, for which every training example would be a query.
     """
     p = basis.keep
-    plain: list[Method] = [
+    plain: list[attributions.Method] = [
         TracIn(),
-        GRADIENT,
-        Cosine(),
+        attributions.GRADIENT,
+        attributions.Cosine(),
         RandomProjection(Gaussian(p)),
         Influence(Arnoldi(p, basis)),
         Representer(),
-        Similarity(),
-        Chance(),
+        attributions.Similarity(),
+        attributions.Chance(),
     ]
     return [
         Train(whole),
@@ -226,7 +219,7 @@ def cells(
 PRESETS: dict[str, list[Config]] = {
     "smoke": cells(
         Division(SMOKE, 200, 50, 50, 50, 60),
-        Whole(SMOKE, 5, 3),
+        attributions.Whole(SMOKE, 5, 3),
         (5, 50, 150),
         Krylov(60, None, 0, 20),
         (1, 2, 5),
@@ -235,21 +228,21 @@ PRESETS: dict[str, list[Config]] = {
     "small": [
         *cells(
             Division(MNIST, 2_000, 200, 600, 50, 500),
-            Whole(MNIST, 10, 4),
+            attributions.Whole(MNIST, 10, 4),
             (10, 50, 200, 600, 1_800),
             Krylov(100, None, 0, 100),
             slow=[(LiSSA(100, 50), (1e-2, 1e-1))],
         ),
         *cells(
             Division(CIFAR, 800, 160, 240, 48, 500),
-            Whole(CIFAR, 10, 3),
+            attributions.Whole(CIFAR, 10, 3),
             (10, 40, 240, 640),
             Krylov(60, 1_000, 0, 60),
         ),
     ],
     "paper": cells(
         Division(PAPER, 2_000, 200, 600, 50, 1_000),
-        Whole(PAPER, 10, 40),
+        attributions.Whole(PAPER, 10, 40),
         (10, 50, 200, 600, 1_800),
         Krylov(200, 1_000, 0, 100),
     ),

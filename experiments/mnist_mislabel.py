@@ -17,17 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.digits.models import (
-    LARGE,
-    SMALL,
-    SMOKE,
-    Blocks,
-    Model,
-    Trained,
-    load_data,
-    mean_hessian,
-    trained,
-)
+from experiments.digits import models
 from experiments.laboratory import attribution
 from experiments.laboratory.attribution import (
     Loss,
@@ -68,7 +58,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Config:
-    model: Model = LARGE
+    model: models.Model = models.LARGE
     method: Method = TracIn()
     part: Part | None = None
 
@@ -77,13 +67,13 @@ class Config:
 class Preparation:
     """What a method computes once per model: a run of its own, shared by the cells."""
 
-    model: Model
+    model: models.Model
     part: Part | None
     preparation: Any
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    learned, method = trained(config.model), config.method
+    learned, method = models.trained(config.model), config.method
     task, train = narrowed(learned, config), learned.train.examples
     unit = _pass_seconds(learned)
     facts: dict[str, Any] = {"fit_seconds": 0.0}
@@ -113,7 +103,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 
 
 def _prepare(
-    model: Model, part: Part | None, method: Attributor, task: Task, train: Examples
+    model: models.Model, part: Part | None, method: Attributor, task: Task, train: Examples
 ) -> tuple[State, dict[str, Any]]:
     """What a method's `fit` is given, and `fit_seconds` with what it says of the spectrum.
 
@@ -123,17 +113,17 @@ def _prepare(
     if method.state_settings is None:
         return {}, {"fit_seconds": 0.0}
     if isinstance(method, Influence) and isinstance(inverse, Compressed):
-        matrix, _ = mean_hessian(Blocks(model))
+        matrix, _ = models.mean_hessian(models.Blocks(model))
         started = time.perf_counter()
         state = inverse.state(KnownHessian(task, train, matrix, method.damping))
         seconds = time.perf_counter() - started
     elif inverse == Exact():
-        matrix, seconds = mean_hessian(Blocks(model))
+        matrix, seconds = models.mean_hessian(models.Blocks(model))
         state = {"hessian": matrix}
     else:
 
         def load() -> tuple[Task, Examples]:
-            load_data(model.data, model.seed)  # noted as this run's data
+            models.load_data(model.data, model.seed)  # noted as this run's data
             return task, train
 
         wanted = Preparation(model, part, method.state_settings)
@@ -167,7 +157,7 @@ def _ritz(projected: Tensor, gram: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(torch.linalg.solve_triangular(root, half.T, upper=False))
 
 
-def narrowed(learned: Trained, config: Config) -> Task:
+def narrowed(learned: models.Trained, config: Config) -> Task:
     """The task on the cell's part of the parameters."""
     if config.part is None:
         return learned.task
@@ -224,7 +214,7 @@ def keep_units(module: nn.Module, units: int, seed: int) -> tuple[nn.Module, tup
     return module.eval(), tuple(f"{layer}.*" for layer in layers)
 
 
-def _retrieval(scores: np.ndarray, learned: Trained) -> dict[str, Any]:
+def _retrieval(scores: np.ndarray, learned: models.Trained) -> dict[str, Any]:
     corrupted = learned.train.corrupted
     order = np.argsort(-scores, kind="stable")[:SHOWN]
     images = learned.train.examples["image"][torch.from_numpy(order)][:, 0]
@@ -240,7 +230,7 @@ def _retrieval(scores: np.ndarray, learned: Trained) -> dict[str, Any]:
     }
 
 
-def _pass_seconds(learned: Trained) -> float:
+def _pass_seconds(learned: models.Trained) -> float:
     """Seconds that TracIn[1] takes for the training set now, measured on some of it."""
     fitted = TracIn(False, (-1,)).fit(learned.task, learned.train.examples)
     some = take(learned.train.examples, slice(0, PASS))
@@ -251,7 +241,7 @@ def _pass_seconds(learned: Trained) -> float:
     return seconds * len(learned.train.true) / len(some["label"])
 
 
-def display(config: Config, learned: Trained) -> str:
+def display(config: Config, learned: models.Trained) -> str:
     """The method's name in tables and figures."""
     method = config.method
     if isinstance(method, TracIn):
@@ -284,7 +274,7 @@ class Plan:
 
 
 def table_one(
-    model: Model, plan: Plan, dims: tuple[int, ...], basis: Krylov, shots: tuple[int, ...]
+    model: models.Model, plan: Plan, dims: tuple[int, ...], basis: Krylov, shots: tuple[int, ...]
 ) -> list[Config]:
     """The rows of Table 1 without LiSSA, single checkpoints, and the loss as a control."""
     cells = []
@@ -302,7 +292,7 @@ def table_one(
 
 
 def figure_two(
-    model: Model, plan: Plan, grid: tuple[int, ...], basis: Krylov, lissa: LiSSA
+    model: models.Model, plan: Plan, grid: tuple[int, ...], basis: Krylov, lissa: LiSSA
 ) -> list[Config]:
     """The lines and curves of Figures 1 and 2."""
     cells = []
@@ -318,19 +308,21 @@ def figure_two(
     return cells
 
 
-def lissa(model: Model, seeds: int, depth: int, part: Part | None = None) -> list[Config]:
+def lissa(model: models.Model, seeds: int, depth: int, part: Part | None = None) -> list[Config]:
     return sweep(Config(model, Influence(LiSSA(depth)), part), model__seed=range(seeds))
 
 
 GRID = (1, 2, 5, 10, 20, 50, 100, 150)
 SHOTS = (1, 4, 9)  # the checkpoints of TracIn's Figure 8, by position
-FEWER = replace(LARGE, data=replace(LARGE.data, n_train=2_000, n_eval=2_000))
-FEWER_SMALL = replace(SMALL, data=FEWER.data)
+FEWER = replace(models.LARGE, data=replace(models.LARGE.data, n_train=2_000, n_eval=2_000))
+FEWER_SMALL = replace(models.SMALL, data=FEWER.data)
 PRESETS: dict[str, list[Config]] = {
     "smoke": [
-        *table_one(SMOKE, Plan(3, 2, 1), (10,), Krylov(40, 256, 0, 20), SHOTS),
-        *lissa(SMOKE, 3, 10),
-        *sweep(Config(SMOKE, Influence(Exact(sample=250), damping=0.1)), model__seed=range(3)),
+        *table_one(models.SMOKE, Plan(3, 2, 1), (10,), Krylov(40, 256, 0, 20), SHOTS),
+        *lissa(models.SMOKE, 3, 10),
+        *sweep(
+            Config(models.SMOKE, Influence(Exact(sample=250), damping=0.1)), model__seed=range(3)
+        ),
     ],
     "small": [
         *table_one(FEWER, Plan(3, 5, 2), (10, 100), Krylov(120, 256, 0, 110), SHOTS),
@@ -339,10 +331,10 @@ PRESETS: dict[str, list[Config]] = {
         *figure_two(FEWER_SMALL, Plan(3, 5, 2), GRID, Krylov(200, 256, 0, 150), LiSSA(100)),
     ],
     "paper": [
-        *table_one(LARGE, Plan(5, 20, 3), (10, 100), Krylov(200, 512, 0, 110), SHOTS),
-        *lissa(LARGE, 5, 10),
-        *lissa(LARGE, 2, 100, Part()),
-        *figure_two(SMALL, Plan(5, 3, 2), GRID, Krylov(200, 512, 0, 150), LiSSA(100)),
+        *table_one(models.LARGE, Plan(5, 20, 3), (10, 100), Krylov(200, 512, 0, 110), SHOTS),
+        *lissa(models.LARGE, 5, 10),
+        *lissa(models.LARGE, 2, 100, Part()),
+        *figure_two(models.SMALL, Plan(5, 3, 2), GRID, Krylov(200, 512, 0, 150), LiSSA(100)),
     ],
 }
 

@@ -21,23 +21,8 @@ from experiments.data.hans import SLICES
 from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
-from experiments.pairs import influence
+from experiments.pairs import influence, models
 from experiments.pairs.influence import BY_RULE, RELEASED, Plan
-from experiments.pairs.models import (
-    PAPER_TWO,
-    SMALL_TWO,
-    SMOKE_TWO,
-    WHOLE_HANS,
-    Hans,
-    Model,
-    Sample,
-    Trained,
-    Tuned,
-    generated_hans,
-    load,
-    subset_hans,
-    trained,
-)
 from experiments.training.plans import Fit
 from methods import fastif
 from methods.curvature.operators import Operator
@@ -54,8 +39,8 @@ BY_QUERY = ("scores", "similarity", "cosine")  # the arrays with one row for eac
 class Config:
     """At most n wrongly predicted pairs of one part of a sample, and plan.k candidates of each."""
 
-    model: Model = SMALL_TWO
-    sample: Sample = Sample("mnli dev")
+    model: models.Model = models.SMALL_TWO
+    sample: models.Sample = models.Sample("mnli dev")
     part: str = "mnli"
     plan: Plan = Plan()
     n: int = 100
@@ -63,7 +48,7 @@ class Config:
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     index, n_wrong, accuracy = wrong_predictions(config)
-    classifier = trained(config.model)
+    classifier = models.trained(config.model)
     task, train, pairs = classifier.task, classifier.train, classifier.pairs
     k = len(pairs) if config.plan.k is None else config.plan.k
     facts: dict[str, Any] = {
@@ -101,7 +86,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 def wrong_predictions(config: Config) -> tuple[np.ndarray, int, float]:
     """Positions of the queries, the number of wrong pairs, and the accuracy, on one part."""
     _, right = influence.predicted(config.model, config.sample)
-    _, pairs = load(config.model, config.sample)
+    _, pairs = models.load(config.model, config.sample)
     in_part = pairs.part == config.part
     if not in_part.any():
         raise UserError(
@@ -117,7 +102,7 @@ def wrong_predictions(config: Config) -> tuple[np.ndarray, int, float]:
 
 
 def score_block(
-    classifier: Trained, queries: Examples, near: Tensor, inverse: Operator
+    classifier: models.Trained, queries: Examples, near: Tensor, inverse: Operator
 ) -> dict[str, np.ndarray]:
     """`scores` (n, k) of each query's candidates, positive = proponent, and `similarity` (H = I).
 
@@ -155,23 +140,23 @@ def score_together(
     return products[0], products[1]
 
 
-def cells(at: Config, hans: Hans, models: list[tuple[Model, Plan]]) -> list[Config]:
+def cells(at: Config, hans: models.Hans, settings: list[tuple[models.Model, Plan]]) -> list[Config]:
     """Four parts for each model: MultiNLI's development set and the slices of HANS."""
     configs = []
-    for model, plan in models:
+    for model, plan in settings:
         config = replace(at, model=model, plan=plan)
         configs.append(config)
         configs += [replace(config, sample=hans.evaluation, part=part) for part in SLICES]
     return configs
 
 
-def on_hans(model: Model, pairs: Sample, epochs: int) -> Model:
+def on_hans(model: models.Model, pairs: models.Sample, epochs: int) -> models.Model:
     """The same network trained on pairs of HANS, for fewer epochs because they are easy to learn.
 
     Lower layers that are tuned first are tuned on them too, so the model has seen no MultiNLI pair.
     """
     network = model.network
-    if isinstance(network, Tuned):
+    if isinstance(network, models.Tuned):
         network = replace(network, train=pairs, fit=_for_epochs(network.fit, epochs))
     return replace(model, network=network, train=pairs, fit=_for_epochs(model.fit, epochs))
 
@@ -180,35 +165,38 @@ def _for_epochs(fit: Fit, epochs: int) -> Fit:
     return replace(fit, epochs=epochs, every=epochs)
 
 
-def seeds(model: Model, plan: Plan, n: int) -> list[tuple[Model, Plan]]:
+def seeds(model: models.Model, plan: Plan, n: int) -> list[tuple[models.Model, Plan]]:
     return [(replace(model, seed=seed), plan) for seed in range(n)]
 
 
-TRAPS, SOME = generated_hans(150, 240), subset_hans(9_000, 9_000)
+TRAPS, SOME = models.generated_hans(150, 240), models.subset_hans(9_000, 9_000)
 FEW = Plan(k=30, depth=8)
-AT_SMOKE = Config(sample=Sample("mnli dev", "generated", 120), n=10)
+AT_SMOKE = Config(sample=models.Sample("mnli dev", "generated", 120), n=10)
 PRESETS: dict[str, list[Config]] = {
     "smoke": cells(
         AT_SMOKE,
         TRAPS,
-        [*seeds(SMOKE_TWO, FEW, 2), *seeds(on_hans(SMOKE_TWO, TRAPS.train, 1), FEW, 2)],
+        [
+            *seeds(models.SMOKE_TWO, FEW, 2),
+            *seeds(on_hans(models.SMOKE_TWO, TRAPS.train, 1), FEW, 2),
+        ],
     ),
     "small": cells(
         Config(),
         SOME,
         [
-            (SMALL_TWO, BY_RULE),
-            (on_hans(SMALL_TWO, SOME.train, 1), BY_RULE),
-            *seeds(SMALL_TWO, BY_RULE, 3)[1:],
+            (models.SMALL_TWO, BY_RULE),
+            (on_hans(models.SMALL_TWO, SOME.train, 1), BY_RULE),
+            *seeds(models.SMALL_TWO, BY_RULE, 3)[1:],
         ],
     ),
     "paper": cells(
-        Config(sample=Sample("mnli dev", "whole")),
-        WHOLE_HANS,
+        Config(sample=models.Sample("mnli dev", "whole")),
+        models.WHOLE_HANS,
         [
-            *seeds(PAPER_TWO, RELEASED, 3),
+            *seeds(models.PAPER_TWO, RELEASED, 3),
             *seeds(
-                on_hans(PAPER_TWO, WHOLE_HANS.train, 1),
+                on_hans(models.PAPER_TWO, models.WHOLE_HANS.train, 1),
                 replace(RELEASED, damping=5e3, scale=1e6),
                 3,
             ),

@@ -23,22 +23,8 @@ from experiments.data.hans import SLICES
 from experiments.data.pairs import Pairs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
+from experiments.pairs import models
 from experiments.pairs.influence import BY_RULE, RELEASED, Plan, features
-from experiments.pairs.models import (
-    PAPER_TWO,
-    SMALL_TWO,
-    SMOKE_TWO,
-    WHOLE_HANS,
-    Hans,
-    Model,
-    Sample,
-    Trained,
-    generated_hans,
-    load,
-    logits,
-    subset_hans,
-    trained,
-)
 from methods import fastif
 from methods.curvature.operators import Operator
 from methods.progress import track
@@ -50,7 +36,7 @@ from methods.task import Examples, Task, take
 class Influential:
     """Pairs of the pool with the highest influence on the anchors, or the lowest."""
 
-    pool: Sample = Sample()
+    pool: models.Sample = models.Sample()
     side: Literal["helpful", "harmful"] = "helpful"
 
 
@@ -58,21 +44,21 @@ class Influential:
 class Similar:
     """The control without a Hessian: pairs whose gradients are most similar to the anchors'."""
 
-    pool: Sample = Sample()
+    pool: models.Sample = models.Sample()
 
 
 @dataclass(frozen=True)
 class Nearest:
     """The control without a gradient: pairs whose features are nearest the anchors' mean."""
 
-    pool: Sample = Sample()
+    pool: models.Sample = models.Sample()
 
 
 @dataclass(frozen=True)
 class Random:
     """Pairs drawn from the whole pool, anew at every step."""
 
-    pool: Sample = Sample()
+    pool: models.Sample = models.Sample()
 
 
 @dataclass(frozen=True)
@@ -92,7 +78,7 @@ class Pool:
     near: Tensor
 
 
-def arms(training: Sample, augmentation: Sample) -> list[Arm]:
+def arms(training: models.Sample, augmentation: models.Sample) -> list[Arm]:
     """The anchors, and every other arm with either pool."""
     every: list[Arm] = [Anchors()]
     for pool in (training, augmentation):
@@ -152,13 +138,13 @@ class Config:
     batch       pairs in each step
     """
 
-    model: Model = SMALL_TWO
+    model: models.Model = models.SMALL_TWO
     arm: Arm = Influential()
     part: Part = "lexical_overlap"
     lr: float = 1e-4
     repeat: int = 0
     plan: Plan = Plan()
-    evaluation: Sample = WHOLE_HANS.evaluation
+    evaluation: models.Sample = models.WHOLE_HANS.evaluation
     n_anchors: int = 10
     iterations: int = 10
     batch: int = 10
@@ -176,7 +162,7 @@ class Slice:
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     slice_ = draw_anchors(config)
     pool = _pool(config, slice_)
-    classifier = trained(config.model)
+    classifier = models.trained(config.model)
     # Parameters change in place, so the recursion uses the current model's Hessian at every step.
     inverse, metrics = None, {}
     if isinstance(config.arm, Influential):
@@ -218,7 +204,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 
 def draw_anchors(config: Config) -> Slice:
     """Random pairs of the slice, rightly or wrongly predicted, and all its other pairs."""
-    columns, pairs = load(config.model, config.evaluation)
+    columns, pairs = models.load(config.model, config.evaluation)
     positions = np.flatnonzero(pairs.part == config.part)
     if len(positions) <= config.n_anchors:
         raise UserError(
@@ -233,9 +219,9 @@ def draw_anchors(config: Config) -> Slice:
 
 def _pool(config: Config, slice_: Slice) -> Pool:
     if isinstance(config.arm, Anchors):
-        examples, pairs = load(config.model, config.evaluation)
+        examples, pairs = models.load(config.model, config.evaluation)
         return Pool(examples, pairs, slice_.index)
-    examples, pairs = load(config.model, config.arm.pool)
+    examples, pairs = models.load(config.model, config.arm.pool)
     k = config.plan.k or len(pairs)
     if config.batch > min(k, len(pairs)):
         raise UserError(
@@ -248,16 +234,18 @@ def _pool(config: Config, slice_: Slice) -> Pool:
 
 
 @torch.no_grad()
-def _measured(classifier: Trained, slice_: Slice) -> tuple[float, float, float]:
+def _measured(classifier: models.Trained, slice_: Slice) -> tuple[float, float, float]:
     """Accuracy and mean loss on the rest of the slice, and mean loss on the anchors."""
-    rest, anchors = (logits(classifier.module, part) for part in (slice_.rest, slice_.anchors))
+    rest, anchors = (
+        models.logits(classifier.module, part) for part in (slice_.rest, slice_.anchors)
+    )
     right = (rest.argmax(1) == slice_.rest["label"]).double().mean()
     loss = F.cross_entropy(rest, slice_.rest["label"])
     anchor_loss = F.cross_entropy(anchors, slice_.anchors["label"])
     return float(right), float(loss), float(anchor_loss)
 
 
-def cells(at: Config, pairs: Hans, seeds: int, repeats: dict[float, int]) -> list[Config]:
+def cells(at: Config, pairs: models.Hans, seeds: int, repeats: dict[float, int]) -> list[Config]:
     """Ordered by seeds, then draws of the anchors, so that the first cells make a figure.
 
     repeats  draws of the anchors at each learning rate
@@ -280,12 +268,20 @@ PAPER_LR, HIGHER_LR = 1e-4, 1e-2
 TRUNCATED = Plan(k=30, depth=8)
 PRESETS: dict[str, list[Config]] = {
     "smoke": cells(
-        Config(SMOKE_TWO, plan=TRUNCATED, iterations=2), generated_hans(150, 210), 2, {PAPER_LR: 1}
+        Config(models.SMOKE_TWO, plan=TRUNCATED, iterations=2),
+        models.generated_hans(150, 210),
+        2,
+        {PAPER_LR: 1},
     ),
     "small": cells(
-        Config(SMALL_TWO, plan=BY_RULE), subset_hans(3_000, 1_830), 3, {PAPER_LR: 3, HIGHER_LR: 1}
+        Config(models.SMALL_TWO, plan=BY_RULE),
+        models.subset_hans(3_000, 1_830),
+        3,
+        {PAPER_LR: 3, HIGHER_LR: 1},
     ),
-    "paper": cells(Config(PAPER_TWO, plan=RELEASED), WHOLE_HANS, 3, {PAPER_LR: 3, HIGHER_LR: 3}),
+    "paper": cells(
+        Config(models.PAPER_TWO, plan=RELEASED), models.WHOLE_HANS, 3, {PAPER_LR: 3, HIGHER_LR: 3}
+    ),
 }
 
 EXPERIMENT = Experiment(

@@ -21,19 +21,8 @@ from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment, sweep
 from experiments.models.bert import Bert
+from experiments.pairs import models
 from experiments.pairs.influence import Plan, balanced, examples, predicted
-from experiments.pairs.models import (
-    FIT,
-    PAPER,
-    SMOKE,
-    Model,
-    Sample,
-    Trained,
-    cross_entropy,
-    load,
-    logits,
-    trained,
-)
 from experiments.pairs.rankings import (
     Ranking,
     SameFeatures,
@@ -57,7 +46,7 @@ class Without:
     The mean is over the whole batch, as in the derivative with respect to a weight.
     """
 
-    of: Model
+    of: models.Model
     removed: tuple[int, ...]
     seed: int
 
@@ -67,7 +56,7 @@ class Asked:
     """The logits of a retrained classifier for the pairs at some positions of a sample."""
 
     model: Without
-    sample: Sample
+    sample: models.Sample
     at: tuple[int, ...]
 
 
@@ -77,24 +66,24 @@ def retrained_logits(config: Asked) -> np.ndarray:
     return np.asarray(run.array("logits"))
 
 
-def without(of: Model, removed: np.ndarray, seed: int) -> Without:
+def without(of: models.Model, removed: np.ndarray, seed: int) -> Without:
     """The classifier without the pairs at these positions, in any order."""
     return Without(of, tuple(sorted(int(i) for i in removed)), seed)
 
 
 def _retrain(config: Asked, scratch: Path) -> dict[str, Any]:
     model, base = config.model, config.model.of
-    train, _ = load(base, base.train)
+    train, _ = models.load(base, base.train)
     weight = torch.ones(len(train["label"]))
     weight[_checked(model.removed, len(weight))] = 0.0
     module = base.network.open().top(base.labels, base.dropout, model.seed)
     results = fit(module, _weighed, {**train, "weight": weight}, base.fit, model.seed, scratch)
     query = examples(base, config.sample, np.array(config.at, dtype=np.int64))
-    return {"logits": logits(module, query).numpy(), "train_loss": results["train_loss"]}
+    return {"logits": models.logits(module, query).numpy(), "train_loss": results["train_loss"]}
 
 
 def _weighed(model: nn.Module, batch: Examples) -> Tensor:
-    return batch["weight"] * cross_entropy(model, batch)
+    return batch["weight"] * models.cross_entropy(model, batch)
 
 
 def _checked(removed: tuple[int, ...], n: int) -> list[int]:
@@ -119,11 +108,11 @@ class Config:
     others   further seeds for training with the whole set
     """
 
-    model: Model = Model()
+    model: models.Model = models.Model()
     plan: Plan = Plan(repeats=4)
     ks: tuple[int, ...] = (1_000, 10_000)
     full: Plan = Plan(k=None, sample=32)
-    sample: Sample = Sample("mnli dev", n=1_000)
+    sample: models.Sample = models.Sample("mnli dev", n=1_000)
     points: int = 6
     point: int = 0
     remove: tuple[int, ...] = (1, 5, 25)
@@ -133,17 +122,17 @@ class Config:
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     _check(config)
-    classifier = trained(config.model)
+    classifier = models.trained(config.model)
     points = balanced(config.model, config.sample, config.points)
     classes, right = predicted(config.model, config.sample)
-    _, pairs = load(config.model, config.sample)
+    _, pairs = models.load(config.model, config.sample)
     position = int(points[config.point])
     label = torch.tensor(int(pairs.label[position]))
 
     def loss_without(removed: np.ndarray, seed: int) -> float:
         retrained = without(config.model, removed, seed)
-        logits = retrained_logits(Asked(retrained, config.sample, tuple(points.tolist())))
-        point = torch.from_numpy(np.array(logits[config.point], np.float64))
+        answers = retrained_logits(Asked(retrained, config.sample, tuple(points.tolist())))
+        point = torch.from_numpy(np.array(answers[config.point], np.float64))
         return float(F.cross_entropy(point, label))
 
     removals, none = list(_removals(config, classifier)), np.array([], dtype=np.int64)
@@ -184,7 +173,7 @@ def _check(config: Config) -> None:
         raise UserError(f"{config.remove} pairs to remove: give numbers of 1 or more")
 
 
-def _removals(config: Config, classifier: Trained) -> Iterator[Removal]:
+def _removals(config: Config, classifier: models.Trained) -> Iterator[Removal]:
     """The pairs that each system selects for the point, and random ones of each label."""
     most = max(config.remove)
     systems: dict[str, System] = {f"Fast, k = {k:,}": replace(config.plan, k=k) for k in config.ks}
@@ -203,8 +192,14 @@ def cells(config: Config) -> list[Config]:
     return sweep(config, point=range(config.points))
 
 
-LAST = Model(Bert(frozen=5), Sample(n=3_000), fit=replace(FIT, epochs=4, every=4))
-FEW = replace(SMOKE, train=replace(SMOKE.train, n=200), fit=replace(SMOKE.fit, epochs=5, every=5))
+LAST = models.Model(
+    Bert(frozen=5), models.Sample(n=3_000), fit=replace(models.FIT, epochs=4, every=4)
+)
+FEW = replace(
+    models.SMOKE,
+    train=replace(models.SMOKE.train, n=200),
+    fit=replace(models.SMOKE.fit, epochs=5, every=5),
+)
 RELEASED = Plan(k=1_000, depth=1_000, sample=1, damping=50.0, scale=1e4)
 PRESETS: dict[str, list[Config]] = {
     "smoke": cells(
@@ -213,7 +208,7 @@ PRESETS: dict[str, list[Config]] = {
             Plan(),
             ks=(60, 150),
             full=Plan(k=None, sample=8),
-            sample=Sample("mnli dev", "generated", 200),
+            sample=models.Sample("mnli dev", "generated", 200),
             points=2,
             remove=(1, 5),
             seeds=(0,),
@@ -223,10 +218,10 @@ PRESETS: dict[str, list[Config]] = {
     "small": cells(Config(LAST, ks=(300, 1_500))),
     "paper": cells(
         Config(
-            PAPER,
+            models.PAPER,
             RELEASED,
             full=replace(RELEASED, k=None, sample=128),
-            sample=Sample("mnli dev", "whole"),
+            sample=models.Sample("mnli dev", "whole"),
             seeds=(0,),
             others=(1, 2, 3),
         )

@@ -23,27 +23,8 @@ from experiments.laboratory import disk
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
+from experiments.pairs import models, rankings
 from experiments.pairs.influence import Plan, balanced, examples, predicted
-from experiments.pairs.models import (
-    PAPER,
-    SMOKE,
-    Model,
-    Sample,
-    Simulator,
-    Trained,
-    load,
-    passed,
-    small,
-    trained,
-)
-from experiments.pairs.rankings import (
-    Ranking,
-    SameFeatures,
-    SameGradient,
-    System,
-    random_of_label,
-    ranked,
-)
 from methods.progress import track
 from methods.randomness import numpy_generator
 from methods.task import Examples, Task, take
@@ -116,9 +97,9 @@ class Config:
     low, high, num_lrs  the learning rates, evenly spaced on a logarithmic axis
     """
 
-    model: Model = Model()
+    model: models.Model = models.Model()
     plan: Plan = Plan(repeats=2)
-    sample: Sample = Sample("mnli dev")
+    sample: models.Sample = models.Sample("mnli dev")
     simulator_seed: int = 1
     points: int = 20
     num_examples: int = 10
@@ -133,8 +114,8 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
             f"{config.num_lrs} learning rates from {config.low:g} to {config.high:g}, "
             f"{config.num_examples} pairs of each type: give 0 < low < high, and 1 or more of both"
         )
-    simulator = Simulator(config.model, config.simulator_seed)
-    task_model, simulating = trained(config.model), trained(simulator)
+    simulator = models.Simulator(config.model, config.simulator_seed)
+    task_model, simulating = models.trained(config.model), models.trained(simulator)
     points = balanced(config.model, config.sample, config.points)
     classes, right = (values[points] for values in predicted(config.model, config.sample))
     chosen = _chosen(config, task_model)
@@ -161,12 +142,12 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     }
 
 
-def _chosen(config: Config, classifier: Trained) -> dict[str, np.ndarray]:
+def _chosen(config: Config, classifier: models.Trained) -> dict[str, np.ndarray]:
     """Training pairs to step on by type, each (points, num_examples)."""
-    systems: dict[str, System] = {
+    systems: dict[str, rankings.System] = {
         "FastIF": config.plan,
-        "H = I": SameGradient(config.plan.k),
-        "features": SameFeatures(),
+        "H = I": rankings.SameGradient(config.plan.k),
+        "features": rankings.SameFeatures(),
     }
     chosen: dict[str, np.ndarray] = {}
     for name, system in systems.items():
@@ -177,16 +158,18 @@ def _chosen(config: Config, classifier: Trained) -> dict[str, np.ndarray]:
         draws = []
         for point in range(config.points):
             draw = numpy_generator(config.model.seed, "random pairs to step on", label, point)
-            draws.append(random_of_label(labels, label, n, draw))
+            draws.append(rankings.random_of_label(labels, label, n, draw))
         chosen[f"random, {name}"] = np.stack(draws)
     return chosen
 
 
-def _ranked(config: Config, system: System) -> Run:
-    return ranked(Ranking(config.model, config.sample, config.points, system, config.num_examples))
+def _ranked(config: Config, system: rankings.System) -> Run:
+    return rankings.ranked(
+        rankings.Ranking(config.model, config.sample, config.points, system, config.num_examples)
+    )
 
 
-def _metrics(config: Config, simulator: Simulator) -> dict[str, Any]:
+def _metrics(config: Config, simulator: models.Simulator) -> dict[str, Any]:
     """Accuracies of both models, their agreement, and FastIF's settings."""
     classes, right = predicted(config.model, config.sample)
     simulated, simulated_right = predicted(simulator, config.sample)
@@ -194,16 +177,16 @@ def _metrics(config: Config, simulator: Simulator) -> dict[str, Any]:
         "accuracy": float(right.mean()),
         "accuracy_simulator": float(simulated_right.mean()),
         "agreement": float((classes == simulated).mean()),
-        "accuracy_train": passed(config.model, config.model.train).metrics["accuracy"],
+        "accuracy_train": models.passed(config.model, config.model.train).metrics["accuracy"],
         **_ranked(config, config.plan).metrics,
     }
 
 
 def _texts(
-    config: Config, classifier: Trained, points: np.ndarray, index: np.ndarray
+    config: Config, classifier: models.Trained, points: np.ndarray, index: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The sentences of the points, and of the first pair of each type."""
-    _, pairs = load(config.model, config.sample)
+    _, pairs = models.load(config.model, config.sample)
     texts = {}
     for name, positions, source in (
         ("point", points, pairs),
@@ -218,20 +201,20 @@ def _texts(
 PRESETS: dict[str, list[Config]] = {
     "smoke": [
         Config(
-            SMOKE,
+            models.SMOKE,
             Plan(k=100),
-            Sample("mnli dev", "generated", 200),
+            models.Sample("mnli dev", "generated", 200),
             points=8,
             num_examples=4,
             num_lrs=12,
         )
     ],
-    "small": [Config(small())],
+    "small": [Config(models.small())],
     "paper": [
         Config(
-            PAPER,
+            models.PAPER,
             Plan(k=1_000, depth=1_000, sample=1, damping=50.0, scale=1e4),
-            Sample("mnli dev", "whole"),
+            models.Sample("mnli dev", "whole"),
         )
     ],
 }

@@ -21,24 +21,9 @@ from scipy.stats import binom
 
 from experiments.laboratory.experiment import Experiment, sweep
 from experiments.laboratory.runs import Run
+from methods.ensembles import plan, power
 from methods.ensembles.masks import draw_masks
 from methods.ensembles.overlap import iou
-from methods.ensembles.plan import (
-    false_share,
-    models_for,
-    null_iou,
-    null_rate,
-    resolved,
-    standard_error,
-)
-from methods.ensembles.power import (
-    Count,
-    equal_share,
-    one_arm,
-    paper_count,
-    two_arms,
-    two_arms_normal,
-)
 from methods.ensembles.subset import Sums
 from methods.randomness import numpy_generator
 
@@ -63,8 +48,8 @@ class Coins:
         pairs = list(combinations(self.values, 2))
         simulated, exact = np.zeros((2, len(pairs), 2))
         for place, (p, q) in enumerate(pairs):
-            n = int(one_arm(p, q, self.delta).first)
-            cut = np.floor(n * equal_share(p, q) + 1e-9)
+            n = int(power.one_arm(p, q, self.delta).first)
+            cut = np.floor(n * power.equal_share(p, q) + 1e-9)
             simulated[place] = [
                 (draw.binomial(n, p, self.n_draws) > cut).mean(),
                 (draw.binomial(n, q, self.n_draws) <= cut).mean(),
@@ -126,11 +111,11 @@ class Ensembles:
             planned = [(n_models, t, p, self.inside) for t in THRESHOLDS]
             measures = {
                 "error": float(np.mean([float(e.double().std()) for e in estimates])),
-                "error_planned": standard_error(n_models, p, p, self.inside),
+                "error_planned": plan.standard_error(n_models, p, p, self.inside),
                 "rate": np.mean(passed, axis=0),
-                "rate_planned": [null_rate(*one) for one in planned],
+                "rate_planned": [plan.null_rate(*one) for one in planned],
                 "iou": iou(estimates[0], estimates[1], THRESHOLDS).numpy(),
-                "iou_planned": [null_iou(*one) for one in planned],
+                "iou_planned": [plan.null_iou(*one) for one in planned],
             }
             each.append(measures)
         return {name: [one[name] for one in each] for name in each[0]}
@@ -151,7 +136,7 @@ class Ensembles:
             above = estimate >= threshold
             n_above = int(above.sum())
             shares.append((above & ~true).sum() / n_above if n_above >= ENOUGH else np.nan)
-            expected.append(false_share(n_above, total, inside, n_models, threshold))
+            expected.append(plan.false_share(n_above, total, inside, n_models, threshold))
             seen.append((above & true).sum() / self.n_query)
         return {"false": shares, "false_planned": expected, "seen": seen}
 
@@ -167,11 +152,14 @@ class Pair:
     def answer(self) -> dict[str, Any]:
         """Numbers of models, where they exist."""
         p, q, delta = self.p, self.q, self.delta
-        counts = {**_numbers("one", one_arm(p, q, delta)), "paper": paper_count(p, q, delta)}
+        counts = {
+            **_numbers("one", power.one_arm(p, q, delta)),
+            "paper": power.paper_count(p, q, delta),
+        }
         for name, share in SHARES.items():
-            counts |= _numbers(name, two_arms(p, q, delta, share))
+            counts |= _numbers(name, power.two_arms(p, q, delta, share))
         for name, share in SHARES.items():
-            counts[f"normal_{name}"] = two_arms_normal(p, q, delta, share)
+            counts[f"normal_{name}"] = power.two_arms_normal(p, q, delta, share)
         return _finite(counts)
 
 
@@ -186,13 +174,13 @@ class Budget:
 
     def answer(self) -> dict[str, Any]:
         """The standard error, the threshold, and the influence that passes it reliably."""
-        limits = resolved(self.models, self.p, self.inside, self.delta)
+        limits = plan.resolved(self.models, self.p, self.inside, self.delta)
         return _finite(
             {
-                "standard_error": standard_error(self.models, self.p, self.p, self.inside),
+                "standard_error": plan.standard_error(self.models, self.p, self.p, self.inside),
                 "threshold": limits.threshold,
                 "influence": limits.influence,
-                "null_iou": null_iou(self.models, limits.threshold, self.p, self.inside),
+                "null_iou": plan.null_iou(self.models, limits.threshold, self.p, self.inside),
             }
         )
 
@@ -208,16 +196,16 @@ class Threshold:
 
     def answer(self) -> dict[str, Any]:
         """That number, and the number that detects an influence as high as the threshold."""
-        quiet = models_for(self.threshold, self.p, self.inside, self.delta)
+        quiet = plan.models_for(self.threshold, self.p, self.inside, self.delta)
         setting = int(quiet.sustained), self.threshold, self.p, self.inside
         counts = {
             **_numbers("quiet", quiet),
-            "null_iou": null_iou(*setting),
-            "rate": null_rate(*setting),
+            "null_iou": plan.null_iou(*setting),
+            "rate": plan.null_rate(*setting),
         }
         if self.threshold <= self.p:
             low = self.p - self.threshold
-            counts |= _numbers("found", two_arms(self.p, low, self.delta, self.inside))
+            counts |= _numbers("found", power.two_arms(self.p, low, self.delta, self.inside))
         return _finite(counts)
 
 
@@ -259,7 +247,7 @@ def _finite(numbers: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
-def _numbers(name: str, count: Count) -> dict[str, float]:
+def _numbers(name: str, count: power.Count) -> dict[str, float]:
     return {f"{name}_first": count.first, f"{name}_sustained": count.sustained}
 
 
@@ -268,13 +256,13 @@ def _multiples(step: float, last: float) -> list[float]:
 
 
 def _counted(pairs: list[tuple[float, float]], delta: float) -> dict[str, Any]:
-    counts = [one_arm(*pair, delta) for pair in pairs]
+    counts = [power.one_arm(*pair, delta) for pair in pairs]
     return {
         "p": np.array([p for p, _ in pairs]),
         "q": np.array([q for _, q in pairs]),
         "first": np.array([count.first for count in counts]),
         "sustained": np.array([count.sustained for count in counts]),
-        "paper": np.array([paper_count(*pair, delta) for pair in pairs]),
+        "paper": np.array([power.paper_count(*pair, delta) for pair in pairs]),
     }
 
 

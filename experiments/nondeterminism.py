@@ -18,15 +18,6 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.ensembles import classifiers, rate_sweep
-from experiments.ensembles.classifiers import (
-    Recipe,
-    built,
-    classify,
-    classify_by_views,
-    everything,
-    learn,
-    load,
-)
 from experiments.ensembles.rate_sweep import Trial
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
@@ -50,7 +41,7 @@ class Seeds:
 class Networks:
     """Networks of one recipe that one job trains in one stack."""
 
-    recipe: Recipe
+    recipe: classifiers.Recipe
     seeds: tuple[Seeds, ...]
 
 
@@ -58,7 +49,7 @@ class Networks:
 class Compared:
     """Networks that differ in their initial parameters, in their order, or in both."""
 
-    recipe: Recipe = Recipe()
+    recipe: classifiers.Recipe = classifiers.Recipe()
     vary: Vary = "both"
     n_seeds: int = 20
     stack: int = 20
@@ -96,12 +87,17 @@ def trained(networks: Networks) -> Run:
 
 def _train(networks: Networks, scratch: Path) -> dict[str, Any]:
     recipe, seeds = networks.recipe, networks.seeds
-    stack = built(recipe, [one.init for one in seeds])
+    stack = classifiers.built(recipe, [one.init for one in seeds])
     plan = rate_sweep.planned(recipe)
     orders = [one.order for one in seeds]
-    loss = learn(stack, recipe, plan, orders, everything(recipe, len(seeds)), scratch)
-    query = load(recipe.data).query
-    plain, views = classify(stack, recipe, query), classify_by_views(stack, recipe, query)
+    loss = classifiers.learn(
+        stack, recipe, plan, orders, classifiers.everything(recipe, len(seeds)), scratch
+    )
+    query = classifiers.load(recipe.data).query
+    plain, views = (
+        classifiers.classify(stack, recipe, query),
+        classifiers.classify_by_views(stack, recipe, query),
+    )
     return {
         "accuracy": float((plain == query.label).mean()),
         "accuracy_views": float((views == query.label).mean()),
@@ -123,7 +119,7 @@ def _compare(config: Compared) -> dict[str, Any]:
     right*            (K, n_query) whether each network is right
     """
     stacks = [trained(one) for one in parts(config)]
-    label = load(config.recipe.data).query.label
+    label = classifiers.load(config.recipe.data).query.label
     plain, views = (
         np.concatenate([one.array(name) for one in stacks]) for name in ("plain", "views")
     )
@@ -164,14 +160,14 @@ def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
     return ["data", "network", "what differs", "seen", "agreement", "accuracy"], rows
 
 
-def cells(recipe: Recipe, seeds: dict[Vary, int], stack: int) -> list[Config]:
+def cells(recipe: classifiers.Recipe, seeds: dict[Vary, int], stack: int) -> list[Config]:
     """Trials, then stacks, then comparisons: an array trains networks before it compares them."""
     compared = [Compared(recipe, vary, n, min(stack, n)) for vary, n in seeds.items()]
     stacks = dict.fromkeys(part for one in compared for part in parts(one))
     return [*rate_sweep.trials(recipe), *stacks, *compared]
 
 
-def each(recipes: Iterable[Recipe], seeds: dict[Vary, int], stack: int) -> list[Config]:
+def each(recipes: Iterable[classifiers.Recipe], seeds: dict[Vary, int], stack: int) -> list[Config]:
     """The cells of several recipes."""
     return [cell for recipe in recipes for cell in cells(recipe, seeds, stack)]
 

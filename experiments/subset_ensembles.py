@@ -16,17 +16,6 @@ import torch
 from torch import Tensor
 
 from experiments.ensembles import subsets
-from experiments.ensembles.subsets import (
-    CIFAR,
-    MEMORIZED,
-    MNIST,
-    PAPER,
-    SMOKE,
-    STEPS,
-    Ensemble,
-    Outcomes,
-    Part,
-)
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
@@ -44,14 +33,14 @@ THRESHOLDS = tuple(round(0.02 * i, 2) for i in range(1, 41))
 class Train:
     """A part of an ensemble, which one job trains."""
 
-    part: Part = Part(Ensemble())
+    part: subsets.Part = subsets.Part(subsets.Ensemble())
 
 
 @dataclass(frozen=True)
 class Halves:
     """Two estimates by `sizes` models each, with no model in common, `splits` times."""
 
-    ensemble: Ensemble = Ensemble()
+    ensemble: subsets.Ensemble = subsets.Ensemble()
     n_models: int = 2_000
     sizes: tuple[int, ...] = (25, 50, 100, 200, 400, 1_000)
     splits: int = 5
@@ -61,7 +50,7 @@ class Halves:
 class Restarts:
     """Two estimates by `n_models` models on the same subsets, with new seeds in the second."""
 
-    ensemble: Ensemble = Ensemble()
+    ensemble: subsets.Ensemble = subsets.Ensemble()
     n_models: int = 50
 
 
@@ -90,7 +79,9 @@ def _halves(config: Halves) -> dict[str, Any]:
         )
     whole = subsets.gathered(config.ensemble, config.n_models)
     full = _hard(whole, np.arange(config.n_models))
-    memorized = memorization(whole.masks, whole.right.unpacked()[:, : whole.n_train]) > MEMORIZED
+    memorized = (
+        memorization(whole.masks, whole.right.unpacked()[:, : whole.n_train]) > subsets.MEMORIZED
+    )
     curves: dict[str, np.ndarray] = {}
     shape = len(config.sizes), config.splits, len(THRESHOLDS)
     tasks = [(i, j) for i in range(len(config.sizes)) for j in range(config.splits)]
@@ -116,7 +107,7 @@ def _halves(config: Halves) -> dict[str, Any]:
 
 
 def _pairs(
-    whole: Outcomes, full: Tensor, order: np.ndarray, size: int, draw: np.random.Generator
+    whole: subsets.Outcomes, full: Tensor, order: np.ndarray, size: int, draw: np.random.Generator
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """The kinds of comparison, each with two estimates (n_query, n_train)."""
     first, second = order[:size], order[size : 2 * size]
@@ -141,7 +132,7 @@ def _restarts(config: Restarts) -> dict[str, Any]:
     first, second = _hard(one, models), _hard(one, models + config.n_models)
     restarted = _hard(other, models)
     right = one.right.unpacked()[:, : one.n_train]
-    memorized = memorization(one.masks, right) > MEMORIZED
+    memorized = memorization(one.masks, right) > subsets.MEMORIZED
     curves = {}
     for kind, some in (("all", slice(None)), ("memorized", memorized)):
         curves[f"same_{kind}"] = iou(first[:, some], restarted[:, some], THRESHOLDS).numpy()
@@ -149,7 +140,7 @@ def _restarts(config: Restarts) -> dict[str, Any]:
     return {"memorized": int(memorized.sum()), "thresholds": np.array(THRESHOLDS), **curves}
 
 
-def _hard(whole: Outcomes, models: np.ndarray, judged: np.ndarray | None = None) -> Tensor:
+def _hard(whole: subsets.Outcomes, models: np.ndarray, judged: np.ndarray | None = None) -> Tensor:
     """Influence on correctness, by the masks of `models` and the correctness of `judged` ones."""
     masks = Packed(whole.masks.bits[models], whole.masks.width)
     rows = models if judged is None else judged
@@ -157,11 +148,11 @@ def _hard(whole: Outcomes, models: np.ndarray, judged: np.ndarray | None = None)
     return influence(masks, right[:, whole.n_train :])
 
 
-def _soft(whole: Outcomes, models: np.ndarray) -> Tensor:
+def _soft(whole: subsets.Outcomes, models: np.ndarray) -> Tensor:
     """Influence on the probability of the right class."""
     masks = Packed(whole.masks.bits[models], whole.masks.width)
     steps = torch.from_numpy(whole.probability[models][:, whole.n_train :])
-    return influence(masks, steps.double() / STEPS)
+    return influence(masks, steps.double() / subsets.STEPS)
 
 
 def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
@@ -188,7 +179,9 @@ def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
     return ["ensemble", *(f"IOU at {t:g}" for t in SHOWN)], rows
 
 
-def cells(ensemble: Ensemble, n_models: int, sizes: tuple[int, ...], restarts: int) -> list[Config]:
+def cells(
+    ensemble: subsets.Ensemble, n_models: int, sizes: tuple[int, ...], restarts: int
+) -> list[Config]:
     """Parts first: an array trains them before a job compares them."""
     again = replace(ensemble, restart=1)
     trained = [Train(one) for one in subsets.parts(ensemble, n_models)]
@@ -199,9 +192,9 @@ def cells(ensemble: Ensemble, n_models: int, sizes: tuple[int, ...], restarts: i
 
 SIZES = (25, 50, 100, 200, 400, 1_000)
 PRESETS: dict[str, list[Config]] = {
-    "smoke": cells(SMOKE, 200, (25, 50, 100), 50),
-    "small": [*cells(MNIST, 2_000, SIZES, 50), *cells(CIFAR, 800, SIZES[:5], 48)],
-    "paper": cells(PAPER, 2_000, SIZES, 50),
+    "smoke": cells(subsets.SMOKE, 200, (25, 50, 100), 50),
+    "small": [*cells(subsets.MNIST, 2_000, SIZES, 50), *cells(subsets.CIFAR, 800, SIZES[:5], 48)],
+    "paper": cells(subsets.PAPER, 2_000, SIZES, 50),
 }
 
 EXPERIMENT = Experiment(

@@ -22,19 +22,7 @@ from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from experiments.training.loop import descend, load_params
 from experiments.training.plans import Cycled
-from experiments.translation import models
-from experiments.translation.filters import (
-    PAPER,
-    SMALL,
-    SMOKE,
-    Arm,
-    Chance,
-    Everything,
-    Lowest,
-    Setting,
-    encoded,
-    select,
-)
+from experiments.translation import filters, models
 from experiments.translation.models import Beam, Model, measure_bleu
 from experiments.translation.scores import Crawl, Method, Polluted, Pool, scores
 
@@ -50,13 +38,13 @@ class Config:
     retrain  the model to train; one epoch of its plan is `early` steps
     """
 
-    model: Model = SMOKE.model
-    arm: Arm = Everything()
-    pool: Polluted | Crawl = SMOKE.noisy_pool
-    methods: tuple[Method, ...] = SMOKE.methods
-    retrain: Model = SMOKE.retrain
-    early: int = SMOKE.early
-    test: Corpus = SMOKE.test
+    model: Model = filters.SMOKE.model
+    arm: filters.Arm = filters.Everything()
+    pool: Polluted | Crawl = filters.SMOKE.noisy_pool
+    methods: tuple[Method, ...] = filters.SMOKE.methods
+    retrain: Model = filters.SMOKE.retrain
+    early: int = filters.SMOKE.early
+    test: Corpus = filters.SMOKE.test
     beam: Beam = Beam()
     seed: int = 0
 
@@ -65,12 +53,12 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     models.scorer()
     if config.early < 1:
         raise UserError(f"early is {config.early}: give 1 step or more")
-    chosen = select(config.arm, config.model, config.pool, config.methods, config.seed)
+    chosen = filters.select(config.arm, config.model, config.pool, config.methods, config.seed)
     if len(chosen) == 0:
         raise UserError("no pair passes the rules: give a pool from German to English")
     model = replace(config.retrain, seed=config.seed)
     module = model.build()
-    train = on_device(encoded(model, config.pool, chosen))
+    train = on_device(filters.encoded(model, config.pool, chosen))
     draws = Cycled(config.seed, len(chosen), config.early * model.fit.batch_size)
     outcome = descend(module, model.loss, train, model.fit, draws, scratch)
     test = config.test.load()
@@ -90,7 +78,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         "selected": len(chosen) / n,
         "train_loss": outcome["train_loss"],
         **_noise(config.pool, chosen),
-        **(_shown(config) if isinstance(config.arm, Lowest) else {}),
+        **(_shown(config) if isinstance(config.arm, filters.Lowest) else {}),
     }
 
 
@@ -115,7 +103,7 @@ def _noise(pool: Pool, chosen: np.ndarray) -> dict[str, Any]:
 
 def _shown(config: Config) -> dict[str, Any]:
     """The pairs with the lowest and the highest scores, and what is wrong with them."""
-    assert isinstance(config.arm, Lowest)
+    assert isinstance(config.arm, filters.Lowest)
     values = scores(config.model, config.pool, config.methods, config.arm.method)
     order = np.argsort(values, kind="stable")
     index = np.concatenate([order[:SHOWN], order[::-1][:SHOWN]])
@@ -135,29 +123,29 @@ def _shown(config: Config) -> dict[str, Any]:
     }
 
 
-def display(arm: Arm) -> str:
+def display(arm: filters.Arm) -> str:
     """The arm's name in tables and figures, such as `Arnoldi 10%`."""
-    if isinstance(arm, Everything):
+    if isinstance(arm, filters.Everything):
         return "None 100%"
-    if isinstance(arm, Lowest | Chance):
-        name = arm.method if isinstance(arm, Lowest) else "Random"
+    if isinstance(arm, filters.Lowest | filters.Chance):
+        name = arm.method if isinstance(arm, filters.Lowest) else "Random"
         return f"{name} {100 * arm.share:.3g}%"
     return "Pre-filtering"
 
 
-def cells(setting: Setting) -> list[Config]:
+def cells(setting: filters.Setting) -> list[Config]:
     """The cells seed by seed: those of the first seed already make a table."""
     made = []
     for seed in range(setting.seeds):
         at = Config(
             setting.model,
-            Everything(),
+            filters.Everything(),
             setting.noisy(seed),
             setting.methods,
             setting.retrain,
             setting.early,
             setting.test,
-            Beam(4) if setting is PAPER else Beam(),
+            Beam(4) if setting is filters.PAPER else Beam(),
             seed,
         )
         made += [replace(at, arm=arm) for arm in setting.arms()]
@@ -178,7 +166,11 @@ def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
     return ["pool", "arm", "BLEU early", "BLEU late", "selected", "noise in it", "seeds"], rows
 
 
-PRESETS = {"smoke": cells(SMOKE), "small": cells(SMALL), "paper": cells(PAPER)}
+PRESETS = {
+    "smoke": cells(filters.SMOKE),
+    "small": cells(filters.SMALL),
+    "paper": cells(filters.PAPER),
+}
 
 EXPERIMENT = Experiment(
     "wmt_filtering",

@@ -16,15 +16,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from experiments.data.parallel import Corpus, Pairs
-from experiments.laboratory.attribution import (
-    Loss,
-    arnoldi,
-    dimension,
-    family,
-    randproj,
-    randselect,
-    settings,
-)
+from experiments.laboratory import attribution
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
@@ -81,7 +73,9 @@ class Config:
     """
 
     model: Model = models.SMOKE
-    method: RandomProjection | Influence | TracIn | Loss | Translation = Loss()
+    method: RandomProjection | Influence | TracIn | attribution.Loss | Translation = (
+        attribution.Loss()
+    )
     part: int | None = None
     fold: Fold = Fold()
     dims: tuple[int, ...] = ()
@@ -94,7 +88,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         return {"method": "BLEU", "test": test.name, **result.metrics, **result.arrays()}
     pairs, corrupted = config.fold.draw(config.model.train.load())
     learned, some = trained(config.model), examples(config.model, pairs)
-    if isinstance(config.method, Loss):
+    if isinstance(config.method, attribution.Loss):
         values = losses(learned.task, some)
     else:
         values = contributions(fitted(config.model, learned, config.method, config.part), some)
@@ -103,8 +97,8 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     ap = [float(average_precision_score(corrupted, row)) for row in scores]
     length = some["length"].numpy()
     return {
-        "method": family(config.method),
-        **settings(config.method),
+        "method": attribution.family(config.method),
+        **attribution.settings(config.method),
         "part": config.part or 0,
         "layers": "all" if config.part is None else "last",
         "auc": np.array(auc),
@@ -116,7 +110,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         "negative_share": float((scores[-1] < 0).mean()),
         "auc_length": float(roc_auc_score(corrupted, length)),
         "num_params": learned.task.size,
-        "directions": dimension(config.method),
+        "directions": attribution.dimension(config.method),
         "self_influence": scores,
         "corrupted": corrupted,
         "length": length,
@@ -163,13 +157,15 @@ class Plan:
         made = [Config(model, test, None, fold) for test in tests]
         for index in range(self.folds):
             at = Config(model, fold=replace(fold, index=index))
-            made += [replace(at, method=Loss()), replace(at, method=TracIn(False))]
+            made += [replace(at, method=attribution.Loss()), replace(at, method=TracIn(False))]
             for part, chosen in ((None, self.selected), (self.part, self.of_last)):
                 ranking = replace(at, part=part, dims=self.dims)
-                made.append(replace(ranking, method=arnoldi(max(self.dims), self.basis)))
+                made.append(
+                    replace(ranking, method=attribution.arnoldi(max(self.dims), self.basis))
+                )
                 for draw in range(self.again if index else self.draws):
-                    made.append(replace(ranking, method=randproj(max(self.dims), draw)))
-                    select = randselect(max(chosen), draw)
+                    made.append(replace(ranking, method=attribution.randproj(max(self.dims), draw)))
+                    select = attribution.randselect(max(chosen), draw)
                     made.append(replace(ranking, method=select, dims=chosen))
             made.append(replace(at, method=TracIn(False), part=self.part))
         return made

@@ -4,15 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.ensembles.classifiers import (
-    Recipe,
-    Sweep,
-    built,
-    classify,
-    everything,
-    learn,
-    load,
-)
+from experiments.ensembles import classifiers
 from experiments.laboratory import runs
 from experiments.laboratory.errors import Diverged, UserError
 from experiments.laboratory.runs import Run
@@ -25,12 +17,12 @@ SEED = 0  # of the one network of a trial
 class Trial:
     """One network with one learning rate and weight decay, judged on validation examples."""
 
-    recipe: Recipe
+    recipe: classifiers.Recipe
 
 
-def trials(recipe: Recipe) -> list[Trial]:
+def trials(recipe: classifiers.Recipe) -> list[Trial]:
     """The trials of a recipe's sweep; none if its plan is fixed."""
-    if not isinstance(recipe.fit, Sweep):
+    if not isinstance(recipe.fit, classifiers.Sweep):
         return []
     if not recipe.data.n_validation:
         raise UserError("data.n_validation is 0, but a sweep chooses by them: give a number")
@@ -47,9 +39,9 @@ def result(trial: Trial) -> Run:
     return runs.once("classifier_trial", trial, lambda scratch: _try(trial, scratch))
 
 
-def planned(recipe: Recipe) -> Fit:
+def planned(recipe: classifiers.Recipe) -> Fit:
     """The recipe's plan; for a sweep, the best on validation examples, the first among equals."""
-    if not isinstance(recipe.fit, Sweep):
+    if not isinstance(recipe.fit, classifiers.Sweep):
         return recipe.fit
     best = max(trials(recipe), key=lambda one: result(one).metrics["accuracy_validation"])
     assert isinstance(best.recipe.fit, Fit)
@@ -59,11 +51,11 @@ def planned(recipe: Recipe) -> Fit:
 def _try(trial: Trial, scratch: Path) -> dict[str, Any]:
     recipe, plan = trial.recipe, trial.recipe.fit
     assert isinstance(plan, Fit)
-    stack, validation = built(recipe, [SEED]), load(recipe.data).validation
+    stack, validation = classifiers.built(recipe, [SEED]), classifiers.load(recipe.data).validation
     about = {"lr": plan.lr, "weight_decay": plan.weight_decay}
     try:
-        learn(stack, recipe, plan, [SEED], everything(recipe, 1), scratch)
+        classifiers.learn(stack, recipe, plan, [SEED], classifiers.everything(recipe, 1), scratch)
     except Diverged:
         return {"accuracy_validation": 0.0, "diverged": True, **about}
-    right = float((classify(stack, recipe, validation) == validation.label).mean())
+    right = float((classifiers.classify(stack, recipe, validation) == validation.label).mean())
     return {"accuracy_validation": right, "diverged": False, **about}
