@@ -29,6 +29,7 @@ from experiments.images.proponents import (
     pool,
 )
 from experiments.laboratory.experiment import Experiment, sweep
+from experiments.timing.clock import cpu_seconds
 from experiments.timing.work import one_pass
 from methods.ihvp.arnoldi import Krylov
 from methods.representer import Representer
@@ -69,11 +70,11 @@ def timed(learned: Trained, drawn: Drawn, work: Callable[[], dict[str, Any]]) ->
     both = {name: torch.cat([column, query[name]]) for name, column in learned.train.items()}
     one = one_pass(copy.deepcopy(learned.module).requires_grad_(True), both)
     one()  # the first pass allocates memory and chooses kernels
-    first = _seconds(one)
+    first = cpu_seconds(one)
     started = time.process_time()
     outcome = work()
     seconds = time.process_time() - started
-    unit = (first + _seconds(one)) / 2
+    unit = (first + cpu_seconds(one)) / 2
     passes = len(learned.task.checkpoints)
     return {
         **outcome,
@@ -84,12 +85,6 @@ def timed(learned: Trained, drawn: Drawn, work: Callable[[], dict[str, Any]]) ->
         "n_queries": len(index),
         "n_candidates": len(learned.train["label"]),
     }
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
 
 
 def methods(num_eigen: int, basis: Krylov) -> list[Method]:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -150,15 +150,7 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-FULL: list[Work] = [
-    SelfInfluence(),
-    Matrix(),
-    Proponents(),
-    FreshProduct(),
-    ReusedProduct(),
-    ScoreDirections(),
-    ExactHessian(),
-]
+FULL: list[Work] = [kind() for kind in get_args(Work) if kind is not Peer]
 TINY: list[Work] = [
     SelfInfluence(n=32),
     Matrix(n=32, queries=4),

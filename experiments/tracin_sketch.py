@@ -7,8 +7,6 @@ layer, whose inner products are known exactly.
 
 import statistics
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
@@ -17,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from experiments.digits.models import LARGE
 from experiments.digits.sketch_moments import (
@@ -30,6 +27,7 @@ from experiments.digits.sketch_moments import (
     variance,
 )
 from experiments.laboratory.experiment import Experiment
+from experiments.timing.clock import cpu_seconds, peak_bytes, threads
 from methods.randomness import torch_generator
 from methods.rows.factored import Rows
 from methods.rows.parts import Dense, Outer, Part
@@ -107,25 +105,21 @@ def _furthest(values: np.ndarray, centre: float) -> float:
 
 def measure(cost: Cost, seed: int) -> dict[str, Any]:
     """The least processor seconds of the repeats, to which other programs only add, and bytes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        layer = nn.utils.skip_init(nn.Linear, cost.n, cost.m, bias=cost.bias)
-        task = Task.of(layer.eval(), lambda model, batch: model(batch["image"]).sum(1))
-        generator = torch_generator(seed, "layer")
-        left, right = (torch.randn(1, 1, size, generator=generator) for size in (cost.m, cost.n))
-        parts: dict[str, list[Part]] = {"weight": [Outer(left, right, cost.m, (cost.n,))]}
-        if cost.bias:
-            parts["bias"] = [Dense(left[:, 0])]
-        rows = Rows(parts, 1)
+    layer = nn.utils.skip_init(nn.Linear, cost.n, cost.m, bias=cost.bias)
+    task = Task.of(layer.eval(), lambda model, batch: model(batch["image"]).sum(1))
+    generator = torch_generator(seed, "layer")
+    left, right = (torch.randn(1, 1, size, generator=generator) for size in (cost.m, cost.n))
+    parts: dict[str, list[Part]] = {"weight": [Outer(left, right, cost.m, (cost.n,))]}
+    if cost.bias:
+        parts["bias"] = [Dense(left[:, 0])]
+    rows = Rows(parts, 1)
 
-        def both() -> None:
-            cost.projection.draw(task).apply(rows)
+    def both() -> None:
+        cost.projection.draw(task).apply(rows)
 
+    with threads(1):
         peak = peak_bytes(both)
-        seconds = [_seconds(both) for _ in range(cost.repeats)]
-    finally:
-        torch.set_num_threads(before)
+        seconds = [cpu_seconds(both) for _ in range(cost.repeats)]
     return {
         "seconds": min(seconds),
         "seconds_median": statistics.median(seconds),
@@ -146,25 +140,6 @@ def numbers(cost: Cost) -> int:
         sides = cost.m + cost.n + cost.bias * (cost.m + 1)  # the bias is an m x 1 matrix
         return sides * isqrt(cost.projection.dim)
     return cost.m * (cost.n + cost.bias) * cost.projection.dim
-
-
-def peak_bytes(work: Callable[[], Any]) -> int:
-    """The most bytes of tensors that `work` has at once."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
-    events = profiler.profiler.kineto_results.events()
-    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
-    allocated = most = 0
-    for _, change in sorted(changes, key=lambda one: one[0]):
-        allocated += change
-        most = max(most, allocated)
-    return most
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
 
 
 DIMS = (64, 256, 1_024, 4_096, 16_384)

@@ -40,11 +40,13 @@ def _main(given: argparse.Namespace) -> int:
     if [entry["key"] for entry in runs.entries(presets)] != [entry["key"] for entry in listed]:
         raise _changed(given)
     processes = min(given.processes, experiment.processes)
-    run = _together if processes > 1 else _alone
     code = 0
     while cells:
         process.stop_if_requested()
-        ended = run(experiment, given.preset, cells, processes)
+        if processes > 1:
+            ended = _together(experiment, given.preset, cells, processes)
+        else:
+            ended = experiment.main(_words(given.preset, cells))
         if ended not in (0, USER_MISTAKE):
             return ended
         code = max(code, ended)
@@ -57,10 +59,6 @@ def _main(given: argparse.Namespace) -> int:
 def _without_run(name: str, listed: Sequence[Mapping[str, Any]], cells: Sequence[int]) -> list[int]:
     home = runs.results() / "runs" / name
     return [i for i in cells if not (home / listed[i]["key"]).is_dir()]
-
-
-def _alone(experiment: Experiment, preset: str, cells: Sequence[int], processes: int) -> int:
-    return experiment.main(_words(preset, cells))
 
 
 def _together(experiment: Experiment, preset: str, cells: Sequence[int], processes: int) -> int:

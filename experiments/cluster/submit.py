@@ -9,7 +9,7 @@ import argparse
 import collections
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments.cluster import slurm
@@ -162,23 +162,23 @@ def _parser() -> Parser:
     parser.add_argument("experiment")
     parser.add_argument("preset")
     parser.add_argument(
-        "--tasks", type=_positive, metavar="N", help="array tasks (default: one per trained model)"
+        "--tasks", type=_number(1), metavar="N", help="array tasks (default: one per trained model)"
     )
     parser.add_argument(
         "--gpus",
-        type=_count,
+        type=_number(0),
         metavar="N",
         help="GPUs per task, one process each (default: 1 if a cell uses one, else 0)",
     )
     parser.add_argument(
         "--processes",
-        type=_positive,
+        type=_number(1),
         metavar="N",
         help="processes per task without GPUs, one core each",
     )
     parser.add_argument("--time", help="limit of a task, as 4:00:00, where it is requeued")
     parser.add_argument("--partition")
-    parser.add_argument("--throttle", type=_positive, metavar="K", help="most tasks at once")
+    parser.add_argument("--throttle", type=_number(1), metavar="K", help="most tasks at once")
     parser.add_argument(
         "--data", metavar="DIR", help="the folder of data sets (default: $RETRACE_DATA)"
     )
@@ -186,13 +186,12 @@ def _parser() -> Parser:
     return parser
 
 
-def _count(word: str) -> int:
-    if not word.isdigit():
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number from 0 on")
-    return int(word)
+def _number(least: int) -> Callable[[str], int]:
+    """What argparse turns an option into: a whole number from `least` on."""
 
+    def parse(word: str) -> int:
+        if not word.isdigit() or int(word) < least:
+            raise argparse.ArgumentTypeError(f"{word!r} is not a number from {least} on")
+        return int(word)
 
-def _positive(word: str) -> int:
-    if not word.isdigit() or not int(word):
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number from 1 on")
-    return int(word)
+    return parse

@@ -5,8 +5,7 @@ a time. `Product` times a Hessian product of the trained layers against a pass o
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from experiments.models.bert import Encoder, Top
 from experiments.pairs import influence, models
 from experiments.pairs.influence import check_counts
 from experiments.pairs.models import Model, Pass, Sample, Trained, cross_entropy, trained
+from experiments.timing import clock
 from methods import workers
 from methods.curvature.operators import Hessian
 from methods.errors import at_least
@@ -130,7 +130,7 @@ class Product:
         module = deepcopy(classifier.module).requires_grad_(True)
         unit = partial(one_pass, module, list(module.parameters()))
         seconds = Seconds(self.takes)
-        with one_thread():
+        with clock.threads(1):
             for _ in range(self.batches):
                 chosen = np.sort(draw.permutation(n)[: self.batch])
                 batch = take(classifier.train, torch.from_numpy(chosen))
@@ -177,7 +177,7 @@ class RunTime:
 
     def run(self, model: Model, scratch: Path) -> dict[str, Any]:
         """Seconds of every work, (n_points,) each, measured alternately, point after point."""
-        with one_thread():
+        with clock.threads(1):
             return self._run(model)
 
     def _run(self, model: Model) -> dict[str, Any]:
@@ -219,17 +219,6 @@ class RunTime:
         }
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class Seconds:
     """Seconds a unit of each work, the median of several rounds in which works alternate."""
 
@@ -239,14 +228,11 @@ class Seconds:
 
     def add(self, works: Works) -> None:
         """Time every work; the first time, one more round comes before to warm up."""
-        taken: dict[str, list[float]] = {name: [] for name in works}
-        for _ in range(self.takes + (not self._medians)):
-            for name, (work, units) in works.items():
-                began = time.perf_counter()
-                work()
-                taken[name].append((time.perf_counter() - began) / units)
-        for name, values in taken.items():
-            self._medians.setdefault(name, []).append(median(values[-self.takes :]))
+        calls = {name: call for name, (call, _) in works.items()}
+        rounds = self.takes + (not self._medians)
+        for name, values in clock.in_turns(calls, rounds, time.perf_counter, warm=True).items():
+            seconds = median(values[-self.takes :]) / works[name][1]
+            self._medians.setdefault(name, []).append(seconds)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
 def now(device: str) -> float:
@@ -17,10 +18,16 @@ def now(device: str) -> float:
 
 
 def in_turns(
-    calls: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]
+    calls: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    clock: Callable[[], float],
+    warm: bool = False,
 ) -> dict[str, list[float]]:
-    """Seconds of each call, one after another in every round, after one call of each to warm up."""
-    for call in calls.values():
+    """Seconds of each call, one after another in every round.
+
+    Unless they are `warm`, one call of each comes before, to warm up.
+    """
+    for call in () if warm else calls.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
@@ -40,3 +47,23 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def cpu_seconds(work: Callable[[], Any]) -> float:
+    """Processor seconds of one call, of all its threads; they exclude other programs."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def peak_bytes(work: Callable[[], Any]) -> int:
+    """The most bytes of tensors that `work` has at once."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    events = profiler.profiler.kineto_results.events()
+    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
+    allocated = most = 0
+    for _, change in sorted(changes, key=lambda one: one[0]):
+        allocated += change
+        most = max(most, allocated)
+    return most

@@ -6,7 +6,7 @@ Results are compared before anything is timed. `pip install -e .[peers]` install
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,14 @@ class Peer:
     def build(self) -> Timed:
         module, batch = LargeCNN().build(0), examples(self.n)
         fitted = TracIn(learning_rates=False).fit(Task.of(module, cross_entropy), batch)
-        theirs = _load(self.library, MAKE[self.library])(module, batch, self.chunk)
+        try:
+            importlib.import_module(self.library)
+        except ImportError as error:
+            raise UserError(
+                f"{self.library} cannot be imported ({error}): "
+                "`pip install -e .[peers]` installs it"
+            ) from error
+        theirs = MAKE[self.library](module, batch, self.chunk)
         _check_equal(self.library, theirs(), fitted.self_influence(batch))
         return Timed(
             f"self-influence, {self.library} ÷ ours",
@@ -42,16 +49,6 @@ class Peer:
             bound=1.0,
             speedup=True,
         )
-
-
-def _load(library: str, make: Callable[..., Any]) -> Callable[..., Any]:
-    try:
-        importlib.import_module(library)
-    except ImportError as error:
-        raise UserError(
-            f"{library} cannot be imported ({error}): `pip install -e .[peers]` installs it"
-        ) from error
-    return make
 
 
 def _check_equal(library: str, theirs: Tensor, ours: Tensor) -> None:
@@ -119,4 +116,4 @@ def _opacus(module: nn.Module, batch: Examples, chunk: int) -> Callable[[], Tens
 
 
 MAKE: dict[str, Callable[..., Any]] = {"captum": _captum, "backpack": _backpack, "opacus": _opacus}
-PEERS = [Peer(name) for name in ("captum", "backpack", "opacus")]
+PEERS = [Peer(name) for name in get_args(Library)]

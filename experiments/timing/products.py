@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, jvp, vmap
-from torch.profiler import ProfilerActivity, profile
 
 from experiments.models.bert import TinyBert
 from experiments.models.mnist_cnn import LargeCNN, SmallCNN
 from experiments.models.resnet import ResNet
 from experiments.models.vit import ViT
+from experiments.timing.clock import cpu_seconds, peak_bytes
 from experiments.timing.work import CIFAR, MNIST, examples
 from experiments.training.plans import cross_entropy
 from methods.curvature import operators
@@ -91,24 +91,9 @@ def fastest(products: dict[str, Product], vectors: Tensor, seconds: float) -> di
     rounds = 0
     while rounds < 3 or time.perf_counter() - started < seconds:
         for name, product in products.items():
-            began = time.process_time()
-            product(vectors)
-            best[name] = min(best[name], time.process_time() - began)
+            best[name] = min(best[name], cpu_seconds(partial(product, vectors)))
         rounds += 1
     return best
-
-
-def peak_bytes(product: Product, vectors: Tensor) -> int:
-    """The most that a product allocates at one time."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        product(vectors)
-    events = profiled.profiler.kineto_results.events()
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
 
 
 def main() -> None:
@@ -130,7 +115,7 @@ def main() -> None:
                 times = fastest(products, vectors, asked.seconds)
                 row = [f"{name} ({task.size:,}), b = {n}, k = {k}:"]
                 for way, seconds in times.items():
-                    size = peak_bytes(products[way], vectors) / 1e6
+                    size = peak_bytes(partial(products[way], vectors)) / 1e6
                     row.append(f"{way} {1e3 * seconds:.1f} ms {size:.0f} MB")
                 print(", ".join(row).replace(":,", ":"), flush=True)
 

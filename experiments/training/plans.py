@@ -88,7 +88,6 @@ class Stepped(Fit):
     factor: float = 10.0
 
     def rate(self, epoch: float) -> float:
-        """The learning rate after so many epochs."""
         passed = sum(epoch >= round(share * self.epochs) for share in self.drops)
         return self.lr / self.factor**passed
 
@@ -98,7 +97,6 @@ class Cosine(Fit):
     """The learning rate falls to zero along half a cosine, step by step."""
 
     def rate(self, epoch: float) -> float:
-        """The learning rate after so many epochs."""
         return self.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
 
 
@@ -109,7 +107,6 @@ class Ending(Fit):
     of: Fit = field(default_factory=Fit)
 
     def rate(self, epoch: float) -> float:
-        """The learning rate after so many epochs."""
         return self.of.rate(self.of.epochs - self.epochs + epoch)
 
 
@@ -133,7 +130,6 @@ class Grouped(Fit):
     pool: int = 40
 
     def batches(self, train: Mapping[str, Tensor], draw: np.random.Generator) -> list[Tensor]:
-        """The examples of each step of an epoch, as positions."""
         length = train["length"].cpu()
         order = torch.from_numpy(draw.permutation(len(length)))
         pools = [
@@ -149,7 +145,6 @@ class Decayed(Grouped):
     """The learning rate falls linearly to zero, as is usual in fine-tuning."""
 
     def rate(self, epoch: float) -> float:
-        """The learning rate after so many epochs."""
         return self.lr * (1 - epoch / self.epochs)
 
 
@@ -167,7 +162,6 @@ class SharpnessAware(Fit):
     warmup: float = 0.0
 
     def rate(self, epoch: float) -> float:
-        """The learning rate after so many epochs."""
         rise = self.warmup * self.epochs
         if epoch < rise:
             return self.lr * (epoch + 1 / self.epochs) / (rise + 1 / self.epochs)
@@ -184,7 +178,6 @@ class Warmed(Grouped):
     warmup: float = 1.0
 
     def rate(self, epoch: float) -> float:
-        """The learning rate after so many epochs."""
         if epoch < self.warmup:
             return self.lr * epoch / self.warmup
         return self.lr * (self.warmup / epoch) ** 0.5

@@ -43,6 +43,52 @@ class Finish:
     tolerance: float = 1e-4
 
 
+@dataclass(frozen=True)
+class _Objective:
+    """Mean loss + weight_decay/2 |params|^2 of a network's training set, summed in float64."""
+
+    module: nn.Module
+    loss: Loss
+    train: dict[str, Tensor]
+    weight_decay: float
+
+    def __call__(self, point: np.ndarray) -> tuple[float, np.ndarray]:
+        """The value and the gradient, (p,), at parameters (p,), which the module then has."""
+        load_params(self.module, point.astype(np.float32))
+        params, count = list(self.module.parameters()), len(next(iter(self.train.values())))
+        value, gradient = 0.0, torch.zeros(len(point), dtype=torch.float64)
+        for start in range(0, count, CHUNK):
+            batch = {k: v[start : start + CHUNK] for k, v in self.train.items()}
+            total = self.loss(self.module, batch).double().sum() / count
+            value += float(total.detach())
+            grads = torch.autograd.grad(total, params)
+            gradient += torch.cat([g.reshape(-1) for g in grads])
+        value += 0.5 * self.weight_decay * float(point @ point)
+        return value, gradient.numpy() + self.weight_decay * point
+
+    def preconditioner(self, point: np.ndarray, rows: Tensor) -> np.ndarray:
+        """|H + weight_decay|^(-1/2), (p, p), of the Hessian over some rows; eigenvalues floored."""
+        load_params(self.module, point.astype(np.float32))
+        some = {name: column[rows] for name, column in self.train.items()}
+        hessian = exact_hessian(Task.of(self.module, self.loss), some).double().numpy()
+        values, vectors = np.linalg.eigh(hessian)
+        floor = max(self.weight_decay, 1e-6 * float(np.abs(values).max()))
+        sizes = np.maximum(np.abs(values + self.weight_decay), floor)
+        return (vectors * sizes**-0.5) @ vectors.T
+
+    def descend(self, start: np.ndarray, scale: np.ndarray, iterations: int) -> np.ndarray:
+        """One round of L-BFGS over y, where params = start + scale y."""
+
+        def scaled(y: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient = self(start + scale @ y)
+            return value, scale @ gradient
+
+        options = {"maxiter": iterations, "gtol": 0.0, "maxcor": 30, "ftol": 0.0}
+        origin = np.zeros_like(start)
+        minimum = minimize(scaled, origin, jac=True, method="L-BFGS-B", options=options)
+        return start + scale @ minimum.x
+
+
 def converge(
     module: nn.Module,
     loss: Loss,
@@ -56,38 +102,30 @@ def converge(
 
     Returns the minimum, (p,) float64, and its |gradient|_2.
     """
+    objective = _Objective(module, loss, train, weight_decay)
     count = len(next(iter(train.values())))
-    state = scratch / "converge.npz"
-    point = flat_params(module).astype(np.float64)
-    first = 0
+    state, point, first = scratch / "converge.npz", flat_params(module).astype(np.float64), 0
     if state.exists():
         with np.load(state) as saved:
             point, first = saved["point"], int(saved["round"])
-
     for number in track(range(first, plan.rounds), "converging"):
-        value, gradient = _objective(module, loss, train, weight_decay, point)
+        value, gradient = objective(point)
         if not np.isfinite(value):
             raise UserError(f"the loss is {value} after minibatch training: lower fit.lr")
         if np.linalg.norm(gradient) <= plan.tolerance:
             break
         order = numpy_generator(seed, Purpose.PRECONDITION, number).permutation(count)
-        some = {k: v[torch.from_numpy(order[: plan.sample])] for k, v in train.items()}
-        scale = _preconditioner(module, loss, some, weight_decay, point)
-        point = _descend(module, loss, train, weight_decay, point, scale, plan)
+        scale = objective.preconditioner(point, torch.from_numpy(order[: plan.sample]))
+        point = objective.descend(point, scale, plan.iterations)
         content = io.BytesIO()
         np.savez(content, point=point, round=number + 1)
         disk.write_file(state, content.getvalue())
         process.stop_if_requested()
-    _, gradient = _objective(module, loss, train, weight_decay, point)
-    norm = float(np.linalg.norm(gradient))
+    norm = float(np.linalg.norm(objective(point)[1]))
     if norm > plan.tolerance:
         log.warning(
-            "not at a minimum: |gradient| is %.2g after %d rounds of %d iterations, above the "
-            "tolerance of %.2g",
-            norm,
-            plan.rounds,
-            plan.iterations,
-            plan.tolerance,
+            f"not at a minimum: |gradient| is {norm:.2g} after {plan.rounds} rounds of "
+            f"{plan.iterations} iterations, above the tolerance of {plan.tolerance:.2g}"
         )
     return point, norm
 
@@ -96,64 +134,5 @@ def gradient_norm(
     module: nn.Module, loss: Loss, train: dict[str, Tensor], weight_decay: float
 ) -> float:
     """|gradient|_2 of mean loss + weight_decay/2 |params|^2 at the module's parameters."""
-    point = flat_params(module).astype(np.float64)
-    return float(np.linalg.norm(_objective(module, loss, train, weight_decay, point)[1]))
-
-
-def _preconditioner(
-    module: nn.Module,
-    loss: Loss,
-    examples: dict[str, Tensor],
-    weight_decay: float,
-    point: np.ndarray,
-) -> np.ndarray:
-    """|H + weight_decay|^(-1/2), (p, p), of the Hessian over some examples; eigenvalues floored."""
-    _put(module, point)
-    task = Task.of(module, loss)
-    hessian = exact_hessian(task, examples).double().numpy()
-    values, vectors = np.linalg.eigh(hessian)
-    floor = max(weight_decay, 1e-6 * float(np.abs(values).max()))
-    return (vectors * np.maximum(np.abs(values + weight_decay), floor) ** -0.5) @ vectors.T
-
-
-def _descend(
-    module: nn.Module,
-    loss: Loss,
-    columns: dict[str, Tensor],
-    weight_decay: float,
-    start: np.ndarray,
-    scale: np.ndarray,
-    plan: Finish,
-) -> np.ndarray:
-    """One round of L-BFGS over y, where params = start + scale y."""
-
-    def objective(y: np.ndarray) -> tuple[float, np.ndarray]:
-        at = start + scale @ y
-        value, gradient = _objective(module, loss, columns, weight_decay, at)
-        return value, scale @ gradient
-
-    options = {"maxiter": plan.iterations, "gtol": 0.0, "maxcor": 30, "ftol": 0.0}
-    origin = np.zeros_like(start)
-    minimum = minimize(objective, origin, jac=True, method="L-BFGS-B", options=options)
-    return start + scale @ minimum.x
-
-
-def _objective(
-    module: nn.Module, loss: Loss, columns: dict[str, Tensor], weight_decay: float, at: np.ndarray
-) -> tuple[float, np.ndarray]:
-    _put(module, at)
-    params = list(module.parameters())
-    count = len(next(iter(columns.values())))
-    value, gradient = 0.0, torch.zeros(len(at), dtype=torch.float64)
-    for start in range(0, count, CHUNK):
-        batch = {k: v[start : start + CHUNK] for k, v in columns.items()}
-        total = loss(module, batch).double().sum() / count
-        value += float(total.detach())
-        grads = torch.autograd.grad(total, params)
-        gradient += torch.cat([g.reshape(-1) for g in grads])
-    value += 0.5 * weight_decay * float(at @ at)
-    return value, gradient.numpy() + weight_decay * at
-
-
-def _put(module: nn.Module, at: np.ndarray) -> None:
-    load_params(module, at.astype(np.float32))
+    objective = _Objective(module, loss, train, weight_decay)
+    return float(np.linalg.norm(objective(flat_params(module).astype(np.float64))[1]))

@@ -8,11 +8,11 @@ import torch
 
 from analysis import fastif_fig8
 from analysis.numbers import table
-from experiments import mnli_retraining
 from experiments import mnli_retraining as experiment
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.mnli_retraining import Asked, retrained_logits, without
+from experiments.pairs import models
 from experiments.pairs.influence import Plan, balanced
 from experiments.pairs.models import SMOKE, Model, Sample, load, passed
 from tests.analysis.synthetic import mnli_retraining as synthetic
@@ -65,7 +65,7 @@ def test_nothing_left_out_is_the_model_itself():
 
 def test_what_is_left_out_has_no_say(monkeypatch):
     removed = [2, 50, 7]
-    before, real = ask(removed), mnli_retraining.load
+    before, real = ask(removed), models.load
 
     def spoiled(model, sample):
         columns, pairs = real(model, sample)
@@ -75,7 +75,7 @@ def test_what_is_left_out_has_no_say(monkeypatch):
         label[removed] = (label[removed] + 1) % 3
         return {**columns, "label": label}, pairs
 
-    monkeypatch.setattr(mnli_retraining, "load", spoiled)
+    monkeypatch.setattr(models, "load", spoiled)
     question = Asked(without(MODEL, np.array(removed), 0), DEV, (*AT, 41))  # another run
     np.testing.assert_allclose(retrained_logits(question)[:3], before, rtol=1e-4, atol=1e-5)
     assert np.abs(before - ask([])).max() > 1e-4

@@ -74,7 +74,8 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETRACE_RESULTS", str(home))
         # The Hessian of 2,616 parameters costs seconds a block: one of all the examples.
-        patch.setattr(mnist_mislabel, "Blocks", lambda model: models.Blocks(model, 1))
+        blocks = models.Blocks
+        patch.setattr(models, "Blocks", lambda model: blocks(model, 1))
         write_mnist(home, {"train": N_TRAIN + N_EVAL, "test": 10}, patch)
         models.load_data.cache_clear()
         yield home

@@ -125,7 +125,7 @@ def test_rates_are_chosen_on_the_validation_examples_and_divergence_is_worst(mon
     there = load(TINY.data)
     label = (there.validation.columns["label"] + 1) % 10
     wrong = replace(there.validation, columns={**there.validation.columns, "label": label})
-    monkeypatch.setattr(rate_sweep, "load", lambda data: replace(there, validation=wrong))
+    monkeypatch.setattr(classifiers, "load", lambda data: replace(there, validation=wrong))
     other = replace(SWEPT, fit=Sweep(replace(TINY.fit, epochs=6), (0.1,), (0.0,)))
     right = rate_sweep.result(rate_sweep.trials(other)[0]).metrics["accuracy_validation"]
     assert right < 0.3 < tried[plan]
