@@ -21,7 +21,7 @@ from experiments.data import dbpedia, generated_articles, labels
 from experiments.data.dbpedia import Articles
 from experiments.data.words import Vocabulary, jaccard
 from experiments.laboratory.errors import UserError
-from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.experiment import Experiment, sweep
 from experiments.models.text_classifier import BagOfWords, TextClassifier
 from experiments.training import models as training
 from experiments.training.loop import fit
@@ -323,11 +323,8 @@ def _texts_shown(
 
 
 def cells(model: Model, seeds: int, n_queries: int) -> list[Config]:
-    return [
-        Config(replace(model, seed=seed), method, n_queries)
-        for seed in range(seeds)
-        for method in (TracIn(), NearestFeatures())
-    ]
+    methods = TracIn(), NearestFeatures()
+    return sweep(Config(model, n_queries=n_queries), model__seed=range(seeds), method=methods)
 
 
 SMOKE = Model(

@@ -21,7 +21,7 @@ from experiments.digits.models import LARGE, SMOKE, Data, Model, check_shape, lo
 from experiments.laboratory import runs
 from experiments.laboratory.attribution import losses, quality
 from experiments.laboratory.errors import UserError
-from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.experiment import Experiment, sweep
 from experiments.training.loop import fit
 from experiments.training.models import checkpoints
 from experiments.training.plans import Fit, cross_entropy
@@ -257,8 +257,7 @@ def table(dense: Dense, seeds: int, draws: int) -> list[Config]:
     """Every choice on every seed, with `draws` random ones."""
     choices: list[Choice] = [All(), Last(), Early(), Steady(), Converged(), Unconverged()]
     choices += [Proposed(), Even(), *(Random(draw=draw) for draw in range(draws))]
-    models = [replace(dense, model=replace(dense.model, seed=seed)) for seed in range(seeds)]
-    return [Config(model, choice) for model in models for choice in choices]
+    return sweep(Config(dense), dense__model__seed=range(seeds), choice=choices)
 
 
 PLAIN = Fit(epochs=61, batch_size=128, lr=0.5, momentum=0.0, every=3)

@@ -169,7 +169,7 @@ def seeds(model: models.Model, plan: Plan, n: int) -> list[tuple[models.Model, P
     return [(replace(model, seed=seed), plan) for seed in range(n)]
 
 
-TRAPS, SOME = models.generated_hans(150, 240), models.subset_hans(9_000, 9_000)
+TRAPS, SOME = models.hans_pairs("generated", 150, 240), models.hans_pairs("subset", 9_000, 9_000)
 FEW = Plan(k=30, depth=8)
 AT_SMOKE = Config(sample=models.Sample("mnli dev", "generated", 120), n=10)
 PRESETS: dict[str, list[Config]] = {

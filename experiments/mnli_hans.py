@@ -269,13 +269,13 @@ TRUNCATED = Plan(k=30, depth=8)
 PRESETS: dict[str, list[Config]] = {
     "smoke": cells(
         Config(models.SMOKE_TWO, plan=TRUNCATED, iterations=2),
-        models.generated_hans(150, 210),
+        models.hans_pairs("generated", 150, 210),
         2,
         {PAPER_LR: 1},
     ),
     "small": cells(
         Config(models.SMALL_TWO, plan=BY_RULE),
-        models.subset_hans(3_000, 1_830),
+        models.hans_pairs("subset", 3_000, 1_830),
         3,
         {PAPER_LR: 3, HIGHER_LR: 1},
     ),

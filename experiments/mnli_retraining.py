@@ -188,10 +188,6 @@ def _removals(config: Config, classifier: models.Trained) -> Iterator[Removal]:
         yield "random", name, random_of_label(labels, label, most, draw)
 
 
-def cells(config: Config) -> list[Config]:
-    return sweep(config, point=range(config.points))
-
-
 LAST = models.Model(
     Bert(frozen=5), models.Sample(n=3_000), fit=replace(models.FIT, epochs=4, every=4)
 )
@@ -202,7 +198,7 @@ FEW = replace(
 )
 RELEASED = Plan(k=1_000, depth=1_000, sample=1, damping=50.0, scale=1e4)
 PRESETS: dict[str, list[Config]] = {
-    "smoke": cells(
+    "smoke": sweep(
         Config(
             FEW,
             Plan(),
@@ -213,10 +209,11 @@ PRESETS: dict[str, list[Config]] = {
             remove=(1, 5),
             seeds=(0,),
             others=(1, 2),
-        )
+        ),
+        point=range(2),
     ),
-    "small": cells(Config(LAST, ks=(300, 1_500))),
-    "paper": cells(
+    "small": sweep(Config(LAST, ks=(300, 1_500)), point=range(6)),
+    "paper": sweep(
         Config(
             models.PAPER,
             RELEASED,
@@ -224,7 +221,8 @@ PRESETS: dict[str, list[Config]] = {
             sample=models.Sample("mnli dev", "whole"),
             seeds=(0,),
             others=(1, 2, 3),
-        )
+        ),
+        point=range(6),
     ),
 }
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.func import grad
 
 from experiments.laboratory import disk
@@ -69,7 +68,8 @@ def after_steps(
 @torch.no_grad()
 def _after_step(task: Task, pair: Examples, query: Examples, lrs: np.ndarray) -> np.ndarray:
     """Loss of each query after one step on a pair, (n_query, lrs)."""
-    start, gradient = task.flatten(task.params), _gradient(task, pair)
+    start = task.flatten(task.params)
+    gradient = task.flatten(grad(lambda params: task.loss(params, pair).sum())(task.params))
     moved = torch.empty_like(start)
     params = task.unflatten(moved)  # views
     losses = []
@@ -77,11 +77,6 @@ def _after_step(task: Task, pair: Examples, query: Examples, lrs: np.ndarray) ->
         torch.add(start, gradient, alpha=-float(lr), out=moved)
         losses.append(task.loss(params, query))
     return torch.stack(losses, dim=1).numpy()
-
-
-def _gradient(task: Task, pair: Examples) -> Tensor:
-    """Gradient of the loss of one pair, (p,)."""
-    return task.flatten(grad(lambda params: task.loss(params, pair).sum())(task.params))
 
 
 def _save(path: Path, loss: np.ndarray) -> None:

@@ -18,7 +18,7 @@ from experiments.data.parallel import Corpus
 from experiments.laboratory.attribution import randproj
 from experiments.laboratory.device import device, on_device
 from experiments.laboratory.errors import UserError
-from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.experiment import Experiment, sweep
 from experiments.timing import clock
 from experiments.translation import models
 from experiments.translation.models import Model, examples
@@ -76,16 +76,11 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     }
 
 
-def cells(config: Config, times: int) -> list[Config]:
-    """The same measurement, repeated."""
-    return [replace(config, again=again) for again in range(times)]
-
-
 PAPER = replace(models.PAPER, train=Corpus("wmt17", 0, 2_048))
 PRESETS = {
-    "smoke": cells(Config(models.SMOKE, n=128, rounds=2), 2),
-    "small": cells(Config(), 3),
-    "paper": cells(Config(PAPER, batch=2_048, n=2_048), 3),
+    "smoke": sweep(Config(models.SMOKE, n=128, rounds=2), again=range(2)),
+    "small": sweep(Config(), again=range(3)),
+    "paper": sweep(Config(PAPER, batch=2_048, n=2_048), again=range(3)),
 }
 
 EXPERIMENT = Experiment(

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.digits.models import Data, Model, trained, with_seed
+from experiments.digits.models import Data, Model, trained
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
@@ -308,7 +308,7 @@ def cells(
 
 def preset(model: Model, seeds: int, *settings: Any) -> list[Config]:
     """Cells of all seeds; those without FAISS first, which run where it is missing."""
-    made = [cell for s in range(seeds) for cell in cells(with_seed(model, s), *settings)]
+    made = [cell for s in range(seeds) for cell in cells(replace(model, seed=s), *settings)]
     return sorted(made, key=lambda cell: not isinstance(cell.method, Exact))
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -202,7 +202,3 @@ SMOKE = Model(
     data=Data("digits", n_train=1_000, n_eval=797),
     fit=Fit(epochs=30, batch_size=50, lr=0.01, weight_decay=1e-3, every=3, adam=Adam()),
 )
-
-
-def with_seed(model: Model, seed: int) -> Model:
-    return replace(model, seed=seed)

@@ -5,7 +5,6 @@ first token after the last encoder layer, is computed once as a column.
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,16 +59,13 @@ class First:
 
 def column(model: Model, sample: Sample) -> Examples:
     """Examples with `first` (n, width) and `label` (n,)."""
-    config = First(model, sample)
-    run = runs.once("nli_first", config, lambda _: _first_tokens(config))
     examples, _ = load(model, sample)
+
+    def compute(_: Path) -> dict[str, Any]:
+        return {"first": in_batches(trained(model).module.first, examples, "first tokens").numpy()}
+
+    run = runs.once("nli_first", First(model, sample), compute)
     return {"first": torch.from_numpy(np.array(run.array("first"))), "label": examples["label"]}
-
-
-def _first_tokens(config: First) -> dict[str, Any]:
-    module = trained(config.model).module
-    examples, _ = load(config.model, config.sample)
-    return {"first": in_batches(module.first, examples, "first tokens").numpy()}
 
 
 @dataclass(frozen=True)
@@ -228,8 +224,14 @@ def _path(
             began = _time()
             try:
                 _, estimate = next(path)
-            except MethodError:
-                return _diverged(sample, best, {"error": error, "distance": distance}, seconds)
+            except MethodError as cause:
+                if best is None:
+                    raise MethodError(
+                        f"LiSSA diverged at the largest minibatch, {sample}: raise scale, or "
+                        "damping"
+                    ) from cause
+                none = {"seconds": np.full_like(seconds, np.nan), "last": np.zeros(0)}
+                return {"error": error, "distance": distance, **none}
             spent += _time() - began
             seconds[place, repeat] = spent
             sums[place] += estimate
@@ -243,17 +245,6 @@ def _path(
     for (place, repeat), mean in means.items():
         distance[place, repeat] = relative_distance(mean, last)
     return {"error": error, "distance": distance, "seconds": seconds, "last": last.numpy()}
-
-
-def _diverged(
-    sample: int, best: Tensor | None, errors: Mapping[str, np.ndarray], seconds: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The results of a B whose recursion diverged; an error for the largest, the reference."""
-    if best is None:
-        raise MethodError(
-            f"LiSSA diverged at the largest minibatch, {sample}: raise scale, or damping"
-        )
-    return {**errors, "seconds": np.full_like(seconds, np.nan), "last": np.zeros(0)}
 
 
 def relative_distance(estimate: Tensor, reference: Tensor) -> np.ndarray:

@@ -94,23 +94,17 @@ class Hans:
     evaluation: Sample
 
 
-def generated_hans(n_train: int, n_evaluation: int) -> Hans:
-    """Pairs of the generated language that have the traps of HANS."""
-    return _hans("generated", n_train, n_evaluation)
+def hans_pairs(source: Source, n_train: int | None = None, n_evaluation: int | None = None) -> Hans:
+    """Pairs of HANS; those of `subset` are without final stops, as in the subset of MultiNLI.
 
-
-def subset_hans(n_train: int, n_evaluation: int) -> Hans:
-    """Some pairs of HANS, without final stops as in the subset of MultiNLI."""
-    return _hans("subset", n_train, n_evaluation)
-
-
-def _hans(source: Source, n_train: int | None, n_evaluation: int | None) -> Hans:
+    `generated` pairs are those of the generated language that have the traps of HANS.
+    """
     return Hans(
         Sample("hans train", source, n_train), Sample("hans evaluation", source, n_evaluation)
     )
 
 
-WHOLE_HANS = _hans("whole", None, None)
+WHOLE_HANS = hans_pairs("whole")
 
 
 @dataclass(frozen=True)
@@ -313,8 +307,17 @@ class Pass:
 
 def passed(model: Model | Simulator, sample: Sample) -> Run:
     """A run with `features` (n, width), the classifier's inputs, and `logits` (n, labels)."""
-    config = Pass(model, sample)
-    return runs.once("nli_pass", config, lambda _: _pass(config))
+
+    def compute(_scratch: Path) -> dict[str, Any]:
+        module = trained(model).module
+        examples, _ = load(task_model(model), sample)
+        features = in_batches(module.features, examples, "features")
+        with torch.no_grad():
+            predicted = module.classifier(features)
+        right = float((predicted.argmax(1) == examples["label"]).float().mean())
+        return {"features": features.numpy(), "logits": predicted.numpy(), "accuracy": right}
+
+    return runs.once("nli_pass", Pass(model, sample), compute)
 
 
 def logits(module: Top, examples: Examples) -> Tensor:
@@ -343,20 +346,6 @@ def in_batches(
 def accuracy(module: Top, examples: Examples) -> float:
     """Share of examples whose label is predicted."""
     return float((logits(module, examples).argmax(1) == examples["label"]).float().mean())
-
-
-def _pass(config: Pass) -> dict[str, Any]:
-    module = trained(config.model).module
-    examples, _ = load(task_model(config.model), config.sample)
-    features = in_batches(module.features, examples, "features")
-    with torch.no_grad():
-        predicted = module.classifier(features)
-    right = (predicted.argmax(1) == examples["label"]).float()
-    return {
-        "features": features.numpy(),
-        "logits": predicted.numpy(),
-        "accuracy": float(right.mean()),
-    }
 
 
 def _training_set(model: Model | Simulator) -> tuple[Examples, Pairs]:

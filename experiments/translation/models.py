@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -203,14 +204,9 @@ def columns(words: Vocabulary, pairs: Pairs, length: int) -> dict[str, Tensor]:
 
 def in_blocks(items: Iterable[tuple[str, str]], size: int) -> Iterable[Pairs]:
     """Pairs in blocks of `size`, in order."""
-    block: list[tuple[str, str]] = []
-    for pair in track(items, "sentence pairs"):
-        block.append(pair)
-        if len(block) == size:
-            yield Pairs([s for s, _ in block], [t for _, t in block])
-            block = []
-    if block:
-        yield Pairs([s for s, _ in block], [t for _, t in block])
+    remaining = iter(track(items, "sentence pairs"))
+    while block := list(islice(remaining, size)):
+        yield Pairs([source for source, _ in block], [target for _, target in block])
 
 
 def translated(config: Translated) -> runs.Run:

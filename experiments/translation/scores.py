@@ -74,10 +74,11 @@ class Polluted:
         return len(self.corpus.load())
 
     def part(self, shard: int) -> "Shard":
-        """The pairs of one shard."""
+        """One of the shards."""
         pairs, _ = self.load()
         bounds = np.linspace(0, len(pairs), self.shards + 1).astype(int)
-        return Shard(pairs.take(range(bounds[shard], bounds[shard + 1])))
+        first, last = bounds[shard], bounds[shard + 1]
+        return Shard(last - first, lambda a, b: pairs.take(range(first + a, first + b)))
 
     def chosen(self, index: np.ndarray) -> Iterator[tuple[str, str]]:
         """The pairs at increasing positions."""
@@ -86,32 +87,10 @@ class Polluted:
 
 @dataclass(frozen=True)
 class Shard:
-    """Pairs in memory."""
+    """`n` pairs of a pool; `take(start, end)` reads those from `start` to before `end`."""
 
-    pairs: Pairs
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def take(self, start: int, end: int) -> Pairs:
-        """The pairs from `start` to before `end`."""
-        return self.pairs.take(range(start, min(end, len(self.pairs))))
-
-
-@dataclass(frozen=True)
-class FileShard:
-    """Lines of two files too large for memory, from `first` to before `last`."""
-
-    lines: Lines
-    first: int
-    last: int
-
-    def __len__(self) -> int:
-        return max(0, min(self.last, self.lines.n) - self.first)
-
-    def take(self, start: int, end: int) -> Pairs:
-        """The pairs from `start` to before `end`."""
-        return self.lines.take(self.first + start, self.first + min(end, len(self)))
+    n: int
+    take: Callable[[int, int], Pairs]
 
 
 @dataclass(frozen=True)
@@ -158,9 +137,11 @@ class Crawl:
         """The number of pairs."""
         return self.open().n
 
-    def part(self, shard: int) -> FileShard:
-        """The pairs of one shard."""
-        return FileShard(self.open(), shard * self.lines, (shard + 1) * self.lines)
+    def part(self, shard: int) -> Shard:
+        """One of the shards."""
+        lines, first = self.open(), shard * self.lines
+        n = max(0, min(self.lines, lines.n - first))
+        return Shard(n, lambda a, b: lines.take(first + a, first + b))
 
     def chosen(self, index: np.ndarray) -> Iterator[tuple[str, str]]:
         """The pairs at increasing positions."""
@@ -298,7 +279,7 @@ def score(config: Scoring, scratch: Path) -> dict[str, Any]:
     part = config.pool.part(config.shard)
     blocks: dict[str, list[np.ndarray]] = {name: [np.empty(0, np.float32)] for name in methods}
     seconds = dict.fromkeys(methods, 0.0)
-    for start, end in streamed(len(part), BLOCK):
+    for start, end in streamed(part.n, BLOCK):
 
         def block(start: int = start, end: int = end) -> dict[str, np.ndarray]:
             some, arrays = examples(config.model, part.take(start, end)), {}
@@ -316,7 +297,7 @@ def score(config: Scoring, scratch: Path) -> dict[str, Any]:
             blocks[name].append(values[f"score {name}"])
             seconds[name] += float(values[f"seconds {name}"])
     return {
-        "n_pairs": len(part),
+        "n_pairs": part.n,
         **{f"dim_{family(method)}": dimension(method) for method in config.methods},
         **{f"seconds_{name}": value for name, value in seconds.items()},
         **{f"score_{name}": np.concatenate(values) for name, values in blocks.items()},

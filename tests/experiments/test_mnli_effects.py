@@ -15,7 +15,7 @@ from experiments.laboratory.errors import UserError
 from experiments.mnli_effects import Config
 from experiments.pairs import influence as nli_points
 from experiments.pairs.influence import Plan
-from experiments.pairs.models import SMOKE_TWO, Sample, generated_hans, load, trained
+from experiments.pairs.models import SMOKE_TWO, Sample, hans_pairs, load, trained
 from methods import fastif
 from methods.errors import MethodError
 from methods.rows.gradients import gradient_rows
@@ -27,7 +27,7 @@ MODEL = replace(
     train=Sample("mnli train", "generated", 90),
     fit=replace(SMOKE_TWO.fit, epochs=2, every=2),
 )
-HANS = generated_hans(60, 90)
+HANS = hans_pairs("generated", 60, 90)
 PLAN = Plan(k=12, depth=10, sample=4, damping=2.0, scale=60.0)
 AT = Config(MODEL, HANS.evaluation, "subsequence", PLAN, n=7)
 

@@ -14,7 +14,7 @@ from experiments import mnli_hans as nli_correction
 from experiments.laboratory.errors import UserError
 from experiments.mnli_hans import Anchors, Config, Influential, Nearest, Random, Similar
 from experiments.pairs.influence import Plan, features
-from experiments.pairs.models import SMOKE_TWO, Sample, generated_hans, load, trained
+from experiments.pairs.models import SMOKE_TWO, Sample, hans_pairs, load, trained
 from methods import fastif
 from methods.errors import MethodError
 from methods.rows.gradients import gradient_rows
@@ -26,7 +26,7 @@ MODEL = replace(
     train=Sample("mnli train", "generated", 120),
     fit=replace(SMOKE_TWO.fit, epochs=4, every=4),
 )
-HANS = generated_hans(60, 90)
+HANS = hans_pairs("generated", 60, 90)
 PLAN = Plan(k=25, depth=15, sample=4, damping=2.0, scale=60.0)
 AT = Config(MODEL, plan=PLAN, evaluation=HANS.evaluation, n_anchors=6, iterations=3, batch=5)
 
