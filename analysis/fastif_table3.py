@@ -9,14 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis.ink.marks import (
-    draw_key,
-    draw_value,
-    mark,
-    name_lines,
-    printed_mark,
-    stretch_percent,
-)
+from analysis.ink.marks import draw_key, draw_value, mark, name_lines, printed_mark, stretch_percent
 from analysis.ink.style import PAGE, UNNAMED, new_panels
 from analysis.numbers.fastif_points import POINTS_RULE, TIER_NOTES, counted, of_work, stated
 from analysis.numbers.statistics import NONE, Interval, over_seeds, single

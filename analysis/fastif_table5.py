@@ -13,15 +13,7 @@ from scipy import stats
 from analysis.ink.marks import draw_matrix, write_in_cell
 from analysis.ink.style import GREY, PAGE, new_panels
 from analysis.numbers import influence_graph
-from analysis.numbers.influence_graph import (
-    HANS,
-    KINDS,
-    SLICES,
-    Edges,
-    Graph,
-    graph,
-    shared,
-)
+from analysis.numbers.influence_graph import HANS, KINDS, SLICES, Edges, Graph, graph, shared
 from analysis.numbers.statistics import Interval, over_seeds
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated
 from analysis.numbers.verdict import TOLERANCE_RULE

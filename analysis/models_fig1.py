@@ -18,11 +18,7 @@ from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
 MEMORIZED, NULL = "hard_memorized", "null_memorized"
-SERIES = {
-    MEMORIZED: "memorized pairs",
-    "hard_all": "all pairs",
-    NULL: "by chance",
-}
+SERIES = {MEMORIZED: "memorized pairs", "hard_all": "all pairs", NULL: "by chance"}
 LINES = {"memorized pairs": "-", "by chance": ":"}
 ENOUGH, FEW, SOME, MANY = 0.7, 25, 100, (200, 400)
 WIDE, NEAR_ZERO, LOW = 0.5, 0.1, 0.3

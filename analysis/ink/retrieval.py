@@ -4,14 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.ink.marks import (
-    draw_key,
-    draw_value,
-    mark,
-    name_lines,
-    printed_mark,
-    stretch_percent,
-)
+from analysis.ink.marks import draw_key, draw_value, mark, name_lines, printed_mark, stretch_percent
 from analysis.ink.style import GREY, look, new_panels
 from analysis.numbers.table import Row, records
 

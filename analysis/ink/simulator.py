@@ -9,16 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.ink.style import (
-    BLACK,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    new_lattice,
-)
+from analysis.ink.style import BLACK, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, new_lattice
 from analysis.numbers.cells import unlisted
 from analysis.numbers.simulator import CONTROLS
 from analysis.numbers.table import records
