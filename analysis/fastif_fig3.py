@@ -1,7 +1,6 @@
 """Figure 3 of FastIF: how many of the most influential pairs are among the nearest neighbours."""
 
 import math
-import sys
 from itertools import product
 from typing import Any
 
@@ -180,4 +179,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

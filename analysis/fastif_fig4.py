@@ -1,6 +1,5 @@
 """Figure 4 of FastIF: what s_test costs and how wrong it is, over J, B and T."""
 
-import sys
 from itertools import product
 
 import numpy as np
@@ -246,6 +245,5 @@ ARTIFACT = Artifact(
     needs=of_work("Inverse"),
 )
 
-
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,6 +1,5 @@
 """Figure 5 of FastIF: simulator loss after a step on influential pairs, four points."""
 
-import sys
 from functools import partial
 
 from analysis.ink.simulator import draw
@@ -30,4 +29,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,6 +1,5 @@
 """Figure 6 of FastIF: circular bipartite graphs of influence on wrong predictions."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -355,6 +354,5 @@ ARTIFACT = Artifact(
     tier_notes=influence_graph.TIER_NOTES,
 )
 
-
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,7 +1,6 @@
 """Figure 7 of FastIF: accuracy on each slice of HANS while stepping on influential pairs."""
 
 import math
-import sys
 
 import numpy as np
 import pandas as pd
@@ -412,6 +411,5 @@ ARTIFACT = Artifact(
     page=page,
 )
 
-
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

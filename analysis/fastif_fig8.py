@@ -1,6 +1,5 @@
 """Figure 8 of FastIF: change of the loss on a point without its influential pairs."""
 
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -262,6 +261,5 @@ ARTIFACT = Artifact(
     },
 )
 
-
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,6 +1,5 @@
 """Figure 9 of FastIF: simulator loss after a step on influential pairs, every point."""
 
-import sys
 from functools import partial
 
 from analysis.ink.simulator import draw
@@ -24,4 +23,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

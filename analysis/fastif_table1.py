@@ -1,7 +1,6 @@
 """Table 1 of FastIF: how long an influence function takes, and which change saves how much."""
 
 import math
-import sys
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -339,6 +338,5 @@ ARTIFACT = Artifact(
     needs=of_work("RunTime", "Product"),
 )
 
-
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,7 +1,6 @@
 """Table 3 of FastIF: correlations of fast with full influence, and with plain gradients."""
 
 import math
-import sys
 
 import numpy as np
 import pandas as pd
@@ -215,6 +214,5 @@ ARTIFACT = Artifact(
     needs=of_work("Agreement"),
 )
 
-
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

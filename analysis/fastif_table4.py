@@ -1,7 +1,6 @@
 """Table 4 of FastIF: strengths and numbers of helpful and harmful edges, by slice."""
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
@@ -183,4 +182,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,6 +1,5 @@
 """Table 5 of FastIF: whether training pairs influence two slices alike."""
 
-import sys
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -190,4 +189,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,7 +1,6 @@
 """Attributions of single networks against ensembles: a table and a figure of our own."""
 
 import math
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -323,6 +322,5 @@ ARTIFACT = Artifact(
     page=page,
 )
 
-
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,6 +1,5 @@
 """Figure 1 of Subsets: agreement of influence estimates by the number of models, over restarts."""
 
-import sys
 from itertools import pairwise
 
 import numpy as np
@@ -177,4 +176,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

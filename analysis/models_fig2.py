@@ -1,7 +1,6 @@
 """Figure 2 of Subsets, with Table 2b: agreement of networks seed by seed, and beside accuracy."""
 
 import math
-import sys
 from itertools import pairwise
 
 import numpy as np
@@ -174,4 +173,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

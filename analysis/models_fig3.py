@@ -1,7 +1,6 @@
 """Figure 3 of Subsets: models needed for an influence, and the p of trained networks."""
 
 import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -242,4 +241,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,7 +1,5 @@
 """Figure 4 of Subsets: the distribution of p over examples, with test-time augmentation or not."""
 
-import sys
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -84,4 +82,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

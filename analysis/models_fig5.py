@@ -1,7 +1,5 @@
 """Figure 5 of Subsets: self-consistency of estimates from probabilities and right answers."""
 
-import sys
-
 import pandas as pd
 
 from analysis.ink.overlap import draw
@@ -48,4 +46,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,7 +1,5 @@
 """Figure 6 of Subsets: estimates from probabilities and right answers, against all models."""
 
-import sys
-
 import pandas as pd
 
 from analysis.ink.overlap import draw
@@ -83,4 +81,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

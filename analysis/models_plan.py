@@ -1,7 +1,6 @@
 """What a subset ensemble can resolve for a budget, and when to stop: plans against simulation."""
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
@@ -202,4 +201,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

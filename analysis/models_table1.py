@@ -1,7 +1,6 @@
 """Table 1 of Subsets: networks fine-tuned without an example against networks trained again."""
 
 import math
-import sys
 
 import numpy as np
 import pandas as pd
@@ -128,4 +127,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,7 +1,6 @@
 """Table 2 of Subsets: agreement and accuracy with and without test-time augmentation."""
 
 import math
-import sys
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -74,4 +73,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

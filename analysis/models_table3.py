@@ -1,7 +1,6 @@
 """Table 3 of Subsets: agreement by what is random, initial parameters, order, or both."""
 
 import math
-import sys
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -95,4 +94,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

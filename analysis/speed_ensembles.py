@@ -1,6 +1,5 @@
 """How fast ensembles are trained, by the number of networks in a stack, and estimated."""
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -155,4 +154,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

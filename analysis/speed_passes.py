@@ -1,7 +1,6 @@
 """What methods cost in passes over the data, and how far that is from what the work must cost."""
 
 import math
-import sys
 from collections.abc import Iterable
 
 import pandas as pd
@@ -150,4 +149,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

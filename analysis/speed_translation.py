@@ -1,6 +1,5 @@
 """Throughput of self-influence in translation: passes over the data, pairs an hour, a corpus."""
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -90,4 +89,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())
