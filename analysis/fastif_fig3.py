@@ -9,25 +9,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.ink.style import BLACK, BLUE, GREY, VERMILLION, Look, draw_curve, new_lattice
-from analysis.numbers.fastif_points import (
-    POINTS_RULE,
-    TIER_NOTES,
-    by_prediction,
-    counted,
-    of_work,
-    over_points,
-    stated,
-)
+from analysis.numbers import fastif_points
+from analysis.numbers.fastif_points import by_prediction, counted, of_work, over_points, stated
 from analysis.numbers.statistics import single
 from analysis.numbers.table import Row, aside, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
 SELECTORS, KINDS = ("kNN", "H = I"), ("harmful", "helpful", "unsigned")
-PRINTED = {  # share of the pairs: recall in %, Sec. 5.1
-    50_000 / 392_702: 60.0,
-    5_000 / 392_702: 20.0,
-}
+PRINTED = {50_000 / 392_702: 60.0, 5_000 / 392_702: 20.0}  # share of pairs: recall in %, Sec. 5.1
 FAR, FACTOR = 2.0, 1.5
 LOOKS = {
     ("kNN", "harmful"): Look(VERMILLION, "D", "harmful"),
@@ -43,7 +33,7 @@ RULE = (
     " harmful pairs is above that of helpful ones where the prediction is right, and below it"
     " where it is wrong. The two recalls that the text states are compared to a factor of"
     f" {FACTOR:g}, for each m because the text does not say which m it means, and decide nothing."
-    f" {POINTS_RULE}"
+    f" {fastif_points.POINTS_RULE}"
 )
 
 
@@ -56,10 +46,9 @@ def _rows(run: Run) -> list[Row]:
     ks, ms, points = work["ks"], work["ms"], by_prediction(run)
     recall = 100 * np.asarray(run.array("recall"))  # (selectors, kinds, ms, ks, points)
     rows = []
+    cells = list(product(*map(enumerate, (ks, SELECTORS, KINDS))))
     for (m_at, m), (predicted, mask) in product(enumerate(ms), points.items()):
-        for (k_at, k), (s, selector), (i, kind) in product(
-            enumerate(ks), enumerate(SELECTORS), enumerate(KINDS)
-        ):
+        for (k_at, k), (s, selector), (i, kind) in cells:
             about = {"predicted": predicted, "influence": kind, "m": m, "k": k}
             ours = over_points(recall[s, i, m_at, k_at, mask])
             rows.append(curve(selector, f"R@{m}", "%", ours, **about))
@@ -134,16 +123,14 @@ def findings(table: pd.DataFrame) -> list[str]:
     either = table[(table["predicted"] == "either") & (table["influence"] == "unsigned")]
     recall = {(r["method"], r["m"], r["k"]): r for r in records(either)}
     largest = max((row["k"] for row in gaps), default=0)
-    sentences = []
-    for row in (row for row in gaps if row["k"] == largest):
-        m, k = row["m"], row["k"]
-        sentences.append(
-            f"Of the {counted(m)} most influential pairs, the {counted(k)} nearest contain"
-            f" {stated(recall['kNN', m, k])}%, and the {counted(k)} of the largest inner product"
-            f" of gradients (H = I) {stated(recall['H = I', m, k])}%; the difference is"
-            f" {stated(row)} points."
-        )
-    return sentences
+    return [
+        f"Of the {counted(row['m'])} most influential pairs, the {counted(largest)} nearest contain"
+        f" {stated(recall['kNN', row['m'], largest])}%, and the {counted(largest)} of the largest"
+        f" inner product of gradients (H = I) {stated(recall['H = I', row['m'], largest])}%; the"
+        f" difference is {stated(row)} points."
+        for row in gaps
+        if row["k"] == largest
+    ]
 
 
 ARTIFACT = Artifact(
@@ -174,7 +161,7 @@ ARTIFACT = Artifact(
         " kNN does not.",
     ),
     findings=findings,
-    tier_notes=TIER_NOTES,
+    tier_notes=fastif_points.TIER_NOTES,
     needs=of_work("Recall"),
 )
 

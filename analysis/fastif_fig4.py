@@ -7,27 +7,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.ink import style
 from analysis.ink.marks import draw_key, mark
-from analysis.ink.style import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    SHADES,
-    Look,
-    draw_curve,
-    fit_values,
-    new_lattice,
-)
-from analysis.numbers.fastif_points import (
-    POINTS_RULE,
-    TIER_NOTES,
-    by_prediction,
-    counted,
-    of_work,
-    over_points,
-    stated,
-)
+from analysis.ink.style import SHADES, Look, draw_curve, fit_values, new_lattice
+from analysis.numbers import fastif_points
+from analysis.numbers.fastif_points import by_prediction, counted, of_work, over_points, stated
 from analysis.numbers.statistics import single
 from analysis.numbers.table import Row, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
@@ -36,7 +20,8 @@ from experiments.laboratory.runs import Run
 ERROR, DISTANCE = "error", "distance to the most expensive"
 MEASURES = {"error": ERROR, "distance": DISTANCE}  # by array
 MIDDLE = 1_000  # J of the panels over B and T, or the middle of a shorter grid
-REPEATS = ((ORANGE, "o"), (GREEN, "s"), (BLUE, "D"), (GREY, "^"))  # looks by T, from 1
+# Looks by T, from 1.
+REPEATS = ((style.ORANGE, "o"), (style.GREEN, "s"), (style.BLUE, "D"), (style.GREY, "^"))
 SETTINGS = {
     "damping": "damping",
     "scale": "scale",
@@ -53,7 +38,7 @@ RULE = (
     " parameters. The error at the largest B over that at the smallest (T = 1), at the largest J"
     " over the smallest (smallest B, T = 1), and at the largest T over T = 1 (smallest B) is"
     " below 1. This is claimed for the error from the solution and for the paper's measure, the"
-    f" distance from the most expensive estimate. {POINTS_RULE} Intervals of seconds are over"
+    f" distance from the most expensive estimate. {fastif_points.POINTS_RULE} Intervals of seconds are over"
     " repeats, or over steps."
 )
 
@@ -69,9 +54,7 @@ def _rows(run: Run) -> list[Row]:
     name = f"damping {float(run.metrics['damping']):.3g}, {'by our rule' if ours else 'released'}"
     seconds = np.asarray(run.array("seconds"))
     errors = {label: np.asarray(run.array(key)) for key, label in MEASURES.items()}
-    middle = len(depths) // 2
-    if MIDDLE in depths:
-        middle = depths.tolist().index(MIDDLE)
+    middle = depths.tolist().index(MIDDLE) if MIDDLE in depths else len(depths) // 2
     rows = []
     for (b, sample), (j, depth) in product(enumerate(samples), enumerate(depths)):
         at = {"B": int(sample), "J": int(depth)}
@@ -83,16 +66,13 @@ def _rows(run: Run) -> list[Row]:
             for group, mask in list(by_prediction(run).items())[:2]:
                 error = over_points(errors[ERROR][b, j, 0, mask])
                 rows.append(curve(name, f"error, predicted {group}", "", error, T=1, **at))
-    for key, label in SETTINGS.items():
-        rows.append(curve(name, label, "", single(run.metrics[key])))
+    rows += [curve(name, label, "", single(run.metrics[key])) for key, label in SETTINGS.items()]
     if ours:
         rows += _whole(run)
     wide, long = (f"{one} {grid[-1]} ÷ {grid[0]}" for one, grid in (("B", samples), ("J", depths)))
-    for label, ratio in {
-        wide: seconds[-1, middle] / seconds[0, middle],
-        long: seconds[0, -1] / seconds[0, 0],
-    }.items():
-        rows.append(claim(name, f"time, {label}", "x", over_points(ratio), at_least=1.0))
+    for what, above, below in ((wide, (-1, middle), (0, middle)), (long, (0, -1), (0, 0))):
+        growth = over_points(seconds[above] / seconds[below])
+        rows.append(claim(name, f"time, {what}", "x", growth, at_least=1.0))
     last = seconds.shape[2] - 1
     for label, values in errors.items():
         ratios = {
@@ -158,8 +138,8 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def _draw_errors(axes: Axes, rows: pd.DataFrame, look: Look) -> None:
     draw_curve(axes, rows[(rows["quantity"] == ERROR) & (rows["n"] > 0)], "B", look)
-    other = rows[(rows["quantity"] == DISTANCE) & (rows["n"] > 0) & (rows["ours"] > 0)]
-    other = other.sort_values("B")
+    positive = (rows["n"] > 0) & (rows["ours"] > 0)
+    other = rows[(rows["quantity"] == DISTANCE) & positive].sort_values("B")
     axes.plot(other["B"], other["ours"], "--", color=look.colour, linewidth=0.8)
 
 
@@ -235,9 +215,9 @@ ARTIFACT = Artifact(
     ),
     findings=findings,
     tier_notes={
-        **TIER_NOTES,
+        **fastif_points.TIER_NOTES,
         "small": (
-            f"{TIER_NOTES['small']} The grid differentiates pooler and classifier alone, 148,995"
+            f"{fastif_points.TIER_NOTES['small']} The grid differentiates pooler and classifier alone, 148,995"
             " parameters over the first token after the last layer, so that the solver converges;"
             " steps over all trained parameters are timed too."
         ),

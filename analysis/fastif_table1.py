@@ -11,15 +11,8 @@ from matplotlib.figure import Figure
 
 from analysis.ink.marks import draw_key, draw_value, mark, name_lines, printed_mark
 from analysis.ink.style import BLUE, GREEN, GREY, PAGE, new_panels
-from analysis.numbers.fastif_points import (
-    PAPER_N,
-    POINTS_RULE,
-    TIER_NOTES,
-    counted,
-    of_work,
-    over_points,
-    stated,
-)
+from analysis.numbers import fastif_points
+from analysis.numbers.fastif_points import PAPER_N, counted, of_work, over_points, stated
 from analysis.numbers.statistics import geometric, single
 from analysis.numbers.table import Row, aside, claim, curve, records, tabulated
 from analysis.numbers.verdict import TOLERANCE_RULE
@@ -36,10 +29,8 @@ ONCE = {  # metrics of what is not repeated for every query
     "features_seconds": "features of all pairs, once a model",
     "startup_seconds": "start of the processes, once a session",
 }
-PAPER = {  # k: times faster than the original without kNN, by s_test
-    10_000: (8.0, 18.0, 50.0),
-    1_000: (10.0, 38.0, 82.0),
-}
+# By k: times faster than the original without kNN, by s_test.
+PAPER = {10_000: (8.0, 18.0, 50.0), 1_000: (10.0, 38.0, 82.0)}
 FACTOR, LEAST = 3.0, 80.0
 PRODUCT, AT_MOST = "Hessian product ÷ forward and backward", 2.6
 CANDIDATES, AT_MOST_CANDIDATES = "influence of candidates ÷ forward and backward", 2.0
@@ -49,7 +40,7 @@ RULE = (
     f" configuration in one process, with the smallest k, is over {LEAST:g} times faster than the"
     " original without kNN; at each k, fast s_test is faster than the original one, and several"
     " processes than one."
-    f" Printed speed-ups are judged by a factor of {FACTOR:g}. {TOLERANCE_RULE} {POINTS_RULE}"
+    f" Printed speed-ups are judged by a factor of {FACTOR:g}. {TOLERANCE_RULE} {fastif_points.POINTS_RULE}"
     " Works are timed in turns within one process."
 )
 
@@ -90,14 +81,14 @@ class Costs:
             return search + count * one["whole_candidate"] + self.depth * one["whole_step_large"]
         candidates = count * one["rows_candidate"]
         steps = self.workers * self.depth * one["step_one"]
-        if s_test == "fast":
-            return search + candidates + steps
-        return search + candidates / self.gain("candidate") + steps / self.gain("step")
+        if s_test == "shared":
+            candidates, steps = candidates / self.gain("candidate"), steps / self.gain("step")
+        return search + candidates + steps
 
     def chain(self, n: int, k: int) -> dict[str, np.ndarray]:
         """The same after each change, from the original without kNN to the last of them."""
         one, search = self.seconds, self.search(n, k)
-        repeats = self.workers * self.depth
+        repeats, thin = self.workers * self.depth, f"s_test: B = 1, T = {self.workers}"
 
         def total(candidate: str, steps: int, step: str) -> np.ndarray:
             return search + k * one[candidate] + steps * one[step]
@@ -105,9 +96,7 @@ class Costs:
         return {
             "original, no kNN": self.total(n, None, "original"),
             "candidates: kNN": total("whole_candidate", self.depth, "whole_step_large"),
-            f"s_test: B = 1, T = {self.workers}": total(
-                "whole_candidate", repeats, "whole_step_one"
-            ),
+            thin: total("whole_candidate", repeats, "whole_step_one"),
             "frozen layers once": total("cached_candidate", repeats, "cached_step_one"),
             "factored rows": total("rows_candidate", repeats, "cached_step_one"),
             "products at layers": self.total(n, k, "fast"),
@@ -124,10 +113,8 @@ class Costs:
             f"{self.workers} processes, candidates": ("alone_candidate", "together_candidate"),
             f"{self.workers} processes, s_test": ("alone_step", "together_step"),
         }
-        return {
-            name: self.seconds[slow] / self.seconds[quick]
-            for name, (slow, quick) in changes.items()
-        }
+        s = self.seconds
+        return {name: s[slow] / s[quick] for name, (slow, quick) in changes.items()}
 
     def gain(self, part: str) -> np.ndarray:
         """How many times faster the processes together are than one of them alone."""
@@ -145,9 +132,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
 
 def _rows(run: Run) -> list[Row]:
     costs = Costs.of(run)
-    rows = []
-    for n in dict.fromkeys((costs.n, PAPER_N)):
-        rows += _speed_ups(costs, n)
+    rows = [row for n in dict.fromkeys((costs.n, PAPER_N)) for row in _speed_ups(costs, n)]
     rows += _causes(costs)
     ratio = geometric(costs.seconds["rows_candidate"] / costs.seconds["rows_pass"])
     rows.append(curve(CANDIDATES, "ratio", "passes", ratio, bound=AT_MOST_CANDIDATES))
@@ -201,17 +186,15 @@ def _named(k: int | None) -> str:
 def _causes(costs: Costs) -> list[Row]:
     """The way from the original to the fast configuration, one change after another."""
     rows = []
-    totals = costs.chain(PAPER_N, min(costs.ks))
-    before: np.ndarray | None = None
-    for place, (name, total) in enumerate(totals.items()):
+    totals = list(costs.chain(PAPER_N, min(costs.ks)).items())
+    for place, (name, total) in enumerate(totals):
         about = {"pairs": PAPER_N, "step": place}
         rows.append(curve(name, "time after the change", "s", over_points(total), **about))
-        if before is not None:
-            rows.append(curve(name, "factor", "x", geometric(before / total), **about))
-        before = total
-    for name, ratio in costs.gains().items():
-        rows.append(curve(name, "factor of the part", "x", geometric(ratio)))
-    return rows
+        if place:
+            factor = geometric(totals[place - 1][1] / total)
+            rows.append(curve(name, "factor", "x", factor, **about))
+    parts = costs.gains().items()
+    return rows + [curve(name, "factor of the part", "x", geometric(r)) for name, r in parts]
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -222,8 +205,7 @@ def draw(table: pd.DataFrame) -> Figure:
     chain = [row for row in rows if row["quantity"] == "time after the change"]
     titles = ["Times faster than no kNN, original s_test", f"Seconds at {PAPER_N:,} pairs"]
     height = 1.0 + 0.26 * max(len(labels), len(chain))
-    figure, panels = new_panels(titles, width=PAGE, height=height)
-    left, right = panels
+    figure, (left, right) = new_panels(titles, width=PAGE, height=height)
     for row in speed:
         place = labels.index(row["method"])
         if row["pairs"] == PAPER_N:
@@ -326,7 +308,7 @@ ARTIFACT = Artifact(
     ),
     findings=findings,
     tier_notes={
-        **TIER_NOTES,
+        **fastif_points.TIER_NOTES,
         "small": (
             "Small tier: all-MiniLM-L6-v2, six layers 384 wide, in place of bert-base, fine-tuned"
             " on 12,808 of the 392,702 pairs of MultiNLI, cut at 64 tokens. Embeddings and three"
