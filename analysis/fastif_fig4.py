@@ -36,9 +36,9 @@ RULE = (
     "Claims, for each damping: the time at the largest B over that at the smallest, and at the"
     " largest J over the smallest, is above 1; so is the time of a step over all trained"
     " parameters. The error at the largest B over that at the smallest (T = 1), at the largest J"
-    " over the smallest (smallest B, T = 1), and at the largest T over T = 1 (smallest B) is"
-    " below 1. This is claimed for the error from the solution and for the paper's measure, the"
-    f" distance from the most expensive estimate. {fastif_points.POINTS_RULE} Intervals of seconds are over"
+    " over the smallest (smallest B, T = 1), and at the largest T over T = 1 (smallest B) is below"
+    " 1. This is claimed for the error from the solution and for the paper's measure, the distance"
+    f" from the most expensive estimate. {fastif_points.POINTS_RULE} Intervals of seconds are over"
     " repeats, or over steps."
 )
 
@@ -217,9 +217,9 @@ ARTIFACT = Artifact(
     tier_notes={
         **fastif_points.TIER_NOTES,
         "small": (
-            f"{fastif_points.TIER_NOTES['small']} The grid differentiates pooler and classifier alone, 148,995"
-            " parameters over the first token after the last layer, so that the solver converges;"
-            " steps over all trained parameters are timed too."
+            f"{fastif_points.TIER_NOTES['small']} The grid differentiates pooler and classifier"
+            " alone, 148,995 parameters over the first token after the last layer, so that the"
+            " solver converges; steps over all trained parameters are timed too."
         ),
     },
     needs=of_work("Inverse"),

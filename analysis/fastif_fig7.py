@@ -352,12 +352,11 @@ def _loss_without_accuracy(rows: list[Row]) -> list[str]:
     if loss is None or accuracy is None or loss["high"] >= 0 or accuracy["low"] > 0:
         return []
     return [
-        "Helpful pairs lower the loss on pairs they were not chosen for, as influence predicts,"
-        " but accuracy does not follow. Likely cause: half of each slice is entailed and the"
-        " model predicts entailment nearly everywhere, at an accuracy near 50%. Steps first make"
-        " it less certain, which changes the loss before any answer changes. The paper's network"
-        " is 14.7 million trained parameters of BERT-base, ours the last layer of a small"
-        " encoder."
+        "Helpful pairs lower the loss on pairs they were not chosen for, as influence predicts, but"
+        " accuracy does not follow. Likely cause: half of each slice is entailed and the model"
+        " predicts entailment nearly everywhere, at an accuracy near 50%. Steps first make it less"
+        " certain, which changes the loss before any answer changes. The paper's network is 14.7"
+        " million trained parameters of BERT-base, ours the last layer of a small encoder."
     ]
 
 

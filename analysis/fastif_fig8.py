@@ -250,13 +250,12 @@ ARTIFACT = Artifact(
             " 150, 1 and 5 pairs left out, one seed; numbers are not comparable."
         ),
         "small": (
-            "Small tier: the last layer of a 6-layer encoder of width 384, whose embedding"
-            " training included NLI pairs, on 3,000 of the 392,702 training pairs, in place of"
-            " BERT-base; the layers below are not fine-tuned, so that they have not learnt the"
-            " pairs left out. k is a tenth and a half of these pairs in place of 1,000 and"
-            " 10,000. Each set is retrained with two seeds, the first being that of the model"
-            " whose influence is measured; 6 seeds estimate the spread. Fast s_test is the mean"
-            " of 4 repeats."
+            "Small tier: the last layer of a 6-layer encoder of width 384, whose embedding training"
+            " included NLI pairs, on 3,000 of the 392,702 training pairs, in place of BERT-base;"
+            " the layers below are not fine-tuned, so that they have not learnt the pairs left out."
+            " k is a tenth and a half of these pairs in place of 1,000 and 10,000. Each set is"
+            " retrained with two seeds, the first being that of the model whose influence is"
+            " measured; 6 seeds estimate the spread. Fast s_test is the mean of 4 repeats."
         ),
     },
 )

@@ -39,9 +39,8 @@ RULE = (
     f"Claims, at the paper's {PAPER_N:,} pairs, from the measured seconds of each part: the fast"
     f" configuration in one process, with the smallest k, is over {LEAST:g} times faster than the"
     " original without kNN; at each k, fast s_test is faster than the original one, and several"
-    " processes than one."
-    f" Printed speed-ups are judged by a factor of {FACTOR:g}. {TOLERANCE_RULE} {fastif_points.POINTS_RULE}"
-    " Works are timed in turns within one process."
+    f" processes than one. Printed speed-ups are judged by a factor of {FACTOR:g}. {TOLERANCE_RULE}"
+    f" {fastif_points.POINTS_RULE} Works are timed in turns within one process."
 )
 
 

@@ -177,12 +177,11 @@ def _fixed_point(rows: dict[tuple[str, str], Row]) -> list[str]:
         left = (1 - damping / scale) ** depth
         agree = rows[f"Few steps vs Full, all pairs; {name}", "Pearson"]
         return [
-            f"The released recursion, scale {scale:g} and damp"
-            f" {damping / scale:g}, tends to (H + {damping:g} I)⁻¹ g: an effective damping"
-            f" of {damping:g}; {100 * left:.1g}% of the way is left after its"
-            f" {counted(depth)} steps. With scale {rows[method, 'scale']['ours']:.3g},"
-            f" {counted(few['ours'])} steps give scores that correlate {stated(agree, '.2f')}%"
-            " (Pearson) with it over all pairs."
+            f"The released recursion, scale {scale:g} and damp {damping / scale:g}, tends to (H +"
+            f" {damping:g} I)⁻¹ g: an effective damping of {damping:g}; {100 * left:.1g}% of the"
+            f" way is left after its {counted(depth)} steps. With scale"
+            f" {rows[method, 'scale']['ours']:.3g}, {counted(few['ours'])} steps give scores that"
+            f" correlate {stated(agree, '.2f')}% (Pearson) with it over all pairs."
         ]
     return []
 

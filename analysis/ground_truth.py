@@ -34,13 +34,12 @@ TITLES = (
 )
 
 RULE = (
-    "Claims of our own, for each set. Over queries, paired, of the LDS: (1) influence functions"
-    " of one network are above plain gradient products; (2) TracIn and influence functions"
-    " averaged over all networks are above those of one, and (3) above the ensemble's own"
-    " estimate from as many trainings; (4) the ensemble's estimate from all models that are not"
-    " held out is above every attribution of all networks. Over networks: (5) the rank"
-    " correlation of self-influence with memorization is positive, for TracIn and influence"
-    " functions."
+    "Claims of our own, for each set. Over queries, paired, of the LDS: (1) influence functions of"
+    " one network are above plain gradient products; (2) TracIn and influence functions averaged"
+    " over all networks are above those of one, and (3) above the ensemble's own estimate from as"
+    " many trainings; (4) the ensemble's estimate from all models that are not held out is above"
+    " every attribution of all networks. Over networks: (5) the rank correlation of self-influence"
+    " with memorization is positive, for TracIn and influence functions."
 )
 
 

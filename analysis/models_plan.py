@@ -30,13 +30,12 @@ NEEDED_LABELS = {
 }
 
 RULE = (
-    "Claims, over seeds of simulated ensembles, each from one: (1) the standard error of"
-    f" estimates whose true value is 0 is within {WITHIN_ERROR:.0%} of the plan's, from {ENOUGH}"
-    f" models on; (2) the rate at which they pass a threshold is within {WITHIN_RATE:g} of the"
-    " plan's at the worst threshold; (3) so is the IOU of two ensembles by chance alone, on"
-    " average; (4) the stop rule is conservative: the false share it expects is at most"
-    f" {WITHIN_FALSE:g} below the true one at any threshold that 50 pairs pass. The plan is ours"
-    " and in no paper."
+    "Claims, over seeds of simulated ensembles, each from one: (1) the standard error of estimates"
+    f" whose true value is 0 is within {WITHIN_ERROR:.0%} of the plan's, from {ENOUGH} models on;"
+    f" (2) the rate at which they pass a threshold is within {WITHIN_RATE:g} of the plan's at the"
+    " worst threshold; (3) so is the IOU of two ensembles by chance alone, on average; (4) the stop"
+    f" rule is conservative: the false share it expects is at most {WITHIN_FALSE:g} below the true"
+    " one at any threshold that 50 pairs pass. The plan is ours and in no paper."
 )
 
 

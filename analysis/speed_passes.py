@@ -142,8 +142,7 @@ ARTIFACT = Artifact(
         " JVP passes depends on how far those are from their limit.",
         "The exact Hessian is far from its limit: by the profiler, 39% of its time is backward"
         " convolutions over 8 channels, 19% copies between layouts of memory, 14% forward"
-        " convolutions, 12% sums; with so few channels none runs near the rate of a large"
-        " product.",
+        " convolutions, 12% sums; with so few channels none runs near the rate of a large product.",
     ),
     page=page,
 )
