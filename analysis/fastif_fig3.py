@@ -112,8 +112,8 @@ def draw(table: pd.DataFrame) -> Figure:
     for top, bottom, m in zip(*grid, ms, strict=True):
         top.set_title(f"top m = {counted(m)}")
         bottom.set_xlabel("k")
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=5, columnspacing=1.2)
+    named = grid[0][0].get_legend_handles_labels()
+    figure.legend(*named, loc="outside upper center", ncols=5, columnspacing=1.2)
     return figure
 
 

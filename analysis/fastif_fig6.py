@@ -13,16 +13,7 @@ from matplotlib.figure import Figure
 from analysis.ink.marks import mark
 from analysis.ink.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, VERMILLION, new_grid
 from analysis.numbers import influence_graph
-from analysis.numbers.influence_graph import (
-    ASKED,
-    HANS,
-    MODELS,
-    SLICES,
-    Edges,
-    Graph,
-    graph,
-    helpful_share,
-)
+from analysis.numbers.influence_graph import ASKED, HANS, MODELS, SLICES, Edges, Graph, graph
 from analysis.numbers.statistics import geometric, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
@@ -40,12 +31,8 @@ GAP = 0.03  # radians between outer nodes, or less between many
 FULL = 0.9  # the share of the circle that they may fill
 
 COLOURS = {"H (L)": BLUE, "H (S)": ORANGE, "H (C)": PURPLE, "M": BLACK}
-NAMES = {
-    "H (L)": "lexical\noverlap",
-    "H (S)": "subsequence",
-    "H (C)": "constituent",
-    "M": "MultiNLI",
-}
+WORDS = ("lexical\noverlap", "subsequence", "constituent", "MultiNLI")
+NAMES = dict(zip(SLICES.values(), WORDS, strict=True))
 LABEL: dict[str, Any] = {
     "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
     "ha": "center", "va": "center", "fontsize": 6, "zorder": 5,
@@ -90,12 +77,9 @@ def _strongest_share(influence: np.ndarray, sign: int) -> float:
 
 
 def _claims(graphs: list[Graph]) -> list[Row]:
-    graphs = [each for each in graphs if each]
-    shares = [np.mean([helpful_share(edges) for edges in each.values()]) for each in graphs]
-    ratios = [
-        float(np.exp(np.mean([np.log(influence_graph.ratio(edges)) for edges in each.values()])))
-        for each in graphs
-    ]
+    slices = [list(each.values()) for each in graphs if each]
+    shares = [np.mean([*map(influence_graph.helpful_share, each)]) for each in slices]
+    ratios = [float(np.exp(np.mean(np.log([*map(influence_graph.ratio, e)])))) for e in slices]
     times = geometric([ratio for ratio in ratios if 0 < ratio < np.inf])
     return [
         claim("MultiNLI", "share of edges, helpful", "", over_seeds(shares), at_most=0.5),
@@ -118,9 +102,8 @@ def _subsets(by_seed: dict[int, dict[str, Run]]) -> list[Row]:
 
 
 def _per_pair(edges: Edges, train_part: np.ndarray) -> float:
-    total = np.bincount(
-        edges.candidates.ravel(), np.abs(edges.influence).ravel(), minlength=edges.n_train
-    )
+    sizes = np.abs(edges.influence).ravel()
+    total = np.bincount(edges.candidates.ravel(), sizes, minlength=edges.n_train)
     own = np.asarray(train_part) == "lexical_overlap"
     return float(total[own].mean() / total[~own].mean())
 
@@ -132,11 +115,10 @@ def _edges(model: str, part: str, edges: Edges, train_part: np.ndarray) -> list[
         signed = (sign * edges.influence).ravel()
         for at in np.argsort(-signed, kind="stable")[:DRAWN]:
             if signed[at] > 0:
-                query, column = divmod(int(at), edges.candidates.shape[1])
-                train = int(edges.candidates[query, column])
-                where = {"part": part, "query": query, "train": train}
-                where["train_part"] = str(train_part[train])
-                influence = single(edges.influence[query, column])
+                train = int(edges.candidates.ravel()[at])
+                where = {"part": part, "query": int(at) // edges.candidates.shape[1]}
+                where |= {"train": train, "train_part": str(train_part[train])}
+                influence = single(edges.influence.ravel()[at])
                 rows.append(curve(model, f"edge, {word}", "", influence, kind="edge", **where))
     return rows
 
@@ -204,9 +186,9 @@ def spread(angles: Mapping[int, float]) -> dict[int, float]:
     names = sorted(angles, key=lambda name: (angles[name] % (2 * np.pi), name))
     at = np.array([angles[name] % (2 * np.pi) for name in names])
     gaps = np.diff(at, append=at[0] + 2 * np.pi)
-    cut = int(gaps.argmax()) + 1
-    at = np.concatenate([at[cut:], at[:cut] + 2 * np.pi]) if cut < n else at
-    names = names[cut:] + names[:cut] if cut < n else names
+    cut = (int(gaps.argmax()) + 1) % n
+    at = np.concatenate([at[cut:], at[:cut] + 2 * np.pi])
+    names = names[cut:] + names[:cut]
     gap = min(GAP, FULL * 2 * np.pi / n)
     even = gap * np.arange(n)
     moved = _isotonic(at - even) + even
@@ -295,9 +277,8 @@ def _draw_edges(
         path = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
         curves.append(np.column_stack([path.real, path.imag]))
     widths, alpha = 0.2 + 1.1 * links.weight, 0.15 + 0.5 * links.weight
-    axes.add_collection(
-        LineCollection(curves, colors=colour, linewidths=widths, alpha=alpha, zorder=2)
-    )
+    lines = LineCollection(curves, colors=colour, linewidths=widths, alpha=alpha, zorder=2)
+    axes.add_collection(lines)
     for part, radius in RADII.items():
         x, y = _points([outer[name] for name in outer if part_of[name] == part], radius)
         shade = GREY if part == "mnli" else COLOURS[SLICES[part]]

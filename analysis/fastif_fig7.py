@@ -1,6 +1,9 @@
 """Figure 7 of FastIF: accuracy on each slice of HANS while stepping on influential pairs."""
 
 import math
+from collections.abc import Callable
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,11 +21,7 @@ from experiments.laboratory.runs import Run
 PAPER_LR = 1e-4
 SOURCES = {"mnli train": "MultiNLI", "hans train": "HANS"}
 MNLI, HANS = SOURCES.values()
-PARTS = {
-    "lexical_overlap": "lexical overlap",
-    "subsequence": "subsequence",
-    "constituent": "constituent",
-}
+PARTS = {part: part.replace("_", " ") for part in ("lexical_overlap", "subsequence", "constituent")}
 LOOKS = {  # by arm
     "helpful": Look(GREEN, "o", "helpful"),
     "harmful": Look(VERMILLION, "v", "harmful"),
@@ -60,30 +59,24 @@ def observe(runs: list[Run]) -> pd.DataFrame:
     """
     frames = []
     for run in runs:
-        config = run.config
-        arm, accuracy, loss = (
-            config["arm"],
-            *(np.asarray(run.array(n)) for n in ("accuracy", "loss")),
-        )
-        frame = pd.DataFrame(
-            {
-                "step": np.arange(len(accuracy)),
-                "accuracy": 100 * accuracy,
-                "gain": 100 * (accuracy - accuracy[0]),
-                "loss_change": loss - loss[0],
-            }
-        ).assign(
-            lr=float(config["lr"]),
-            part=PARTS[config["part"]],
-            arm=str(arm.get("side") or arm["type"].lower()),
-            seed=int(config["model"]["seed"]),
-            repeat=int(config["repeat"]),
-            own_slice=run.metrics.get("own_slice", np.nan),
-            entailed=run.metrics.get("entailed", np.nan),
-            cosine=float(np.asarray(run.array("cosine"))[0]),
-        )
+        config, arm = run.config, run.config["arm"]
+        accuracy, loss = (np.asarray(run.array(name)) for name in ("accuracy", "loss"))
+        columns = {
+            "step": np.arange(len(accuracy)),
+            "accuracy": 100 * accuracy,
+            "gain": 100 * (accuracy - accuracy[0]),
+            "loss_change": loss - loss[0],
+            "lr": float(config["lr"]),
+            "part": PARTS[config["part"]],
+            "arm": str(arm.get("side") or arm["type"].lower()),
+            "seed": int(config["model"]["seed"]),
+            "repeat": int(config["repeat"]),
+            "own_slice": run.metrics.get("own_slice", np.nan),
+            "entailed": run.metrics.get("entailed", np.nan),
+            "cosine": float(np.asarray(run.array("cosine"))[0]),
+        }
         pools = [SOURCES[arm["pool"]["which"]]] if "pool" in arm else SOURCES.values()
-        frames += [frame.assign(source=pool) for pool in pools]
+        frames += [pd.DataFrame(columns | {"source": pool}) for pool in pools]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -94,9 +87,7 @@ def last_steps(steps: pd.DataFrame) -> pd.DataFrame:
 
 def over_models(rows: pd.DataFrame, column: str) -> Interval:
     """The interval over models of a column, first averaged over what else varies."""
-    if rows.empty:
-        return NONE
-    return over_seeds(rows.groupby("seed")[column].mean().to_numpy())
+    return NONE if rows.empty else over_seeds(rows.groupby("seed")[column].mean())
 
 
 def gap(last: pd.DataFrame, one: str, other: str, column: str = "gain") -> Interval:
@@ -116,29 +107,24 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     steps = observe(runs)
     if steps.empty:
         return tabulated([])
-    rows = [
-        row
-        for (lr, source), group in steps.groupby(["lr", "source"], sort=True)
-        for row in (*_curves(group, lr, source), *_ends(last_steps(group), lr, source))
-    ]
+    rows: list[Row] = []
+    for (lr, source), group in steps.groupby(["lr", "source"], sort=True):
+        rows += [*_curves(group, lr, source), *_ends(last_steps(group), lr, source)]
     for lr, group in last_steps(steps).groupby("lr"):
-        judged = lr == PAPER_LR
-        rows += [
-            row if judged or row["kind"] == "curve" else row | {"kind": SECOND}
-            for row in _claims(group, float(lr))
-        ]
+        for row in _claims(group, float(lr)):
+            shown = lr == PAPER_LR or row["kind"] == "curve"
+            rows.append(row if shown else row | {"kind": SECOND})
     return tabulated(rows)
 
 
 def _curves(group: pd.DataFrame, lr: float, source: str) -> list[Row]:
     rows = []
-    for part in PARTS.values():
-        for arm in LOOKS:
-            mine = group[(group["part"] == part) & (group["arm"] == arm)]
-            for step, at in mine.groupby("step"):
-                where = {"source": source, "lr": lr, "part": part, "step": step}
-                rows.append(curve(arm, "accuracy", "%", over_models(at, "accuracy"), **where))
-                rows.append(curve(arm, "gain", "points", over_models(at, "gain"), **where))
+    for part, arm in product(PARTS.values(), LOOKS):
+        mine = group[(group["part"] == part) & (group["arm"] == arm)]
+        for step, at in mine.groupby("step"):
+            where = {"source": source, "lr": lr, "part": part, "step": step}
+            rows.append(curve(arm, "accuracy", "%", over_models(at, "accuracy"), **where))
+            rows.append(curve(arm, "gain", "points", over_models(at, "gain"), **where))
     for arm in LOOKS:
         for step, at in group[group["arm"] == arm].groupby("step"):
             where = {"source": source, "lr": lr, "step": step}
@@ -152,9 +138,8 @@ def _ends(last: pd.DataFrame, lr: float, source: str) -> list[Row]:
     where = {"source": source, "lr": lr}
     for arm in LOOKS:
         mine = last[last["arm"] == arm]
-        rows.append(
-            curve(arm, "gain over all slices", "points", over_models(mine, "gain"), **where)
-        )
+        whole = over_models(mine, "gain")
+        rows.append(curve(arm, "gain over all slices", "points", whole, **where))
         for part in PARTS.values():
             change = over_models(mine[mine["part"] == part], "loss_change")
             rows.append(curve(arm, "change of loss", "nats", change, **where, part=part))
@@ -175,55 +160,44 @@ def _claims(last: pd.DataFrame, lr: float) -> list[Row]:
     overlap = plain[(plain["arm"] == "helpful") & (plain["part"] == PARTS["lexical_overlap"])]
     lowered = over_models(overlap, "loss_change")
     gains, losses = f"gains, {MNLI}", f"loss on lexical overlap, {MNLI}"
-
-    def printed(pool: pd.DataFrame, other: str, paper: float) -> list[Row]:
-        return [
-            number(name, f"printed gap, {source}", "points", ours, paper, TOLERANCE, source=source)
-            for name, source, ours in _gap(pool, "helpful", other)
-        ]
-
+    above: dict[str, Any] = {"make": claim, "at_least": 0.0}
+    printed: dict[str, Any] = {"make": number, "what": "printed gap", "tolerance": TOLERANCE}
     rows = [
-        *_above(plain, "helpful", START, at_least=GAIN, paper=GAIN),
-        *_above(plain, "helpful", "random"),
-        *_above(plain, "random", "harmful"),
-        *_above(plain, "helpful", "anchors"),
+        *_gap_rows(plain, "helpful", START, claim, at_least=GAIN, paper=GAIN),
+        *_gap_rows(plain, "helpful", "random", **above),
+        *_gap_rows(plain, "random", "harmful", **above),
+        *_gap_rows(plain, "helpful", "anchors", **above),
         claim("helpful + harmful", gains, "points", further, at_least=0.0, source=MNLI),
         claim("helpful − start", losses, "nats", lowered, at_most=0.0, source=MNLI),
-        *_above(augmented, "random", START),
-        *_above(augmented, "helpful", "random"),
-        *_above(augmented, "helpful", "anchors"),
-        *printed(plain, "anchors", ABOVE_ANCHORS),
-        *printed(augmented, "random", ABOVE_RANDOM),
+        *_gap_rows(augmented, "random", START, **above),
+        *_gap_rows(augmented, "helpful", "random", **above),
+        *_gap_rows(augmented, "helpful", "anchors", **above),
+        *_gap_rows(plain, "helpful", "anchors", **printed, paper=ABOVE_ANCHORS),
+        *_gap_rows(augmented, "helpful", "random", **printed, paper=ABOVE_RANDOM),
     ]
     for pool in (plain, augmented):
         for other in ("similar", "nearest"):
-            for name, source, ours in _gap(pool, "helpful", other):
-                rows.append(curve(name, f"accuracy, {source}", "points", ours, source=source))
+            rows += _gap_rows(pool, "helpful", other)
         # Influence is of the loss: how much lower helpful pairs leave it.
         for other in ("random", "similar", "nearest"):
-            for name, source, ours in _gap(pool, "helpful", other, "loss_change"):
-                rows.append(curve(name, f"loss, {source}", "nats", ours, source=source))
+            rows += _gap_rows(pool, "helpful", other, what="loss")
     return [row | {"lr": lr, "quantity": f"{row['quantity']}, lr {lr:g}"} for row in rows]
 
 
-def _gap(
-    last: pd.DataFrame, one: str, other: str, column: str = "gain"
-) -> list[tuple[str, str, Interval]]:
-    """The name, the source and the interval of a gap; nothing where no run is of that pool."""
+def _gap_rows(
+    last: pd.DataFrame,
+    one: str,
+    other: str,
+    make: Callable[..., Row] = curve,
+    what: str = "accuracy",
+    **more: Any,
+) -> list[Row]:
+    """The row of a gap in loss or in accuracy, by `make`; none where no run is of that pool."""
     if last.empty:
         return []
-    return [(f"{one} − {other}", str(last["source"].iloc[0]), gap(last, one, other, column))]
-
-
-def _above(
-    last: pd.DataFrame, one: str, other: str, at_least: float = 0.0, paper: float = math.nan
-) -> list[Row]:
-    """The claim that one arm ends above another."""
-    about = {"at_least": at_least, "paper": paper}
-    return [
-        claim(name, f"accuracy, {source}", "points", ours, source=source, **about)
-        for name, source, ours in _gap(last, one, other)
-    ]
+    unit, column = ("nats", "loss_change") if what == "loss" else ("points", "gain")
+    source, ours = str(last["source"].iloc[0]), gap(last, one, other, column)
+    return [make(f"{one} − {other}", f"{what}, {source}", unit, ours, source=source, **more)]
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -246,8 +220,8 @@ def draw(table: pd.DataFrame) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("steps")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(LOOKS))
+    named = grid[0][0].get_legend_handles_labels()
+    figure.legend(*named, loc="outside upper center", ncols=len(LOOKS))
     return figure
 
 

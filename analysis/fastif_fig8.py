@@ -7,19 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.ink.style import (
-    BLACK,
-    BLUE,
-    COLUMN,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    Look,
-    fit_values,
-    new_lattice,
-)
+from analysis.ink import style
+from analysis.ink.style import BLACK, BLUE, GREEN, GREY, ORANGE, Look, fit_values, new_lattice
 from analysis.numbers.statistics import over_seeds
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
@@ -35,9 +24,9 @@ LOOKS = {
     "H = I": Look(ORANGE, "^", "H = I"),
     "features": Look(GREEN, "v", "features"),
     "random": Look(GREY, "x", "random"),
-    MATCHED: Look(PURPLE, "+", MATCHED),
+    MATCHED: Look(style.PURPLE, "+", MATCHED),
 }
-FAST = ((BLUE, "o"), (SKY, "s"))
+FAST = ((BLUE, "o"), (style.SKY, "s"))
 
 RULE = (
     "A point's change is its loss after retraining without some pairs minus its loss after"
@@ -63,8 +52,8 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
                 changes = [_change(run, name, end) for run in members]
                 for place, m in enumerate(numbers):
                     ours = over_seeds([change[place] for change in changes])
-                    about = {"group": group, "end": end, "removed": m}
                     quantity = f"change, {end} {m} left out, {group}"
+                    about = {"group": group, "end": end, "removed": m}
                     rows.append(curve(name, quantity, "nats", ours, **about))
     rows += _effect_rows(runs, names)
     return tabulated([*rows, *_shared(runs, names, numbers), *_claims(runs, names)])
@@ -106,9 +95,10 @@ def _effect_rows(runs: Sequence[Run], names: Sequence[str]) -> list[Row]:
     systems = [*_fast(names), "Full", *CONTROLS, MATCHED]
     effects = {name: _effects(runs, name) for name in systems}
     rows = [curve(name, "effect", "nats", over_seeds(effects[name])) for name in systems]
-    for name in (*CONTROLS, MATCHED):
-        less = over_seeds(effects["Full"] - effects[name])
-        rows.append(curve(f"Full − {name}", "effect", "nats", less))
+    rows += [
+        curve(f"Full − {name}", "effect", "nats", over_seeds(effects["Full"] - effects[name]))
+        for name in (*CONTROLS, MATCHED)
+    ]
     return [*rows, _spread(runs, SPREAD)]
 
 
@@ -153,7 +143,7 @@ def _claims(runs: Sequence[Run], names: Sequence[str]) -> list[Row]:
 
 def draw(table: pd.DataFrame) -> Figure:
     """Change of the loss against the number of pairs left out, by end and prediction."""
-    figure, grid = new_lattice(2, 2, width=COLUMN, height=4.2, share_x=True, share_y=False)
+    figure, grid = new_lattice(2, 2, width=style.COLUMN, height=4.2, share_x=True, share_y=False)
     rows = table[(table["kind"] == "curve") & (table["end"] != "")]
     for panels, end in zip(grid, ENDS, strict=True):
         for axes, group in zip(panels, GROUPS, strict=True):
@@ -164,10 +154,8 @@ def draw(table: pd.DataFrame) -> Figure:
         panels[0].set_ylabel("Change in loss (nats)")
     for axes in grid[1]:
         axes.set_xlabel("Pairs left out")
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=3, fontsize=6.5, columnspacing=1.0
-    )
+    named = grid[0][0].get_legend_handles_labels()
+    figure.legend(*named, loc="outside upper center", ncols=3, fontsize=6.5, columnspacing=1.0)
     return figure
 
 

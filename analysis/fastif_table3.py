@@ -86,12 +86,9 @@ def _correlations(run: Run, systems: tuple[str, str], k: int | None) -> np.ndarr
     if k is not None:
         near = np.asarray(run.array("neighbours"))[:, :k]
         one, other = (np.take_along_axis(scores, near, 1) for scores in (one, other))
-    return np.array(
-        [
-            [100 * measure(a, b).statistic for measure in MEASURES.values()]
-            for a, b in zip(one, other, strict=True)
-        ]
-    )
+    points = list(zip(one, other, strict=True))
+    measured = [[measure(*point).statistic for measure in MEASURES.values()] for point in points]
+    return 100 * np.array(measured)
 
 
 def _within(ours: Interval) -> Interval:

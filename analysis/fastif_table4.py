@@ -10,17 +10,7 @@ from matplotlib.figure import Figure
 from analysis.ink.marks import draw_key, draw_value, mark, name_lines, printed_mark
 from analysis.ink.style import BLUE, GREY, PAGE, new_panels
 from analysis.numbers import influence_graph
-from analysis.numbers.influence_graph import (
-    ASKED,
-    KINDS,
-    SLICES,
-    Edges,
-    Graph,
-    graph,
-    helpful_share,
-    ratio,
-    strength,
-)
+from analysis.numbers.influence_graph import ASKED, KINDS, SLICES, Graph, helpful_share, ratio
 from analysis.numbers.statistics import geometric, over_seeds
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
 from analysis.numbers.verdict import TOLERANCE_RULE
@@ -51,7 +41,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
         return tabulated([])
     rows: list[Row] = []
     for kind in KINDS:
-        graphs = [graph(by_seed[seed], kind) for seed in sorted(by_seed)]
+        graphs = [influence_graph.graph(by_seed[seed], kind) for seed in sorted(by_seed)]
         for part in SLICES.values():
             rows += _slice(graphs, part, kind)
     return tabulated(rows + influence_graph.count_rows("model", by_seed))
@@ -68,15 +58,12 @@ def _slice(graphs: list[Graph], part: str, kind: str) -> list[Row]:
     of_times = own | {side: math.exp(log) for side, log in logs.items()}
     rows = []
     for word, sign in (("helpful", -1), ("harmful", 1)):
-        sizes = np.array([strength(each, sign) for each in edges])
+        sizes = np.array([influence_graph.strength(each, sign) for each in edges])
         size = over_seeds(sizes[np.isfinite(sizes)])
         rows.append(curve(kind, f"mean |I|, {word}", "", size, **own))
     if kind != "influence":
-        return [
-            *rows,
-            curve(kind, SHARE, "", shares, **of_shares),
-            curve(kind, TIMES, "", times, **of_times),
-        ]
+        shown = curve(kind, SHARE, "", shares, **of_shares)
+        return [*rows, shown, curve(kind, TIMES, "", times, **of_times)]
     strong, weak, helpful, _ = PAPER[part]
     return [
         *rows,
@@ -87,7 +74,7 @@ def _slice(graphs: list[Graph], part: str, kind: str) -> list[Row]:
     ]
 
 
-def _log_ratio(edges: Edges) -> float:
+def _log_ratio(edges: influence_graph.Edges) -> float:
     """The logarithm of `ratio`, whose mean over models is that of the geometric mean."""
     value = ratio(edges)
     return math.log(value) if 0 < value < math.inf else math.nan
@@ -126,16 +113,15 @@ def page(table: pd.DataFrame) -> pd.DataFrame:
         by_quantity = {row["quantity"]: row for row in records(rows)}
         strong, weak, helpful, _ = PAPER[str(part)]
         printed = f"{strong / weak:.3g} and {helpful:g}" if kind == "influence" else ""
-        sizes = ("mean |I|, helpful", "mean |I|, harmful")
-        lines.append(
-            {"slice": part, "": kind}
-            | {size: written(by_quantity[size], ".3g") for size in sizes}
-            | {
-                "helpful ÷ harmful": written(by_quantity[TIMES], ".3g"),
-                "share helpful": written(by_quantity[SHARE], ".3f"),
-                "printed ratio and share": printed,
-            }
-        )
+        line = {"slice": part, "": kind}
+        for heading, quantity, form in (
+            ("mean |I|, helpful", "mean |I|, helpful", ".3g"),
+            ("mean |I|, harmful", "mean |I|, harmful", ".3g"),
+            ("helpful ÷ harmful", TIMES, ".3g"),
+            ("share helpful", SHARE, ".3f"),
+        ):
+            line[heading] = written(by_quantity[quantity], form)
+        lines.append(line | {"printed ratio and share": printed})
     return pd.DataFrame(lines)
 
 
@@ -148,11 +134,12 @@ def findings(table: pd.DataFrame) -> list[str]:
         for row in rows
         if row["quantity"] == ASKED and row["n"] and row["ours"] < 100
     ]
-    shares = {(row["method"], row["part"]): row for row in rows if row["quantity"] == SHARE}
+    known = [row for row in rows if row["quantity"] == SHARE and row["n"]]
+    shares = {(row["method"], row["part"]): row["ours"] for row in known}
     gaps = [
-        abs(shares["influence", part]["ours"] - shares["H = I", part]["ours"])
+        abs(shares["influence", part] - shares["H = I", part])
         for part in SLICES.values()
-        if ("H = I", part) in shares and shares["H = I", part]["n"]
+        if ("H = I", part) in shares
     ]
     if gaps:
         sentences.append(

@@ -75,8 +75,7 @@ def _pair(graphs: list[Graph], one: str, other: str, kind: str) -> list[Row]:
     if kind == "influence":
         counts = over_seeds([float(len(first)) for first, _ in both])
         # Of another pool: printed beside ours, and not compared.
-        count = curve(name, COUNT, "", counts, **about)
-        rows.append(count | {"paper": n_printed})
+        rows.append(curve(name, COUNT, "", counts, **about) | {"paper": n_printed})
     if one == other:
         return rows
     ranks = over_seeds([float(stats.spearmanr(*means).statistic) for means in both])
@@ -90,22 +89,20 @@ def _pair(graphs: list[Graph], one: str, other: str, kind: str) -> list[Row]:
 
 
 def _over_models(graphs: list[Graph], one: str, other: str) -> Interval:
-    values = [
-        correlation(edges[one], edges[other]) for edges in graphs if one in edges and other in edges
-    ]
+    tied = [edges for edges in graphs if one in edges and other in edges]
+    values = [correlation(edges[one], edges[other]) for edges in tied]
     return over_seeds([value for value in values if np.isfinite(value)])
 
 
 def _claims(graphs: list[Graph]) -> list[Row]:
-    rows = []
-    for one, other in PAIRS:
-        if one != other and "M" not in (one, other):
-            ours = _over_models(graphs, one, other)
-            rows.append(claim(f"{one}, {other}", "correlate", "", ours, at_least=NEAR_ONE))
-    gaps = []
+    rows, gaps = [], []
+    within_hans = [(one, other) for one, other in PAIRS if one != other and other != "M"]
+    for one, other in within_hans:
+        ours = _over_models(graphs, one, other)
+        rows.append(claim(f"{one}, {other}", "correlate", "", ours, at_least=NEAR_ONE))
     for edges in graphs:
         if all(part in edges for part in PARTS):
-            within = [correlation(edges[a], edges[b]) for a, b in PAIRS if a != b and b != "M"]
+            within = [correlation(edges[one], edges[other]) for one, other in within_hans]
             across = [correlation(edges[part], edges["M"]) for part in HANS]
             gaps.append(float(np.mean(within) - np.mean(across)))
     gap = over_seeds([gap for gap in gaps if np.isfinite(gap)])
