@@ -106,7 +106,8 @@ def _attribution(config: Attribution, whole: Outcomes, scratch: Path) -> dict[st
     measures: dict[str, list[np.ndarray]] = {}
     total: attributions.Scores | None = None
     for member in track(range(config.counts[-1]), "networks"):
-        compute = partial(_scored, config, method, member)
+        n_query, whole_set = division.n_query, config.whole
+        compute = partial(attributions.scored, method, whole_set, member, n_query, config.own)
         one = attributions.checkpointed_scores(scratch, str(member), compute)
         total = one if total is None else attributions.summed(total, one)
         subset_truth.measure(measures, "each", one, truth, division, whole)
@@ -119,10 +120,6 @@ def _attribution(config: Attribution, whole: Outcomes, scratch: Path) -> dict[st
         "counts": np.array(config.counts),
         **{name: np.array(values) for name, values in measures.items()},
     }
-
-
-def _scored(config: Attribution, method: attributions.Method, member: int) -> attributions.Scores:
-    return attributions.scored(method, config.whole, member, config.division.n_query, config.own)
 
 
 def _chosen(config: Attribution, whole: Outcomes) -> tuple[attributions.Method, dict[str, Any]]:
@@ -150,7 +147,7 @@ def _estimate(config: Estimate, whole: Outcomes) -> dict[str, Any]:
     truth, measures = subset_truth.truth_of(division, whole), dict[str, list[np.ndarray]]()
     for size in config.sizes:
         models = np.arange(division.n_held, division.n_held + size)
-        pairs = subset_truth.estimated(division, whole, models)
+        pairs = whole.soft_influence(models, division.n_query)
         pairs = torch.where(pairs.isnan(), 0.0, pairs)  # in all masks or in none
         subset_truth.measure(
             measures, "mean", attributions.Scores(pairs, None), truth, division, whole

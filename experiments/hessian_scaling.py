@@ -255,9 +255,9 @@ class Config:
     work: Timing | Precision = Timing()
 
 
+@clock.threads(1)
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    with clock.threads(1):
-        return config.work.measured()
+    return config.work.measured()
 
 
 def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:

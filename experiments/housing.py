@@ -19,7 +19,6 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
 from experiments.data import generated_housing, housing, labels
-from experiments.data.housing import Houses
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.models.housing_mlp import HousingMLP
@@ -27,7 +26,7 @@ from experiments.training import models as training
 from experiments.training.loop import fit
 from experiments.training.plans import Fit
 from methods.randomness import numpy_generator
-from methods.task import Task, take
+from methods.task import take
 from methods.tracin import TracIn
 
 GENERATED_SEED = 0  # of the country; the model's seed splits it into training and test
@@ -99,7 +98,8 @@ def load_data(data: Data, seed: int, coordinates: bool) -> tuple[Part, Part]:
         raise UserError(f"data.n_test is {data.n_test}: give a number from 1 to {n - 1}")
     train, test = labels.split(n, [n - data.n_test, data.n_test], seed)
     place = np.stack([whole.latitude, whole.longitude], axis=1)
-    features = _standardised(_logarithms(whole), train)
+    counts_and_income = np.log(whole.inputs[:, 1:])  # the age stays as it is
+    features = _standardised(np.hstack([whole.inputs[:, :1], counts_and_income]), train)
     inputs = np.concatenate([_standardised(place, train), features], axis=1)
     target = _standardised(np.log(whole.value)[:, None], train)[:, 0]
     inputs = inputs if coordinates else features
@@ -110,12 +110,6 @@ def load_data(data: Data, seed: int, coordinates: bool) -> tuple[Part, Part]:
         return Part(examples, place[index], features[index], index)
 
     return part(train), part(test)
-
-
-def _logarithms(whole: Houses) -> np.ndarray:
-    """The inputs with logarithms of counts and income; the age stays as it is."""
-    age, rest = whole.inputs[:, :1], whole.inputs[:, 1:]
-    return np.concatenate([age, np.log(rest)], axis=1)
 
 
 def _standardised(columns: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -264,22 +258,17 @@ def _places(
 def _self_influence(method: TracIn, regression: Trained) -> dict[str, Any]:
     """Self-influence of the training rows, and what may explain it, (n_train,) each."""
     train = regression.train
-    fitted = method.fit(regression.task, train.examples)
+    task, fitted = regression.task, method.fit(regression.task, train.examples)
+    examples = task.move(train.examples)
+    with torch.no_grad():
+        losses = [task.loss(c.params, examples) for c in task.checkpoints]
     return {
         "self_influence": fitted.self_influence(train.examples).numpy(),
-        "train_loss": _losses(regression.task, train).numpy(),
+        "train_loss": torch.stack(losses).mean(0).numpy(),  # averaged over the checkpoints
         "train_density": within(train.place, train.place, NEARBY_KM) - 1,
         # The row itself is its own nearest.
         "train_neighbour_km": to_nearest(train.place, train.place, NEIGHBOURS + 1),
     }
-
-
-@torch.no_grad()
-def _losses(task: Task, train: Part) -> Tensor:
-    """The training loss of each row, averaged over the checkpoints."""
-    examples = task.move(train.examples)
-    losses = [task.loss(c.params, examples) for c in task.checkpoints]
-    return torch.stack(losses).mean(0)
 
 
 def cells(model: Model, seeds: int, n_queries: int) -> list[Config]:

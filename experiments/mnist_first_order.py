@@ -7,7 +7,6 @@ gradient descent, as in the definition: with batch size 1, the influence of a st
 example; with minibatches, that of the mean over the batch.
 """
 
-import io
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -22,17 +21,17 @@ from torch.func import functional_call
 
 from experiments.data import digits, labels
 from experiments.digits.models import Network, predictions
-from experiments.laboratory import disk, process
+from experiments.laboratory import process
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.models.mnist_cnn import DigitsCNN, LargeCNN
+from experiments.training.loop import Saved
 from experiments.training.plans import cross_entropy
 from methods.progress import track
 from methods.randomness import Purpose, numpy_generator
 from methods.task import Examples, Params, Task, take
 from methods.tracin import descent, measure, moved, watch
 
-SAVE_SECONDS = 30.0  # between two saved states: the most that a kill can lose
 COLUMNS = ("before", "influence", "after", "remainder")
 FACTORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of a step, which show how its remainder scales
 
@@ -60,7 +59,7 @@ class Config:
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     train, query, rest = load(config)
     module = config.network.build(config.seed)
-    walk = Walk(config, Task.of(module, cross_entropy), train, query, scratch / "steps.pt")
+    walk = Walk(config, Task.of(module, cross_entropy), train, query, scratch)
     started = time.perf_counter()
     walk.go()
     change, influence = walk.change(), walk.column("influence")
@@ -86,7 +85,7 @@ class Walk:
     """One training, step by step; after a kill it resumes from the saved state."""
 
     def __init__(
-        self, config: Config, task: Task, train: Examples, query: Examples, state: Path
+        self, config: Config, task: Task, train: Examples, query: Examples, scratch: Path
     ) -> None:
         self.config, self.task, self.train, self.query = config, task, train, query
         self.batches = order(config)
@@ -94,17 +93,16 @@ class Walk:
         picks = np.linspace(0, len(self.recorded) - 1, config.probes).round().astype(int)
         self.probed = {self.recorded[pick] for pick in picks}
         self.columns: dict[str, list[Tensor]] = {name: [] for name in COLUMNS}
-        self.step, self.state, self.saved_at = 0, state, time.monotonic()
-        if state.exists():
-            saved = torch.load(state, weights_only=True)
-            self.step, self.task = saved["step"], replace(task, params=saved["params"])
-            self.columns = {name: list(saved["columns"].get(name, [])) for name in COLUMNS}
+        self.step, self.saved = 0, Saved(scratch, "steps")
+        if state := self.saved.read(task.device):
+            self.step, self.task = state["step"], replace(task, params=state["params"])
+            self.columns = {name: list(state["columns"].get(name, [])) for name in COLUMNS}
 
     def go(self) -> None:
         """Take the remaining steps."""
         for step in track(range(self.step, len(self.batches)), "steps"):
             self._take(step)
-            if process.stop_requested() or time.monotonic() - self.saved_at > SAVE_SECONDS:
+            if process.stop_requested() or self.saved.due:
                 self._save(step + 1)
                 process.stop_if_requested()
 
@@ -134,10 +132,7 @@ class Walk:
 
     def _save(self, step: int) -> None:
         columns = {name: torch.stack(rows) for name, rows in self.columns.items() if rows}
-        content = io.BytesIO()
-        torch.save({"step": step, "params": self.task.params, "columns": columns}, content)
-        disk.write_file(self.state, content.getvalue())
-        self.saved_at = time.monotonic()
+        self.saved.write({"step": step, "params": self.task.params, "columns": columns})
 
 
 def load(config: Config) -> tuple[Examples, Examples, tuple[Tensor, np.ndarray]]:

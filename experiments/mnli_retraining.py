@@ -77,13 +77,13 @@ def _retrain(config: Asked, scratch: Path) -> dict[str, Any]:
     weight = torch.ones(len(train["label"]))
     weight[_checked(model.removed, len(weight))] = 0.0
     module = base.network.open().top(base.labels, base.dropout, model.seed)
-    results = fit(module, _weighed, {**train, "weight": weight}, base.fit, model.seed, scratch)
+
+    def weighed(network: nn.Module, batch: Examples) -> Tensor:
+        return batch["weight"] * models.cross_entropy(network, batch)
+
+    results = fit(module, weighed, {**train, "weight": weight}, base.fit, model.seed, scratch)
     query = examples(base, config.sample, np.array(config.at, dtype=np.int64))
     return {"logits": models.logits(module, query).numpy(), "train_loss": results["train_loss"]}
-
-
-def _weighed(model: nn.Module, batch: Examples) -> Tensor:
-    return batch["weight"] * models.cross_entropy(model, batch)
 
 
 def _checked(removed: tuple[int, ...], n: int) -> list[int]:

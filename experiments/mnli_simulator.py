@@ -7,10 +7,8 @@ Controls are pairs chosen without an inverse Hessian, by features, and at random
 """
 
 import sys
-import time
 from collections import defaultdict
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,15 @@ import numpy as np
 import torch
 from torch.func import grad
 
-from experiments.laboratory import disk
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from experiments.pairs import models, rankings
 from experiments.pairs.influence import Plan, balanced, examples, predicted
+from experiments.training.loop import Saved
 from methods.progress import track
 from methods.randomness import numpy_generator
 from methods.task import Examples, Task, take
-
-SAVE_SECONDS = 30.0  # between two states on disk: the most that a kill can lose
 
 
 def after_steps(
@@ -42,9 +38,9 @@ def after_steps(
     places_of: dict[int, list[tuple[int, ...]]] = defaultdict(list)
     for place, pair in np.ndenumerate(index):
         places_of[int(pair)].append(place)
-    state, saved_at = scratch / "losses.npy", time.monotonic()
-    shape = (*index.shape, len(lrs))
-    loss = np.load(state) if state.exists() else np.full(shape, np.nan, np.float32)
+    saved, loss = Saved(scratch, "losses"), np.full((*index.shape, len(lrs)), np.nan, np.float32)
+    if state := saved.read(torch.device("cpu")):
+        loss = state["loss"].numpy()
     for pair, places in track(list(places_of.items()), "pairs to step on"):
         if not np.isnan(loss[places[0]]).any():
             continue  # done before a restart
@@ -59,9 +55,8 @@ def after_steps(
             )
         for place in places:
             loss[place] = after[points.index(place[0])]
-        if time.monotonic() - saved_at > SAVE_SECONDS:
-            _save(state, loss)
-            saved_at = time.monotonic()
+        if saved.due:
+            saved.write({"loss": torch.from_numpy(loss)})
     return loss
 
 
@@ -77,12 +72,6 @@ def _after_step(task: Task, pair: Examples, query: Examples, lrs: np.ndarray) ->
         torch.add(start, gradient, alpha=-float(lr), out=moved)
         losses.append(task.loss(params, query))
     return torch.stack(losses, dim=1).numpy()
-
-
-def _save(path: Path, loss: np.ndarray) -> None:
-    content = BytesIO()
-    np.save(content, loss)
-    disk.write_file(path, content.getvalue())
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ Work = (
     | Peer
 )
 
+GEMM = 1_536  # rows and columns of the matrices whose product is timed
+
 
 @dataclass(frozen=True)
 class Config:
@@ -61,7 +63,10 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         seconds_of = clock.in_turns(
             {"work": timed.work, "unit": timed.unit}, config.repeats, time.perf_counter
         )
-        gemm = _gemm_rate()
+        a, b = torch.randn(2, GEMM, GEMM)
+        product = partial(torch.matmul, a, b)
+        best = min(clock.in_turns({"product": product}, 5, time.perf_counter)["product"])
+        gemm = 2 * GEMM**3 / best  # operations a second of this machine's float32 product
     work, unit = seconds_of["work"], seconds_of["unit"]
     ratios = sorted(a / b * timed.factor for a, b in zip(work, unit, strict=True))
     speedup = timed.speedup
@@ -87,13 +92,6 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     if config.judged and not isinstance(config.work, Peer):
         metrics |= peak_memory(config.work, config.threads)
     return metrics
-
-
-def _gemm_rate(size: int = 1_536) -> float:
-    """Operations a second of this machine's float32 matrix product."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    seconds = clock.in_turns({"product": partial(torch.matmul, a, b)}, 5, time.perf_counter)
-    return 2 * size**3 / min(seconds["product"])
 
 
 def peak_memory(work: Any, threads: int) -> dict[str, int]:

@@ -158,9 +158,9 @@ class Estimate:
 Config = Training | Estimate
 
 
+@clock.threads(1)
 def run(config: Config, scratch: Path) -> dict[str, Any]:
-    with clock.threads(1):
-        return config.measured()
+    return config.measured()
 
 
 def _train_one(work: Training, data: Examples, loss: Loss) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from experiments.ensembles import subsets
@@ -111,9 +110,9 @@ def _pairs(
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """The kinds of comparison, each with two estimates (n_query, n_train)."""
     first, second = order[:size], order[size : 2 * size]
-    hard, soft = _hard(whole, first), _soft(whole, first)
+    hard, soft = _hard(whole, first), whole.soft_influence(first)
     yield "hard", hard, _hard(whole, second)
-    yield "soft", soft, _soft(whole, second)
+    yield "soft", soft, whole.soft_influence(second)
     shuffled = draw.permutation(first), draw.permutation(second)
     yield "null", _hard(whole, first, shuffled[0]), _hard(whole, second, shuffled[1])
     yield "hard_full", hard, full
@@ -146,13 +145,6 @@ def _hard(whole: subsets.Outcomes, models: np.ndarray, judged: np.ndarray | None
     rows = models if judged is None else judged
     right = Packed(whole.right.bits[rows], whole.right.width).unpacked()
     return influence(masks, right[:, whole.n_train :])
-
-
-def _soft(whole: subsets.Outcomes, models: np.ndarray) -> Tensor:
-    """Influence on the probability of the right class."""
-    masks = Packed(whole.masks.bits[models], whole.masks.width)
-    steps = torch.from_numpy(whole.probability[models][:, whole.n_train :])
-    return influence(masks, steps.double() / subsets.STEPS)
 
 
 def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:

@@ -69,9 +69,10 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         measures |= {f"bleu_{name}": measured["bleu"], "signature": measured["signature"]}
         measures[f"steps_{name}"] = int(outcome["steps"][place])
     n = config.pool.size()
+    clean = isinstance(config.pool, Polluted) and config.pool.share == 0
     return {
         "arm": display(config.arm),
-        "pool": "clean" if _is_clean(config.pool) else "noisy",
+        "pool": "clean" if clean else "noisy",
         **measures,
         "n_pool": n,
         "n_kept": len(chosen),
@@ -80,10 +81,6 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         **_noise(config.pool, chosen),
         **(_shown(config) if isinstance(config.arm, filters.Lowest) else {}),
     }
-
-
-def _is_clean(pool: Pool) -> bool:
-    return isinstance(pool, Polluted) and pool.share == 0
 
 
 def _noise(pool: Pool, chosen: np.ndarray) -> dict[str, Any]:

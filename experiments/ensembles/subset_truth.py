@@ -6,13 +6,12 @@ The first models are held out, the next choose settings, the rest only estimate.
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from experiments.ensembles import subsets
 from experiments.ensembles.attributions import Scores
-from experiments.ensembles.subsets import MEMORIZED, MNIST, STEPS, Ensemble, Outcomes
+from experiments.ensembles.subsets import MEMORIZED, MNIST, Ensemble, Outcomes
 from experiments.laboratory.errors import UserError
 from methods.ensembles.lds import area, lds, reliability, spearman
 from methods.ensembles.masks import Packed
@@ -77,14 +76,7 @@ def truth_of(division: Division, whole: Outcomes) -> Truth:
     own = memorization(masks, correct[:, : whole.n_train]).numpy()
     right_about_queries = correct[:, whole.n_train :][:, : division.n_query]
     strong = (influence(masks, right_about_queries).numpy() >= INFLUENTIAL) & (own > MEMORIZED)
-    return Truth(estimated(division, whole, models), strong, own)
-
-
-def estimated(division: Division, whole: Outcomes, models: np.ndarray) -> Tensor:
-    """Influence estimated by some models, on the probability of the right class."""
-    masks = Packed(whole.masks.bits[models], whole.masks.width)
-    steps = whole.probability[models][:, whole.n_train :][:, : division.n_query]
-    return influence(masks, torch.from_numpy(steps).double() / STEPS)
+    return Truth(whole.soft_influence(models, division.n_query), strong, own)
 
 
 def outcomes(division: Division, whole: Outcomes, models: slice) -> np.ndarray:

@@ -27,6 +27,7 @@ from experiments.training.augmentation import CropAndFlip, augmented
 from experiments.training.plans import Fit, Loss, Stepped, cross_entropy
 from experiments.training.stacked import Stack, fit_stack
 from methods.ensembles.masks import Packed, draw_masks
+from methods.ensembles.subset import influence
 from methods.randomness import stream
 from methods.task import Examples, chunks, take
 from methods.workers import here
@@ -81,6 +82,12 @@ class Outcomes:
     probability: np.ndarray
     """(n_models, n_train + n_query) uint8, in 255ths."""
     n_train: int
+
+    def soft_influence(self, models: np.ndarray, n_query: int | None = None) -> Tensor:
+        """Influence on the probability of the right class, by some models, (n_query, n_train)."""
+        masks = Packed(self.masks.bits[models], self.masks.width)
+        steps = self.probability[models][:, self.n_train :][:, :n_query]
+        return influence(masks, torch.from_numpy(steps).double() / STEPS)
 
 
 def parts(ensemble: Ensemble, n_models: int) -> list[Part]:
@@ -170,23 +177,20 @@ def _seed(ensemble: Ensemble, member: int) -> int:
     return int(words[0])
 
 
+@torch.no_grad()
 def answers(stack: Stack, train: Examples, query: Examples) -> tuple[Tensor, Tensor]:
     """Whether each network is right, and its probability, (K, n_train + n_query) uint8 each."""
     batches = [batch for examples in (train, query) for batch in chunks(examples, CHUNK)]
-    each = [_batch_answers(stack, batch) for batch in batches]
-    right, probability = (torch.cat(columns, dim=1).cpu() for columns in zip(*each, strict=True))
-    return right.byte(), probability
+    right, probability = (
+        torch.cat([stack.shared(judge, batch) for batch in batches], dim=1).cpu()
+        for judge in (_hits, lambda model, some: (-cross_entropy(model, some)).exp())
+    )
+    return right.byte(), (probability * STEPS).round().to(torch.uint8)
 
 
-@torch.no_grad()
-def _batch_answers(stack: Stack, batch: Examples) -> tuple[Tensor, Tensor]:
-    probability = stack.shared(lambda model, some: (-cross_entropy(model, some)).exp(), batch)
-    right = stack.shared(lambda model, some: _hits(model(some["image"]), some["label"]), batch)
-    return right, (probability * STEPS).round().to(torch.uint8)
-
-
-def _hits(logits: Tensor, label: Tensor) -> Tensor:
-    return logits.argmax(1) == label
+def _hits(model: Any, batch: Examples) -> Tensor:
+    hits: Tensor = model(batch["image"]).argmax(1) == batch["label"]
+    return hits
 
 
 SMOKE = Ensemble(DigitsMLP((16,), (1, 8, 8)), Data("digits", 150, 300), Fit(15, 35, 0.1), stack=50)

@@ -55,7 +55,11 @@ def load_data(data: Data, seed: int) -> tuple[Examples, Examples]:
     if data.source == "original" or data.source == "jpeg":
         train = _drawn(data.source, "train", data.n_train, seed)
         return train, _drawn(data.source, "test", data.n_eval, seed)
-    whole = _digits() if data.source == "digits" else cifar.load("first4000", "train")
+    if data.source == "digits":
+        grey = digits.load_sklearn()
+        whole = {**grey, "image": grey["image"].expand(-1, 3, -1, -1).contiguous()}
+    else:
+        whole = cifar.load("first4000", "train")
     parts = labels.split(len(whole["label"]), [data.n_train, data.n_eval], seed)
     train, evaluation = (take(whole, torch.from_numpy(part)) for part in parts)
     return train, evaluation
@@ -63,11 +67,6 @@ def load_data(data: Data, seed: int) -> tuple[Examples, Examples]:
 
 def _drawn(source: cifar.Source, split: cifar.Split, n: int, seed: int) -> Examples:
     return cifar.load(source, split, labels.split(cifar.count(source, split), [n], seed)[0])
-
-
-def _digits() -> Examples:
-    bundle = digits.load_sklearn()
-    return {**bundle, "image": bundle["image"].expand(-1, 3, -1, -1).contiguous()}
 
 
 def trained(model: Model) -> Trained:

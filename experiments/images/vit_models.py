@@ -114,17 +114,13 @@ def load_data(model: Model) -> tuple[Split, Split]:
         "train": rest[labels.split(len(rest), [data.n_train], seed)[0]],
         "test": labels.split(n_test, [data.n_test], seed)[0],
     }
-    train, test = (
-        _split(_images(data.source, split, index), data.noise * (split == data.where), seed)
-        for split, index in drawn.items()
-    )
-    return train, test
-
-
-def _split(examples: Examples, noise: float, seed: int) -> Split:
-    true = examples["label"].numpy()
-    given, corrupted = labels.reassign(true, noise, 10, seed)
-    return Split({**examples, "label": torch.from_numpy(given)}, true, corrupted)
+    made = []
+    for split, index in drawn.items():
+        examples = _images(data.source, split, index)
+        true = examples["label"].numpy()
+        given, corrupted = labels.reassign(true, data.noise * (split == data.where), 10, seed)
+        made.append(Split({**examples, "label": torch.from_numpy(given)}, true, corrupted))
+    return made[0], made[1]
 
 
 def _before(source: Source, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -175,12 +175,9 @@ class RunTime:
     steps: int = 3
     takes: int = 3
 
+    @clock.threads(1)
     def run(self, model: Model, scratch: Path) -> dict[str, Any]:
         """Seconds of every work, (n_points,) each, measured alternately, point after point."""
-        with clock.threads(1):
-            return self._run(model)
-
-    def _run(self, model: Model) -> dict[str, Any]:
         at_least(1, depth=self.depth, steps=self.steps, takes=self.takes, workers=self.workers)
         classifier = trained(model)
         n = len(classifier.pairs)

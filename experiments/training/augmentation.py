@@ -26,14 +26,12 @@ class CropAndFlip:
         """Move each image of (b, channels, height, width) independently."""
         return moved(image, self.pad, mirror=True)
 
-    def loss(self, loss: Loss) -> Loss:
-        """The loss on moved images."""
-        return lambda model, batch: loss(model, {**batch, "image": self(batch["image"])})
-
 
 def augmented(loss: Loss, augment: CropAndFlip | None) -> Loss:
     """The loss on moved images; the loss itself without augmentation."""
-    return loss if augment is None else augment.loss(loss)
+    if augment is None:
+        return loss
+    return lambda model, batch: loss(model, {**batch, "image": augment(batch["image"])})
 
 
 def moved(image: Tensor, pad: int, mirror: bool) -> Tensor:

@@ -97,7 +97,11 @@ def select(
     if isinstance(arm, Everything):
         return np.arange(n)
     if isinstance(arm, Rules):
-        return _by_rules(pool, n)
+        passed = []
+        for start in track(range(0, n, BLOCK), "rules"):
+            rows = np.arange(start, min(start + BLOCK, n))
+            passed += [passes(*pair) for pair in pool.chosen(rows)]
+        return np.flatnonzero(passed)
     size = round(arm.share * n)
     if not 0 < size <= n:
         raise UserError(f"a share of {arm.share} of {n:,} pairs: give more than 0 and at most 1")
@@ -107,14 +111,6 @@ def select(
         raise UserError(f"no scores by {arm.method!r}: choose one of {', '.join(known)}")
     values = scores(model, pool, methods, arm.method)
     return np.sort(np.argsort(values, kind="stable")[:size])
-
-
-def _by_rules(pool: Pool, n: int) -> np.ndarray:
-    passed = []
-    for start in track(range(0, n, BLOCK), "rules"):
-        rows = np.arange(start, min(start + BLOCK, n))
-        passed.append([passes(*pair) for pair in pool.chosen(rows)])
-    return np.flatnonzero(np.concatenate(passed))
 
 
 def encoded(model: Model, pool: Pool, index: np.ndarray) -> Examples:

@@ -77,8 +77,9 @@ class Language:
     length: int = 48
 
     def open(self) -> Vocabulary:
-        """The vocabulary."""
-        return vocabulary(self.subwords)
+        """The vocabulary, learnt if no run has it yet."""
+        run = runs.once("translation_subwords", self.subwords, lambda _: _learn(self.subwords))
+        return _opened(bytes(run.array("tokenizer")))
 
 
 @dataclass(frozen=True)
@@ -155,12 +156,6 @@ def _ended(row: Sequence[int]) -> list[int]:
     numbers = [int(number) for number in row]
     end = numbers.index(LAST) if LAST in numbers else len(numbers)
     return [number for number in numbers[:end] if number != PADDING]
-
-
-def vocabulary(subwords: Subwords) -> Vocabulary:
-    """The vocabulary, learnt if no run has it yet."""
-    run = runs.once("translation_subwords", subwords, lambda _: _learn(subwords))
-    return _opened(bytes(run.array("tokenizer")))
 
 
 @cache

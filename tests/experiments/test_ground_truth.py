@@ -77,7 +77,7 @@ def test_every_cell_of_a_preset_runs(cell, scratch):
 def test_no_model_that_is_held_out_chooses_or_estimates(scratch, monkeypatch):
     asked, chosen = [], []
 
-    def estimated(division, whole, models):
+    def estimated(whole, models, n_query):
         asked.append(models)
         return torch.zeros(20, 40)
 
@@ -85,7 +85,7 @@ def test_no_model_that_is_held_out_chooses_or_estimates(scratch, monkeypatch):
         chosen.append(models)
         return pairs[:, 0].numpy()
 
-    monkeypatch.setattr(subset_truth, "estimated", estimated)
+    monkeypatch.setattr(subsets.Outcomes, "soft_influence", estimated)
     monkeypatch.setattr(subset_truth, "score", score)
     run(Estimate(DIVISION, (2, 18)), scratch)
     truth = [*range(6), *range(12, 24)]

@@ -12,6 +12,7 @@ from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.mnist_first_order import Config
 from experiments.models.mnist_cnn import DigitsCNN
+from experiments.training import loop
 from methods.task import Task, take
 from methods.tracin import measure
 from tests.analysis.synthetic import tracin_steps
@@ -55,7 +56,7 @@ def test_steps_recorded_now_and_then_are_the_same_steps(recorded, tmp_path):
 
 @pytest.mark.parametrize("every", [1, 5])
 def test_a_killed_training_goes_on_to_the_same_bits(recorded, tmp_path, monkeypatch, every):
-    monkeypatch.setattr(mnist_first_order, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     config, steps = replace(TINY, every=every), []
     take_one = mnist_first_order.Walk._take
 

@@ -17,6 +17,7 @@ from experiments.pairs import rankings
 from experiments.pairs.influence import Plan, balanced, examples, features, predicted
 from experiments.pairs.models import SMOKE, Sample, Simulator, cross_entropy, load, trained
 from experiments.pairs.rankings import Ranking, SameFeatures, SameGradient, ranked
+from experiments.training import loop
 from methods import fastif
 from methods.errors import MethodError
 from methods.task import take
@@ -157,7 +158,7 @@ def test_a_step_is_one_of_gradient_descent(tmp_path):
 
 def test_steps_go_on_after_a_kill(tmp_path, monkeypatch):
     whole = stepped(tmp_path / "nowhere")[-1]
-    monkeypatch.setattr(mnli_simulator, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     real, calls = mnli_simulator._after_step, []
 
     def dying(*arguments):

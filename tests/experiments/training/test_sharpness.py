@@ -10,7 +10,7 @@ from torch import nn
 from experiments.laboratory.errors import UserError
 from experiments.models.vit import ViT
 from experiments.training import loop
-from experiments.training.augmentation import CropAndFlip
+from experiments.training.augmentation import CropAndFlip, augmented
 from experiments.training.loop import fit, sharpen
 from experiments.training.plans import SharpnessAware, cross_entropy
 
@@ -73,7 +73,7 @@ def test_killed_within_a_step_and_restarted_it_ends_with_the_same_bits(
 ):
     monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
     plan = SharpnessAware(2, 10, 0.05, rho=0.1)
-    moved = CropAndFlip(1).loss(cross_entropy)  # the same crops in both halves of a step
+    moved = augmented(cross_entropy, CropAndFlip(1))  # the same crops in both halves of a step
     ends = []
     for place, ends_of in enumerate(([], deaths)):
         scratch = tmp_path / str(place)

@@ -53,19 +53,19 @@ def store(tmp_path, monkeypatch):
 
 def test_subwords_give_sentences_back_and_are_learnt_once():
     asked = Subwords(Corpus("generated"), 300)
-    words = models.vocabulary(asked)
+    words = Language(asked).open()
     text = Corpus("generated", 0, 5).load().source
     rows = words.encode(text, 40, begin=True)
     assert rows.dtype == np.int16
     assert set(rows[:, 0]) == {FIRST}
     assert words.decode(row[1:] for row in rows) == text
     assert len(words) <= 300
-    assert models.vocabulary(asked) is words
+    assert Language(asked).open() is words
     cut = words.encode(text, 5, begin=True)
     assert cut.shape == (5, 5)
     assert set(cut[:, -1]) == {LAST}
     with pytest.raises(UserError, match="5 subwords: give 100"):
-        models.vocabulary(Subwords(Corpus("generated"), 5))
+        Language(Subwords(Corpus("generated"), 5)).open()
 
 
 def test_a_length_or_network_that_cannot_be_is_one_line():
