@@ -172,8 +172,7 @@ def order(config: Config) -> list[Tensor]:
 def remainder(task: Task, query: Examples, update: Params) -> Tensor:
     """Root mean square over the queries of change minus first-order term, (n_factors,).
 
-    It is computed in double precision: in single precision, rounding hides the remainder of a small
-    step.
+    In double precision: in single precision, rounding hides the remainder of a small step.
     """
     learned = replace(task, params={name: value.double() for name, value in task.params.items()})
     query = learned.move(query)

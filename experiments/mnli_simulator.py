@@ -8,7 +8,7 @@ Controls are pairs chosen without an inverse Hessian, by features, and at random
 
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from experiments.pairs import models, rankings
-from experiments.pairs.influence import Plan, balanced, examples, predicted
+from experiments.pairs.influence import RELEASED, Plan, balanced, examples, predicted
 from experiments.training.loop import Saved
 from methods.progress import track
 from methods.randomness import numpy_generator
@@ -197,7 +197,7 @@ PRESETS: dict[str, list[Config]] = {
     "paper": [
         Config(
             models.PAPER,
-            Plan(k=1_000, depth=1_000, sample=1, damping=50.0, scale=1e4),
+            replace(RELEASED, repeats=1),
             models.Sample("mnli dev", "whole"),
         )
     ],

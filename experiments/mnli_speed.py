@@ -220,7 +220,7 @@ def cells(
     """One cell of each, and those with a damping twice: by our rule, and as released.
 
     The run time is that of `timed`, whose trained layers are all differentiated; Hessian products
-    are timed on both models.
+    are timed on both.
     """
     as_released = replace(
         agreement,

@@ -20,7 +20,7 @@ from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from methods.ensembles.masks import Packed
 from methods.ensembles.overlap import iou
-from methods.ensembles.subset import influence, memorization
+from methods.ensembles.subset import influence
 from methods.progress import track
 from methods.randomness import numpy_generator
 
@@ -78,9 +78,7 @@ def _halves(config: Halves) -> dict[str, Any]:
         )
     whole = subsets.gathered(config.ensemble, config.n_models)
     full = _hard(whole, np.arange(config.n_models))
-    memorized = (
-        memorization(whole.masks, whole.right.unpacked()[:, : whole.n_train]) > subsets.MEMORIZED
-    )
+    memorized = whole.memorized()
     curves: dict[str, np.ndarray] = {}
     shape = len(config.sizes), config.splits, len(THRESHOLDS)
     tasks = [(i, j) for i in range(len(config.sizes)) for j in range(config.splits)]
@@ -130,8 +128,7 @@ def _restarts(config: Restarts) -> dict[str, Any]:
     models = np.arange(config.n_models)
     first, second = _hard(one, models), _hard(one, models + config.n_models)
     restarted = _hard(other, models)
-    right = one.right.unpacked()[:, : one.n_train]
-    memorized = memorization(one.masks, right) > subsets.MEMORIZED
+    memorized = one.memorized()
     curves = {}
     for kind, some in (("all", slice(None)), ("memorized", memorized)):
         curves[f"same_{kind}"] = iou(first[:, some], restarted[:, some], THRESHOLDS).numpy()

@@ -48,7 +48,7 @@ SAME = 1e-5  # of a query's highest score: closer scores may come in either orde
 class Stored:
     """Rows of the model's first n training examples, and of `n_queries` random held-out ones.
 
-    They are projected at every checkpoint if there is a `projection`. The model's seed draws the
+    They are projected at every checkpoint by a `projection`, if any. The model's seed draws
     queries.
     """
 

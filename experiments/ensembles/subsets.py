@@ -27,7 +27,7 @@ from experiments.training.augmentation import CropAndFlip, augmented
 from experiments.training.plans import Fit, Loss, Stepped, cross_entropy
 from experiments.training.stacked import Stack, fit_stack
 from methods.ensembles.masks import Packed, draw_masks
-from methods.ensembles.subset import influence
+from methods.ensembles.subset import influence, memorization
 from methods.randomness import stream
 from methods.task import Examples, chunks, take
 from methods.workers import here
@@ -51,8 +51,7 @@ class Data:
 class Ensemble:
     """Networks, each trained on a random share `inside` of the examples.
 
-    `seed` draws the masks; another `restart` has the same masks, but other initial parameters,
-    order and augmentation.
+    `seed` draws the masks; another `restart` changes only initial parameters, order, augmentation.
     """
 
     network: DigitsMLP | StridedCNN | ResNet | SmallInception = DigitsMLP()
@@ -82,6 +81,10 @@ class Outcomes:
     probability: np.ndarray
     """(n_models, n_train + n_query) uint8, in 255ths."""
     n_train: int
+
+    def memorized(self) -> Tensor:
+        """Which training examples are memorized by more than MEMORIZED, (n_train,) bool."""
+        return memorization(self.masks, self.right.unpacked()[:, : self.n_train]) > MEMORIZED
 
     def soft_influence(self, models: np.ndarray, n_query: int | None = None) -> Tensor:
         """Influence on the probability of the right class, by some models, (n_query, n_train)."""

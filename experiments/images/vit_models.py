@@ -46,8 +46,7 @@ class Pretraining:
 class Data:
     """Images to fine-tune on and to test on, and which of them get wrong labels.
 
-    where  "test": only test images, after training, as in the paper; "train": training images,
-           before training
+    where  "test": test images, after training, as in the paper; "train": training images, before
     """
 
     source: Source = "original"
@@ -79,10 +78,7 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class Split:
-    """Images with the labels given, and which of these are wrong.
-
-    true (n,) int64, corrupted (n,) bool, as numpy arrays
-    """
+    """Images with the labels given; arrays `true` (n,) int64 and `corrupted` (n,) bool."""
 
     examples: Examples
     true: np.ndarray

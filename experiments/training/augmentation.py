@@ -16,8 +16,7 @@ SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop, as torchvision d
 class CropAndFlip:
     """Add `pad` black pixels on each side, crop to the original size, mirror half of the time.
 
-    He et al. (2016), Sec. 4.2. Random numbers come from torch's global generator, which training
-    seeds for every step.
+    He et al. (2016), Sec. 4.2. Random numbers are from torch's global generator, seeded every step.
     """
 
     pad: int = 4
@@ -58,8 +57,7 @@ class Shifted:
     """Small images (b, channels, height, width) with `pad` black pixels added on each side.
 
     Training sees a random crop of the original size, half of them mirrored if `mirror`. The several
-    views are the crops at the corners and in the middle, and if `mirror` their mirror images: 5 or
-    10.
+    views are the crops at the corners and in the middle, and if `mirror` their mirror images.
     """
 
     pad: int = 4

@@ -208,10 +208,7 @@ def by_length(some: Examples) -> Tensor:
 
 
 def contributions(method: Fitted, some: Examples) -> Tensor:
-    """What each direction adds to the self-influence of each pair, (n, d).
-
-    Methods without directions have d = 1.
-    """
+    """What each direction adds to each pair's self-influence, (n, d); d = 1 without directions."""
     if not isinstance(method, Embedded):
         return _by_length(lambda rows: method.self_influence(rows)[:, None], some)
 
