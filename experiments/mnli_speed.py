@@ -156,6 +156,8 @@ class Recall:
             similarity.abs().topk(max(self.ks)).indices,
         )
         recall = np.stack([recalls(scores, order, self.ks, self.ms) for order in orders])
+        shares = zip(self.ks, recall[0, -1, -1].mean(1), strict=True)
+        listed = ", ".join(f"{100 * share:.0f}% at {k:,}" for k, share in shares)
         return {
             "work": "recall",
             "recall": recall,
@@ -164,15 +166,10 @@ class Recall:
             "points": index,
             "right": influence.predicted(model, self.sample)[1][index],
             "n_train": n_train,
-            "result": self._summary(recall),
+            "result": f"R@{self.ms[-1]:,} of kNN, unsigned: {listed}",
             "relative_error": np.concatenate([block["relative_error"] for block in blocks]),
             **as_metrics(settings),
         }
-
-    def _summary(self, recall: np.ndarray) -> str:
-        shares = recall[0, -1, -1].mean(1)
-        listed = ", ".join(f"{100 * x:.0f}% at {k:,}" for k, x in zip(self.ks, shares, strict=True))
-        return f"R@{self.ms[-1]:,} of kNN, unsigned: {listed}"
 
 
 def recalls(scores: Tensor, order: Tensor, ks: tuple[int, ...], ms: tuple[int, ...]) -> np.ndarray:
@@ -220,7 +217,7 @@ def cells(
     """One cell of each, and those with a damping twice: by our rule, and as released.
 
     The run time is that of `timed`, whose trained layers are all differentiated; Hessian products
-    are timed on both.
+    are timed on both models.
     """
     as_released = replace(
         agreement,

@@ -116,8 +116,8 @@ def _peak(work: Any, threads: int) -> int:
 def _resident(name: str) -> int:
     """Bytes of memory that this process has now (VmRSS) or had at most (VmHWM).
 
-    Only Linux reports both. Elsewhere getrusage's peak replaces them, which a child process
-    inherits.
+    Only Linux reports both. Elsewhere getrusage's peak replaces them; a child process inherits it
+    from its parent.
     """
     status = Path("/proc/self/status")
     if not status.exists():

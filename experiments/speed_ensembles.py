@@ -1,9 +1,9 @@
 """How fast ensembles are trained and estimated: a stack against one network after another.
 
 Every cell times its way and the plain one (one network after another, in float32) in turns within
-one process and reports the median of their ratios: on a CPU of the process's own time, of one
-thread, so that other processes count little; on a GPU of wall-clock time. Data are random, shaped
-like MNIST.
+one process and reports the median of their ratios. On a CPU the time is the process's own, of one
+thread, so that other processes count little; on a GPU it is wall-clock time. Data are random and
+shaped like MNIST.
 """
 
 import statistics

@@ -28,6 +28,7 @@ from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.models.mnist_cnn import DigitsCNN, SmallCNN
+from experiments.timing.clock import threads
 from experiments.training.plans import Fit
 from methods.attributor import Fitted
 from methods.randomness import numpy_generator
@@ -48,7 +49,7 @@ SAME = 1e-5  # of a query's highest score: closer scores may come in either orde
 class Stored:
     """Rows of the model's first n training examples, and of `n_queries` random held-out ones.
 
-    They are projected at every checkpoint by a `projection`, if any. The model's seed draws
+    They are projected at every checkpoint if there is a `projection`. The model's seed draws the
     queries.
     """
 
@@ -257,16 +258,15 @@ def proponents(truth: Truth) -> dict[str, Any]:
 def one_thread(faiss: bool) -> Iterator[None]:
     """Let torch, and FAISS if `faiss`, use one thread, so that times are comparable."""
     library = load_faiss() if faiss else None
-    before = torch.get_num_threads(), library.omp_get_max_threads() if library else 0
-    torch.set_num_threads(1)
+    before = library.omp_get_max_threads() if library else 0
     if library:
         library.omp_set_num_threads(1)
     try:
-        yield
+        with threads(1):
+            yield
     finally:
-        torch.set_num_threads(before[0])
         if library:
-            library.omp_set_num_threads(before[1])
+            library.omp_set_num_threads(before)
 
 
 MNIST = Model(

@@ -223,10 +223,9 @@ def table(results: list[runs.Run]) -> tuple[list[str], list[list[str]]]:
         groups.setdefault(group, []).append(one)
     rows = []
     for (where, share, method), members in groups.items():
-        means = [
+        auc, ap, seconds = (
             np.mean([one.metrics[name] for one in members]) for name in ("auc", "ap", "seconds")
-        ]
-        auc, ap, seconds = means
+        )
         numbers = [f"{100 * auc:.1f}", f"{100 * ap:.1f}", f"{seconds:.3g}", str(len(members))]
         rows.append([where, f"{share:.0%}", method, *numbers])
     return ["wrong labels in", "parameters", "method", "AUC", "AP", "seconds", "runs"], rows

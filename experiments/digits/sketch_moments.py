@@ -55,10 +55,6 @@ class Pairs:
     right: Tensor
     kinds: tuple[str, ...]
 
-    def grams(self) -> tuple[Tensor, Tensor]:
-        """Inner products of left and of right factors with each other."""
-        return self.left @ self.left.T, self.right @ self.right.T
-
     def exact(self) -> Tensor:
         """<u, v> of each pair."""
         left, right = self.cosines()
@@ -148,7 +144,7 @@ def simulate(
     generator = torch_generator(seed, f"simulated {type(projection).__name__}", projection.dim)
     if isinstance(projection, Rademacher):
         return _signs(projection.dim, these, draws, seed)
-    left, right = these.grams()
+    left, right = (factors @ factors.T for factors in (these.left, these.right))
     if isinstance(projection, Gaussian):
         return _normal(left * right, projection.dim, draws, generator)
     side = isqrt(projection.dim)

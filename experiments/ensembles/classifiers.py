@@ -44,7 +44,7 @@ CHUNK = 250  # examples in a forward pass
 class Data:
     """Random examples: from the training split to train on, from the test split as queries.
 
-    Validation examples are from the rest of the training split; DTD and Flowers have a split of
+    Validation examples come from the rest of the training split; DTD and Flowers have a split for
     them.
     """
 

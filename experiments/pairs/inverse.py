@@ -162,9 +162,11 @@ class Inverse:
             name: np.stack([path[name] for path in reversed(paths)])
             for name in ("error", "distance", "seconds")
         }
+        cheapest, dearest = (np.nanmean(grids["error"][i, -1, j]) for i, j in ((0, 0), (-1, -1)))
         return {
             "work": "inverse",
-            "result": self._summary(grids["error"]),
+            "result": f"error {cheapest:.2g} at J = {max(self.depths):,}, B = {min(self.samples)}, "
+            f"T = 1; {dearest:.2g} at B = {max(self.samples)}, T = {self.repeats}",
             **grids,
             "samples": np.array(sorted(self.samples)),
             "depths": np.array(sorted(self.depths)),
@@ -180,13 +182,6 @@ class Inverse:
             "n_train": len(train["label"]),
             "diverged": int(np.isnan(grids["seconds"]).any(1).sum()),
         }
-
-    def _summary(self, error: np.ndarray) -> str:
-        cheapest, dearest = np.nanmean(error[0, -1, 0]), np.nanmean(error[-1, -1, -1])
-        return (
-            f"error {cheapest:.2g} at J = {max(self.depths):,}, B = {min(self.samples)}, T = 1; "
-            f"{dearest:.2g} at B = {max(self.samples)}, T = {self.repeats}"
-        )
 
 
 def _solve(

@@ -56,8 +56,8 @@ def moved(image: Tensor, pad: int, mirror: bool) -> Tensor:
 class Shifted:
     """Small images (b, channels, height, width) with `pad` black pixels added on each side.
 
-    Training sees a random crop of the original size, half of them mirrored if `mirror`. The several
-    views are the crops at the corners and in the middle, and if `mirror` their mirror images.
+    Training sees a random crop of the original size, half of them mirrored if `mirror`. The 5 views
+    are the crops at the corners and in the middle; if `mirror`, their mirror images make them 10.
     """
 
     pad: int = 4

@@ -5,6 +5,7 @@ import io
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,8 +49,8 @@ def descend(
 ) -> dict[str, np.ndarray]:
     """`fit` with the batches that `draws` gives, for one network or a stack of K networks.
 
-    The loss of a stack gives (K, b), its train_loss is (epochs, K); each network descends its own
-    mean.
+    The loss of a stack gives (K, b), and its train_loss is (epochs, K); each network descends the
+    mean of its own losses.
     """
     work = _Training(module, loss, train, plan, draws, scratch)
     devices = [work.device] if work.device.type == "cuda" else []
@@ -61,22 +62,21 @@ def descend(
     return work.results()
 
 
+@dataclass(eq=False)
 class _Training:
-    def __init__(
-        self,
-        module: nn.Module,
-        loss: Loss,
-        train: dict[str, Tensor],
-        plan: Fit,
-        draws: Draws,
-        scratch: Path,
-    ) -> None:
-        self.module, self.loss, self.train, self.plan = module, loss, train, plan
-        self.draws, self.count = draws, draws.count
-        self.device = next(module.parameters()).device
-        self.optimizer = _optimizer(module, plan)
+    module: nn.Module
+    loss: Loss
+    train: dict[str, Tensor]
+    plan: Fit
+    draws: Draws
+    scratch: Path
+
+    def __post_init__(self) -> None:
+        self.count, self.device = self.draws.count, next(self.module.parameters()).device
+        self.optimizer = _optimizer(self.module, self.plan)
         # The name says all that the state depends on: another model or other data start anew.
-        self.saved = Saved(scratch, f"fit-{_fingerprint(module, train, plan, draws)}")
+        name = f"fit-{_fingerprint(self.module, self.train, self.plan, self.draws)}"
+        self.saved = Saved(self.scratch, name)
         self.epoch, self.step = 0, 0
         self.sum: Any = 0.0  # of the losses so far in the epoch; (K,) for a stack
         self.steps: list[int] = []
@@ -210,7 +210,7 @@ class Saved:
     """The files of one training in its scratch; `name` says all that its state depends on."""
 
     def __init__(self, scratch: Path, name: str) -> None:
-        self.scratch, self.name = scratch, name
+        self.scratch, self.name, self._state = scratch, name, scratch / f"{name}.pt"
         self.pause = _pause()
         self.due_at = time.monotonic() + self.pause
 
@@ -241,10 +241,6 @@ class Saved:
     def checkpoints(self, count: int) -> np.ndarray:
         """The first `count` checkpoints, one a row."""
         return np.stack([np.load(self._checkpoint(index)) for index in range(count)])
-
-    @property
-    def _state(self) -> Path:
-        return self.scratch / f"{self.name}.pt"
 
     def _checkpoint(self, index: int) -> Path:
         return self.scratch / f"{self.name}-{index:04d}.npy"
