@@ -76,7 +76,6 @@ def draw_majority(axes: Axes, table: pd.DataFrame) -> None:
         axes.set_ylabel("share of examples")
         return
     draw_histogram(axes, rows, {"plain": BLUE})
-    tier = str(rows["of_tier"].iat[0])
-    beyond = "" if tier == str(rows["tier"].iat[0]) else f", {tier} tier"
-    seeds = int(rows["n"].iat[0])
-    axes.set_title(f"{rows['method'].iat[0]},\n{seeds} seed{'s' * (seeds > 1)}{beyond}")
+    first = records(rows)[0]
+    beyond = "" if first["of_tier"] == first["tier"] else f", {first['of_tier']} tier"
+    axes.set_title(f"{first['method']},\n{first['n']} seed{'s' * (first['n'] > 1)}{beyond}")

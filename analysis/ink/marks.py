@@ -58,9 +58,8 @@ def name_block(axes: Axes, text: str, place: float) -> None:
 
 def draw_key(figure: Figure, marks: Mapping[str, Line2D], columns: int | None = None) -> None:
     """Explain marks above all panels, in as many columns as there are marks or fewer."""
-    figure.legend(
-        list(marks.values()), list(marks), loc="outside upper center", ncols=columns or len(marks)
-    )
+    ncols = columns or len(marks)
+    figure.legend(list(marks.values()), list(marks), loc="outside upper center", ncols=ncols)
 
 
 def mark(marker: str = "o", colour: str = GREY, line: str = "none", **more: Any) -> Line2D:
@@ -105,10 +104,8 @@ def write_in_cell(
 
 def stretch_percent(axes: Axes, end: float) -> None:
     """Stretch the upper end of a percentage axis, which is logarithmic in `end` minus the value."""
-    axes.set_xscale(
-        "function",
-        functions=(
-            lambda x: -np.log10(end - np.clip(x, -100, (100 + end) / 2)),
-            lambda y: end - 10.0 ** -np.asarray(y),
-        ),
-    )
+
+    def stretched(x: np.ndarray) -> np.ndarray:
+        return -np.log10(end - np.clip(x, -100, (100 + end) / 2))
+
+    axes.set_xscale("function", functions=(stretched, lambda y: end - 10.0 ** -np.asarray(y)))

@@ -7,10 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.ink.style import BLACK, BLUE, GREEN, ORANGE, PAGE, PURPLE, SKY, VERMILLION, new_panels
+from analysis.ink import style
+from analysis.ink.style import BLACK, BLUE, COLUMN, GREEN, ORANGE, PAGE, PURPLE, SKY, new_panels
 from analysis.numbers.overlap import IOU, ensembles
 
-COLOURS = (SKY, BLUE, GREEN, ORANGE, VERMILLION, PURPLE, BLACK)  # by the number of models
+COLOURS = (SKY, BLUE, GREEN, ORANGE, style.VERMILLION, PURPLE, BLACK)  # by the number of models
 LINES = {"probabilities": "-", "right or wrong": "--"}
 
 
@@ -33,10 +34,8 @@ def draw_ensemble(axes: Axes, table: pd.DataFrame, name: str, lines: Mapping[str
 def draw(table: pd.DataFrame) -> Figure:
     """Draw a panel an ensemble: curves of probabilities and, dashed, of right answers."""
     shown = ensembles(table)
-    labels = ["influence threshold"] * len(shown)
-    figure, axes = new_panels(
-        labels, "IOU", width=PAGE if len(shown) > 1 else 3.5, height=2.6, share_y=True
-    )
+    labels, width = ["influence threshold"] * len(shown), PAGE if len(shown) > 1 else COLUMN
+    figure, axes = new_panels(labels, "IOU", width=width, height=2.6, share_y=True)
     for each, name in zip(axes, shown, strict=True):
         draw_ensemble(each, table, name, LINES)
     name_sizes(figure, axes[0], "models (dashed: right or wrong):")

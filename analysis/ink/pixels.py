@@ -17,7 +17,4 @@ def show(axes: Axes, row: Row, frame: str, linewidth: float) -> None:
         axes.imshow(pixels.reshape(height, -1, channels))
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set_visible(True)
-        spine.set_color(frame)
-        spine.set_linewidth(linewidth)
+    axes.spines[:].set(visible=True, color=frame, linewidth=linewidth)

@@ -31,13 +31,11 @@ def draw(table: pd.DataFrame, classes: Sequence[str], stratum: str = CORRECT) ->
     bars = PANEL * shares["method"].nunique()
     height = len(displays) * block + bars + 0.68 + FOOT
     figure = Figure(figsize=(PAGE, height))
-    top = height
-    for display in displays:
+    for line, display in enumerate(displays):
         mine = [row for row in images if int(row["display"]) == display]
-        _draw_display(figure, mine, methods, classes, top, under)
-        top -= block
+        _draw_display(figure, mine, methods, classes, height - line * block, under)
     if displays:
-        _draw_key(figure, top)
+        _draw_key(figure, height - len(displays) * block)
     note = f"{stratum} queries: mean and 95% interval over {int(shares['n'].max())} seeds"
     _write(figure, 1.35, 0.06, note, fontsize=6, color=GREY)
     for role, left in zip(ROLES, (1.35, 4.6), strict=True):
@@ -86,11 +84,10 @@ def _draw_image(
 def _draw_key(figure: Figure, top: float) -> None:
     """Explain the frames, below the images."""
     key = ((BLUE, "the query's class"), (ORANGE, "the confusable class"), (GREY, "another class"))
-    x = LEFT["proponent"]
-    for colour, meaning in key:
+    for place, (colour, meaning) in enumerate(key):
+        x = LEFT["proponent"] + 1.3 * place
         _write(figure, x, top, "□", color=colour, fontsize=9, va="center", weight="bold")
         _write(figure, x + 0.14, top, meaning, fontsize=6.5, va="center")
-        x += 1.3
     _write(figure, LEFT["query"], top, "label [predicted]; frames:", fontsize=6.5, va="center")
 
 

@@ -16,9 +16,8 @@ def draw(table: pd.DataFrame) -> Figure:
     shown = table[(table["kind"] != "claim") & ~table["method"].str.contains(" − ")]
     rows = [row for row in records(shown) if row["quantity"] in LABELS]
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    figure, panels = new_panels(
-        list(LABELS.values()), height=0.9 + 0.2 * len(methods), share_y=True
-    )
+    height = 0.9 + 0.2 * len(methods)
+    figure, panels = new_panels(list(LABELS.values()), height=height, share_y=True)
     for axes, quantity in zip(panels, LABELS, strict=True):
         if quantity == "T":
             axes.set_xscale("log")

@@ -22,16 +22,13 @@ LINES = {"FastIF": ("-", 3), "H = I": (":", 4), "features": ("-.", 4)}  # style,
 def draw(table: pd.DataFrame, columns: int, width: float, controls: Sequence[str]) -> Figure:
     """A panel a point, right ones above, `columns` in a line; `controls` have lines too."""
     rows = table[table["kind"] == "line"]
-    groups = [
-        [point for _, point in group.groupby("point")]
-        for _, group in rows.groupby("group", sort=False)
-    ]
+    by_group = rows.groupby("group", sort=False)
+    groups = [[point for _, point in group.groupby("point")] for _, group in by_group]
     columns = min(columns, max(map(len, groups)))
     lines = [-(-len(points) // columns) for points in groups]
     height = (0.95 if controls else 0.6) + 1.1 * sum(lines)
-    figure, grid = new_lattice(
-        sum(lines), columns, width=width, height=height, share_x=False, share_y=False
-    )
+    shape: dict[str, Any] = {"width": width, "height": height, "share_x": False, "share_y": False}
+    figure, grid = new_lattice(sum(lines), columns, **shape)
     lrs = unlisted(table.loc[table["kind"] == "grid", "mean"].iat[0])
     for axes in (axes for line in grid for axes in line):
         axes.set_axis_off()
@@ -45,10 +42,9 @@ def draw(table: pd.DataFrame, columns: int, width: float, controls: Sequence[str
             else:
                 axes.set_xticklabels([])
     figure.supylabel("Simulator loss (nats)", fontsize=7.5)
-    handles, labels = grid[0][0].get_legend_handles_labels()
+    named = grid[0][0].get_legend_handles_labels()
     small: dict[str, Any] = {"fontsize": 6, "handlelength": 1.6, "columnspacing": 0.9}
-    ncols = 3 if controls else 6
-    figure.legend(handles, labels, loc="outside upper center", ncols=ncols, **small)
+    figure.legend(*named, loc="outside upper center", ncols=3 if controls else 6, **small)
     return figure
 
 

@@ -17,14 +17,8 @@ from matplotlib.ticker import NullLocator
 # Okabe & Ito's palette, distinguishable with every common kind of colour blindness.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#6B6B6B"
-UNNAMED = (  # colour and marker of what is not a method, in order
-    (BLUE, "o"),
-    (ORANGE, "^"),
-    (GREEN, "s"),
-    (VERMILLION, "D"),
-    (PURPLE, "v"),
-    (GREY, "x"),
-)
+# Colour and marker of what is not a method, in order.
+UNNAMED = tuple(zip((BLUE, ORANGE, GREEN, VERMILLION, PURPLE, GREY), "o^sDvx", strict=True))
 SHADES = (SKY, BLUE, "#1B2A41")  # ordered: early, middle and late of one method
 
 COLUMN, PAGE = 3.5, 7.0  # inches: one column and two
@@ -113,9 +107,8 @@ def new_panels(
     share_y: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with panels side by side; `ylabel` is the first panel's."""
-    figure, (panels,) = new_lattice(
-        1, len(xlabels), width=width, height=height, share_x=False, share_y=share_y
-    )
+    shape: dict[str, Any] = {"width": width, "height": height, "share_y": share_y}
+    figure, (panels,) = new_lattice(1, len(xlabels), share_x=False, **shape)
     for axes, xlabel in zip(panels, xlabels, strict=True):
         axes.set_xlabel(xlabel)
     panels[0].set_ylabel(ylabel)
@@ -153,14 +146,8 @@ def new_lattice(
 def new_grid(lines: int, columns: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure with a grid of invisible axes, for pictures."""
     figure = Figure(figsize=(width, height))
-    figure.subplots_adjust(
-        left=0.01,
-        right=0.99,
-        bottom=(FOOT + 0.2) / height,
-        top=1 - 0.35 / height,
-        wspace=0.08,
-        hspace=0.3,
-    )
+    bottom, top = (FOOT + 0.2) / height, 1 - 0.35 / height
+    figure.subplots_adjust(0.01, bottom, 0.99, top, wspace=0.08, hspace=0.3)
     grid = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes in grid:
         axes.set_axis_off()
@@ -208,14 +195,8 @@ def draw_curve(
     axes.fill_between(at, low, high, color=style.colour, alpha=0.2, linewidth=0)
     if len(at) == 1:  # a band over one point has no width
         axes.vlines(at, low, high, color=style.colour, alpha=0.5, linewidth=2)
-    axes.plot(
-        at,
-        rows["ours"],
-        color=style.colour,
-        marker=style.marker,
-        markevery=mark_every,
-        label=style.name,
-    )
+    look: dict[str, Any] = {"color": style.colour, "marker": style.marker, "label": style.name}
+    axes.plot(at, rows["ours"], markevery=mark_every, **look)
 
 
 def fit_values(axes: Axes, values: Iterable[float], *, top: float = math.inf) -> None:

@@ -206,8 +206,7 @@ class Artifact:
 
     def command(self, tier: str) -> str:
         """The command that makes this artifact, runs included."""
-        make = f"python -m experiments.{self.experiment} --preset {tier}"
-        return f"{make} && {self.remake(tier)}"
+        return f"python -m experiments.{self.experiment} --preset {tier} && {self.remake(tier)}"
 
     def remake(self, tier: str) -> str:
         """The command that makes this artifact from finished runs."""
@@ -267,13 +266,11 @@ class Artifact:
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run the command line of one artifact and return its exit code."""
-        parser = Parser(
-            prog=f"python -m analysis.{self.id}", description=f"{self.title}. {self.claim}"
-        )
+        description = f"{self.title}. {self.claim}"
+        parser = Parser(prog=f"python -m analysis.{self.id}", description=description)
         add_options(parser, default="smoke")
-        parser.add_argument(
-            "--latex", action="store_true", help="print the tables of what was built, in LaTeX"
-        )
+        latex_help = "print the tables of what was built, in LaTeX"
+        parser.add_argument("--latex", action="store_true", help=latex_help)
 
         def work() -> int:
             options = parser.parse_args(arguments)
@@ -282,8 +279,7 @@ class Artifact:
                 print(self.latex(tier), end="")
                 return 0
             built = self.redraw(tier) if options.redraw else self.build(tier, options.partial)
-            print(built)
-            print(f"  {built.verdict.evidence}")
+            print(f"{built}\n  {built.verdict.evidence}")
             return 0
 
         return guarded(work)

@@ -47,16 +47,12 @@ class Line:
         names = (name for name, starts in PAPERS.items() if self.about["paper"].startswith(starts))
         return next(names, BEYOND)
 
-    @property
-    def word(self) -> str:
-        """The word of its verdict."""
-        return str(self.about["verdict"]["word"])
-
     def __str__(self) -> str:
         about, numbers = self.about, self.about["numbers"]
         link = f"[{about['id']}](../results/artifacts/{about['tier']}/{about['id']}.png)"
         missing = f", {numbers['missing']} runs missing" if numbers["missing"] else ""
-        verdict = f"**{self.word}**{f', {self.claims}' if self.claims else ''}"
+        claims = f", {self.claims}" if self.claims else ""
+        verdict = f"**{about['verdict']['word']}**{claims}"
         cells = (link, about["title"], numbers["experiment"], about["tier"] + missing, verdict)
         return f"| {' | '.join(cells)} |"
 
@@ -77,14 +73,12 @@ def committed() -> dict[str, list[Line]]:
 def summary() -> str:
     """A line of Markdown for each paper: its verdicts, and how many claims hold."""
     lines = [f"| {name} | {_counts(mine)} |" for name, mine in committed().items()]
-    verdicts = " | ".join(word for word in WORDS if word != "not run")
-    return "\n".join(
-        [f"| paper | {verdicts} | claims that hold |", "|---|---|---|---|---|", *lines]
-    )
+    head = f"| paper | {' | '.join(DRAWN)} | claims that hold |\n|---|---|---|---|---|"
+    return "\n".join([head, *lines])
 
 
 def _counts(lines: list[Line]) -> str:
-    words = [line.word for line in lines]
+    words = [line.about["verdict"]["word"] for line in lines]
     pairs = [line.claims.split()[0:3:2] for line in lines if line.claims]
     holding, tested = (sum(int(pair[place]) for pair in pairs) for place in (0, 1))
     counts = [str(words.count(word) or "") for word in DRAWN]
@@ -93,11 +87,8 @@ def _counts(lines: list[Line]) -> str:
 
 def tables() -> str:
     """A table of Markdown for each paper, a line an artifact."""
-    parts = [
-        "\n".join([f"## {name}", "", HEAD, *map(str, mine), ""])
-        for name, mine in committed().items()
-    ]
-    return "\n".join(parts)
+    by_paper = committed().items()
+    return "\n".join("\n".join([f"## {name}", "", HEAD, *map(str, m), ""]) for name, m in by_paper)
 
 
 GENERATED: dict[str, Callable[[], str]] = {"summary": summary, "tables": tables}

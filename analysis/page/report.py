@@ -47,10 +47,10 @@ class Entry:
     @property
     def alt(self) -> str:
         """What the picture shows, for readers who cannot see it."""
-        verdict = self.about["verdict"]["word"]
+        about = self.about
         return (
-            f"{self.about['title']}, {self.about['tier']} tier. Claim: {self.about['claim']}"
-            f" Verdict: {verdict}. The numbers are in the tables of this section."
+            f"{about['title']}, {about['tier']} tier. Claim: {about['claim']} Verdict:"
+            f" {about['verdict']['word']}. The numbers are in the tables of this section."
         )
 
 
@@ -67,8 +67,14 @@ def build(artifacts: Sequence[Artifact]) -> Path:
     drawn = [group for group in groups.values() if group]
     words = [group[0].about["verdict"]["word"] for group in drawn]  # of the highest tier
     entries = [entry for group in drawn for entry in group]
-    page = _environment().get_template(TEMPLATE.name)
-    text = page.render(
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    text = environment.get_template(TEMPLATE.name).render(
         groups=drawn,
         entries=entries,
         differing=[one for one in entries if one.about["verdict"]["word"] == "not reproduced"],
@@ -83,9 +89,8 @@ def build(artifacts: Sequence[Artifact]) -> Path:
 
 
 def _on_disk(tier: str, by_id: dict[str, Artifact]) -> list[Entry]:
-    folder = runs.results() / "artifacts" / tier
     entries = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted((runs.results() / "artifacts" / tier).glob("*.json")):
         about = json.loads(path.read_text())
         again = f"`python -m analysis.{about['id']} --preset {tier}`"
         image = artifact.read(path.with_suffix(".png"), again)
@@ -109,13 +114,3 @@ def _embedded(image: Image.Image, **options: Any) -> str:
     packed = io.BytesIO()
     image.save(packed, "webp", **options)
     return "data:image/webp;base64," + base64.b64encode(packed.getvalue()).decode()
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )

@@ -42,10 +42,9 @@ class Table:
     @property
     def numeric(self) -> list[bool]:
         """Which columns hold numbers, to be set flush right."""
-        columns = zip(*self.rows, strict=True)
-        return [all(map(NUMBER.fullmatch, column)) for column in columns] or [False] * len(
-            self.header
-        )
+        if not self.rows:
+            return [False] * len(self.header)
+        return [all(map(NUMBER.fullmatch, column)) for column in zip(*self.rows, strict=True)]
 
 
 def headline(table: pd.DataFrame, declared: tuple[str, str] = ("", "")) -> dict[str, str]:
@@ -73,11 +72,12 @@ def tally(table: pd.DataFrame) -> str:
 def _headline(row: Row) -> dict[str, str]:
     printed = not math.isnan(row["paper"])
     bounds = f"claimed {claim_bounds(row['at_least'], row['at_most'])}"
-    paper = f"printed {_number(row['paper'])}" if printed else bounds
-    what = f"{row['method']}, {row['quantity']}"
-    what += f" ({row['unit']})" if row["unit"] else ""
-    ours = {"ours": _number(row["ours"]), "interval": _interval(row)}
-    return {"what": what, "paper": paper, **ours}
+    return {
+        "what": ", ".join(_about(row, [])),
+        "paper": f"printed {_number(row['paper'])}" if printed else bounds,
+        "ours": _number(row["ours"]),
+        "interval": _interval(row),
+    }
 
 
 def tables_of(
@@ -130,13 +130,12 @@ def _numbers(rows: list[Row], own: list[str]) -> tuple[list[str], list[list[str]
 
 def _claims(rows: list[Row], own: list[str]) -> tuple[list[str], list[list[str]]]:
     known = ["required", "paper", "ours", "95% interval", "n", "verdict"]
-    header = ["claim", "quantity", *_spaced(own), *known]
     lines = []
     for row in rows:
         bounds = claim_bounds(row["at_least"], row["at_most"])
         values = [_number(row["paper"]), _number(row["ours"]), _interval(row), str(row["n"])]
         lines.append([*_about(row, own), bounds, *values, row["verdict"]])
-    return header, lines
+    return ["claim", "quantity", *_spaced(own), *known], lines
 
 
 def _about(row: Row, own: list[str]) -> list[str]:
@@ -157,9 +156,7 @@ def _number(value: float) -> str:
 
 
 def _interval(row: Row) -> str:
-    if math.isnan(row["low"]):
-        return "–"
-    return f"{_number(row['low'])} to {_number(row['high'])}"
+    return "–" if math.isnan(row["low"]) else f"{_number(row['low'])} to {_number(row['high'])}"
 
 
 def _text(value: Any) -> str:
@@ -182,22 +179,19 @@ def _environment(about: Mapping[str, Any], table: Table) -> str:
     columns = "".join("r" if numeric else "l" for numeric in table.numeric)
     caption = f"{about['title']} ({about['tier']} tier): {table.title.lower()}."
     label = f"tab:{about['id']}-{table.title.lower().replace(' ', '-')}"
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{escaped(caption)}}}",
-            rf"\label{{{label}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            _line(table.header),
-            r"\midrule",
-            *map(_line, table.rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    )
+    rows = "\n".join(map(_line, table.rows))
+    return rf"""\begin{{table}}
+\centering
+\caption{{{escaped(caption)}}}
+\label{{{label}}}
+\begin{{tabular}}{{{columns}}}
+\toprule
+{_line(table.header)}
+\midrule
+{rows}
+\bottomrule
+\end{{tabular}}
+\end{{table}}"""
 
 
 def _line(cells: Sequence[str]) -> str:
