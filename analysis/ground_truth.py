@@ -166,14 +166,8 @@ def over_queries(values: Any) -> Interval:
 def draw(table: pd.DataFrame) -> Figure:
     """LDS against trainings, and what else scores are worth, a line a data set."""
     names = list(dict.fromkeys(table["data"]))
-    figure, grid = new_lattice(
-        len(names),
-        len(TITLES),
-        height=0.75 + 2.35 * len(names),
-        share_x=False,
-        share_y=False,
-        widths=(1.5, 1, 1),
-    )
+    shape: dict[str, Any] = {"share_x": False, "share_y": False, "widths": (1.5, 1, 1)}
+    figure, grid = new_lattice(len(names), 3, height=0.75 + 2.35 * len(names), **shape)
     for (lds, area, own), name in zip(grid, names, strict=True):
         rows = table[(table["data"] == name) & (table["kind"] == "curve")]
         _draw_lds(lds, rows)
@@ -232,18 +226,11 @@ def _draw_end(axes: Axes, row: Row, method: str, y: float, fill: str) -> None:
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
     """A line a method and number of trainings."""
-    labels = {
-        "lds": "LDS",
-        "lds_contested": "LDS, contested",
-        "pairs": "pairs",
-        "area": "AUC",
-        "own": "own",
-    }
-    lines = []
+    labels = {"lds": "LDS", "lds_contested": "LDS, contested", "pairs": "pairs", "area": "AUC"}
+    labels["own"] = "own"
+    lines, by = [], ["data", "method", "trainings"]
     measured = table[(table["kind"] == "curve") & table["trainings"].notna()]
-    for (data, method, count), rows in measured.groupby(
-        ["data", "method", "trainings"], sort=False
-    ):
+    for (data, method, count), rows in measured.groupby(by, sort=False):
         shown = {row["measure"]: _shown(row) for row in records(rows)}
         line = {"data": data, "method, networks": f"{method}, {count:g}"}
         lines.append(line | {label: shown.get(key, "") for key, label in labels.items()})

@@ -37,11 +37,8 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     halves, restarts = (
         [run for run in runs if run.config["type"] == kind] for kind in ("Halves", "Restarts")
     )
-    rows: list[Row] = []
-    for run in halves:
-        rows += _claims(run)
-    for run in restarts:
-        rows += _restarts(run)
+    rows = [row for run in halves for row in _claims(run)]
+    rows += [row for run in restarts for row in _restarts(run)]
     return tabulated([*rows, *overlap.curve_rows(halves, SERIES)])
 
 
@@ -64,8 +61,7 @@ def _claims(run: Run) -> list[Row]:
         share = over_splits(np.mean(_within_range(run, max(enough)) > ENOUGH, axis=1))
     label = f"share of thresholds with an IOU above {ENOUGH:g}, {MANY[1]} models"
     rows.append(claim(name, label, "", share, at_least=WIDE))
-    for size in sizes:
-        rows += overlap.mean_rows(run, SERIES, size)
+    rows += [row for size in sizes for row in overlap.mean_rows(run, SERIES, size)]
     return rows + _pairs_above(run)
 
 

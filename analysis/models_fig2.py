@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,14 +44,13 @@ RULE = (
 
 def tabulate(runs: list[Run]) -> pd.DataFrame:
     by_name = agreement.by_classifier(runs)
-    rows: list[Row] = []
+    rows = _claims(by_name) + _hard(by_name)
     for name, run in by_name.items():
         rows += agreement.agreement_rows(run, PAPER.get(name, UNPRINTED), series="")
-    claims = _claims(by_name) + _hard(by_name)
     shown = agreement.first_present(by_name, RESNET)
     if shown is not None:
         rows += _matrix(shown, by_name[shown])
-    return tabulated(claims + rows)
+    return tabulated(rows)
 
 
 def _claims(by_name: dict[str, Run]) -> list[Row]:
@@ -83,12 +83,11 @@ def _hard(by_name: dict[str, Run]) -> list[Row]:
 
 
 def _matrix(name: str, run: Run) -> list[Row]:
-    matrix = np.asarray(run.array("agreement"))
-    rows = []
-    for (i, j), value in np.ndenumerate(matrix):
-        about = {"kind": PAIR, "series": "", "one": i, "other": j}
-        rows.append(curve(name, "agreement of two networks", "", single(value), **about))
-    return rows
+    about: dict[str, Any] = {"kind": PAIR, "series": ""}
+    return [
+        curve(name, "agreement of two networks", "", single(value), **about, one=i, other=j)
+        for (i, j), value in np.ndenumerate(np.asarray(run.array("agreement")))
+    ]
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -117,9 +116,8 @@ def _draw_matrix(axes: Axes, rows: pd.DataFrame) -> None:
 
 def _draw_groups(axes: Axes, table: pd.DataFrame) -> None:
     """Agreement against accuracy, a colour a network, joined over data sets."""
-    by_name: dict[tuple[str, str], Row] = {
-        (row["method"], row["quantity"]): row for row in records(table) if row["kind"] != "claim"
-    }
+    rows = records(table[table["kind"] != "claim"])
+    by_name: dict[tuple[str, str], Row] = {(row["method"], row["quantity"]): row for row in rows}
     names = list(dict.fromkeys(name for name, _ in by_name))
     networks = list(dict.fromkeys(name.rpartition(", ")[2] for name in names))
     for network, (colour, marker) in zip(networks, UNNAMED, strict=False):

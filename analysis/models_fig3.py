@@ -56,8 +56,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     rows = [row for run in pairs for row in _pair(run)]
     for run in sorted(lines, key=lambda run: float(run.config["p"])):
         rows += _claims(float(run.config["p"]), run)
-    for run in grids:
-        rows += _whole(run)
+    rows += [row for run in grids for row in _whole(run)]
     difference = over_seeds([run.metrics["difference"] for run in coins])
     bounds = {"at_least": -AGREE, "at_most": AGREE}
     rows.append(claim("simulated − calculated", "error rate", "", difference, **bounds))
@@ -80,12 +79,10 @@ def _pair(run: Run) -> list[Row]:
         "neither known, per arm, first": metrics["half_first"] / 2,
         "neither known, per arm, normal approximation": metrics["normal_half"] / 2,
     }
-    return [
-        claim(name, quantity, "", first, at_least=MANY, paper=MANY)
-        if config["delta"] == 0.05
-        else curve(name, quantity, "", first),
-        *(curve(reading, quantity, "", exact(n)) for reading, n in readings.items()),
-    ]
+    judged = config["delta"] == 0.05
+    known = claim(name, quantity, "", first, at_least=MANY, paper=MANY)
+    rows = [known if judged else curve(name, quantity, "", first)]
+    return rows + [curve(reading, quantity, "", exact(n)) for reading, n in readings.items()]
 
 
 def _claims(p: float, run: Run) -> list[Row]:
@@ -106,9 +103,8 @@ def _claims(p: float, run: Run) -> list[Row]:
 
 
 def _whole(run: Run) -> list[Row]:
-    p, first, sustained, code = (
-        np.asarray(run.array(name)) for name in ("p", "first", "sustained", "paper")
-    )
+    names = ("p", "first", "sustained", "paper")
+    p, first, sustained, code = (np.asarray(run.array(name)) for name in names)
     facts = {
         "pairs": len(p),
         "pairs where a larger number fails again": int((first < sustained).sum()),
@@ -140,11 +136,8 @@ def _draw_grid(axes: Axes, table: pd.DataFrame) -> None:
         if math.isinf(row["code"]):
             for x, y in (at, at[::-1]):
                 axes.plot(x, y, ".", color="white", markersize=1.8)
-    ticks = {
-        at: f"{value:g}"
-        for value, at in place.items()
-        if round(10 * value) % 2 == 0 and math.isclose(10 * value, round(10 * value))
-    }
+    fifths = [value for value in values if math.isclose(5 * value, round(5 * value))]
+    ticks = {place[value]: f"{value:g}" for value in fifths}
     norm = LogNorm(1, 1000)
     draw_matrix(axes, counts, ticks, colours="viridis_r", bar="max", norm=norm, origin="lower")
     for level, line in ((FEW, "-"), (MANY, "--")):

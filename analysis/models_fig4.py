@@ -52,9 +52,8 @@ def draw(table: pd.DataFrame) -> Figure:
     rows = table[table["kind"] == BIN]
     every = list(dict.fromkeys(rows["method"]))
     names = [name for name in every if name.rpartition(", ")[2] in SHOWN] or every[:1]
-    label = "p, share of seeds that are right"
-    width = COLUMN if len(names) == 1 else PAGE
-    figure, axes = new_panels([label] * len(names), width=width, height=2.5)
+    labels = ["p, share of seeds that are right"] * len(names)
+    figure, axes = new_panels(labels, width=COLUMN if len(names) == 1 else PAGE, height=2.5)
     for panel, name in zip(axes, names, strict=True):
         draw_histogram(panel, rows[rows["method"] == name], COLOURS)
         panel.set_title(name)

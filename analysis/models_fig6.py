@@ -40,18 +40,11 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
 def _compared(run: Run, size: int) -> list[Row]:
     """The gap between right answers and probabilities: a claim from FROM models on."""
     name, label = overlap.ensemble_of(run), mean_label(GAP, size)
-    full, rest = (
-        over_splits(
-            mean_iou(run, f"hard_{against}_memorized", size)
-            - mean_iou(run, f"soft_{against}_memorized", size)
-        )
-        for against in ("full", "rest")
-    )
-    first = (
-        claim(name, label, "", full, at_least=0.0) if size >= FROM else curve(name, label, "", full)
-    )
+    soft, hard, soft_rest, hard_rest = (mean_iou(run, series, size) for series in SERIES)
+    full, rest = over_splits(hard - soft), over_splits(hard_rest - soft_rest)
+    judged = claim(name, label, "", full, at_least=0.0)
     return [
-        first,
+        judged if size >= FROM else curve(name, label, "", full),
         curve(name, f"{label}, against the rest", "", rest),
         *overlap.mean_rows(run, SERIES, size),
     ]

@@ -99,12 +99,10 @@ def _simulated(runs: list[Run]) -> list[Row]:
     for i, n in enumerate(models):
         for j, right in enumerate(p):
             about = {"models": int(n), "p": float(right)}
-            planned = first.array("error_planned")[i, j]
-            rows.append(row(ERROR, "error", (i, j), planned, **about))
+            rows.append(row(ERROR, "error", (i, j), first.array("error_planned")[i, j], **about))
             for k, threshold in enumerate(thresholds):
-                planned = first.array("iou_planned")[i, j, k]
-                at = about | {"threshold": float(threshold)}
-                rows.append(row(IOU, "iou", (i, j, k), planned, **at))
+                planned, at = first.array("iou_planned")[i, j, k], {"threshold": float(threshold)}
+                rows.append(row(IOU, "iou", (i, j, k), planned, **about, **at))
         for k, threshold in enumerate(thresholds):
             planned = np.mean([run.array("false_planned")[i, k] for run in runs])
             about = {"models": int(n), "threshold": float(threshold)}

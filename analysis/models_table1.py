@@ -75,13 +75,10 @@ def _agreement(run: Run, name: str, printed: float) -> list[Row]:
         AGAIN: _mean(run, "retrained_full"),
         START: _mean(run, "tuned_full"),
     }
-    return [
-        number(name, "agreement", "", ours, printed, TOLERANCE, series=AGAINST),
-        *(
-            curve(name, "agreement", "", over_seeds(values), series=series)
-            for series, values in controls.items()
-        ),
-    ]
+    rows = [number(name, "agreement", "", ours, printed, TOLERANCE, series=AGAINST)]
+    for series, values in controls.items():
+        rows.append(curve(name, "agreement", "", over_seeds(values), series=series))
+    return rows
 
 
 def _mean(run: Run, key: str) -> np.ndarray:

@@ -38,11 +38,9 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
         measures = {"agreement": agreement.agreement, "accuracy": agreement.accuracy}
         for (quantity, measure), plain, views in zip(measures.items(), *printed, strict=True):
             gain = over_seeds(measure(run, VIEWS) - measure(run, PLAIN))
-            label, bounds = (
-                f"{quantity}, several views − plain",
-                {"at_least": 0.0, "at_most": SLIGHT},
-            )
-            claims.append(claim(name, label, "", gain, paper=views - plain, series="", **bounds))
+            label = f"{quantity}, several views − plain"
+            bounds = {"at_least": 0.0, "at_most": SLIGHT, "paper": views - plain}
+            claims.append(claim(name, label, "", gain, series="", **bounds))
         for numbers, (series, suffix) in zip(printed, SERIES.items(), strict=True):
             rows += agreement.agreement_rows(run, numbers, suffix, series=series)
     return tabulated(claims + rows)

@@ -1,13 +1,11 @@
 """Throughput of self-influence in translation: passes over the data, pairs an hour, a corpus."""
 
-from collections.abc import Iterable
-from typing import Any
-
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.ink.style import BLACK, GREEN, GREY, new_axes
-from analysis.numbers.statistics import Interval, geometric
+from analysis.numbers.statistics import geometric
 from analysis.numbers.table import aside, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
@@ -26,23 +24,21 @@ RULE = (
 
 
 def tabulate(runs: list[Run]) -> pd.DataFrame:
-    def mean(values: Iterable[Any]) -> Interval:
-        return geometric([float(value) for value in values])
+    def values(metric: str) -> np.ndarray:
+        return np.array([float(run.metrics[metric]) for run in runs])
 
-    rows = []
-    for work, name in WORKS.items():
-        ours = mean(run.metrics[f"ratio_{work}"] for run in runs)
-        if work == "scored":
-            rows.append(claim(name, "cost", "plain passes", ours, at_most=MOST))
-        else:
-            rows.append(curve(name, "cost", "plain passes", ours))
-    name = WORKS["scored"]
-    rate = mean(run.metrics["pairs_per_hour"] for run in runs)
-    hours = mean(CORPUS / float(run.metrics["pairs_per_hour"]) for run in runs)
-    rows.append(aside(name, "throughput", "pairs/hour", rate, PAPER_RATE, FACTOR))
-    rows.append(curve(name, "100 million pairs", "hours", hours))
-    rows.append(curve("Model", "parameters", "", mean(run.metrics["num_params"] for run in runs)))
-    return tabulated(rows)
+    costs = {work: geometric(values(f"ratio_{work}")) for work in WORKS}
+    scored = WORKS["scored"]
+    rate = values("pairs_per_hour")
+    return tabulated(
+        [
+            claim(scored, "cost", "plain passes", costs.pop("scored"), at_most=MOST),
+            *(curve(WORKS[work], "cost", "plain passes", ours) for work, ours in costs.items()),
+            aside(scored, "throughput", "pairs/hour", geometric(rate), PAPER_RATE, FACTOR),
+            curve(scored, "100 million pairs", "hours", geometric(CORPUS / rate)),
+            curve("Model", "parameters", "", geometric(values("num_params"))),
+        ]
+    )
 
 
 def draw(table: pd.DataFrame) -> Figure:
