@@ -83,11 +83,8 @@ def made_of(artifact: Artifact) -> list[str]:
 def _check_has_runs(name: str, known: Sequence[Artifact]) -> None:
     """Raise a UserError on a name that neither an artifact nor a run has."""
     if not (runs.results() / "runs" / name).is_dir():
-        names = dict.fromkeys(each for one in known for each in made_of(one))
-        raise UserError(
-            f"no artifact is made from runs of {name!r}, and there are none: "
-            f"{runs.nearest(name, names)}"
-        )
+        nearest = runs.nearest(name, dict.fromkeys(each for one in known for each in made_of(one)))
+        raise UserError(f"no artifact is made from runs of {name!r}, and there are none: {nearest}")
 
 
 def _line(artifact: Artifact, tier: str, options: argparse.Namespace) -> str | None:

@@ -128,11 +128,8 @@ def draw(table: pd.DataFrame) -> Figure:
         axes.set_xlabel("B")
     for axes in grid[0][1:]:
         axes.legend(fontsize=6, handlelength=1.5, labelspacing=0.2)
-    lines = {
-        "from the solution": mark("", line="-"),
-        "from the most expensive estimate (the paper's)": mark("", line="--"),
-    }
-    draw_key(figure, lines)
+    styles = {"solution": "-", "most expensive estimate (the paper's)": "--"}
+    draw_key(figure, {f"from the {what}": mark("", line=line) for what, line in styles.items()})
     return figure
 
 
@@ -166,10 +163,10 @@ def findings(table: pd.DataFrame) -> list[str]:
     """Say what the errors are made of, from the rows."""
     sentences = []
     for name, rows in table.groupby("method", sort=False):
-        by_quantity = {row["quantity"]: row for row in records(rows)}
-        if "damping" not in by_quantity:
+        settings = {row["quantity"]: row["ours"] for row in records(rows)}
+        if "damping" not in settings:
             continue
-        damping, scale = by_quantity["damping"]["ours"], by_quantity["scale"]["ours"]
+        damping, scale = settings["damping"], settings["scale"]
         depths = sorted(int(j) for j in rows["J"].dropna().unique())
         left = [(1 - damping / scale) ** j for j in (depths[0], depths[-1])]
         error, distance = (_largest(rows, label, depths[-1]) for label in MEASURES.values())

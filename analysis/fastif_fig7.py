@@ -227,17 +227,16 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def _draw_accuracy(axes: Axes, rows: pd.DataFrame) -> None:
     """Mean accuracies; bands are intervals of the gain: how models differ at first is left out."""
-    values: list[float] = []
     for arm in LOOKS:
         mine = rows[rows["method"] == arm].sort_values("step")
         accuracy, gain = (mine[mine["quantity"] == name] for name in ("accuracy", "gain"))
-        if accuracy.empty:
-            continue
-        _draw_arm(axes, arm, accuracy, gain, float(accuracy["ours"].iloc[0]))
-        values += list(accuracy["ours"])
-    if values:
-        middle, room = (max(values) + min(values)) / 2, 0.65 * (max(values) - min(values))
-        axes.set_ylim(middle - max(room, SPAN / 2), middle + max(room, SPAN / 2))
+        if not accuracy.empty:
+            _draw_arm(axes, arm, accuracy, gain, float(accuracy["ours"].iloc[0]))
+    values = rows[rows["quantity"] == "accuracy"]["ours"]
+    if len(values):
+        middle = (values.max() + values.min()) / 2
+        room = max(0.65 * (values.max() - values.min()), SPAN / 2)
+        axes.set_ylim(middle - room, middle + room)
 
 
 def _draw_loss(axes: Axes, rows: pd.DataFrame) -> None:
@@ -294,12 +293,12 @@ def findings(table: pd.DataFrame) -> list[str]:
                 f"Pairs of {row['source']} at lr {row['lr']:g}: beside the control `{other}`,"
                 f" helpful ends {written(row, '+.2f')} points: {sure}."
             )
-    for row in rows:
-        if row["method"] == "helpful − random" and row["quantity"].startswith("loss"):
-            sentences.append(
-                f"The loss, which influence predicts, ends {written(row, '+.4f')} nats from that"
-                f" of random pairs of {row['source']} at lr {row['lr']:g}."
-            )
+    sentences += [
+        f"The loss, which influence predicts, ends {written(row, '+.4f')} nats from that of random"
+        f" pairs of {row['source']} at lr {row['lr']:g}."
+        for row in rows
+        if row["method"] == "helpful − random" and row["quantity"].startswith("loss")
+    ]
     cosines = [row for row in rows if row["quantity"] == COSINE and row["n"] > 0]
     if cosines:
         sentences.append(
@@ -319,10 +318,9 @@ def findings(table: pd.DataFrame) -> list[str]:
 
 def _loss_without_accuracy(rows: list[Row]) -> list[str]:
     """The likely cause, where helpful pairs lower the loss and accuracy is not told apart."""
-    named = {(row["method"], row["quantity"]): row for row in rows if row["n"] > 0}
-    at = f"{MNLI}, lr {PAPER_LR:g}"
-    loss = named.get(("helpful − random", f"loss, {at}"))
-    accuracy = named.get(("helpful − random", f"accuracy, {at}"))
+    gaps = [row for row in rows if row["method"] == "helpful − random" and row["n"] > 0]
+    named, at = {row["quantity"]: row for row in gaps}, f"{MNLI}, lr {PAPER_LR:g}"
+    loss, accuracy = named.get(f"loss, {at}"), named.get(f"accuracy, {at}")
     if loss is None or accuracy is None or loss["high"] >= 0 or accuracy["low"] > 0:
         return []
     return [

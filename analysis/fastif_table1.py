@@ -212,11 +212,9 @@ def draw(table: pd.DataFrame) -> Figure:
         else:
             left.plot(row["ours"], place, "o", color=GREY, markerfacecolor="white")
     _draw_chain(right, chain, {r["method"]: r for r in rows if r["quantity"] == "factor"})
-    for axes, names in (
-        (left, [label.replace(" s_test", "") for label in labels]),
-        (right, [row["method"] for row in chain]),
-    ):
-        name_lines(axes, names)
+    name_lines(left, [label.replace(" s_test", "") for label in labels])
+    name_lines(right, [row["method"] for row in chain])
+    for axes in (left, right):
         axes.grid(axis="y", visible=False)
         axes.set_xscale("log")
     right.set_xlim(right.get_xlim()[0] / 1.2, right.get_xlim()[1] * 4)
@@ -225,9 +223,8 @@ def draw(table: pd.DataFrame) -> Figure:
     marks = {
         f"at {PAPER_N:,} pairs": mark("o", BLUE, "-"),
         f"at {sizes} pairs": mark("o", GREY, markerfacecolor="white"),
-        "printed": printed_mark(),
     }
-    draw_key(figure, marks)
+    draw_key(figure, marks | {"printed": printed_mark()})
     return figure
 
 

@@ -1,12 +1,12 @@
 """Table 1 of Subsets: networks fine-tuned without an example against networks trained again."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from analysis.ink import agreement as panels
+from analysis.ink.agreement import draw
 from analysis.ink.style import BLUE, GREEN, GREY, ORANGE, PURPLE
 from analysis.numbers import agreement
 from analysis.numbers.agreement import TOLERANCE
@@ -86,15 +86,11 @@ def _mean(run: Run, key: str) -> np.ndarray:
     return np.asarray(run.array(key), dtype=float).mean(1)
 
 
-def draw(table: pd.DataFrame) -> Figure:
-    return panels.draw(table, LOOKS)
-
-
 ARTIFACT = Artifact(
     id="models_table1",
     experiment="finetune_vs_retrain",
     tabulate=tabulate,
-    draw=draw,
+    draw=partial(draw, panels=LOOKS),
     rule=RULE,
     title="Fine-tuning without an example against training again without it",
     claim=(

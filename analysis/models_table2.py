@@ -1,9 +1,9 @@
 """Table 2 of Subsets: agreement and accuracy with and without test-time augmentation."""
 
 import math
+from functools import partial
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis.ink.agreement import draw_series
 from analysis.numbers import agreement
@@ -46,15 +46,11 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     return tabulated(claims + rows)
 
 
-def draw(table: pd.DataFrame) -> Figure:
-    return draw_series(table, SERIES)
-
-
 ARTIFACT = Artifact(
     id="models_table2",
     experiment="nondeterminism",
     tabulate=tabulate,
-    draw=draw,
+    draw=partial(draw_series, series=SERIES),
     rule=RULE,
     title="Test-time augmentation: agreement and accuracy",
     claim="Averaging logits over views of the image slightly raises agreement and accuracy.",

@@ -1,9 +1,9 @@
 """Table 3 of Subsets: agreement by what is random, initial parameters, order, or both."""
 
 import math
+from functools import partial
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis.ink.agreement import draw_series
 from analysis.numbers import agreement
@@ -59,10 +59,6 @@ def _gap(run: Run | None, both: Run | None) -> Interval:
     return welch(agreement.agreement(run), agreement.agreement(both))
 
 
-def draw(table: pd.DataFrame) -> Figure:
-    return draw_series(table, SERIES)
-
-
 def findings(table: pd.DataFrame) -> list[str]:
     """Say where the paper's own numbers are further apart than its claim says."""
     rows = records(table[(table["kind"] == "claim") & (table["paper"].abs() > ALIKE)])
@@ -77,7 +73,7 @@ ARTIFACT = Artifact(
     id="models_table3",
     experiment="nondeterminism",
     tabulate=tabulate,
-    draw=draw,
+    draw=partial(draw_series, series=SERIES),
     rule=RULE,
     title="Agreement by what is random: initial parameters, order, or both",
     claim="Networks agree about as much for every source of nondeterminism.",
