@@ -55,12 +55,10 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
             continue
         graphs = [graph(by_seed[seed]) for seed in sorted(by_seed)]
         rows += influence_graph.count_rows(model, by_seed)
+        slices = [list(each.values()) for each in graphs if each]
+        influences = [np.concatenate([e.influence.ravel() for e in each]) for each in slices]
         for sign, word in SIGNS.items():
-            shares = [
-                _strongest_share(np.concatenate([e.influence.ravel() for e in each.values()]), sign)
-                for each in graphs
-                if each
-            ]
+            shares = [_strongest_share(influence, sign) for influence in influences]
             quantity = f"share of {word} influence in its strongest {STRONGEST:.0%}"
             rows.append(curve(model, quantity, "", over_seeds(shares)))
         rows += _claims(graphs) if model == "MultiNLI" else _subsets(by_seed)
@@ -241,9 +239,9 @@ def _numbered(sizes: dict[str, int]) -> tuple[dict[str, list[int]], dict[tuple[s
 
 def _links(edges: pd.DataFrame, number: dict[tuple[str, int], int]) -> Links:
     """Edges with weights that compare within a slice, as the influences themselves do."""
-    rows = records(edges)
-    inner = np.array([number[row["part"], int(row["query"])] for row in rows], dtype=int)
-    outer = np.array([int(row["train"]) for row in rows], dtype=int)
+    places = zip(edges["part"], edges["query"].astype(int), strict=True)
+    inner = np.array([number[place] for place in places], dtype=int)
+    outer = edges["train"].to_numpy(dtype=int)
     size = edges["ours"].abs()
     weight = size / size.groupby([edges["part"], edges["quantity"]]).transform("max")
     return Links(inner, outer, weight.to_numpy(dtype=float))

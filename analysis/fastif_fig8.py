@@ -1,6 +1,7 @@
 """Figure 8 of FastIF: change of the loss on a point without its influential pairs."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -47,14 +48,13 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     for group in GROUPS:
         members = [run for run in runs if bool(run.metrics["right"]) == (group == "right")]
         rows.append(_spread(members, f"{SPREAD}, {group}") | {"group": group})
-        for name in names:
-            for end in ENDS:
-                changes = [_change(run, name, end) for run in members]
-                for place, m in enumerate(numbers):
-                    ours = over_seeds([change[place] for change in changes])
-                    quantity = f"change, {end} {m} left out, {group}"
-                    about = {"group": group, "end": end, "removed": m}
-                    rows.append(curve(name, quantity, "nats", ours, **about))
+        for name, end in product(names, ENDS):
+            changes = [_change(run, name, end) for run in members]
+            for place, m in enumerate(numbers):
+                ours = over_seeds([change[place] for change in changes])
+                quantity = f"change, {end} {m} left out, {group}"
+                about = {"group": group, "end": end, "removed": m}
+                rows.append(curve(name, quantity, "nats", ours, **about))
     rows += _effect_rows(runs, names)
     return tabulated([*rows, *_shared(runs, names, numbers), *_claims(runs, names)])
 
@@ -105,10 +105,9 @@ def _effect_rows(runs: Sequence[Run], names: Sequence[str]) -> list[Row]:
 def _shared(runs: Sequence[Run], names: Sequence[str], numbers: Sequence[int]) -> list[Row]:
     """How many of the pairs that Full leaves out each other system leaves out too."""
     rows = []
-    for name in [*_fast(names), *CONTROLS]:
-        for m in numbers:
-            values = [np.mean([_overlap(run, name, end, m) for end in ENDS]) for run in runs]
-            rows.append(curve(name, _sharing(m), "", over_seeds(values)))
+    for name, m in product([*_fast(names), *CONTROLS], numbers):
+        values = [np.mean([_overlap(run, name, end, m) for end in ENDS]) for run in runs]
+        rows.append(curve(name, _sharing(m), "", over_seeds(values)))
     return rows
 
 

@@ -68,7 +68,8 @@ def _compared(method: str, values: np.ndarray, label: str, released: bool) -> li
     columns = zip(MEASURES, values.T, printed, TOLERANCE, HIGH, strict=True)
     rows = []
     for measure, correlations, (paper, spread), tolerance, high in columns:
-        ours = _within(over_seeds(correlations))
+        mean = over_seeds(correlations)
+        ours = Interval(mean.mean, max(mean.low, -100.0), min(mean.high, 100.0), mean.n)
         if released and label.startswith("Fast"):
             rows.append(number(method, measure, "%", ours, paper, tolerance))
             rows.append(claim(method, measure, "%", ours, at_least=high, paper=paper))
@@ -89,11 +90,6 @@ def _correlations(run: Run, systems: tuple[str, str], k: int | None) -> np.ndarr
     points = list(zip(one, other, strict=True))
     measured = [[measure(*point).statistic for measure in MEASURES.values()] for point in points]
     return 100 * np.array(measured)
-
-
-def _within(ours: Interval) -> Interval:
-    """The same interval, ended where a correlation ends."""
-    return Interval(ours.mean, max(ours.low, -100.0), min(ours.high, 100.0), ours.n)
 
 
 def _settings(run: Run, name: str) -> list[Row]:
@@ -119,8 +115,7 @@ def draw(table: pd.DataFrame) -> Figure:
     labels, names = (list(dict.fromkeys(row[place] for row in rows)) for place in (0, 1))
     looks = dict(zip(names, UNNAMED, strict=False))
     shifts = {name: 0.16 * (2 * at - 1) if len(names) > 1 else 0 for at, name in enumerate(names)}
-    titles = [f"{measure} (%)" for measure in MEASURES]
-    height = 1.1 + 0.27 * len(labels)
+    titles, height = [f"{measure} (%)" for measure in MEASURES], 1.1 + 0.27 * len(labels)
     figure, panels = new_panels(titles, width=PAGE, height=height, share_y=True)
     for axes, measure in zip(panels, MEASURES, strict=True):
         mine = [each for each in rows if each[2]["quantity"] == measure]

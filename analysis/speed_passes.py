@@ -94,13 +94,12 @@ def page(table: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for work, rows in table.groupby("method", sort=False):
         by = {row["quantity"]: row for row in records(rows)}
-        ratio = by["ratio"]
-        at_least = not math.isnan(ratio["at_least"])
-        bound = ratio["at_least"] if at_least else ratio["at_most"]
+        ratio, bounds = by["ratio"], {"≥": by["ratio"]["at_least"], "≤": by["ratio"]["at_most"]}
+        known = [f"{sign} {bound:g}" for sign, bound in bounds.items() if not math.isnan(bound)]
         line = {
             "work": work,
             "ratio": f"{written(ratio, '.2f')} {ratio['unit']}".strip(),
-            "bound": "" if math.isnan(bound) else f"{'≥' if at_least else '≤'} {bound:g}",
+            "bound": "".join(known),
             "verdict": ratio["verdict"],
         }
         for quantity, heading in [
