@@ -149,9 +149,8 @@ def _estimate(config: Estimate, whole: Outcomes) -> dict[str, Any]:
         models = np.arange(division.n_held, division.n_held + size)
         pairs = whole.soft_influence(models, division.n_query)
         pairs = torch.where(pairs.isnan(), 0.0, pairs)  # in all masks or in none
-        subset_truth.measure(
-            measures, "mean", attributions.Scores(pairs, None), truth, division, whole
-        )
+        scores = attributions.Scores(pairs, None)
+        subset_truth.measure(measures, "mean", scores, truth, division, whole)
         if size > division.n_choosing:
             for name in ("pairs_mean", "area_mean"):
                 measures[name][-1] = np.full(division.n_query, np.nan)

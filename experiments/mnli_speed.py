@@ -73,9 +73,8 @@ class Agreement:
         n_train = len(classifier.pairs)
         check_counts(n_train, ks=self.ks)
         index = influence.balanced(model, self.sample, self.n_points)
-        gradients = gradient_rows(
-            classifier.task, influence.examples(model, self.sample, index)
-        ).dense()
+        query = influence.examples(model, self.sample, index)
+        gradients = gradient_rows(classifier.task, query).dense()
         settings = {name: plan.settle(model) for name, plan in self.plans().items()}
         s_tests = {
             name: checkpointed(

@@ -153,10 +153,8 @@ def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
         elif config["type"] == "Trial":
             recipe, m = config["recipe"], run_.metrics
             rate = f"trial of lr {m['lr']:g}, decay {m['weight_decay']:g}"
-            source, network = recipe["data"]["source"], recipe["network"]["type"]
-            rows.append(
-                [source, network, rate, "validation", "", f"{m['accuracy_validation']:.4f}"]
-            )
+            source, kind = recipe["data"]["source"], recipe["network"]["type"]
+            rows.append([source, kind, rate, "validation", "", f"{m['accuracy_validation']:.4f}"])
     return ["data", "network", "what differs", "seen", "agreement", "accuracy"], rows
 
 

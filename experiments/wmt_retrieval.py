@@ -22,10 +22,8 @@ from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from experiments.translation import models
 from experiments.translation.models import Beam, Model, Translated, examples, trained, translated
-from experiments.translation.scores import contributions, fitted, losses, nested
+from experiments.translation.scores import Method, contributions, fitted, losses, nested
 from methods.ihvp.arnoldi import Krylov
-from methods.influence import Influence
-from methods.random_projection import RandomProjection
 from methods.randomness import Purpose, numpy_generator
 from methods.tracin import TracIn
 
@@ -73,9 +71,7 @@ class Config:
     """
 
     model: Model = models.SMOKE
-    method: RandomProjection | Influence | TracIn | attribution.Loss | Translation = (
-        attribution.Loss()
-    )
+    method: Method | Translation = attribution.Loss()
     part: int | None = None
     fold: Fold = Fold()
     dims: tuple[int, ...] = ()
@@ -160,9 +156,8 @@ class Plan:
             made += [replace(at, method=attribution.Loss()), replace(at, method=TracIn(False))]
             for part, chosen in ((None, self.selected), (self.part, self.of_last)):
                 ranking = replace(at, part=part, dims=self.dims)
-                made.append(
-                    replace(ranking, method=attribution.arnoldi(max(self.dims), self.basis))
-                )
+                arnoldi = attribution.arnoldi(max(self.dims), self.basis)
+                made.append(replace(ranking, method=arnoldi))
                 for draw in range(self.again if index else self.draws):
                     made.append(replace(ranking, method=attribution.randproj(max(self.dims), draw)))
                     select = attribution.randselect(max(chosen), draw)

@@ -103,9 +103,8 @@ def member_task(whole: Whole, member: int) -> Task:
     )
     decay = whole.ensemble.fit.weight_decay
     module.requires_grad_(False)
-    return Task.of(
-        module, cross_entropy, negative_log_odds, weight_decay=decay, checkpoints=moments
-    )
+    losses = cross_entropy, negative_log_odds
+    return Task.of(module, *losses, weight_decay=decay, checkpoints=moments)
 
 
 def _train(whole: Whole, scratch: Path) -> dict[str, Any]:

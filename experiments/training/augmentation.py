@@ -42,9 +42,8 @@ def moved(image: Tensor, pad: int, mirror: bool) -> Tensor:
     top, left = torch.randint(0, 2 * pad + 1, (2, b, 1))
     columns = torch.arange(width).expand(b, width)
     if mirror:
-        columns = torch.where(
-            torch.randint(0, 2, (b, 1), dtype=torch.bool), columns.flip(1), columns
-        )
+        mirrored = torch.randint(0, 2, (b, 1), dtype=torch.bool)
+        columns = torch.where(mirrored, columns.flip(1), columns)
     rows, columns = top + torch.arange(height), left + columns
     padded = F.pad(image, (pad,) * 4).permute(0, 2, 3, 1)
     device = image.device
