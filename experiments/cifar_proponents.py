@@ -28,8 +28,8 @@ from experiments.images.proponents import (
     measure,
     pool,
 )
+from experiments.laboratory.clock import cpu_seconds
 from experiments.laboratory.experiment import Experiment, sweep
-from experiments.timing.clock import cpu_seconds
 from experiments.timing.work import one_pass
 from methods.ihvp.arnoldi import Krylov
 from methods.representer import Representer

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.images import vit_models
+from experiments.laboratory import clock
 from experiments.laboratory.experiment import Experiment, sweep
 from experiments.laboratory.runs import Run
 from experiments.models.vit import ViT, from_the_top
 from experiments.models.wmt_transformer import WmtTransformer, sentence_loss
-from experiments.timing import clock
 from experiments.training.plans import cross_entropy
 from methods.curvature.krylov_basis import Basis, BFloat16, Disk, Native, Storage
 from methods.curvature.operators import CHUNK, Hessian

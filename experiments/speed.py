@@ -17,10 +17,10 @@ from typing import Any, get_args
 
 import torch
 
+from experiments.laboratory import clock
 from experiments.laboratory.experiment import Experiment, sweep
 from experiments.laboratory.process import keep_freed
 from experiments.laboratory.runs import Run
-from experiments.timing import clock
 from experiments.timing.peers import PEERS, Peer
 from experiments.timing.work import (
     ExactHessian,

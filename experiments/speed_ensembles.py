@@ -17,11 +17,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from experiments.laboratory import clock
 from experiments.laboratory.experiment import Experiment, sweep
 from experiments.laboratory.runs import Run
 from experiments.models.digits_mlp import DigitsMLP
 from experiments.models.strided_cnn import StridedCNN
-from experiments.timing import clock
 from experiments.training.loop import fit
 from experiments.training.plans import Fit, Loss, cross_entropy
 from experiments.training.stacked import Stack, fit_stack

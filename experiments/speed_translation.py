@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from experiments.data.parallel import Corpus
+from experiments.laboratory import clock
 from experiments.laboratory.attribution import randproj
 from experiments.laboratory.device import device, on_device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment, sweep
-from experiments.timing import clock
 from experiments.translation import models
 from experiments.translation.models import Model, examples
 from experiments.translation.scores import by_length, contributions, losses, projected

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from experiments.digits.models import Data, Model, trained
 from experiments.laboratory import runs
+from experiments.laboratory.clock import threads
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.models.mnist_cnn import DigitsCNN, SmallCNN
-from experiments.timing.clock import threads
 from experiments.training.plans import Fit
 from methods.attributor import Fitted
 from methods.randomness import numpy_generator

@@ -26,8 +26,8 @@ from experiments.digits.sketch_moments import (
     simulate,
     variance,
 )
+from experiments.laboratory.clock import cpu_seconds, peak_bytes, threads
 from experiments.laboratory.experiment import Experiment
-from experiments.timing.clock import cpu_seconds, peak_bytes, threads
 from methods.randomness import torch_generator
 from methods.rows.factored import Rows
 from methods.rows.parts import Dense, Outer, Part

@@ -19,12 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.data.pairs import Pairs
-from experiments.laboratory import runs
+from experiments.laboratory import clock, runs
 from experiments.models.bert import Encoder, Top
 from experiments.pairs import influence, models
 from experiments.pairs.influence import check_counts
 from experiments.pairs.models import Model, Pass, Sample, Trained, cross_entropy, trained
-from experiments.timing import clock
 from methods import workers
 from methods.curvature.operators import Hessian
 from methods.errors import at_least

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
+from experiments.laboratory.clock import cpu_seconds, peak_bytes
 from experiments.models.bert import TinyBert
 from experiments.models.mnist_cnn import LargeCNN, SmallCNN
 from experiments.models.resnet import ResNet
 from experiments.models.vit import ViT
-from experiments.timing.clock import cpu_seconds, peak_bytes
 from experiments.timing.work import CIFAR, MNIST, examples
 from experiments.training.plans import cross_entropy
 from methods.curvature import operators
