@@ -11,7 +11,7 @@ from analysis.ink.style import GREY, draw_curve, fit_values, look, new_axes, tic
 from analysis.numbers import mislabel
 from analysis.numbers.frame import Method, Observation, of_family, tidy
 from analysis.numbers.statistics import difference, over_seeds, wasserstein
-from analysis.numbers.table import claim, curve, records, tabulated
+from analysis.numbers.table import claim, curve, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -28,10 +28,13 @@ RULE = (
 def tabulate(runs: list[Run]) -> pd.DataFrame:
     observations = mislabel.observe(runs, "SmallCNN")
     exact = {one.seed: _top(one.run) for one in observations if one.method == EXACT}
-    shown = [one for one in observations if one.method.family in FAMILIES and one.seed in exact]
-    if not shown:
+    errors = tidy(
+        replace(one, values={"error": _error(one, exact[one.seed])})
+        for one in observations
+        if one.method.family in FAMILIES and one.seed in exact
+    )
+    if errors.lines.empty:
         return tabulated([])
-    errors = tidy(replace(one, values={"error": _error(one, exact[one.seed])}) for one in shown)
     spread = pd.Series({seed: float(np.std(values)) for seed, values in exact.items()})
     rows = [
         curve(method, "error", "eigenvalue", errors.estimate("error", method))
@@ -65,12 +68,10 @@ def draw(table: pd.DataFrame) -> Figure:
     figure, axes = new_axes(r"Number of eigenvalues $\tilde{p}$", "Wasserstein error")
     errors = table[(table["kind"] == "curve") & (table["quantity"] == "error")]
     for one in FAMILIES:
-        rows = of_family(errors, one)
-        draw_curve(axes, rows, "proj_dim", look(one))
-    spread = [r["ours"] for r in records(table) if r["quantity"] == SPREAD and r["kind"] == "curve"]
-    axes.axhline(spread[0], color=GREY, linestyle=":", label=SPREAD)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+        draw_curve(axes, of_family(errors, one), "proj_dim", look(one))
+    spread = table.loc[(table["quantity"] == SPREAD) & (table["kind"] == "curve"), "ours"]
+    axes.axhline(spread.iloc[0], color=GREY, linestyle=":", label=SPREAD)
+    axes.set(xscale="log", yscale="log")
     fit_values(axes, [*errors["ours"], *spread])
     tick_values(axes, errors["proj_dim"])
     figure.legend(loc="outside upper center", ncols=2)

@@ -36,7 +36,8 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     shown = [Method(one, p) for one in CURVES for p in frame.dims(one)]
     if not shown:
         return tabulated([])
-    shown += sorted(one for one in frame.methods() if one.family in LINES and _is_line(one))
+    lines = [one for one in frame.methods() if one.family in LINES]
+    shown += sorted(one for one in lines if one.family != "TracIn" or one.dim >= 10)
     rows = [
         curve(method, name, "x100", frame.estimate(metric, method))
         for name, metric in RETRIEVAL.items()
@@ -50,10 +51,6 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     share = frame.estimate("negative_share", EXACT)
     rows.append(curve(EXACT, "negative share of eigenvalues", "", share))
     return tabulated(rows + _claims(frame))
-
-
-def _is_line(method: Method) -> bool:
-    return method.family != "TracIn" or method.dim >= 10
 
 
 def _claims(frame: Frame) -> list[Row]:
@@ -82,19 +79,17 @@ def draw(table: pd.DataFrame) -> Figure:
     for axes, name in zip(panels, RETRIEVAL, strict=True):
         rows = shown[shown["quantity"] == name]
         for one in CURVES:
-            points = of_family(rows, one)
-            draw_curve(axes, points, "proj_dim", look(one))
+            draw_curve(axes, of_family(rows, one), "proj_dim", look(one))
         for row in records(rows[rows["proj_dim"].isna()]):
             style = look(row["method"])
             label = style.name if row["method"] in ("Exact", "Loss") else row["method"]
             axes.axhspan(row["low"], row["high"], color=style.colour, alpha=0.08, linewidth=0)
             axes.axhline(row["ours"], color=style.colour, linestyle=style.line, label=label)
-        axes.set_title(f"{name} ×100")
-        axes.set_xscale("log")
+        axes.set(title=f"{name} ×100", xscale="log")
         tick_values(axes, rows["proj_dim"], at_most=5)
         fit_values(axes, rows["ours"], top=100)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, columnspacing=1.2)
+    labelled = panels[0].get_legend_handles_labels()
+    figure.legend(*labelled, loc="outside upper center", ncols=3, columnspacing=1.2)
     return figure
 
 

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
-from analysis.ink.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, VERMILLION, new_panels
+from analysis.ink import style
+from analysis.numbers.frame import grouped
 from analysis.numbers.statistics import LEVEL, NONE, Interval, exact, geometric, over_seeds
 from analysis.numbers.table import Row, aside, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
@@ -20,7 +21,7 @@ from experiments.laboratory.runs import Run
 TOTAL, SLOPE = "run time", "p, exponent in the run time"
 ERRORS = "relative error of eigenvalues"
 FORWARD = "p, exponent of forward operations in the run time"
-COLOURS = {"bfloat16": ORANGE, "on disk": GREEN, "another start and draws": GREY}
+COLOURS = {"bfloat16": style.ORANGE, "on disk": style.GREEN, "another start and draws": style.GREY}
 PAPER_HOURS = {"ViT-L/32": 15.0}  # Sec. 5.3, on one TPUv2 of 4 cores
 LINEAR = (0.8, 1.2)  # bounds of the exponent of p
 LEADING = 10  # eigenvalues on which a smaller basis is judged
@@ -43,9 +44,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     timed = [run for run in runs if run.metrics["work"] == "Timing"]
     if not timed:
         return tabulated([])
-    networks: dict[str, list[Run]] = {}
-    for run in timed:
-        networks.setdefault(str(run.metrics["label"]), []).append(run)
+    networks = grouped(timed, lambda run: str(run.metrics["label"]))
     fitted = {n: group for n, group in networks.items() if "whole_seconds" not in group[0].metrics}
     fitted = fitted if len(fitted) > 2 else networks  # the paper tier runs all of them whole
     rows: list[Row] = []
@@ -59,7 +58,8 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
 def _network(label: str, group: list[Run], fitted: bool) -> list[Row]:
     metrics, storage = [run.metrics for run in group], group[0].config["work"]["storage"]["type"]
     size = int(metrics[0]["num_params"])
-    done = "whole_seconds" in metrics[0] and metrics[0]["wanted_seconds"] == _smallest(group[0])
+    smallest = float(group[0].array("product_seconds")[0])  # axis: (batches,), smallest first
+    done = "whole_seconds" in metrics[0] and metrics[0]["wanted_seconds"] == smallest
     about: dict[str, Any] = {"p": size, "operations": float(metrics[0]["operations"])}
     about |= {"fitted": int(fitted), "extrapolated": int(not done)}
     hours = [float(m["whole_seconds" if done else "total_seconds"]) / 3600 for m in metrics]
@@ -71,14 +71,9 @@ def _network(label: str, group: list[Run], fitted: bool) -> list[Row]:
         ("memory of 200 vectors, float32", "GB", exact(800e-9 * size)),
         ("memory of 200 vectors, bfloat16", "GB", exact(400e-9 * size)),
     )
+    about["storage"] = str(storage)
     rows = [aside(label, TOTAL, "h", geometric(hours), printed, 10.0, **about)]
-    rows += [curve(label, name, unit, ours, **about) for name, unit, ours in quantities]
-    return [row | {"storage": str(storage)} for row in rows]
-
-
-def _smallest(run: Run) -> float:
-    """Seconds of a product with the smallest batch timed; axis of product_seconds: (batches,)."""
-    return float(np.asarray(run.array("product_seconds"))[0])
+    return rows + [curve(label, name, unit, ours, **about) for name, unit, ours in quantities]
 
 
 def _seconds(metrics: list[dict[str, Any]], name: str) -> Interval:
@@ -106,13 +101,10 @@ def _slopes(networks: dict[str, list[Run]]) -> list[Row]:
 def _line(networks: dict[str, list[Run]], size: str) -> tuple[Interval, float]:
     """The slope of log time on the log of a size over networks, and the intercept, in hours."""
     x = [math.log(group[0].metrics[size]) for group in networks.values()]
-    y = [
-        math.log(geometric([run.metrics["total_seconds"] / 3600 for run in group]).mean)
-        for group in networks.values()
-    ]
+    hours = [[run.metrics["total_seconds"] / 3600 for run in own] for own in networks.values()]
     if len(set(x)) < 3:
         return NONE, math.nan
-    line = stats.linregress(x, y)
+    line = stats.linregress(x, [math.log(geometric(each).mean) for each in hours])
     half = float(stats.t.ppf(0.5 + LEVEL / 2, len(x) - 2) * line.stderr)
     slope = float(line.slope)
     return Interval(slope, slope - half, slope + half, len(x)), float(line.intercept)
@@ -143,23 +135,22 @@ def _precision(runs: list[Run]) -> list[Row]:
 
 def _errors(run: Run, way: str) -> np.ndarray:
     """The relative error of each eigenvalue, by rank; axis of the arrays: (ranks,)."""
-    native = np.asarray(run.array("native"))
-    return np.abs(np.asarray(run.array(way)) - native) / np.abs(native)
+    native = run.array("native")
+    return np.abs(run.array(way) - native) / np.abs(native)
 
 
 def _whole(timed: list[Run]) -> Row:
-    off = [
-        abs(m["smallest_seconds"] / m["whole_seconds"] - 1)
-        for m in (run.metrics for run in timed)
-        if "whole_seconds" in m
-    ]
+    whole = [run.metrics for run in timed if "whole_seconds" in run.metrics]
+    off = over_seeds([abs(m["smallest_seconds"] / m["whole_seconds"] - 1) for m in whole])
     label = "distance of the sum of parts from the whole"
-    return claim("an iteration run whole", label, "", over_seeds(off), at_most=ADDS)
+    return claim("an iteration run whole", label, "", off, at_most=ADDS)
 
 
 def draw(table: pd.DataFrame) -> Figure:
     labels = ["parameters p", "rank of the eigenvalue"]
-    figure, (left, right) = new_panels(labels, "hours, n = 200, b = 512", width=PAGE, height=3.0)
+    figure, (left, right) = style.new_panels(
+        labels, "hours, n = 200, b = 512", width=style.PAGE, height=3.0
+    )
     _draw_times(left, table)
     _draw_errors(right, table)
     return figure
@@ -167,37 +158,36 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def _draw_times(axes: Axes, table: pd.DataFrame) -> None:
     rows = records(table[(table["quantity"] == TOTAL) & (table["fitted"] == 1)])
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", yscale="log")
     for row in rows:
         vision = row["method"].startswith("ViT")
-        colour = BLUE if vision else VERMILLION
+        colour = style.BLUE if vision else style.VERMILLION
         fill = "none" if row["extrapolated"] else "full"
         axes.plot([row["p"]] * 2, [row["low"], row["high"]], color=colour, linewidth=2, alpha=0.4)
         axes.plot(row["p"], row["ours"], "o" if vision else "s", color=colour, fillstyle=fill)
-        at = (row["p"], row["ours"])
-        axes.annotate(
-            row["method"], at, (5, -8), textcoords="offset points", fontsize=6.5, color=colour
-        )
+        at, off = (row["p"], row["ours"]), "offset points"
+        axes.annotate(row["method"], at, (5, -8), textcoords=off, fontsize=6.5, color=colour)
     sizes = np.array([row["p"] for row in rows] or [1.0, 10.0])
-    for name, style in (("all architectures", "-"), ("vision Transformers", "--")):
+    for name, dashes, colour in (
+        ("all architectures", "-", style.BLACK),
+        ("vision Transformers", "--", style.BLUE),
+    ):
         for row in records(table[(table["method"] == name) & (table["quantity"] == SLOPE)]):
             if row["n"] > 0 and not math.isnan(row["ours"]):
                 x = np.geomspace(sizes.min() / 1.3, sizes.max() * 1.3, 50)
                 y = np.exp(row["intercept"]) * x ** row["ours"]
                 label = f"{name}: $p^{{{row['ours']:.2f}}}$"
-                axes.plot(x, y, style, color=BLACK if style == "-" else BLUE, lw=0.9, label=label)
+                axes.plot(x, y, dashes, color=colour, lw=0.9, label=label)
     axes.margins(x=0.25, y=0.15)
     axes.legend(loc="lower right", fontsize=6.5)
     if any(row["extrapolated"] for row in rows):
-        axes.set_title("hollow: a sum of parts, extrapolated", color=GREY, fontsize=7)
+        axes.set_title("hollow: a sum of parts, extrapolated", color=style.GREY, fontsize=7)
 
 
 def _draw_errors(axes: Axes, table: pd.DataFrame) -> None:
     rows = table[table["quantity"] == ERRORS]
     for name, line in rows.groupby("method", sort=False):
-        line = line.sort_values("rank")
-        colour = COLOURS[str(name)]
+        line, colour = line.sort_values("rank"), COLOURS[str(name)]
         if (line["ours"] == 0).all():
             axes.plot([], [], color=colour, label=f"{name}: none")
             continue

@@ -25,10 +25,8 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     chosen = [run for run in noisy if _share(run) == largest]
     if not chosen:
         return tabulated([])
-    spoilt = {
-        role: [100 * _spoilt(run, role) for run in chosen if _known(run)]
-        for role in ("lowest", "highest")
-    }
+    known = [run for run in chosen if UNKNOWN not in run.array("shown_kind")]
+    spoilt = {role: [100 * _spoilt(run, role) for run in known] for role in ("lowest", "highest")}
     rows = [
         curve("Arnoldi", f"spoilt, of the {role}", "%", over_seeds(values))
         for role, values in spoilt.items()
@@ -38,18 +36,13 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     first = min(chosen, key=lambda run: int(run.config["seed"]))
     shown = [first.array(f"shown_{name}") for name in ("role", "score", "kind", "source", "target")]
     for role, score, kind, source, target in zip(*shown, strict=True):
-        ours = single(score)
         text = {"label": str(kind), "title": str(source), "content": str(target)}
-        rows.append(curve(str(role), "self-influence", "", ours, **text) | {"kind": "text"})
+        rows.append(curve(str(role), "self-influence", "", single(score), kind="text", **text))
     return tabulated(rows)
 
 
 def _share(run: Run) -> float:
     return float(run.config["arm"]["share"])
-
-
-def _known(run: Run) -> bool:
-    return UNKNOWN not in {str(kind) for kind in run.array("shown_kind")}
 
 
 def _spoilt(run: Run, role: str) -> float:
@@ -59,12 +52,8 @@ def _spoilt(run: Run, role: str) -> float:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    rows = {r["quantity"]: r for r in records(table)}
-    shares = [
-        f"{written(rows[f'spoilt, of the {role}'], '.0f')}% of the {role}"
-        for role in ("lowest", "highest")
-        if rows[f"spoilt, of the {role}"]["n"]
-    ]
+    spoilt = [r for r in records(table) if r["quantity"].startswith("spoilt, ") and r["n"]]
+    shares = [f"{written(r, '.0f')}% {r['quantity'].removeprefix('spoilt, ')}" for r in spoilt]
     over = f" Over seeds, {' and '.join(shares)} are spoilt." if shares else ""
     notes = f"Numbers are self-influence by Arnoldi; bold is the source, below it the target.{over}"
     heads = (("What is", "wrong"), ("Source and target",))

@@ -11,7 +11,7 @@ from analysis.ink.retrieval import draw
 from analysis.numbers import mislabel
 from analysis.numbers.frame import Frame, Method, Observation, tidy
 from analysis.numbers.mislabel import ACCURACY, RETRIEVAL
-from analysis.numbers.statistics import Interval, over_seeds
+from analysis.numbers.statistics import Interval, geometric, over_seeds, ratio
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
 from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
@@ -67,25 +67,23 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
         rows += _retrieval(frame, method)
         if method.family == "LiSSA":
             rows += _recursion(frame, observations, method)
-        time, paper = mislabel.cost(frame, method), _printed_time(method)
+        time, paper = mislabel.cost(frame, method), _printed(method)[0] / PAPER[UNIT][0]
         rows.append(aside(method, "T", f"T of {UNIT}", time, paper, FACTOR))
     basis, paper = mislabel.cost(frame, ARNOLDI, "fit_ratio"), BASIS_SECONDS / PAPER[UNIT][0]
     rows.append(aside(ARNOLDI, "T of the basis", f"T of {UNIT}", basis, paper, FACTOR))
     for labels, metric in ACCURACY.items():
-        ours, paper = frame.estimate(metric), PAPER_ACCURACY[labels]
-        quantity = f"accuracy, {labels}"
-        rows.append(number("larger CNN", quantity, "%", ours, paper, TOLERANCE["accuracy"]))
+        judged = (frame.estimate(metric), PAPER_ACCURACY[labels], TOLERANCE["accuracy"])
+        rows.append(number("larger CNN", f"accuracy, {labels}", "%", *judged))
     return tabulated(rows + _claims(frame))
 
 
-def _printed_time(method: Method) -> float:
-    return PAPER[method][0] / PAPER[UNIT][0] if method in PAPER else math.nan
+def _printed(method: Method) -> tuple[float, float, float]:
+    return PAPER.get(method, (math.nan,) * 3)
 
 
 def _retrieval(frame: Frame, method: Method) -> list[Row]:
     rows = []
-    printed = PAPER.get(method, (math.nan,) * 3)[1:]
-    for (name, metric), paper in zip(RETRIEVAL.items(), printed, strict=True):
+    for (name, metric), paper in zip(RETRIEVAL.items(), _printed(method)[1:], strict=True):
         ours = frame.estimate(metric, method)
         rows.append(number(method, name, "x100", ours, paper, TOLERANCE[name]))
         spread, quantity = over_seeds(_spread(frame, method, metric)), f"{name}, std over draws"
@@ -107,13 +105,11 @@ def _recursion(frame: Frame, observations: list[Observation], method: Method) ->
     """What LiSSA does after so few steps: eigenvalues below scale / r are not inverted."""
     scale, depth = frame.estimate("scale", method), method.dim
     share = Interval(scale.mean / depth, scale.low / depth, scale.high / depth, scale.n)
-    plain = {one.seed: one.run for one in observations if one.method == UNIT}
-    correlations = [
-        stats.spearmanr(*(run.array("self_influence") for run in (one.run, plain[one.seed])))
-        for one in observations
-        if one.method == method and one.seed in plain
-    ]
-    alike = over_seeds([float(one.statistic) for one in correlations])
+    ours, plain = (
+        {o.seed: o.run.array("self_influence") for o in observations if o.method == each}
+        for each in (method, UNIT)
+    )
+    alike = over_seeds([stats.spearmanr(ours[s], plain[s]).statistic for s in ours if s in plain])
     return [
         curve(method, "scale", "eigenvalue", scale),
         curve(method, "scale ÷ r", "eigenvalue", share),
@@ -124,9 +120,8 @@ def _recursion(frame: Frame, observations: list[Observation], method: Method) ->
 def _claims(frame: Frame) -> list[Row]:
     pairs = [(TEN, other) for other in PAPER if other != TEN]
     for p in SIZES:
-        select = Method("RandSelect", p)
-        pairs += [(Method("RandProj", p), select), (Method("Arnoldi", p), select)]
-        pairs += [(Method("RandProj", p), Method("Arnoldi", p))]
+        select, randproj, arnoldi = (Method(n, p) for n in ("RandSelect", "RandProj", "Arnoldi"))
+        pairs += [(randproj, select), (arnoldi, select), (randproj, arnoldi)]
     seeds = frame.estimate("auc").n
     rows = []
     for place, (name, metric) in enumerate(RETRIEVAL.items(), start=1):
@@ -140,7 +135,7 @@ def _claims(frame: Frame) -> list[Row]:
                 bounds = {"at_least": -ALIKE[name], "at_most": ALIKE[name]}
             paper = PAPER[one][place] - PAPER[other][place]
             rows.append(claim(label, name, "points", ours, paper=paper, **bounds))
-    slower = mislabel.relative_cost(frame, LISSA, ARNOLDI)
+    slower = frame.paired("ratio", LISSA, ARNOLDI, ratio, geometric)
     paper = PAPER[LISSA][0] / PAPER[ARNOLDI][0]
     rows.append(claim(f"{LISSA} ÷ {ARNOLDI}", "T", "x", slower, paper=paper, at_least=SLOWER))
     return rows

@@ -72,18 +72,16 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     lines = frame.lines
     if lines.empty:
         return tabulated([])
-    columns = (lines[name] for name in ("family", "dim", "share"))
-    kinds = dict.fromkeys(zip(*columns, strict=True))
+    kinds = lines[["family", "dim", "share"]].drop_duplicates().itertuples(index=False)
     rankings = [Ranking(Method(family, dim), share < 1) for family, dim, share in kinds]
     others = [one for one in rankings if one not in PAPER]
     shown = [*PAPER, *others] if set(PAPER) & set(rankings) else others
     chance = {"AUC": 50.0, "AP": lines.loc[lines["metric"] == "chance_ap", "value"].iat[0]}
     rows: list[Row] = []
     for one in shown:
-        for place, name in enumerate(METRICS):
-            ours = over_seeds(_by_fold(frame, name, one))
-            printed, about = _printed(one)[place], {"chance": chance[name]}
-            rows.append(number(_named(one), name, "x100", ours, printed, TOLERANCE[name], **about))
+        for name, printed in zip(METRICS, _printed(one), strict=True):
+            judged = (over_seeds(_by_fold(frame, name, one)), printed, TOLERANCE[name])
+            rows.append(number(_named(one), name, "x100", *judged, chance=chance[name]))
     rows += [row for one in rankings for row in _spreads(frame, one)]
     rows += _claims(frame) + _controls(frame, rankings)
     return tabulated(rows + [_bleu(run) for run in translations])
@@ -130,9 +128,9 @@ def _spreads(frame: Frame, one: Ranking) -> list[Row]:
             spread = single(folds.std(ddof=1))
             rows.append(curve(_named(one), f"{name}, std over folds", "x100", spread))
         by_fold = _part(frame, one.last).draws(metric, one.method)
-        several = [float(np.std(values, ddof=1)) for values in by_fold if len(values) > 1]
-        if several:
-            ours, what = over_seeds(several), f"{name}, std over draws"
+        ours = over_seeds([np.std(values, ddof=1) for values in by_fold if len(values) > 1])
+        if ours.n:
+            what = f"{name}, std over draws"
             rows.append(aside(_named(one), what, "x100", ours, SPREAD[name], FACTOR))
     return rows
 
@@ -155,8 +153,8 @@ def _claims(frame: Frame) -> list[Row]:
         pairs += [(Ranking(method), Ranking(method, last=True)) for method in both[-1:]]
     rows = []
     for one, other in pairs:
-        for place, (name, ours) in enumerate(_gaps(frame, one, other)):
-            paper = _printed(one)[place] - _printed(other)[place]
+        papers = np.subtract(_printed(one), _printed(other))
+        for (name, ours), paper in zip(_gaps(frame, one, other), papers, strict=True):
             label = f"{one} − {other}"
             rows.append(claim(label, name, "points", ours, paper=paper, at_least=0.0))
     return rows
@@ -195,11 +193,10 @@ def _controls(frame: Frame, rankings: list[Ranking]) -> list[Row]:
 
 
 def _bleu(run: Run) -> Row:
-    test = str(run.metrics["test"])
+    test, signature = str(run.metrics["test"]), str(run.metrics["signature"])
     printed = PAPER_BLEU if test == PAPER_TEST else math.nan
-    ours = single(run.metrics["bleu"])
-    more = {"signature": str(run.metrics["signature"])}
-    return aside("Model", f"BLEU, {test}", "", ours, printed, BLEU_FACTOR, **more)
+    judged = (single(run.metrics["bleu"]), printed, BLEU_FACTOR)
+    return aside("Model", f"BLEU, {test}", "", *judged, signature=signature)
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -214,12 +211,12 @@ def draw(table: pd.DataFrame) -> Figure:
     labels = [f"{name} ×100" for name in METRICS]
     figure, panels = new_panels(labels, height=1.0 + 0.17 * len(names), share_y=True)
     for axes, quantity in zip(panels, METRICS, strict=True):
-        chance = [row["chance"] for row in rows if row["quantity"] == quantity]
-        axes.axvline(max(chance), color=GREY, linewidth=0.7, linestyle=":")
-        for row in (row for row in rows if row["quantity"] == quantity):
+        mine = [row for row in rows if row["quantity"] == quantity]
+        chance = max(row["chance"] for row in mine)
+        axes.axvline(chance, color=GREY, linewidth=0.7, linestyle=":")
+        for row in mine:
             draw_row(axes, row, places[row["method"]])
-        means = [row["ours"] for row in rows if row["quantity"] == quantity]
-        axes.set_xlim(min(0.9 * max(chance), *(m - 5 for m in means if m == m), 100), 101)
+        axes.set_xlim(min(0.9 * chance, *(r["ours"] - 5 for r in mine if r["n"]), 100), 101)
     panels[0].set_yticks(list(places.values()), [name.removesuffix(LAST) for name in places])
     panels[0].set_ylim(max(places.values()) + 0.6, -0.6)
     for place, text in ((0, "all layers"), (len(whole) + 0.7, "last layers")):

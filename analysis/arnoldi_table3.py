@@ -12,7 +12,7 @@ from analysis.ink.marks import draw_key, mark, name_block, printed_mark
 from analysis.ink.retrieval import draw_row
 from analysis.ink.style import new_panels
 from analysis.numbers.frame import Frame, Method, Observation, numbers, tidy
-from analysis.numbers.statistics import Interval, difference, over_seeds
+from analysis.numbers.statistics import Interval, difference, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated, written
 from analysis.numbers.verdict import TOLERANCE_RULE
 from analysis.page.artifact import Artifact
@@ -82,9 +82,9 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
         for (quantity, metric), printed in zip(BUDGETS.items(), _printed(arm), strict=True):
             ours, paper = over_seeds(frame.by_seed(metric)), printed if crawl else math.nan
             rows.append(number(str(arm), quantity, "", ours, paper, TOLERANCE, **about))
-        kept = curve(str(arm), "kept", "% of the pool", _percent(frame, "selected"), **about)
-        known = crawl and arm.family == PREFILTER
-        rows.append(kept | {"paper": PAPER_SELECTED if known else math.nan})
+        kept, known = _percent(frame, "selected"), crawl and arm.family == PREFILTER
+        paper = PAPER_SELECTED if known else math.nan
+        rows.append(curve(str(arm), "kept", "% of the pool", kept, paper=paper, **about))
         noise = _percent(frame, "noise_kept")
         if noise.n:
             rows.append(curve(str(arm), "noise in what is kept", "%", noise, **about))
@@ -116,29 +116,24 @@ def _claims(frames: dict[Arm, Frame]) -> list[Row]:
         return sorted(arms, key=lambda arm: arm.share)
 
     def gap(one: Arm, other: Arm, quantity: str) -> Interval:
-        values = (frames[arm].by_seed(BUDGETS[quantity]) for arm in (one, other))
-        return over_seeds(difference(*values))
+        return over_seeds(difference(*(frames[a].by_seed(BUDGETS[quantity]) for a in (one, other))))
 
     both = tuple(BUDGETS)
     arnoldi, randproj = by_share("Arnoldi"), by_share("RandProj")
+    late = both[-1]
     pairs = [(one, other, both) for one, other in zip(arnoldi, randproj, strict=False)]
     pairs += [(best, Arm("None"), both) for best in (*arnoldi[-1:], *randproj[-1:])]
     pairs += [(best, Arm(PREFILTER), both) for best in arnoldi[-1:]]
     if len(arnoldi) > 1:
-        pairs.append((arnoldi[-1], arnoldi[0], both[-1:]))
-    pairs += [
-        (arm, Arm("None", clean=True), both[-1:])
-        for arm in frames
-        if arm.clean and arm.family == "Arnoldi"
-    ]
+        pairs.append((arnoldi[-1], arnoldi[0], (late,)))
+    whole = Arm("None", clean=True)
+    pairs += [(arm, whole, (late,)) for arm in frames if arm.clean and arm.family == "Arnoldi"]
     rows = []
     for one, other, quantities in pairs:
+        papers = dict(zip(both, np.subtract(_printed(one), _printed(other)), strict=True))
         for quantity in quantities if other in frames else ():
-            place = both.index(quantity)
-            paper = _printed(one)[place] - _printed(other)[place]
             ours, label = gap(one, other, quantity), f"{one} − {other}"
-            rows.append(claim(label, quantity, "BLEU", ours, paper=paper, at_least=0.0))
-    late = both[-1]
+            rows.append(claim(label, quantity, "BLEU", ours, paper=papers[quantity], at_least=0.0))
     for one, other in ((arm, Arm("Loss", arm.share)) for arm in arnoldi):
         if other in frames:
             rows.append(curve(f"{one} − {other}", late, "BLEU", gap(one, other, late)))
@@ -153,11 +148,10 @@ def _kinds(runs: list[Run]) -> list[Row]:
     shares: dict[tuple[Arm, str], list[float]] = {}
     for run in runs:
         if run.metrics["pool"] == "noisy" and "noise" in run.metrics:
-            columns = (np.asarray(run.array(n)) for n in ("kinds", "of_kind", "kept_of_kind"))
+            columns = (run.array(name) for name in ("kinds", "of_kind", "kept_of_kind"))
             for kind, count, kept in zip(*columns, strict=True):
                 if count:
-                    share = 100 * float(kept) / float(count)
-                    shares.setdefault((_arm(run), str(kind)), []).append(share)
+                    shares.setdefault((_arm(run), str(kind)), []).append(100 * kept / count)
     return [
         curve(arm.name, "kept of a kind", "%", over_seeds(values), noise_kind=kind)
         for (arm, kind), values in shares.items()
@@ -165,17 +159,9 @@ def _kinds(runs: list[Run]) -> list[Row]:
 
 
 def _signature(run: Run) -> list[Row]:
-    signature = str(run.metrics["signature"])
-    return [
-        curve(
-            "Training",
-            f"steps, {when}",
-            "",
-            over_seeds([float(run.metrics[f"steps_{when}"])]),
-            signature=signature,
-        )
-        for when in ("early", "late")
-    ]
+    steps = {when: single(run.metrics[f"steps_{when}"]) for when in ("early", "late")}
+    about = {"signature": str(run.metrics["signature"])}
+    return [curve("Training", f"steps, {when}", "", n, **about) for when, n in steps.items()]
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -184,27 +170,22 @@ def draw(table: pd.DataFrame) -> Figure:
     rows = [row for row in records(shown) if row["quantity"] in LABELS]
     measured = {row["quantity"] for row in rows if row["pool"] == "noisy"}
     quantities = [name for name in LABELS if name in measured]
-    arms = list(dict.fromkeys((row["pool"], row["method"]) for row in rows))
-    places = {
-        method: place + (0.7 if pool == "clean" else 0) for place, (pool, method) in enumerate(arms)
-    }
-    figure, panels = new_panels(
-        [LABELS[name] for name in quantities], height=1.0 + 0.18 * len(arms), share_y=True
-    )
+    arms = list(dict.fromkeys(row["method"] for row in rows))
+    clean = [name for name in arms if name.endswith(CLEAN_POOL)]
+    places = {name: at + (0.7 if name in clean else 0) for at, name in enumerate(arms)}
+    labels = [LABELS[name] for name in quantities]
+    figure, panels = new_panels(labels, height=1.0 + 0.18 * len(arms), share_y=True)
     for axes, quantity in zip(panels, quantities, strict=True):
-        for row in (row for row in rows if row["quantity"] == quantity):
-            draw_row(axes, row, places[row["method"]])
         mine = [row for row in rows if row["quantity"] == quantity]
+        for row in mine:
+            draw_row(axes, row, places[row["method"]])
         ends = [row[name] for row in mine for name in ("ours", "high", "paper") if row[name] > 0]
         axes.set_xlim(-0.05 * max(1, *ends), 1.05 * max(1, *ends))
     names = [name.removesuffix(CLEAN_POOL) for name in places]
     panels[0].set_yticks(list(places.values()), names)
     panels[0].set_ylim(max(places.values()) + 0.6, -0.6)
-    clean = [
-        place for (pool, name), place in zip(arms, places.values(), strict=True) if pool == "clean"
-    ]
     if clean:
-        name_block(panels[-1], "clean pool", min(clean))
+        name_block(panels[-1], "clean pool", places[clean[0]])
     draw_key(figure, {"ours, 95% over seeds": mark(line="-"), "printed": printed_mark()})
     return figure
 

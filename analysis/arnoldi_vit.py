@@ -1,22 +1,13 @@
 """Arnoldi, Sec. 5.3: mislabelled CIFAR-10 images in a fine-tuned ViT, by part of its layers."""
 
 import sys
+from itertools import product
 
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from analysis.ink.style import (
-    BLACK,
-    GREY,
-    PAGE,
-    SKY,
-    Look,
-    draw_curve,
-    fit_values,
-    look,
-    new_lattice,
-)
+from analysis.ink import style
 from analysis.numbers import mislabel, vit_retrieval
 from analysis.numbers.frame import Frame, Method, read_name, tidy
 from analysis.numbers.mislabel import RETRIEVAL
@@ -29,8 +20,8 @@ from experiments.laboratory.runs import Run
 NEGATIVE, ACCURACY = 7.0, 98.6  # % of the mass of 100 eigenvalues (footnote 8); % of test images
 TOLERANCE, FACTOR = 5.0, 1.1
 GAP = {"AUC": 3.0, "AP": 10.0}  # points within which a gap counts as small
-ALL = Look(SKY, "o", "Arnoldi, all eigenvalues", "--")
-POSITIVE = Look(look("Arnoldi").colour, "o", "Arnoldi, positive")
+ALL = style.Look(style.SKY, "o", "Arnoldi, all eigenvalues", "--")
+POSITIVE = style.Look(style.look("Arnoldi").colour, "o", "Arnoldi, positive")
 MASS = "negative mass of the leading eigenvalues"
 
 RULE = (
@@ -51,10 +42,9 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
         for asked, part in frame.by_share().items():
             share = part.where(lambda lines: lines["family"] != "Loss").estimate("share").mean
             about = {"where": where, "asked": asked, "share": share}
-            for method in part.methods():
-                for name, metric in RETRIEVAL.items():
-                    ours = part.estimate(metric, method)
-                    rows.append(curve(method, name, "x100", ours, **about))
+            for method, (name, metric) in product(part.methods(), RETRIEVAL.items()):
+                ours = part.estimate(metric, method)
+                rows.append(curve(method, name, "x100", ours, **about))
             mass = part.estimate("negative_share")
             rows.append(curve(f"{asked:.0%} of the parameters", MASS, "%", mass, **about))
     if not rows:
@@ -71,14 +61,13 @@ def _claims(test: Frame) -> list[Row]:
     rows: list[Row] = []
     parts = test.by_share()
     pairs = [(Method("Arnoldi positive", p), Method("RandProj", p)) for p in test.dims("RandProj")]
-    for share, part in parts.items():
-        for ours, other in pairs:
-            for name, metric in RETRIEVAL.items():
-                gap = part.paired(metric, ours, other)
-                where = f"{ours} − {other}, {share:.0%} of parameters"
-                small = {"at_least": -GAP[name], "at_most": GAP[name]}
-                rows.append(claim(where, name, "points", gap, at_least=0.0))
-                rows.append(claim(where, f"{name}, a small gap", "points", gap, **small))
+    for (share, part), (ours, other) in product(parts.items(), pairs):
+        for name, metric in RETRIEVAL.items():
+            gap = part.paired(metric, ours, other)
+            where = f"{ours} − {other}, {share:.0%} of parameters"
+            small = {"at_least": -GAP[name], "at_most": GAP[name]}
+            rows.append(claim(where, name, "points", gap, at_least=0.0))
+            rows.append(claim(where, f"{name}, a small gap", "points", gap, **small))
     least = min(parts, default=1.0)
     for method in (each for pair in pairs for each in pair):
         for name, metric in RETRIEVAL.items():
@@ -95,37 +84,36 @@ def draw(table: pd.DataFrame) -> Figure:
     shown = table[(table["where"] == "test") & table["quantity"].isin(list(RETRIEVAL))]
     named = [read_name(name) for name in dict.fromkeys(shown["method"])]
     sizes = sorted(one.dim for one in named if one.family == "RandProj") or [0]
-    figure, lattice = new_lattice(2, len(sizes), width=PAGE, height=4.3, share_y=False)
+    figure, lattice = style.new_lattice(2, len(sizes), width=style.PAGE, height=4.3, share_y=False)
     for line, name in zip(lattice, RETRIEVAL, strict=True):
         for axes, dim in zip(line, sizes, strict=True):
             rows = shown[shown["quantity"] == name].assign(part=lambda one: 100 * one["share"])
             drawn: list[float] = []
-            for method, style in _curves(dim):
+            for method, look in _curves(dim):
                 mine = rows[rows["method"] == method]
                 if method == "Loss":
-                    axes.axhline(*mine["ours"][:1], color=GREY, linestyle=":", label="Loss")
+                    axes.axhline(*mine["ours"][:1], color=style.GREY, linestyle=":", label="Loss")
                 else:
-                    draw_curve(axes, mine, "part", style)
+                    style.draw_curve(axes, mine, "part", look)
                 drawn += list(mine["ours"])
             axes.set_xscale("log")
             parts = sorted(set(rows[rows["method"] != "Loss"]["part"]))
             axes.set_xticks(parts, [f"{part:.0f}" for part in parts])
             axes.xaxis.set_minor_locator(NullLocator())
-            fit_values(axes, drawn, top=100)
+            style.fit_values(axes, drawn, top=100)
             if name == "AUC":
-                axes.set_title(f"{dim} directions", color=BLACK)
+                axes.set_title(f"{dim} directions", color=style.BLACK)
             else:
                 axes.set_xlabel("% of the parameters, from the top")
         line[0].set_ylabel(f"{name} ×100")
-    handles, labels = lattice[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=6)
+    figure.legend(*lattice[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
     return figure
 
 
-def _curves(dim: int) -> list[tuple[str, Look]]:
+def _curves(dim: int) -> list[tuple[str, style.Look]]:
     rest = [f"RandProj {dim}", f"RandSelect {dim}", "TracIn[1]", "Loss"]
     own = [(f"Arnoldi {dim}", ALL), (f"Arnoldi {dim} positive", POSITIVE)]  # the latter above
-    return [*((method, look(method)) for method in rest), *own]
+    return [*((method, style.look(method)) for method in rest), *own]
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from analysis.ink.pixels import show
 from analysis.ink.style import BLACK, FOOT, GREY, PAGE, VERMILLION
 from analysis.numbers import vit_retrieval
 from analysis.numbers.cells import packed
-from analysis.numbers.cifar_proponents import CLASSES, DIGITS
+from analysis.numbers.cifar_proponents import classes_of
 from analysis.numbers.frame import Observation
 from analysis.numbers.statistics import over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
@@ -38,18 +38,18 @@ RULE = (
 def tabulate(runs: list[Run]) -> pd.DataFrame:
     trained = vit_retrieval.observe(runs).get("train", [])
     group = [one for one in trained if one.share == 1 and "chance_hard" in one.values]
-    rows: list[Row] = []
-    for method in dict.fromkeys(one.method for one in group):
-        mine = [one.values for one in group if one.method == method]
-        for role in ROLES:
-            for kind, what in KINDS.items():
-                ours = over_seeds([100 * values[f"{role}_{kind}"] for values in mine])
-                rows.append(curve(method, f"{role}: {what}", "%", ours))
-        negative = over_seeds([100 * values["opponents_negative"] for values in mine])
-        rows.append(curve(method, "opponents of negative influence", "%", negative))
     declared = _declared(group)
     if not declared:
         return tabulated([])
+    shares = {
+        f"{role}_{kind}": f"{role}: {what}" for role in ROLES for kind, what in KINDS.items()
+    } | {"opponents_negative": "opponents of negative influence"}
+    rows: list[Row] = []
+    for method in dict.fromkeys(one.method for one in group):
+        mine = [one.values for one in group if one.method == method]
+        for metric, quantity in shares.items():
+            ours = over_seeds([100 * values[metric] for values in mine])
+            rows.append(curve(method, quantity, "%", ours))
     for kind, what in KINDS.items():
         chance = over_seeds([100 * one.values[f"chance_{kind}"] for one in declared])
         rows.append(curve("all training images", what, "%", chance))
@@ -65,8 +65,8 @@ def _declared(group: list[Observation]) -> list[Observation]:
 
 def _claims(declared: list[Observation]) -> list[Row]:
     method, rows = declared[0].method, []
+    values = [one.values for one in declared]
     for kind, what in KINDS.items():
-        values = [one.values for one in declared]
         excess = [100 * (each[f"opponents_{kind}"] - each[f"chance_{kind}"]) for each in values]
         label = f"{method}, opponents − all"
         rows.append(claim(label, what, "points", over_seeds(excess), at_least=0.0))
@@ -77,55 +77,50 @@ def _claims(declared: list[Observation]) -> list[Row]:
 
 def _top(one: Observation) -> float:
     """The mislabelled share of the most self-influential training images."""
-    return float(np.asarray(one.run.array("corrupted"))[one.run.array("top")].mean())
+    return float(one.run.array("corrupted")[one.run.array("top")].mean())
 
 
 def _images(run: Run) -> list[Row]:
-    facts = {name: np.asarray(run.array(name)) for name in ("given", "true", "corrupted")}
+    facts = {name: run.array(name) for name in ("given", "true", "corrupted")}
     probability, scores = run.array("given_probability"), run.array("self_influence")
 
     def image(pixels: np.ndarray, score: float, **more: Any) -> Row:
-        shape = {"height": pixels.shape[0], "channels": pixels.shape[2]}
-        value = single(score)
-        shown = {**more, **shape, "pixels": packed(pixels)}
-        return curve(str(run.metrics["method"]), "image", "", value, **shown) | {"kind": "image"}
+        more |= {"kind": "image", "height": pixels.shape[0], "channels": pixels.shape[2]}
+        method, value = str(run.metrics["method"]), single(score)
+        return curve(method, "image", "", value, **more, pixels=packed(pixels))
 
     def labelled(index: int) -> dict[str, Any]:
         known = {name: int(values[index]) for name, values in facts.items()}
         return known | {"probability": float(probability[index])}
 
     rows = []
-    for rank, (index, pixels) in enumerate(
-        zip(run.array("top"), run.array("top_images"), strict=True)
-    ):
-        more = {"role": "self", "line": rank // ACROSS, "rank": rank % ACROSS}
-        rows.append(image(pixels, float(scores[index]), **more, **labelled(index)))
-    opponents = np.asarray(run.array("opponents"))
+    for rank, index in enumerate(run.array("top")):
+        place = {"role": "self", "line": rank // ACROSS, "rank": rank % ACROSS}
+        pixels = run.array("top_images")[rank]
+        rows.append(image(pixels, float(scores[index]), **place, **labelled(index)))
     for line, query in enumerate(run.array("shown")):
-        label = int(run.array("shown_labels")[line])
+        label, opponents = int(run.array("shown_labels")[line]), run.array("opponents")[query]
         about = {"given": label, "true": label, "corrupted": 0, "probability": math.nan}
         shown = run.array("shown_images")[line]
         rows.append(image(shown, math.nan, role="query", line=line, rank=0, **about))
         for rank, pixels in enumerate(run.array("opponent_images")[line]):
             place = {"role": "opponent", "line": line, "rank": rank}
-            rows.append(image(pixels, math.nan, **place, **labelled(opponents[query, rank])))
+            rows.append(image(pixels, math.nan, **place, **labelled(opponents[rank])))
     return rows
 
 
 def draw(table: pd.DataFrame) -> Figure:
     images = records(table[table["kind"] == "image"])
-    classes = DIGITS if str(table["tier"].iloc[0]) == "smoke" else CLASSES
+    classes = classes_of(table)
     queries = sum(row["role"] == "query" for row in images)
     height = 0.72 + (LINES + queries) * LINE + FOOT
     figure = Figure(figsize=(PAGE, height))
     suspicious = [row for row in images if row["role"] == "self"]
     wrong = sum(int(row["corrupted"]) for row in suspicious)
     method = images[0]["method"] if images else ""
-    _write(
-        figure, 0.08, height - 0.25,
-        f"Most self-influential training images by {method}: {wrong} of {len(suspicious)} are"
-        " mislabelled (framed)",
-    )  # fmt: skip
+    share = f"{wrong} of {len(suspicious)} are mislabelled (framed)"
+    title = f"Most self-influential training images by {method}: {share}"
+    _write(figure, 0.08, height - 0.25, title)
     below = height - 0.4 - LINES * LINE - 0.12
     _write(figure, 0.08, below - 0.06, "A test image, and the training images most against it")
     for row in images:
@@ -135,12 +130,11 @@ def draw(table: pd.DataFrame) -> Figure:
         if row["role"] == "opponent":
             left += 1.4 * PITCH
         _draw_image(figure, row, classes, left, top)
-    _write(
-        figure, 0.08, 0.05,
+    note = (
         "Given label, true label where it differs; under opponents the probability the model gives"
-        " to the given label",
-        fontsize=6, color=GREY,
-    )  # fmt: skip
+        " to the given label"
+    )
+    _write(figure, 0.08, 0.05, note, fontsize=6, color=GREY)
     return figure
 
 
@@ -167,11 +161,10 @@ def _write(figure: Figure, x: float, y: float, text: str, **more: Any) -> None:
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
     """The shares by method, and the claims."""
-    rows = [row for row in records(table) if row["kind"] != "image"]
     lines = [
         {name: row[name] for name in ("method", "quantity")}
         | {row["unit"]: written(row, ".1f"), "verdict": row["verdict"]}
-        for row in rows
+        for row in records(table[table["kind"] != "image"])
     ]
     return pd.DataFrame(lines).fillna("")
 

@@ -33,17 +33,17 @@ RULE = (
 def tabulate(runs: list[Run]) -> pd.DataFrame:
     observations = mislabel.observe(runs, NETWORK)
     frame = tidy(observations)
-    rows = []
-    for method in frame.methods():
-        for name, metric in {**RETRIEVAL, "seconds": "seconds"}.items():
-            unit = "s" if metric == "seconds" else "x100"
-            rows.append(curve(method, name, unit, frame.estimate(metric, method)))
+    units = dict.fromkeys(RETRIEVAL, "x100") | {"seconds": "s"}
+    rows = [
+        curve(method, name, unit, frame.estimate(RETRIEVAL.get(name, name), method))
+        for method in frame.methods()
+        for name, unit in units.items()
+    ]
     run = _declared(observations)
     if run is None:
         return tabulated(rows)
     rows.append(curve("chance", "AP", "x100", frame.estimate("chance_ap")))
-    position = np.asarray(run.array("top"))
-    corrupted = np.asarray(run.array("corrupted"), dtype=bool)
+    position, corrupted = run.array("top"), np.asarray(run.array("corrupted"), dtype=bool)
     excess = over_seeds([100 * (corrupted[position].mean() - corrupted.mean())])
     label = f"{run.metrics['method']}, top {len(position)} − all"
     rows.append(claim(label, "corrupted", "points", excess, at_least=0.0))
@@ -58,16 +58,14 @@ def _declared(observations: list[Observation]) -> Run | None:
 
 def _images(run: Run, position: np.ndarray) -> list[Row]:
     images = np.asarray(run.array("top_images"), dtype=np.uint8)
-    columns = {name: np.asarray(run.array(name))[position] for name in FACTS}
-    scores = np.asarray(run.array("self_influence"))[position]
-    method = str(run.metrics["method"])
+    facts = {name: run.array(name) for name in FACTS}
+    method, scores = str(run.metrics["method"]), run.array("self_influence")
     rows = []
-    for rank, image in enumerate(images):
-        score = single(scores[rank])
-        shown = {name: int(values[rank]) for name, values in columns.items()}
-        shown |= {"rank": rank + 1, "height": image.shape[0]}
-        row = curve(method, "self-influence", "", score, **shown, pixels=packed(image))
-        rows.append(row | {"kind": "image"})
+    for rank, (place, image) in enumerate(zip(position, images, strict=True), start=1):
+        shown = {name: int(values[place]) for name, values in facts.items()}
+        shown |= {"rank": rank, "height": len(image)}
+        row = curve(method, "self-influence", "", single(scores[place]), **shown)
+        rows.append(row | {"kind": "image", "pixels": packed(image)})
     return rows
 
 
@@ -96,10 +94,8 @@ def page(table: pd.DataFrame) -> pd.DataFrame:
     wide: dict[str, Row] = {}
     for row in records(table[table["kind"] == "curve"]):
         line = wide.setdefault(row["method"], {"method": row["method"]})
-        percent = row["unit"] == "x100"
-        name = f"{row['quantity']} ×100" if percent else row["quantity"]
-        line[name] = written(row, ".1f" if percent else ".3g")
-        line["seeds"] = str(row["n"])
+        suffix, form = (" ×100", ".1f") if row["unit"] == "x100" else ("", ".3g")
+        line |= {f"{row['quantity']}{suffix}": written(row, form), "seeds": str(row["n"])}
     columns = ["method", *(f"{name} ×100" for name in RETRIEVAL), "seconds", "seeds"]
     return pd.DataFrame(list(wide.values()), columns=pd.Index(columns)).fillna("")
 

@@ -1,28 +1,17 @@
 """TracIn, Sec. D: mislabelled digits found by TracIn on different checkpoints of one training."""
 
-import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.ink.style import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PAGE,
-    VERMILLION,
-    Look,
-    draw_curve,
-    fit_values,
-    new_figure,
-)
+from analysis.ink import style
 from analysis.numbers.frame import Method, Observation, numbers, read_name, tidy
-from analysis.numbers.statistics import Interval, difference, geometric, over_seeds, ratio
+from analysis.numbers.statistics import difference, geometric, over_seeds, ratio, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
@@ -90,31 +79,25 @@ def _training(whole: list[Observation]) -> list[Row]:
     if not whole:
         return []
     runs, frame = [one.run for one in whole], tidy(whole)
-    epoch, steps = _epoch(runs[0]), np.asarray(runs[0].array("steps"))
-    rows = []
-    for quantity, array, unit in (("loss", "train_loss", "nats"), ("AP alone", "ap_each", "x100")):
-        scale = 100 if unit == "x100" else 1
-        by_step = np.stack([np.asarray(run.array(array), float) for run in runs], axis=1)
-        for step, over_runs in zip(steps, by_step, strict=True):
-            ours = over_seeds(over_runs * scale)
-            row = curve("one checkpoint", quantity, unit, ours, epoch=float(step / epoch))
-            rows.append(row | {"kind": "moment"})
-
-    def about(quantity: str, unit: str, ours: Interval) -> None:
-        rows.append(curve("training", quantity, unit, ours))
-
+    epoch, rows = _epoch(runs[0]), []
+    moments = (("loss", "train_loss", "nats", 1), ("AP alone", "ap_each", "x100", 100))
+    for quantity, array, unit, scale in moments:
+        by_step = np.stack([run.array(array).astype(float) for run in runs], axis=1)
+        for step, values in zip(runs[0].array("steps"), by_step, strict=True):
+            ours = over_seeds(values * scale)
+            about = {"kind": "moment", "epoch": float(step / epoch)}
+            rows.append(curve("one checkpoint", quantity, unit, ours, **about))
     for boundary in ("settled", "converged"):
         at = [_moment(run, int(run.metrics[boundary])) / epoch for run in runs]
-        about(boundary, "epochs", over_seeds(at))
-    saved = [int((np.asarray(run.array("steps")) <= epoch).sum()) for run in runs]
-    about("saved in the first epoch", "", over_seeds(saved))
+        rows.append(curve("training", boundary, "epochs", over_seeds(at)))
+    saved = over_seeds([(run.array("steps") <= epoch).sum() for run in runs])
+    rows.append(curve("training", "saved in the first epoch", "", saved))
     for phase, has in PHASES.items():
-        count = float(sum(has(run) for run in runs))
-        ours = Interval(count, math.nan, math.nan, len(runs))
-        about(f"seeds with a phase: {phase}", "seeds", ours)
-    about("accuracy, true labels", "%", frame.estimate("accuracy_true"))
-    rows.append(curve("chance", "AP", "x100", frame.estimate("chance_ap")))
-    return rows
+        count = replace(single(sum(map(has, runs))), n=len(runs))
+        rows.append(curve("training", f"seeds with a phase: {phase}", "seeds", count))
+    accuracy, chance = frame.estimate("accuracy_true"), frame.estimate("chance_ap")
+    rows.append(curve("training", "accuracy, true labels", "%", accuracy))
+    return [*rows, curve("chance", "AP", "x100", chance)]
 
 
 def _epoch(run: Run) -> float:
@@ -125,7 +108,7 @@ def _epoch(run: Run) -> float:
 
 def _moment(run: Run, position: int) -> float:
     """The step of a checkpoint; the last one's where the position is beyond it."""
-    steps = np.asarray(run.array("steps"))
+    steps = run.array("steps")
     return float(steps[min(position, len(steps) - 1)])
 
 
@@ -133,10 +116,10 @@ def _proposals(group: list[Observation]) -> list[Row]:
     """Which checkpoints were proposed on each seed."""
     rows = []
     for one in group:
-        for position in np.asarray(one.run.array("positions")):
-            at = over_seeds([_moment(one.run, int(position)) / _epoch(one.run)])
-            row = curve(_title(one), "chosen", "epoch", at, seed=one.seed)
-            rows.append(row | {"kind": "proposal"})
+        for position in one.run.array("positions"):
+            at = single(_moment(one.run, position) / _epoch(one.run))
+            about = {"kind": "proposal", "seed": one.seed}
+            rows.append(curve(_title(one), "chosen", "epoch", at, **about))
     return rows
 
 
@@ -167,23 +150,25 @@ def _strength(group: list[Observation]) -> pd.Series:
     """The mean self-influence of an example at a checkpoint of a choice, by seed."""
     strengths = {}
     for one in group:
-        chosen = np.asarray(one.run.array("positions"))
+        chosen = one.run.array("positions")
         if len(chosen):
-            each = np.asarray(one.run.array("self_influence_mean"))
-            strengths[one.seed] = float(each[chosen].mean())
+            strengths[one.seed] = float(one.run.array("self_influence_mean")[chosen].mean())
     return pd.Series(strengths, dtype=float)
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    figure = new_figure(PAGE, height=3.3)
+    figure = style.new_figure(style.PAGE, height=3.3)
     grid = figure.add_gridspec(2, 2, width_ratios=[1.15, 1])
     top = figure.add_subplot(grid[0, 0])
     bottom = figure.add_subplot(grid[1, 0], sharex=top)
     moments = table[table["kind"] == "moment"]
-    for axes, quantity, colour in ((top, "loss", BLUE), (bottom, "AP alone", VERMILLION)):
-        rows = moments[moments["quantity"] == quantity]
-        draw_curve(axes, rows, "epoch", Look(colour, ".", quantity))
-        fit_values(axes, rows["ours"])
+    for axes, look in (
+        (top, style.Look(style.BLUE, ".", "loss")),
+        (bottom, style.Look(style.VERMILLION, ".", "AP alone")),
+    ):
+        rows = moments[moments["quantity"] == look.name]
+        style.draw_curve(axes, rows, "epoch", look)
+        style.fit_values(axes, rows["ours"])
         _draw_phases(axes, table)
     if len(moments):
         top.set_xscale("log")
@@ -192,7 +177,7 @@ def draw(table: pd.DataFrame) -> Figure:
     bottom.set_ylabel("AP of one\ncheckpoint (×100)")
     bottom.set_xlabel("Epochs of training")
     _name_phases(top, table)
-    top.plot([], [], "|", color=GREEN, markeredgewidth=1.8, label="proposed, on one seed")
+    top.plot([], [], "|", color=style.GREEN, markeredgewidth=1.8, label="proposed, on one seed")
     top.legend(loc="lower left", bbox_to_anchor=(0, 0.08), handletextpad=0.1)
     _draw_choices(figure.add_subplot(grid[:, 1]), table)
     return figure
@@ -206,12 +191,11 @@ def _boundaries(table: pd.DataFrame) -> list[float]:
 
 def _draw_phases(axes: Axes, table: pd.DataFrame) -> None:
     for at in _boundaries(table):
-        axes.axvline(at, color=GREY, linewidth=0.8, linestyle=":")
+        axes.axvline(at, color=style.GREY, linewidth=0.8, linestyle=":")
     proposed = table[table["kind"] == "proposal"]
-    if proposed.empty:
-        return
-    for row in records(proposed[proposed["seed"] == proposed["seed"].min()]):
-        axes.axvline(row["ours"], ymax=0.08, color=GREEN, linewidth=1.8)
+    if len(proposed):
+        for at in proposed.loc[proposed["seed"] == proposed["seed"].min(), "ours"]:
+            axes.axvline(at, ymax=0.08, color=style.GREEN, linewidth=1.8)
 
 
 def _name_phases(axes: Axes, table: pd.DataFrame) -> None:
@@ -219,34 +203,30 @@ def _name_phases(axes: Axes, table: pd.DataFrame) -> None:
     if not boundaries:
         return
     epochs = table.loc[table["kind"] == "moment", "epoch"]
-    edges = [epochs.min(), *boundaries, epochs.max()]
+    edges, where = [epochs.min(), *boundaries, epochs.max()], axes.get_xaxis_transform()
     for name, low, high in zip(("early", "steady", "converged"), edges, edges[1:], strict=False):
         middle = float(np.sqrt(low * high))
-        axes.annotate(
-            name, (middle, 1.02), xycoords=("data", "axes fraction"), ha="center", fontsize=6.5
-        )
+        axes.text(middle, 1.02, name, transform=where, ha="center", fontsize=6.5)
 
 
 def _draw_choices(axes: Axes, table: pd.DataFrame) -> None:
-    wide = {
-        quantity: table[(table["quantity"] == quantity) & (table["kind"] == "curve")]
-        for quantity in ("AP", "AP of the loss", COUNT)
-    }
-    shown = [row for row in records(wide["AP"]) if row["n"] and row["method"] != "chance"]
-    counts, losses = (wide[name].set_index("method")["ours"] for name in (COUNT, "AP of the loss"))
+    curves = table[(table["kind"] == "curve") & (table["method"] != "chance")]
+    shown = [row for row in records(curves[curves["quantity"] == "AP"]) if row["n"]]
+    values = curves.set_index(["quantity", "method"])["ours"]
     at = np.arange(len(shown))[::-1]
-    axes.hlines(at, [r["low"] for r in shown], [r["high"] for r in shown], colors=BLUE, lw=1.6)
-    axes.plot([row["ours"] for row in shown], at, "o", color=BLUE, label="TracIn's self-influence")
+    low, ours, high = ([row[name] for row in shown] for name in ("low", "ours", "high"))
+    axes.hlines(at, low, high, colors=style.BLUE, lw=1.6)
+    axes.plot(ours, at, "o", color=style.BLUE, label="TracIn's self-influence")
     if not shown:
         return
-    control = [losses[row["method"]] for row in shown]
-    label = "training loss"
-    axes.plot(control, at, "D", color=ORANGE, markersize=3.5, mfc="none", label=label)
     names = [row["method"] for row in shown]
-    axes.set_yticks(at, [f"{read_name(name).family} ({counts[name]:.3g})" for name in names])
-    axes.set_ylim(-0.6, len(shown) - 0.4)
-    values = [*(row["ours"] for row in shown), *control]
-    axes.set_xlim(min(values) - 0.15 * (100 - min(values)), 100)
+    control, counts = (list(values[name].loc[names]) for name in ("AP of the loss", COUNT))
+    label = "training loss"
+    axes.plot(control, at, "D", color=style.ORANGE, markersize=3.5, mfc="none", label=label)
+    labels = zip(names, counts, strict=True)
+    axes.set_yticks(at, [f"{read_name(name).family} ({count:.3g})" for name, count in labels])
+    least = min(*ours, *control)
+    axes.set(xlim=(least - 0.15 * (100 - least), 100), ylim=(-0.6, len(shown) - 0.4))
     axes.set_xlabel("AP (×100); in brackets: checkpoints used")
     axes.legend(loc="lower center", bbox_to_anchor=(0.35, 1.0), ncols=2, columnspacing=1)
 

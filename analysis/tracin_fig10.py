@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from scipy import stats
 
 from analysis.ink.style import BLACK, BLUE, FOOT, GREY, PAGE, VERMILLION
 from analysis.numbers.cells import packed, unpacked
+from analysis.numbers.frame import grouped
 from analysis.numbers.statistics import Interval, geometric, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, tabulated
 from analysis.page.artifact import Artifact
@@ -48,9 +50,7 @@ RULE = (
 
 
 def tabulate(runs: list[Run]) -> pd.DataFrame:
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(_name(run), []).append(run)
+    groups = grouped(runs, _name)
     rows: list[Row] = []
     for method, members in groups.items():
         for which, label in QUERIES.items():
@@ -58,8 +58,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
         explained = _estimate(members, lambda run: float(run.metrics["r2_test"]))
         rows.append(curve(method, "R² of test rows", "", explained))
     for method in ("TracIn", "TracIn, no coordinates"):
-        if method in groups:
-            rows += _self_influence(method, groups[method])
+        rows += _self_influence(method, groups[method]) if method in groups else []
     traced = groups.get("TracIn", [])
     if not traced:
         return tabulated(rows)
@@ -83,10 +82,9 @@ def _median(name: str) -> Measure:
 
 
 def _relative(which: str, what: str) -> Measure:
-    def measure(run: Run) -> float:
-        return float(np.median(run.array(f"{which}_{what}_km") / run.array(f"{which}_random_km")))
-
-    return measure
+    """The median ratio of a distance to that of all training rows."""
+    names = (f"{which}_{what}_km", f"{which}_random_km")
+    return lambda run: float(np.median(np.divide(*map(run.array, names))))
 
 
 def _locality(method: str, members: list[Run], which: str, label: str) -> list[Row]:
@@ -135,17 +133,14 @@ def partial_rank(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
     return float((xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2)))
 
 
-def _query_rank(run: Run, what: str) -> float:
-    """Spearman's correlation, over queries, of a quantity with density."""
-    return float(stats.spearmanr(run.array(f"query_{what}"), run.array("query_density")).statistic)
-
-
 def _claims(traced: list[Run]) -> list[Row]:
+    def by_query(what: str) -> Interval:
+        name = f"query_{what}"
+        return _estimate(traced, lambda run: _rank(run, "query_density", name))
+
     local = geometric([_relative("query", "proponent")(run) for run in traced])
     dense = _estimate(traced, lambda run: _rank(run, "train_density"))
-    away = _estimate(traced, lambda run: _query_rank(run, "proponent_km"))
-    whole = _estimate(traced, lambda run: _query_rank(run, "random_km"))
-    nearer = _estimate(traced, lambda run: _query_rank(run, "proponent_nearer"))
+    away, whole, nearer = map(by_query, ("proponent_km", "random_km", "proponent_nearer"))
     what = "Spearman, density and"
     return [
         curve("TracIn, proponents", f"{what} distance", "", away),
@@ -172,9 +167,7 @@ def _maps(run: Run) -> list[Row]:
 def points(name: str, place: np.ndarray) -> Row:
     """The row that stores places; axes: (places, degrees north and east)."""
     once = np.unique(np.rint(place / STEP).astype("<i2"), axis=0)
-    count = single(len(place))
-    row = curve(name, "points", "", count, points=packed(once))
-    return row | {"kind": "points"}
+    return curve(name, "points", "", single(len(place)), kind="points", points=packed(once))
 
 
 def places(table: pd.DataFrame, name: str) -> np.ndarray:
@@ -187,11 +180,8 @@ def places(table: pd.DataFrame, name: str) -> np.ndarray:
 
 def draw(table: pd.DataFrame) -> Figure:
     """Two maps side by side; the first has a detail around the queries."""
-    height = 4.5
-    figure = Figure(figsize=(PAGE, height))
-    figure.subplots_adjust(
-        left=0.065, right=0.995, bottom=(FOOT + 0.62) / height, top=0.945, wspace=0.12
-    )
+    figure, bottom = Figure(figsize=(PAGE, 4.5)), (FOOT + 0.62) / 4.5
+    figure.subplots_adjust(left=0.065, right=0.995, bottom=bottom, top=0.945, wspace=0.12)
     left, right = figure.subplots(1, 2)
     influential = ("training and test", "opponents", "proponents", "queries")
     _map(left, table, influential, "(a) Influential for 11 queries in Palo Alto")
@@ -200,30 +190,23 @@ def draw(table: pd.DataFrame) -> Figure:
     queries = places(table, "queries")
     if len(queries):
         _detail(left, table, influential, queries.mean(0))
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.115), "ncols": 2}
     for axes, names in ((left, influential[::-1]), (right, ("high", "low", "training and test"))):
-        axes.legend(
-            handles=[_handle(name) for name in names],
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.115),
-            ncols=2,
-            columnspacing=1.0,
-            handletextpad=0.3,
-        )
+        handles = [_handle(name) for name in names]
+        axes.legend(handles=handles, columnspacing=1.0, handletextpad=0.3, **place)
     return figure
 
 
 def _map(axes: Axes, table: pd.DataFrame, names: tuple[str, ...], title: str) -> None:
     for name in names:
-        place = places(table, name)
+        north, east = places(table, name).T
         label, colour, marker, size = SHOWN[name]
         edge = 0.9 if marker == "x" else 0.0
-        north, east = place.T
         axes.scatter(east, north, size, colour, marker=marker, linewidths=edge, label=label)
     everywhere = places(table, "training and test")
     axes.set_aspect(1 / math.cos(math.radians(everywhere[:, 0].mean())))
     axes.set_title(title, loc="left")
-    axes.set_xlabel("Longitude (degrees east)")
-    axes.set_ylabel("Latitude (degrees north)")
+    axes.set(xlabel="Longitude (degrees east)", ylabel="Latitude (degrees north)")
 
 
 def _detail(axes: Axes, table: pd.DataFrame, names: tuple[str, ...], centre: np.ndarray) -> None:
@@ -234,9 +217,7 @@ def _detail(axes: Axes, table: pd.DataFrame, names: tuple[str, ...], centre: np.
     inset.set_xlim(centre[1] - wide, centre[1] + wide)
     inset.set_ylim(centre[0] - INSET_DEGREES, centre[0] + INSET_DEGREES)
     inset.set(xticks=[], yticks=[], xlabel="", ylabel="")
-    for spine in inset.spines.values():
-        spine.set_visible(True)
-        spine.set_color(GREY)
+    inset.spines[:].set(visible=True, color=GREY)
     axes.indicate_inset_zoom(inset, edgecolor=GREY, alpha=1.0)
 
 

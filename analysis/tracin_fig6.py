@@ -3,24 +3,16 @@
 import sys
 from functools import partial
 
-import pandas as pd
-from matplotlib.figure import Figure
-
-from analysis.ink import proponents as panels
+from analysis.ink.proponents import draw_cifar
 from analysis.numbers import cifar_proponents
 from analysis.numbers.proponents import RULE, WRONG
 from analysis.page.artifact import Artifact
-
-
-def draw(table: pd.DataFrame) -> Figure:
-    return panels.draw(table, cifar_proponents.classes_of(table), WRONG)
-
 
 ARTIFACT = Artifact(
     id="tracin_fig6",
     experiment="cifar_proponents",
     tabulate=partial(cifar_proponents.tabulate, stratum=WRONG, display=1),
-    draw=draw,
+    draw=partial(draw_cifar, stratum=WRONG),
     rule=RULE,
     title="CIFAR-10 proponents and opponents of a misclassified automobile",
     claim=(

@@ -1,8 +1,7 @@
 """TracIn, Figure 7: change in loss at each training step against TracIn influence of that step."""
 
-import math
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,8 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis.ink.style import (
-    GREY,
-    PAGE,
-    SHADES,
-    UNNAMED,
-    VERMILLION,
-    Look,
-    draw_curve,
-    fit_values,
-    new_figure,
-)
-from analysis.numbers.statistics import Interval, difference, geometric, over_seeds
+from analysis.ink import style
+from analysis.numbers.statistics import difference, geometric, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
@@ -55,10 +44,6 @@ class Setting:
     def __str__(self) -> str:
         return f"batch {self.batch_size}, lr {self.lr:g}"
 
-    @property
-    def columns(self) -> dict[str, Any]:
-        return {"batch_size": self.batch_size, "lr": self.lr}
-
 
 def tabulate(runs: list[Run]) -> pd.DataFrame:
     groups: dict[Setting, dict[int, Run]] = {}
@@ -86,7 +71,7 @@ def _shown(settings: list[Setting]) -> list[Setting]:
 
 def _points(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Influence and change; axes of both: (steps, queries)."""
-    return np.asarray(run.array("influence"), float), np.asarray(run.array("change"), float)
+    return run.array("influence").astype(float), run.array("change").astype(float)
 
 
 def _correlations(members: dict[int, Run]) -> pd.DataFrame:
@@ -103,15 +88,14 @@ def _correlations(members: dict[int, Run]) -> pd.DataFrame:
 
 
 def _setting(setting: Setting, members: dict[int, Run], measured: pd.DataFrame) -> list[Row]:
-    label, about, runs = str(setting), setting.columns, list(members.values())
+    label, about, runs = str(setting), asdict(setting), list(members.values())
     rows = [curve(label, one, "", over_seeds(measured[one]), **about) for one in measured]
     accuracy = over_seeds([100 * run.metrics["accuracy"] for run in runs])
     rows.append(curve(label, "accuracy after training", "%", accuracy, **about))
-    by_factor = pd.DataFrame([_remainder(run) for run in runs])
+    by_factor = pd.DataFrame(map(_remainder, runs))
     for factor in by_factor:
-        more = about | {"step": float(factor * setting.lr)}
-        row = curve(label, "remainder", "nats", geometric(by_factor[factor]), **more)
-        rows.append(row | {"kind": "remainder"})
+        more = about | {"kind": "remainder", "step": float(factor * setting.lr)}
+        rows.append(curve(label, "remainder", "nats", geometric(by_factor[factor]), **more))
     return rows
 
 
@@ -131,20 +115,17 @@ def _slope(run: Run) -> float:
 
 def _by_class(run: Run) -> dict[int, float]:
     """Pearson's correlation within each class of query."""
-    x, y = _points(run)
-    labels = np.asarray(run.array("label"))
-    return {
-        int(label): float(
-            stats.pearsonr(x[:, labels == label].ravel(), y[:, labels == label].ravel()).statistic
-        )
-        for label in np.unique(labels)
-    }
+    pairs, labels, by_class = _points(run), run.array("label"), {}
+    for label in np.unique(labels):
+        x, y = (values[:, labels == label].ravel() for values in pairs)
+        by_class[int(label)] = float(stats.pearsonr(x, y).statistic)
+    return by_class
 
 
 def _classes(setting: Setting, members: dict[int, Run]) -> list[Row]:
     table, rows = pd.DataFrame([_by_class(run) for run in members.values()]), []
     for label in sorted(table):
-        ours, about = over_seeds(table[label].dropna()), setting.columns | {"label": label}
+        ours, about = over_seeds(table[label].dropna()), asdict(setting) | {"label": label}
         rows.append(curve(str(setting), f"Pearson, class {label}", "", ours, **about))
     return rows
 
@@ -167,28 +148,22 @@ def _claims(
 
 def _bins(setting: Setting, members: dict[int, Run]) -> list[Row]:
     """The share of points in each occupied square of the plane, all seeds together."""
-    pairs = [_points(run) for run in members.values()]
-    x, y = (
-        np.concatenate([values.ravel() for values in side]) for side in zip(*pairs, strict=True)
-    )
-    across, up = (np.clip(values, EDGES[0], EDGES[-1]) for values in (x, y))
-    share = np.histogram2d(across, up, bins=[EDGES, EDGES])[0] / len(x)
-    rows = []
+    pairs = np.stack([[values.ravel() for values in _points(run)] for run in members.values()])
+    x, y = np.clip(pairs, EDGES[0], EDGES[-1]).swapaxes(0, 1).reshape(2, -1)
+    share, rows = np.histogram2d(x, y, bins=[EDGES, EDGES])[0] / len(x), []
     for i, j in zip(*np.nonzero(share), strict=True):
-        ours = Interval(float(share[i, j]), math.nan, math.nan, len(members))
-        row = curve(str(setting), "points", "share", ours, across=int(i), up=int(j))
-        rows.append(row | {"kind": "bin"})
+        ours, about = replace(single(share[i, j]), n=len(members)), {"across": int(i), "up": int(j)}
+        rows.append(curve(str(setting), "points", "share", ours, kind="bin", **about))
     return rows
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    figure = new_figure(PAGE, height=4.6)
+    figure = style.new_figure(style.PAGE, height=4.6)
     halves = figure.add_gridspec(2, 1, height_ratios=[1.15, 1])
     top, bottom = (figure.add_subfigure(halves[place]) for place in range(2))
     shown = list(dict.fromkeys(table.loc[table["kind"] == "bin", "method"]))
     panels = list(top.subplots(1, len(shown), squeeze=False, sharey=True)[0])
-    whole = table[table["kind"] == "bin"]
-    norm = LogNorm(whole["ours"].min(), whole["ours"].max())
+    norm = LogNorm(*table.loc[table["kind"] == "bin", "ours"].agg(["min", "max"]))
     for axes, label in zip(panels, shown, strict=True):
         mesh = _draw_points(axes, table, label, norm)
     panels[0].set_ylabel("Change in loss (nats)")
@@ -204,18 +179,16 @@ def _draw_points(axes: Axes, table: pd.DataFrame, label: str, norm: LogNorm) -> 
     rows = table[(table["kind"] == "bin") & (table["method"] == label)]
     share = np.full((len(EDGES) - 1, len(EDGES) - 1), np.nan)
     share[rows["up"].astype(int), rows["across"].astype(int)] = rows["ours"]
-    ramp = LinearSegmentedColormap.from_list("blues", ["#E3F0FA", *SHADES])
+    ramp = LinearSegmentedColormap.from_list("blues", ["#E3F0FA", *style.SHADES])
     mesh = axes.pcolormesh(EDGES, EDGES, share, cmap=ramp, norm=norm, rasterized=True)
-    for set_scale in (axes.set_xscale, axes.set_yscale):
-        set_scale("asinh", linear_width=LINEAR)
-    axes.plot(EDGES[[0, -1]], EDGES[[0, -1]], color=VERMILLION, linewidth=0.7, linestyle="--")
+    ends = EDGES[[0, -1]]
+    axes.set_xscale("asinh", linear_width=LINEAR)
+    axes.set_yscale("asinh", linear_width=LINEAR)
+    axes.plot(ends, ends, color=style.VERMILLION, linewidth=0.7, linestyle="--")
     axes.set_xticks(list(TICKS), list(TICKS.values()))
     axes.set_yticks(list(TICKS), list(TICKS.values()))
     axes.minorticks_off()
-    axes.set_xlim(EDGES[0], EDGES[-1])
-    axes.set_ylim(EDGES[0], EDGES[-1])
-    axes.set_xlabel("TracIn influence (nats)")
-    axes.set_title(label)
+    axes.set(xlim=ends, ylim=ends, xlabel="TracIn influence (nats)", title=label)
     measured = table[(table["kind"] == "curve") & (table["method"] == label)]
     ours = measured.set_index("quantity")["ours"]
     text = "\n".join(f"{one} {ours[one]:.3f}" for one in ("Pearson", "Spearman"))
@@ -223,10 +196,10 @@ def _draw_points(axes: Axes, table: pd.DataFrame, label: str, norm: LogNorm) -> 
     return mesh
 
 
-def _looks(table: pd.DataFrame) -> dict[int, Look]:
+def _looks(table: pd.DataFrame) -> dict[int, style.Look]:
     sizes = sorted(table["batch_size"].dropna().unique())
     return {
-        int(size): Look(*UNNAMED[place % len(UNNAMED)], f"batch {int(size)}")
+        int(size): style.Look(*style.UNNAMED[place % len(style.UNNAMED)], f"batch {int(size)}")
         for place, size in enumerate(sizes)
     }
 
@@ -234,16 +207,13 @@ def _looks(table: pd.DataFrame) -> dict[int, Look]:
 def _draw_rates(axes: Axes, table: pd.DataFrame) -> None:
     rows = table[(table["kind"] == "curve") & table["quantity"].isin(["Pearson", "Spearman"])]
     for size, look in _looks(table).items():
-        for quantity, line in (("Pearson", "-"), ("Spearman", ":")):
-            one = rows[(rows["batch_size"] == size) & (rows["quantity"] == quantity)]
-            if quantity == "Pearson":
-                draw_curve(axes, one, "lr", look)
-            else:
-                axes.plot(one["lr"], one["ours"], color=look.colour, linestyle=line, linewidth=1)
-    axes.plot([], [], color=GREY, linestyle=":", linewidth=1, label="Spearman")
-    axes.set_xscale("log")
+        mine = rows[rows["batch_size"] == size]
+        style.draw_curve(axes, mine[mine["quantity"] == "Pearson"], "lr", look)
+        ranked = mine[mine["quantity"] == "Spearman"]
+        axes.plot(ranked["lr"], ranked["ours"], color=look.colour, linestyle=":", linewidth=1)
+    axes.plot([], [], color=style.GREY, linestyle=":", linewidth=1, label="Spearman")
+    axes.set(xscale="log", xlabel="Learning rate", ylabel="Correlation")
     _fit_correlations(axes, rows)
-    axes.set(xlabel="Learning rate", ylabel="Correlation")
     axes.legend(loc="lower left", **OPAQUE)
 
 
@@ -257,12 +227,12 @@ def _draw_classes(axes: Axes, table: pd.DataFrame, shown: list[str]) -> None:
     by_class = table["quantity"].str.startswith("Pearson, class")
     rows = table[by_class & table["method"].isin(shown)]
     for place, label in enumerate(shown):
-        colour, marker = UNNAMED[place]
+        colour, marker = style.UNNAMED[place]
         some = records(rows[rows["method"] == label])
         at = [int(row["label"]) + 0.2 * (place - 1) for row in some]
         axes.vlines(at, [r["low"] for r in some], [r["high"] for r in some], colors=colour, lw=0.8)
-        values = [row["ours"] for row in some]
-        axes.plot(at, values, marker, color=colour, markersize=3.5, label=label)
+        ours = [row["ours"] for row in some]
+        axes.plot(at, ours, marker, color=colour, markersize=3.5, label=label)
     _fit_correlations(axes, rows)
     axes.set_xticks(range(10))
     axes.grid(False, axis="x")
@@ -275,13 +245,13 @@ def _draw_remainders(axes: Axes, table: pd.DataFrame) -> None:
     rows = table[table["kind"] == "remainder"]
     shown = rows[rows["lr"] == rows.groupby("batch_size")["lr"].transform("min")]
     for size, look in _looks(table).items():
-        draw_curve(axes, shown[shown["batch_size"] == size], "step", look)
+        style.draw_curve(axes, shown[shown["batch_size"] == size], "step", look)
     steps = np.array([shown["step"].min(), shown["step"].max()])
     guide = 0.3 * shown["ours"].min() * (steps / steps[0]) ** 2
-    axes.plot(steps, guide, "--", color=GREY, label="slope 2")
+    axes.plot(steps, guide, "--", color=style.GREY, label="slope 2")
     axes.set(xscale="log", yscale="log", xlabel="Learning rate of the step")
     axes.set_ylabel("Change − influence\n(nats, RMS)")
-    fit_values(axes, [*shown["ours"], guide[0]])
+    style.fit_values(axes, [*shown["ours"], guide[0]])
     axes.legend(loc="lower right")
 
 

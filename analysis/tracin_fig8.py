@@ -45,11 +45,9 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
         return tabulated([])
     counts = np.array([[_count(hits[n][s], labels[s]) for n in hits] for s in labels])
     rows = []
-    for place, method in enumerate(hits):
-        total = over_seeds(counts[:, place].sum(-1))
-        rows.append(curve(method, "found", "examples", total, label="all"))
-        for label in range(CLASSES):
-            ours = over_seeds(counts[:, place, label])
+    for method, counted in zip(hits, counts.swapaxes(0, 1), strict=True):
+        for label, values in (("all", counted.sum(-1)), *enumerate(counted.T)):
+            ours = over_seeds(values)
             rows.append(curve(method, "found", "examples", ours, label=str(label)))
     return tabulated([*rows, *_comparisons(hits, labels), *_claims(hits, labels, counts)])
 
@@ -69,21 +67,20 @@ def _count(mask: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def _comparisons(hits: dict[Method, Masks], labels: Masks) -> list[Row]:
     rows = []
     for one, other in combinations(hits, 2):
-        shared = [statistics.overlap(hits[one][s], hits[other][s]) for s in labels]
-        rows.append(curve(f"{one} and {other}", "overlap of found", "IOU", over_seeds(shared)))
-        p = _discordance(hits[one], hits[other], labels)
-        rows.append(curve(f"{one} and {other}", "p, same classes", "", _point(p, len(labels))))
+        shared = over_seeds([statistics.overlap(hits[one][s], hits[other][s]) for s in labels])
+        p = _point(_discordance(hits[one], hits[other], labels), len(labels))
+        rows.append(curve(f"{one} and {other}", "overlap of found", "IOU", shared))
+        rows.append(curve(f"{one} and {other}", "p, same classes", "", p))
     return rows
 
 
 def _discordance(one: Masks, other: Masks, labels: Masks) -> float:
     """The p-value, over all seeds, that two checkpoints disagree on the same classes."""
-    p_values = [
-        statistics.homogeneity(
-            _count(one[s] & ~other[s], labels[s]), _count(other[s] & ~one[s], labels[s]), seed=s
-        )
-        for s in labels
-    ]
+    p_values = []
+    for seed, given in labels.items():
+        first, second = one[seed], other[seed]
+        counts = (_count(only, given) for only in (first & ~second, second & ~first))
+        p_values.append(statistics.homogeneity(*counts, seed=seed))
     return statistics.combine(p_values)
 
 
@@ -95,14 +92,9 @@ def _claims(hits: dict[Method, Masks], labels: Masks, counts: np.ndarray) -> lis
     if len(labels) >= FEWEST:
         profiles = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
         noise = _point(statistics.exchangeable(profiles), len(labels))
+    what = "p, same classes within a model"
     return [
-        claim(
-            "some two checkpoints",
-            "p, same classes within a model",
-            "",
-            within,
-            at_most=SIGNIFICANT,
-        ),
+        claim("some two checkpoints", what, "", within, at_most=SIGNIFICANT),
         claim("all checkpoints", "p, seed noise alone", "", noise, at_most=SIGNIFICANT),
     ]
 

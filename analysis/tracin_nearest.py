@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from analysis.ink.style import (
-    BLUE,
-    GREY,
-    ORANGE,
-    PAGE,
-    PURPLE,
-    Look,
-    draw_curve,
-    fit_values,
-    new_panels,
-    tick_values,
-)
+from analysis.ink import style
+from analysis.numbers.frame import grouped
 from analysis.numbers.statistics import NONE, Interval, geometric, over_seeds
 from analysis.numbers.table import Row, claim, curve, tabulated
 from analysis.page.artifact import Artifact
@@ -34,10 +25,10 @@ WANTED = 0.9
 ASKED = ("alone", "together")
 TICKS = [digit * 10.0**power for power in range(-3, 3) for digit in (1, 2, 5)]
 LOOKS = {
-    "HNSW": Look(BLUE, "o", "HNSW"),
-    "IVF": Look(ORANGE, "s", "IVF"),
-    "Gaussian": Look(BLUE, "^", "Gaussian"),
-    "TwoSided": Look(PURPLE, "v", "factorised"),
+    "HNSW": style.Look(style.BLUE, "o", "HNSW"),
+    "IVF": style.Look(style.ORANGE, "s", "IVF"),
+    "Gaussian": style.Look(style.BLUE, "^", "Gaussian"),
+    "TwoSided": style.Look(style.PURPLE, "v", "factorised"),
 }
 
 RULE = (
@@ -61,9 +52,7 @@ class Index:
 
 
 def tabulate(runs: list[Run]) -> pd.DataFrame:
-    groups: dict[Index, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(_index(run), []).append(run)
+    groups = grouped(runs, _index)
     rows: list[Row] = []
     for index, group in groups.items():
         directions = (group[0].config["stored"]["projection"] or {}).get("dim")
@@ -125,7 +114,7 @@ def _efforts(method: str, group: list[Run], about: dict[str, Any]) -> list[Row]:
             more = {**about, "effort": effort, "asked": asked}
             rows.append(curve(method, "search", "ms", ms, **more))
             rows.append(curve(method, "latency ÷ exact", "", ratio, **more))
-            more |= {"latency": ratio.mean}
+            more["latency"] = ratio.mean
             rows.append(curve(method, "recall of exact", f"of {K}", recall, **more))
     return rows
 
@@ -160,11 +149,10 @@ def _least_effort(run: Run) -> int:
 
 def draw(table: pd.DataFrame) -> Figure:
     xlabels = [f"Latency ÷ exact, queries {asked}" for asked in ASKED]
-    figure, panels = new_panels(
-        [*xlabels, "Numbers a candidate"], "Recall@10 of exact search", width=PAGE, height=2.6
+    figure, panels = style.new_panels(
+        [*xlabels, "Numbers a candidate"], "Recall@10 of exact search", width=style.PAGE, height=2.6
     )
-    shown = table[table["quantity"] == "recall of exact"]
-    shown = shown[shown["kind"] == "curve"]
+    shown = table[(table["quantity"] == "recall of exact") & (table["kind"] == "curve")]
     for axes, asked in zip(panels, ASKED, strict=False):
         _draw_searches(axes, shown[shown["asked"] == asked] if len(shown) else shown)
     _draw_projections(panels[2], table)
@@ -176,25 +164,23 @@ def draw(table: pd.DataFrame) -> Figure:
 
 def _draw_searches(axes: Axes, shown: pd.DataFrame) -> None:
     sizes = sorted(shown["candidates"].unique()) if len(shown) else []
-    for method in ("HNSW", "IVF"):
-        for n in sizes:
-            rows = shown[(shown["method"] == method) & (shown["candidates"] == n)]
-            look, last = LOOKS[method], n == sizes[-1]
-            before = len(axes.lines)
-            label = f"{method}, {n:,.0f} candidates"
-            draw_curve(axes, rows, "latency", Look(look.colour, look.marker, label))
-            for line in axes.lines[before:]:
-                line.set(linestyle="-" if last else ":")
-                line.set(markerfacecolor=look.colour if last else "white")
-    axes.axvline(1.0, color=GREY, linewidth=0.8)
-    axes.axhline(WANTED, color=GREY, linestyle=":", linewidth=0.8)
+    for method, n in product(("HNSW", "IVF"), sizes):
+        rows = shown[(shown["method"] == method) & (shown["candidates"] == n)]
+        look, before = LOOKS[method], len(axes.lines)
+        label = f"{method}, {n:,.0f} candidates"
+        style.draw_curve(axes, rows, "latency", replace(look, name=label))
+        for line in axes.lines[before:] if n < sizes[-1] else ():
+            line.set(linestyle=":", markerfacecolor="white")
+    axes.axvline(1.0, color=style.GREY, linewidth=0.8)
+    axes.axhline(WANTED, color=style.GREY, linestyle=":", linewidth=0.8)
     axes.set_xscale("log")
     values = [*shown["latency"], 1.0] if len(shown) else [1.0]
-    axes.set_xlim(min(values) / 1.3, max(values) * 1.3)
-    inside = [tick for tick in TICKS if min(values) / 1.3 <= tick <= max(values) * 1.3]
+    low, high = min(values) / 1.3, max(values) * 1.3
+    axes.set_xlim(low, high)
+    inside = [tick for tick in TICKS if low <= tick <= high]
     axes.set_xticks(inside, [f"{tick:g}" for tick in inside])
     axes.xaxis.set_minor_locator(NullLocator())
-    fit_values(axes, [*shown["ours"], 1.0], top=1.02)
+    style.fit_values(axes, [*shown["ours"], 1.0], top=1.02)
 
 
 def _draw_projections(axes: Axes, table: pd.DataFrame) -> None:
@@ -202,11 +188,11 @@ def _draw_projections(axes: Axes, table: pd.DataFrame) -> None:
     shown = shown[shown["method"].str.startswith("Exact")]
     shown = shown[shown["candidates"] == shown["candidates"].min()]
     for kind in ("Gaussian", "TwoSided"):
-        draw_curve(axes, shown[shown["projection"] == kind], "dim", LOOKS[kind])
+        style.draw_curve(axes, shown[shown["projection"] == kind], "dim", LOOKS[kind])
     axes.set_xscale("log")
-    tick_values(axes, shown["dim"])
+    style.tick_values(axes, shown["dim"])
     axes.set_ylabel("Recall@10 of TracInCP")
-    fit_values(axes, [*shown["ours"], 1.0], top=1.0)
+    style.fit_values(axes, [*shown["ours"], 1.0], top=1.0)
     if axes.lines:
         axes.legend(loc="lower right")
 

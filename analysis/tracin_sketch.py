@@ -1,6 +1,5 @@
 """TracIn, Sec. E and F: bias, variance and cost of randomly projected gradients."""
 
-import math
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,6 +12,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from scipy import stats
 
 from analysis.ink.style import BLUE, GREEN, ORANGE, PAGE, Look, fit_values, new_panels
+from analysis.numbers.frame import grouped
 from analysis.numbers.statistics import LEVEL, Interval, geometric, over_seeds
 from analysis.numbers.table import Row, claim, curve, tabulated
 from analysis.page.artifact import Artifact
@@ -25,8 +25,6 @@ LOOKS = {
 }
 SLOPES = {"TwoSided": (0.35, 0.65), "Gaussian": (0.85, 1.15)}
 Groups = dict[tuple[str, int], list[Run]]  # by method and dimension
-
-
 BIAS = 0.02  # of |u||v|
 NEAR = 0.1  # relative, of a variance
 SIGNIFICANT = 0.01
@@ -60,11 +58,8 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
 
 
 def _groups(runs: list[Run], kind: str) -> Groups:
-    groups: Groups = {}
-    for run in runs:
-        if run.config["work"]["type"] == kind:
-            groups.setdefault((run.metrics["method"], run.metrics["dim"]), []).append(run)
-    return groups
+    chosen = [run for run in runs if run.config["work"]["type"] == kind]
+    return grouped(chosen, lambda run: (run.metrics["method"], run.metrics["dim"]))
 
 
 def _dims(groups: Groups, method: str) -> list[int]:
@@ -96,6 +91,9 @@ def _moments(groups: Groups, by: str) -> Iterable[Row]:
 
 
 def _claims(groups: Groups, by: str) -> Iterable[Row]:
+    def excess(run: Run) -> np.ndarray:
+        return run.array("variance") / run.array("theory")
+
     for method in dict.fromkeys(method for method, _ in groups):
         dims, p_values = _dims(groups, method), []
         for dim in dims:
@@ -109,17 +107,13 @@ def _claims(groups: Groups, by: str) -> Iterable[Row]:
             yield claim(method, f"bias{by}", "|u||v|", ours, **bounds, pair=pair, **about)
             p_values += _unbiased(bias, group)
             if draws >= ENOUGH:
-                ours, pair = _furthest(_pairs(group, _excess), 1.0)
+                ours, pair = _furthest(_pairs(group, excess), 1.0)
                 bounds = {"at_least": 1 - room * NEAR, "at_most": 1 + room * NEAR}
                 label = f"variance ÷ theory{by}"
                 yield claim(method, label, "", ours, **bounds, pair=pair, **about)
         p = min(1.0, len(p_values) * min(p_values))
         ours = Interval(p, p, p, len(groups[method, dims[0]]))
         yield claim(method, f"p, unbiased at every d{by}", "", ours, at_least=SIGNIFICANT)
-
-
-def _excess(run: Run) -> np.ndarray:
-    return np.asarray(run.array("variance") / run.array("theory"))
 
 
 def _furthest(values: pd.DataFrame, centre: float = 0.0) -> tuple[Interval, str]:
@@ -160,7 +154,7 @@ def _costs(groups: Groups) -> Iterable[Row]:
         ]:
             ours = geometric([float(run.metrics[name]) for run in members])
             yield curve(method, label, unit, ours, dim=dim, by=by)
-    dense = max((dim for method, dim in groups if method == "Gaussian"), default=0)
+    dense = max(_dims(groups, "Gaussian"), default=0)
     for dim in [dim for dim in _dims(groups, "TwoSided") if 0 < dense < dim]:
         members = groups["Gaussian", dense]
         scaled = [run.metrics["seconds"] * dim / dense for run in members]
@@ -183,14 +177,12 @@ def _slopes(groups: Groups) -> Iterable[Row]:
         if method == "TwoSided":  # a dense map is drawn in slices of limited size
             names["peak_bytes"] = "peak memory"
         for name, label in names.items():
-            series: dict[int, list[float]] = {}
-            for dim in dims:
-                for run in groups[method, dim]:
-                    series.setdefault(run.config["seed"], []).append(math.log(run.metrics[name]))
-            whole = [values for values in series.values() if len(values) == len(dims)]
-            fitted = [float(np.polyfit(np.log(dims), values, 1)[0]) for values in whole]
-            about = {"at_least": low, "at_most": high}
-            yield claim(method, f"slope of {label} in d", "", over_seeds(fitted), **about)
+            whole = pd.DataFrame(
+                {d: {r.config["seed"]: r.metrics[name] for r in groups[method, d]} for d in dims}
+            ).dropna()
+            slopes = [np.polyfit(np.log(dims), np.log(row), 1)[0] for row in whole.to_numpy()]
+            ours = over_seeds(slopes)
+            yield claim(method, f"slope of {label} in d", "", ours, at_least=low, at_most=high)
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -198,18 +190,15 @@ def draw(table: pd.DataFrame) -> Figure:
     columns = dict.fromkeys([*table.columns, "by", "pair", "theory"])  # of costs, none has all
     table = table.reindex(columns=list(columns))
     variances = table[(table["quantity"] == "variance") & (table["by"] == "simulation")]
-    for axes, kind, title in [
-        (panels[0], "aligned", "Aligned vectors"),
-        (panels[1], "proponents", "Gradient, proponent"),
-    ]:
-        _draw_variances(axes, variances[variances["pair"] == kind])
-        axes.set_title(title)
+    _draw_variances(panels[0], variances[variances["pair"] == "aligned"])
+    _draw_variances(panels[1], variances[variances["pair"] == "proponents"])
     peak = table[(table["quantity"] == "peak memory") & (table["method"] == "TwoSided")]
     whole = table[(table["quantity"] == "size of the map") & (table["method"] == "Gaussian")]
     _draw_costs(panels[2], table[table["quantity"] == "processor time"])
     _draw_costs(panels[3], pd.concat([peak, whole]))
-    panels[2].set_title("Time (s)")
-    panels[3].set_title("Memory (bytes)")
+    titles = ("Aligned vectors", "Gradient, proponent", "Time (s)", "Memory (bytes)")
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title)
     panels[0].plot([], [], "o", color="black", markerfacecolor="white", label="not measured")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure
@@ -230,10 +219,8 @@ def _draw_costs(axes: Axes, rows: pd.DataFrame) -> None:
     for method, style in LOOKS.items():
         mine = rows[rows["method"] == method].sort_values("dim")
         axes.plot(mine["dim"], mine["ours"], color=style.colour, linewidth=0.9)
-        for fill, some in [
-            (style.colour, mine[mine["by"] == "measured"]),
-            ("white", mine[mine["by"] != "measured"]),
-        ]:
+        measured = mine["by"] == "measured"
+        for fill, some in ((style.colour, mine[measured]), ("white", mine[~measured])):
             x, y, colour = some["dim"], some["ours"], style.colour
             axes.plot(x, y, style.marker, color=colour, markerfacecolor=fill)
     _log_axes(axes, rows)
@@ -243,8 +230,7 @@ def _log_axes(axes: Axes, rows: pd.DataFrame) -> None:
     """Make both axes logarithmic and fit them to the rows, if there are any."""
     if not (rows["ours"] > 0).any():
         return
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", yscale="log")
     fit_values(axes, rows["ours"])
     axes.margins(x=0.1)
     axes.xaxis.set_major_locator(LogLocator(numticks=4))

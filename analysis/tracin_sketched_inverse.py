@@ -28,8 +28,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     for label, members in _settings(runs).items():
         steps = np.asarray(members[0].array("steps"))
         errors = pd.DataFrame(
-            {_seeds(run): np.asarray(run.array("error"), dtype=float) for run in members},
-            index=pd.Index(steps),
+            {_seeds(run): run.array("error") for run in members}, steps, dtype=float
         )
         for step in _thinned(steps):
             ours = geometric(errors.loc[step])
@@ -43,9 +42,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
 
 def _settings(runs: list[Run]) -> dict[str, list[Run]]:
     """Groups of runs that differ in their seeds only, named by the fields that distinguish them."""
-    configs = [
-        {path: leaf for path, leaf in _leaves(run.config) if path[-1] != "seed"} for run in runs
-    ]
+    configs = [dict(leaf for leaf in _leaves(r.config) if leaf[0][-1] != "seed") for r in runs]
     paths = dict.fromkeys(path for config in configs for path in config)
     varied = [path for path in paths if len({config.get(path) for config in configs}) > 1]
     groups: dict[str, list[Run]] = {}
@@ -80,12 +77,10 @@ def draw(table: pd.DataFrame) -> Figure:
     shown = table[table["kind"] == "curve"]
     settings = list(dict.fromkeys(shown["method"]))
     for place, label in enumerate(settings):
-        colour, marker = UNNAMED[place % len(UNNAMED)]
-        style = Look(colour, marker, label)
+        style = Look(*UNNAMED[place % len(UNNAMED)], label)
         draw_curve(axes, shown[shown["method"] == label], "step", style, mark_every=0.12)
     axes.axhline(ACCURATE, color=GREY, linestyle=":", label=f"claimed: below {ACCURATE:g}")
-    axes.set_xscale("log" if shown["step"].min() > 0 else "symlog")
-    axes.set_yscale("log")
+    axes.set(xscale="log" if shown["step"].min() > 0 else "symlog", yscale="log")
     fit_values(axes, [*shown["ours"], ACCURATE])
     long = max(len(label) for label in settings) > 20
     figure.legend(loc="outside upper center", ncols=1 if long else 2)

@@ -86,29 +86,26 @@ def _chance(run: Run) -> float:
 
 
 def _shares(name: str, members: dict[int, Run]) -> list[Row]:
-    def row(method: str, quantity: str, measure: Measure) -> Row:
-        return curve(method, quantity, "", _estimate(_by_seed(members, measure)))
-
     rows = []
+
+    def add(method: str, quantity: str, measure: Measure) -> None:
+        rows.append(curve(method, quantity, "", _estimate(_by_seed(members, measure))))
+
     if name == "TracIn":
-        accuracy = row("Model", "accuracy, test", lambda run: float(run.metrics["accuracy_test"]))
-        rows.append(accuracy)
-        rows.append(row("Chance", "same label", _chance))
+        add("Model", "accuracy, test", lambda run: float(run.metrics["accuracy_test"]))
+        add("Chance", "same label", _chance)
     for top in TOPS:
-        both = _mean("same_label_and_prediction", top)
-        rows.append(row(name, f"same label, top {top}", _share(top)))
-        rows.append(row(name, f"same label and prediction, top {top}", both))
-        rows.append(row(name, f"near-duplicates, top {top}", _mean("twin", top)))
-        rows.append(row(name, f"same label without near-duplicates, top {top}", _distinct(top)))
+        add(name, f"same label, top {top}", _share(top))
+        add(name, f"same label and prediction, top {top}", _mean("same_label_and_prediction", top))
+        add(name, f"near-duplicates, top {top}", _mean("twin", top))
+        add(name, f"same label without near-duplicates, top {top}", _distinct(top))
     if name == "TracIn":
-        rows += [
-            row("TracIn, opponents", f"same label, top {top}", _mean("opponent_same_label", top))
-            for top in TOPS
-        ]
+        for top in TOPS:
+            add("TracIn, opponents", f"same label, top {top}", _mean("opponent_same_label", top))
         for what in ("same label", "same label and prediction"):
             for correct, word in ((True, "right"), (False, "wrong")):
                 share = _share_where(what.replace(" ", "_"), correct)
-                rows.append(row(name, f"{what}, top {FIRST}, queries predicted {word}", share))
+                add(name, f"{what}, top {FIRST}, queries predicted {word}", share)
     return rows
 
 
@@ -128,12 +125,12 @@ def _claims(traced: dict[int, Run]) -> list[Row]:
     above = _estimate(difference(_by_seed(traced, _share(FIRST)), chance))
     distinct = _estimate(difference(_by_seed(traced, _distinct(FIRST)), chance))
     both = _estimate(_by_seed(traced, _mean("same_label_and_prediction", FIRST)))
-    name = "TracIn − Chance"
-    without = f"same label without near-duplicates, top {FIRST}"
+    name, top = "TracIn − Chance", f"top {FIRST}"
+    without = f"same label without near-duplicates, {top}"
     return [
-        claim(name, f"same label, top {FIRST}", "", above, at_least=0.0),
+        claim(name, f"same label, {top}", "", above, at_least=0.0),
         claim(name, without, "", distinct, at_least=0.0),
-        claim("TracIn", f"same label and prediction, top {FIRST}", "", both, at_least=MOSTLY),
+        claim("TracIn", f"same label and prediction, {top}", "", both, at_least=MOSTLY),
     ]
 
 
@@ -143,7 +140,7 @@ def _texts(run: Run) -> list[Row]:
     for place, role in enumerate(run.array("shown_role")):
         score = single(run.array("shown_score")[place])
         words = {name: str(values[place]) for name, values in columns.items()}
-        rows.append(curve(str(role), "score", "", score, **words) | {"kind": "text"})
+        rows.append(curve(str(role), "score", "", score, kind="text", **words))
     return rows
 
 
@@ -152,10 +149,9 @@ def _duplicates(run: Run) -> list[Row]:
     likeness = np.asarray(run.array("twin_likeness"))
     rows = []
     for place in np.argsort(-likeness, kind="stable")[:LISTED]:
-        alike = single(likeness[place])
-        title, other = (str(run.array(name)[place]) for name in ("twin_title", "twin_of"))
-        row = curve("near-duplicate", "words shared", "", alike, title=title, twin_of=other)
-        rows.append(row | {"kind": "twin"})
+        texts = {"title": str(run.array("twin_title")[place])}
+        texts |= {"kind": "twin", "twin_of": str(run.array("twin_of")[place])}
+        rows.append(curve("near-duplicate", "words shared", "", single(likeness[place]), **texts))
     return rows
 
 

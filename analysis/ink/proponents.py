@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from analysis.ink.marks import name_lines
 from analysis.ink.pixels import show
 from analysis.ink.style import BLACK, BLUE, FOOT, GREY, ORANGE, PAGE
+from analysis.numbers.cifar_proponents import classes_of
 from analysis.numbers.proponents import CONTROL, CORRECT, QUANTITY, ROLES
 from analysis.numbers.table import Row, records
 
@@ -18,6 +19,11 @@ LEFT = {"query": 0.08, "method": 0.92, "proponent": 1.74, "opponent": 4.42}
 LINE = 0.1  # of text under an image
 HEAD, ROOM = 0.36, 0.12  # above a display, and below it
 PANEL = 0.17  # a method in the panels of shares
+
+
+def draw_cifar(table: pd.DataFrame, stratum: str) -> Figure:
+    """Draw a table of analysis.numbers.cifar_proponents and the shares of a stratum."""
+    return draw(table, classes_of(table), stratum)
 
 
 def draw(table: pd.DataFrame, classes: Sequence[str], stratum: str = CORRECT) -> Figure:

@@ -85,8 +85,7 @@ def by_classifier(runs: Iterable[Run], vary: str = BOTH) -> dict[str, Run]:
 
 def first_present(names: Iterable[str], order: Sequence[str]) -> str | None:
     """The first of `order` that is among the names."""
-    present = set(names)
-    return next((name for name in order if name in present), None)
+    return next((name for name in order if name in set(names)), None)
 
 
 def agreement(run: Run, suffix: str = PLAIN) -> np.ndarray:
@@ -106,15 +105,13 @@ def agreement_rows(
     name = classifier_of(run)
     values = {"agreement": agreement(run, suffix), "accuracy": accuracy(run, suffix)}
     controls = {CHANCE: "chance", BY_CLASS: "by_class"}
-    return [
-        *(
-            number(name, quantity, "", over_seeds(ours), paper, TOLERANCE, **more)
-            for (quantity, ours), paper in zip(values.items(), printed, strict=True)
-        ),
-        *(
-            curve(name, quantity, "", over_seeds(pair_values(run.array(key + suffix))), **more)
-            for quantity, key in controls.items()
-        ),
+    rows = [
+        number(name, quantity, "", over_seeds(ours), paper, TOLERANCE, **more)
+        for (quantity, ours), paper in zip(values.items(), printed, strict=True)
+    ]
+    return rows + [
+        curve(name, quantity, "", over_seeds(pair_values(run.array(key + suffix))), **more)
+        for quantity, key in controls.items()
     ]
 
 
@@ -136,14 +133,13 @@ def share_between(right: np.ndarray, low: float, high: float) -> Interval:
 def histogram_rows(run: Run, suffix: str, series: str) -> list[Row]:
     """A row for each p there can be, with the share of examples that have it."""
     name, sample = classifier_of(run), right(run, suffix)
-    k = len(sample)
+    about, k = {"kind": BIN, "series": series}, len(sample)
     return [
         curve(
-            name, "p, share of examples", "", share_between(sample, count / k, count / k),
-            kind=BIN, series=series, p=count / k, width=1 / k,
+            name, "p, share of examples", "", share_between(sample, p, p), **about, p=p, width=1 / k
         )
-        for count in range(k + 1)
-    ]  # fmt: skip
+        for p in (count / k for count in range(k + 1))
+    ]
 
 
 def majority_rows(runs: list[Run]) -> list[Row]:

@@ -70,9 +70,8 @@ def tabulate(runs: list[Run], stratum: str, display: int) -> pd.DataFrame:
     table = proponents.tabulate(runs, (stratum,), (display,))
     timed = [run for run in runs if "ratio" in run.metrics]
     ratio = over_seeds([run.metrics["ratio"] for run in timed])
-    facts = ("accuracy_train", "accuracy_eval")
     rows = [curve(proponents.OURS, COST, "passes", ratio)]
-    for name, what in zip(facts, ("train", "test"), strict=True):
+    for name, what in (("accuracy_train", "train"), ("accuracy_eval", "test")):
         ours = over_seeds([100 * run.metrics[name] for run in timed if name in run.metrics])
         rows.append(curve("network", f"{what} accuracy", "%", ours))
     return pd.concat([table, tabulated(rows)], ignore_index=True)

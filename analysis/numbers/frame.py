@@ -6,7 +6,7 @@ What was run is read from the configs of the runs, never from names for people.
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ FORMS = {  # names for people that are not `family dim`
     "TracIn@": "TracIn@{}",
     "Arnoldi positive": "Arnoldi {} positive",
 }
+Key = TypeVar("Key")
 PROJECTIONS = {"Gaussian": "RandProj", "Select": "RandSelect"}
 
 
@@ -69,21 +70,15 @@ def method_of(config: Mapping[str, Any], epochs: Sequence[int] = ()) -> Method:
     """The method that an attributor's config describes; `epochs` are those of its checkpoints."""
     kind = str(config["type"])
     if kind == "RandomProjection":
-        projection = config["projection"]
-        family = PROJECTIONS.get(projection["type"], projection["type"])
-        return Method(family, int(projection["dim"]))
+        drawn = config["projection"]
+        return Method(PROJECTIONS.get(drawn["type"], drawn["type"]), int(drawn["dim"]))
     if kind == "Influence":
-        return _inverse(config["inverse"])
+        return method_of(config["inverse"])
     if kind == "TracIn" and epochs:
         chosen = config["checkpoints"]
         if chosen in (None, [-1]):
             return Method("TracIn", len(epochs) if chosen is None else 1)
         return Method("TracIn@", epochs[chosen[0]])
-    return Method(kind)
-
-
-def _inverse(config: Mapping[str, Any]) -> Method:
-    kind = str(config["type"])
     if kind == "LiSSA":
         return Method("LiSSA", int(config["depth"]))
     if kind == "Compressed":
@@ -119,6 +114,14 @@ class Observation:
     values: Mapping[str, float]
     draw: int = 0
     share: float = 1.0
+
+
+def grouped(runs: Iterable[Run], key: Callable[[Run], Key]) -> dict[Key, list[Run]]:
+    """The runs by key, keys and runs in the order in which they come."""
+    groups: dict[Key, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return groups
 
 
 def numbers(metrics: Mapping[str, Any], percent: Collection[str] = ()) -> dict[str, float]:
@@ -184,11 +187,10 @@ class Frame:
         return interval(compare(self.by_seed(metric, one), self.by_seed(metric, other)))
 
     def _of(self, metric: str, method: Method | None) -> pd.DataFrame:
-        chosen = self.lines["metric"] == metric
-        if method is not None:
-            chosen &= self.lines["family"] == method.family
-            chosen &= self.lines["dim"] == method.dim
-        return self.lines[chosen]
+        lines = self.lines[self.lines["metric"] == metric]
+        if method is None:
+            return lines
+        return lines[(lines["family"] == method.family) & (lines["dim"] == method.dim)]
 
 
 def tidy(observations: Iterable[Observation]) -> Frame:

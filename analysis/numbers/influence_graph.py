@@ -13,12 +13,7 @@ from analysis.numbers.statistics import over_seeds
 from analysis.numbers.table import Row, curve
 from experiments.laboratory.runs import Run
 
-SLICES = {
-    "lexical_overlap": "H (L)",
-    "subsequence": "H (S)",
-    "constituent": "H (C)",
-    "mnli": "M",
-}
+SLICES = {"lexical_overlap": "H (L)", "subsequence": "H (S)", "constituent": "H (C)", "mnli": "M"}
 HANS = tuple(SLICES.values())[:3]
 MODELS = {"mnli train": "MultiNLI", "hans train": "HANS"}
 KINDS = {"influence": "scores", "H = I": "similarity"}
@@ -63,8 +58,9 @@ class Edges:
     def n_queries(self) -> int:
         return len(self.candidates)
 
-    def taken(self, index: np.ndarray) -> "Edges":
-        """The edges of some queries, with repetitions: a resample."""
+    def resampled(self, generator: np.random.Generator) -> "Edges":
+        """The edges of as many queries, drawn with repetitions."""
+        index = generator.integers(self.n_queries, size=self.n_queries)
         return Edges(self.candidates[index], self.influence[index], self.n_train)
 
 
@@ -85,9 +81,9 @@ def count_rows(name: str, by_seed: dict[int, dict[str, Run]]) -> list[Row]:
     """How many wrong predictions of each slice there are, and were asked about."""
     rows = []
     for part in SLICES.values():
-        metrics = [own[part].metrics for own in by_seed.values() if part in own]
+        runs = [own[part] for own in by_seed.values() if part in own]
         for metric, quantity in (("n_queries", ASKED), ("n_wrong", THERE_ARE)):
-            count = over_seeds([float(of_seed[metric]) for of_seed in metrics])
+            count = over_seeds([run.metrics[metric] for run in runs])
             rows.append(curve(name, quantity, "", count, part=part))
     return rows
 
@@ -98,8 +94,8 @@ def graph(runs: dict[str, Run], kind: str = "influence") -> Graph:
     for part in SLICES.values():
         if part in runs and runs[part].metrics["n_queries"]:
             run = runs[part]
-            scores, candidates = (np.asarray(run.array(n)) for n in (KINDS[kind], "candidates"))
-            edges[part] = Edges(candidates, -scores.astype(float), len(run.array("train_part")))
+            influence = -run.array(KINDS[kind]).astype(float)
+            edges[part] = Edges(run.array("candidates"), influence, len(run.array("train_part")))
     return edges
 
 
@@ -154,12 +150,7 @@ def over_queries(
     for _ in range(RESAMPLES):
         values = []
         for graph in complete:
-            drawn = {
-                part: graph[part].taken(
-                    generator.integers(graph[part].n_queries, size=graph[part].n_queries)
-                )
-                for part in dict.fromkeys(parts)
-            }
+            drawn = {part: graph[part].resampled(generator) for part in dict.fromkeys(parts)}
             values.append(statistic(*(drawn[part] for part in parts)))
         means.append(np.mean(values))
     known = np.array(means)[np.isfinite(means)]

@@ -14,7 +14,7 @@ from analysis.numbers.frame import (
     method_of,
     numbers,
 )
-from analysis.numbers.statistics import Interval, geometric, ratio
+from analysis.numbers.statistics import Interval, geometric
 from analysis.numbers.table import records, written
 from experiments.laboratory.runs import Run
 
@@ -74,11 +74,6 @@ def observation(run: Run, share: float = 1.0, percent: Collection[str] = PERCENT
 def cost(frame: Frame, method: Method, metric: str = "ratio") -> Interval:
     """The interval of a method's time in passes of TracIn[1], timed in the same run."""
     return frame.estimate(metric, method, geometric)
-
-
-def relative_cost(frame: Frame, one: Method, other: Method) -> Interval:
-    """The interval of one method's scoring time over another's on the same models."""
-    return frame.paired("ratio", one, other, ratio, geometric)
 
 
 def comparison_with_loss(table: pd.DataFrame) -> list[str]:

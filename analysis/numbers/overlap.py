@@ -4,6 +4,7 @@ What the figures of Subsets on subset ensembles share.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -102,12 +103,9 @@ def curve_rows(runs: Iterable[Run], series: Mapping[str, str]) -> list[Row]:
     rows = []
     for run in runs:
         for key, label in series.items():
-            values = np.asarray(run.array(key))
-            for (i, size), (k, threshold) in (
-                (at_size, at_threshold)
-                for at_size in enumerate(sizes(run))
-                for at_threshold in enumerate(thresholds(run))
-            ):
+            values = run.array(key)
+            places = product(enumerate(sizes(run)), enumerate(thresholds(run)))
+            for (i, size), (k, threshold) in places:
                 ours = over_splits(values[i, :, k])
                 if ours.n:
                     about = {"series": label, "models": size, "threshold": float(threshold)}

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from analysis.numbers.table import Row, claim, curve, records, tabulated, writte
 from experiments.laboratory.runs import Run
 
 RANDOM, CORRECT, WRONG = "random", "correctly classified", "misclassified"
+STRATA = (CORRECT, RANDOM, WRONG)
 ROLES = ("proponent", "opponent")
 QUANTITY = {
     "proponent": "proponents of the query's class",
@@ -59,12 +62,8 @@ def observe(runs: list[Run]) -> list[Observation]:
     """
     seen = []
     for run in runs:
-        values = {}
-        for stratum in (RANDOM, CORRECT, WRONG):
-            for name in ("asked", "rival", "label", "predicted"):
-                values[f"chance {name} {stratum}"] = _chance(run, name, stratum)
-                for role in ROLES:
-                    values[f"{role} {name} {stratum}"] = _share(run, role, name, stratum)
+        names = product(("chance", *ROLES), ("asked", "rival", "label", "predicted"), STRATA)
+        values = {" ".join(name): _share(run, *name) for name in names}
         seed, method = int(run.config["model"]["seed"]), Method(str(run.metrics["method"]))
         seen.append(Observation(seed, method, run, values))
     return seen
@@ -73,7 +72,7 @@ def observe(runs: list[Run]) -> list[Observation]:
 def _queries(run: Run, stratum: str) -> np.ndarray:
     """Which queries belong to a stratum; axis: (queries,)."""
     random = np.asarray(run.array("random"), dtype=bool)
-    right = np.asarray(run.array("predicted")) == np.asarray(run.array("label"))
+    right = np.asarray(run.array("predicted") == run.array("label"))
     return {RANDOM: random, CORRECT: random & right, WRONG: ~right}[stratum]
 
 
@@ -82,16 +81,11 @@ def _share(run: Run, role: str, name: str, stratum: str) -> float:
     chosen = _queries(run, stratum)
     if not chosen.any():
         return math.nan
-    labels = np.asarray(run.array(f"{role}_label"))[chosen]  # axes: (queries, places)
-    return 100 * float((labels == np.asarray(run.array(name))[chosen, None]).mean())
-
-
-def _chance(run: Run, name: str, stratum: str) -> float:
-    chosen = _queries(run, stratum)
-    if not chosen.any():
-        return math.nan
-    share = np.asarray(run.array("class_share"))  # axis: (classes,)
-    return 100 * float(share[np.asarray(run.array(name))[chosen]].mean())
+    classes = run.array(name)[chosen]
+    if role == "chance":
+        return 100 * float(run.array("class_share")[classes].mean())  # axis: (classes,)
+    labels = run.array(f"{role}_label")[chosen]  # axes: (queries, places)
+    return 100 * float((labels == classes[:, None]).mean())
 
 
 def tabulate(
@@ -104,7 +98,7 @@ def tabulate(
     seen = observe(runs)
     frame = tidy(seen)
     names = list(dict.fromkeys(one.method for one in seen))
-    rows = [row for stratum in (CORRECT, RANDOM, WRONG) for row in _shares(frame, names, stratum)]
+    rows = [row for stratum in STRATA for row in _shares(frame, names, stratum)]
     for stratum in strata:
         alike = [name for name in names if _alike(seen, name, stratum)]
         rows += _claims(frame, names, alike, stratum)
@@ -170,10 +164,8 @@ def _images(seen: list[Observation], display: int) -> list[Row]:
     first = full[0][0].run
     at = _place(first, display)
     query = {n: int(first.array(n)[at]) for n in ("label", "predicted")}
-    rows = [
-        _image("", math.nan, np.asarray(first.array("query_images"))[display], query)
-        | {"display": display, "role": "query", "rank": 0}
-    ]
+    about = {"display": display, "role": "query", "rank": 0}
+    rows = [_image("", math.nan, first.array("query_images")[display], query, **about)]
     for one in full[0]:
         run, top = one.run, one.run.array("proponent_index").shape[1]
         own = {n: int(run.array(n)[at]) for n in ("asked", "rival")}
@@ -181,9 +173,9 @@ def _images(seen: list[Observation], display: int) -> list[Row]:
             for rank in range(top):
                 facts = {n: int(run.array(f"{role}_{n}")[at, rank]) for n in query}
                 score = float(run.array(f"{role}_score")[at, rank])
-                pixels = np.asarray(run.array(f"{role}_images"))[display, rank]
-                more = {"display": display, "role": role, "rank": rank + 1, **own}
-                rows.append(_image(str(one.method), score, pixels, facts) | more)
+                pixels = run.array(f"{role}_images")[display, rank]
+                about = {"display": display, "role": role, "rank": rank + 1, **own}
+                rows.append(_image(str(one.method), score, pixels, facts, **about))
     return rows
 
 
@@ -192,17 +184,19 @@ def _place(run: Run, display: int) -> int:
     return int(shown[display]) if display < len(shown) else -1
 
 
-def _image(method: str, score: float, pixels: np.ndarray, facts: dict[str, int]) -> Row:
-    row = curve(method, "score", "", single(score))
+def _image(
+    method: str, score: float, pixels: np.ndarray, facts: dict[str, int], **more: Any
+) -> Row:
     shape = {"height": pixels.shape[0], "channels": 1 if pixels.ndim == 2 else pixels.shape[2]}
-    given = {"given": facts["label"], "predicted": facts["predicted"]}
-    return row | {"kind": "image"} | given | shape | {"pixels": packed(pixels)}
+    given = {"given": facts["label"], "predicted": facts["predicted"], **shape}
+    about = {"kind": "image", **given, "pixels": packed(pixels), **more}
+    return curve(method, "score", "", single(score), **about)
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
     """The methods side by side, for the report."""
     wide: dict[str, Row] = {}
-    for row in records(table[(table["kind"] == "curve")]):
+    for row in records(table[table["kind"] == "curve"]):
         line = wide.setdefault(row["method"], {"method": row["method"]})
         line[f"{row['quantity']}, %"] = written(row, ".1f")
         line["seeds"] = str(max(int(line.get("seeds", 0)), int(row["n"])))

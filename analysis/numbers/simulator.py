@@ -86,18 +86,19 @@ def tabulate(runs: list[Run], shown: int | None) -> pd.DataFrame:
     `shown` is how many of either kind have lines, from the first on; None is all.
     """
     points = _points(runs)
-    metrics = {
-        "accuracy": "accuracy of the task model",
-        "agreement": "predictions of the task model that the simulator shares",
-    }
     rows = [
         curve("models", quantity, "", over_seeds([run.metrics[metric] for run in runs]))
-        for metric, quantity in metrics.items()
+        for metric, quantity in (
+            ("accuracy", "accuracy of the task model"),
+            ("agreement", "predictions of the task model that the simulator shares"),
+        )
     ]
     for kind, end in ENDS.items():
         rows += _changes(points, kind, end)
-    rows += [_grid(runs[0]), *_lines(runs[0], shown)]
-    return tabulated([*rows, *_claims(points)])
+    grid = listed(runs[0].array("lrs"))
+    rows.append(curve("learning rates", "", "", single(math.nan), kind="grid", mean=grid))
+    rows += _lines(runs[0], shown)
+    return tabulated(rows + _claims(points))
 
 
 def _points(runs: Sequence[Run]) -> Points:
@@ -135,16 +136,10 @@ def _claims(points: Points) -> list[Row]:
     rows = []
     for kind, end in ENDS.items():
         ours, name = points.changes(kind, f"FastIF, {end}"), f"FastIF, {end}"
-        above = ours - points.changes(kind, "random")
+        above, quantity = ours - points.changes(kind, "random"), f"change, predicted {kind}"
         for method, values in {name: ours, f"{name} − random": above}.items():
-            quantity = f"change, predicted {kind}"
             rows.append(claim(method, quantity, "nats", over_seeds(values), at_most=0.0))
     return rows
-
-
-def _grid(run: Run) -> Row:
-    lrs = np.asarray(run.array("lrs"))
-    return curve("learning rates", "", "", single(math.nan), kind="grid", mean=listed(lrs))
 
 
 def _lines(run: Run, shown: int | None) -> list[Row]:
@@ -156,13 +151,13 @@ def _lines(run: Run, shown: int | None) -> list[Row]:
         places = np.flatnonzero(right == (kind == "right"))[:shown]
         for number, place in enumerate(places, start=1):
             guess, truth = (str(classes[run.array(n)[place]]) for n in ("predicted", "label"))
-            about = {"group": kind, "point": number, "guess": guess, "before": before[place]}
+            about = {"kind": "line", "group": kind, "point": number, "guess": guess}
+            about |= {"before": before[place], "truth": truth}
             for name, lines in zip(run.array("types"), loss[place], strict=True):
                 ends = {"mean": lines.mean(0), "least": lines.min(0), "most": lines.max(0)}
                 cells = {key: listed(values) for key, values in ends.items()}
                 change, quantity = single(lines.mean() - before[place]), f"change, {kind} {number}"
-                row = curve(str(name), quantity, "nats", change, **about, truth=truth, **cells)
-                rows.append(row | {"kind": "line"})
+                rows.append(curve(str(name), quantity, "nats", change, **about, **cells))
     return rows
 
 
@@ -174,31 +169,23 @@ def findings(table: pd.DataFrame) -> list[str]:
         ours = rows.get((f"FastIF, {end}", kind))
         if ours is None or not ours["n"]:
             continue
+        truth = "the true label" if end == "helpful" else "another label than the true one"
         beside = "; ".join(
             f"{how} {written(rows[name, kind], '.3g')}, FastIF minus that"
             f" {written(rows[f'FastIF, {end} − {name}', kind], '.2g')}"
             for name, how in (
                 (f"H = I, {end}", "by gradients alone (H = I)"),
-                (f"features, {end}", f"nearest by features, {_labelled(end)}"),
+                (f"features, {end}", f"nearest by features, with {truth}"),
                 ("random, predicted label", "at random with the predicted label"),
             )
+        )
+        shares = "; ".join(
+            f"{one} {written(rows[f'{one}, {end}', f'{kind} label'], '.2f')}"
+            for one in ("FastIF", *CONTROLS)
         )
         sentences.append(
             f"Where the prediction is {kind}, {end} pairs by FastIF change the loss by"
             f" {written(ours, '.3g')} nats [95% interval over points]. Pairs found otherwise:"
-            f" {beside}. {_labels(rows, kind, end)}"
+            f" {beside}. The share of these pairs that have the predicted label: {shares}."
         )
     return sentences
-
-
-def _labels(rows: dict[tuple[str, str], Row], kind: str, end: str) -> str:
-    """How many of the pairs that should lower the loss have the label that is predicted."""
-    shares = "; ".join(
-        f"{one} {written(rows[f'{one}, {end}', f'{kind} label'], '.2f')}"
-        for one in ("FastIF", *CONTROLS)
-    )
-    return f"The share of these pairs that have the predicted label: {shares}."
-
-
-def _labelled(end: str) -> str:
-    return "with the true label" if end == "helpful" else "with another label than the true one"

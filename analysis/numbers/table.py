@@ -27,9 +27,25 @@ Row = dict[str, Any]
 def curve(method: str | Method, quantity: str, unit: str, ours: Interval, **more: Any) -> Row:
     """The row of a quantity of which the paper prints no number.
 
-    `more` are further columns: proj_dim, or this artifact's own, such as a step or a class.
+    `more` are further columns: kind, proj_dim, or this artifact's own, such as a step or a class.
     """
-    return _row("curve", method, quantity, unit, ours, math.nan, "") | more
+    row = {
+        "kind": "curve",
+        "method": str(method),
+        "proj_dim": method.directions if isinstance(method, Method) else math.nan,
+        "quantity": quantity,
+        "unit": unit,
+        "paper": math.nan,
+        "ours": ours.mean,
+        "difference": math.nan,
+        "low": ours.low,
+        "high": ours.high,
+        "n": ours.n,
+        "verdict": "" if ours.n else "not run",
+        "at_least": math.nan,
+        "at_most": math.nan,
+    }
+    return row | more
 
 
 def number(
@@ -43,7 +59,8 @@ def number(
 ) -> Row:
     """The row of a printed number, judged by its tolerance; `paper` may be nan."""
     word = judge_number(paper, ours, tolerance)
-    return _row("number", method, quantity, unit, ours, paper, word) | more
+    judged = {"paper": paper, "difference": ours.mean - paper, "verdict": word}
+    return curve(method, quantity, unit, ours, kind="number", **judged, **more)
 
 
 def aside(
@@ -57,7 +74,8 @@ def aside(
 ) -> Row:
     """The row of a printed number that decides nothing, judged by a factor either way."""
     word = judge_factor(paper, ours, factor)
-    return _row("aside", method, quantity, unit, ours, paper, word) | more
+    judged = {"paper": paper, "difference": ours.mean - paper, "verdict": word}
+    return curve(method, quantity, unit, ours, kind="aside", **judged, **more)
 
 
 def claim(
@@ -72,36 +90,10 @@ def claim(
     **more: Any,
 ) -> Row:
     """The row of a claim, `at_least < quantity < at_most`, judged by its interval."""
-    word = judge_claim(ours, at_least, at_most)
     bounds = {"at_least": at_least, "at_most": at_most}
-    return _row("claim", method, quantity, unit, ours, paper, word) | bounds | more
-
-
-def _row(
-    kind: str,
-    method: str | Method,
-    quantity: str,
-    unit: str,
-    ours: Interval,
-    paper: float,
-    verdict: str,
-) -> Row:
-    return {
-        "kind": kind,
-        "method": str(method),
-        "proj_dim": method.directions if isinstance(method, Method) else math.nan,
-        "quantity": quantity,
-        "unit": unit,
-        "paper": paper,
-        "ours": ours.mean,
-        "difference": ours.mean - paper,
-        "low": ours.low,
-        "high": ours.high,
-        "n": ours.n,
-        "verdict": verdict or ("not run" if ours.n == 0 else ""),
-        "at_least": math.nan,
-        "at_most": math.nan,
-    }
+    row = curve(method, quantity, unit, ours, kind="claim", paper=paper, **bounds, **more)
+    verdict = judge_claim(ours, **bounds)
+    return row | {"difference": ours.mean - paper, "verdict": verdict}
 
 
 def tabulated(rows: Sequence[Row]) -> pd.DataFrame:
@@ -123,20 +115,18 @@ def written(row: Row, form: str) -> str:
     form = f"z{form}" if form.startswith(".") else form
     if math.isnan(row["ours"]):
         return ""
-    interval = f" [{row['low']:{form}}, {row['high']:{form}}]"
-    return f"{row['ours']:{form}}{'' if math.isnan(row['low']) else interval}"
+    interval = "" if math.isnan(row["low"]) else f" [{row['low']:{form}}, {row['high']:{form}}]"
+    return f"{row['ours']:{form}}{interval}"
 
 
 def to_csv(table: pd.DataFrame) -> str:
     """The table as CSV with six significant digits and Unix line ends."""
-    shaped = table.copy()
-    for name in shaped.columns:
-        # A column of counts with blanks is of floats to pandas: write 10, not 10.0.
-        if pd.api.types.is_float_dtype(shaped[name]):
-            shaped[name] = shaped[name].map(
-                lambda value: "" if math.isnan(value) else f"{value:.6g}"
-            )
-    return shaped.to_csv(index=False, lineterminator="\n")
+    # A column of counts with blanks is of floats to pandas: write 10, not 10.0.
+    shaped = {
+        name: table[name].map(lambda value: "" if math.isnan(value) else f"{value:.6g}")
+        for name in table.select_dtypes("floating")
+    }
+    return table.assign(**shaped).to_csv(index=False, lineterminator="\n")
 
 
 def from_csv(text: str) -> pd.DataFrame:

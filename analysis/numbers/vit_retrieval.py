@@ -1,7 +1,7 @@
 """What the artifacts of the fine-tuned vision Transformer share: its runs and its notes."""
 
 from analysis.numbers import mislabel
-from analysis.numbers.frame import Observation
+from analysis.numbers.frame import Observation, grouped
 from experiments.laboratory.runs import Run
 
 PERCENT = {*mislabel.RETRIEVAL.values(), "negative_share", "accuracy_test"}
@@ -35,8 +35,8 @@ DEVIATIONS = (
 
 def observe(runs: list[Run]) -> dict[str, list[Observation]]:
     """The runs by where wrong labels are; `share` is the part of the parameters asked for."""
-    groups: dict[str, list[Observation]] = {}
-    for run in runs:
-        seen = mislabel.observation(run, float(run.config["share"]), PERCENT)
-        groups.setdefault(str(run.config["model"]["data"]["where"]), []).append(seen)
-    return groups
+    groups = grouped(runs, lambda run: str(run.config["model"]["data"]["where"]))
+    return {
+        where: [mislabel.observation(run, float(run.config["share"]), PERCENT) for run in group]
+        for where, group in groups.items()
+    }
