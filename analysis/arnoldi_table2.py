@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.ink.marks import draw_key, mark, name_block, printed_mark
-from analysis.ink.retrieval import draw_row
-from analysis.ink.style import GREY, new_panels
+from analysis.ink.retrieval import draw_blocks
+from analysis.ink.style import GREY
 from analysis.numbers.frame import Frame, Method, Observation, draw_of, method_of, numbers, tidy
 from analysis.numbers.statistics import Interval, difference, over_seeds, single
 from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
@@ -201,26 +201,15 @@ def _bleu(run: Run) -> Row:
 
 def draw(table: pd.DataFrame) -> Figure:
     """Rows of all layers above, of the last ones below, with the printed values."""
-    shown = table[(table["kind"] != "claim") & ~table["method"].str.contains(" − ")]
-    rows = [row for row in records(shown) if row["quantity"] in METRICS]
-    names = list(dict.fromkeys(row["method"] for row in rows))
-    whole = [name for name in names if not name.endswith(LAST)]
-    last = [name for name in names if name.endswith(LAST)]
-    places = {name: float(place) for place, name in enumerate(whole)}
-    places |= {name: place + len(whole) + 0.7 for place, name in enumerate(last)}
-    labels = [f"{name} ×100" for name in METRICS]
-    figure, panels = new_panels(labels, height=1.0 + 0.17 * len(names), share_y=True)
-    for axes, quantity in zip(panels, METRICS, strict=True):
-        mine = [row for row in rows if row["quantity"] == quantity]
-        chance = max(row["chance"] for row in mine)
+    labels = {name: f"{name} ×100" for name in METRICS}
+    figure, panels, places = draw_blocks(table, labels, below=LAST, line=0.17)
+    for axes, rows in panels:
+        chance = max(row["chance"] for row in rows)
         axes.axvline(chance, color=GREY, linewidth=0.7, linestyle=":")
-        for row in mine:
-            draw_row(axes, row, places[row["method"]])
-        axes.set_xlim(min(0.9 * chance, *(r["ours"] - 5 for r in mine if r["n"]), 100), 101)
-    panels[0].set_yticks(list(places.values()), [name.removesuffix(LAST) for name in places])
-    panels[0].set_ylim(max(places.values()) + 0.6, -0.6)
-    for place, text in ((0, "all layers"), (len(whole) + 0.7, "last layers")):
-        name_block(panels[1], text, place)
+        axes.set_xlim(min(0.9 * chance, *(row["ours"] - 5 for row in rows if row["n"]), 100), 101)
+    name_block(panels[1][0], "all layers", 0)
+    last = [place for name, place in places.items() if name.endswith(LAST)]
+    name_block(panels[1][0], "last layers", min(last, default=len(places) + 0.7))
     marks = {"ours, 95% over folds": mark(line="-"), "printed": printed_mark()}
     draw_key(figure, marks | {"chance": mark("", line=":", linewidth=0.7)})
     return figure

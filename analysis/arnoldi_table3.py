@@ -9,8 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.ink.marks import draw_key, mark, name_block, printed_mark
-from analysis.ink.retrieval import draw_row
-from analysis.ink.style import new_panels
+from analysis.ink.retrieval import draw_blocks
 from analysis.numbers.frame import Frame, Method, Observation, numbers, tidy
 from analysis.numbers.statistics import Interval, difference, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, number, records, tabulated, written
@@ -166,26 +165,15 @@ def _signature(run: Run) -> list[Row]:
 
 def draw(table: pd.DataFrame) -> Figure:
     """Draw a line per arm, those of the clean pool below."""
-    shown = table[(table["kind"] != "claim") & ~table["method"].str.contains(" − ")]
-    rows = [row for row in records(shown) if row["quantity"] in LABELS]
-    measured = {row["quantity"] for row in rows if row["pool"] == "noisy"}
-    quantities = [name for name in LABELS if name in measured]
-    arms = list(dict.fromkeys(row["method"] for row in rows))
-    clean = [name for name in arms if name.endswith(CLEAN_POOL)]
-    places = {name: at + (0.7 if name in clean else 0) for at, name in enumerate(arms)}
-    labels = [LABELS[name] for name in quantities]
-    figure, panels = new_panels(labels, height=1.0 + 0.18 * len(arms), share_y=True)
-    for axes, quantity in zip(panels, quantities, strict=True):
-        mine = [row for row in rows if row["quantity"] == quantity]
-        for row in mine:
-            draw_row(axes, row, places[row["method"]])
-        ends = [row[name] for row in mine for name in ("ours", "high", "paper") if row[name] > 0]
+    measured = set(table.loc[table["pool"] == "noisy", "quantity"])
+    labels = {name: label for name, label in LABELS.items() if name in measured}
+    figure, panels, places = draw_blocks(table, labels, below=CLEAN_POOL, line=0.18)
+    for axes, rows in panels:
+        ends = [row[name] for row in rows for name in ("ours", "high", "paper") if row[name] > 0]
         axes.set_xlim(-0.05 * max(1, *ends), 1.05 * max(1, *ends))
-    names = [name.removesuffix(CLEAN_POOL) for name in places]
-    panels[0].set_yticks(list(places.values()), names)
-    panels[0].set_ylim(max(places.values()) + 0.6, -0.6)
+    clean = [place for name, place in places.items() if name.endswith(CLEAN_POOL)]
     if clean:
-        name_block(panels[-1], "clean pool", places[clean[0]])
+        name_block(panels[-1][0], "clean pool", min(clean))
     draw_key(figure, {"ours, 95% over seeds": mark(line="-"), "printed": printed_mark()})
     return figure
 

@@ -1,5 +1,7 @@
 """The panels of Arnoldi's Table 1: every method's AUC, AP and time, with the printed numbers."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -34,6 +36,31 @@ def draw(table: pd.DataFrame) -> Figure:
     name_lines(panels[0], methods, margin=0.4)
     draw_key(figure, {"ours, 95% over seeds": mark(line="-"), "printed": printed_mark()})
     return figure
+
+
+def draw_blocks(
+    table: pd.DataFrame, labels: Mapping[str, str], below: str, line: float
+) -> tuple[Figure, list[tuple[Axes, list[Row]]], dict[str, float]]:
+    """Draw a line a method and a panel a quantity; methods whose name ends with `below` come last.
+
+    `labels` are those of the panels, by quantity; `line` is in inches. Returns the figure, its
+    panels with their rows, and the methods' heights.
+    """
+    shown = table[(table["kind"] != "claim") & ~table["method"].str.contains(" − ")]
+    rows = [row for row in records(shown) if row["quantity"] in labels]
+    names = sorted(dict.fromkeys(row["method"] for row in rows), key=lambda n: n.endswith(below))
+    places = {name: at + 0.7 * name.endswith(below) for at, name in enumerate(names)}
+    figure, axes = new_panels(list(labels.values()), height=1 + line * len(names), share_y=True)
+    panels = [
+        (one, [row for row in rows if row["quantity"] == quantity])
+        for one, quantity in zip(axes, labels, strict=True)
+    ]
+    for one, mine in panels:
+        for row in mine:
+            draw_row(one, row, places[row["method"]])
+    axes[0].set_yticks(list(places.values()), [name.removesuffix(below) for name in places])
+    axes[0].set_ylim(max(places.values()) + 0.6, -0.6)
+    return figure, panels, places
 
 
 def draw_row(axes: Axes, row: Row, place: float) -> None:
