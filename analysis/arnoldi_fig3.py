@@ -194,8 +194,7 @@ def _draw_errors(axes: Axes, table: pd.DataFrame) -> None:
         axes.plot(line["rank"], line["ours"], color=colour, label=str(name))
         low = line["low"].clip(lower=line["ours"] / 10)
         axes.fill_between(line["rank"], low, line["high"], color=colour, alpha=0.2, linewidth=0)
-    axes.set_yscale("log")
-    axes.set_ylabel("relative error of the eigenvalue")
+    axes.set(yscale="log", ylabel="relative error of the eigenvalue")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(title="against float32 in memory", title_fontsize=6.5, fontsize=6.5)
 

@@ -184,14 +184,13 @@ def _draw_searches(axes: Axes, shown: pd.DataFrame) -> None:
 
 
 def _draw_projections(axes: Axes, table: pd.DataFrame) -> None:
-    shown = table[(table["quantity"] == "recall of TracInCP") & (table["projection"] != "")]
-    shown = shown[shown["method"].str.startswith("Exact")]
+    exact = table["method"].str.startswith("Exact") & (table["projection"] != "")
+    shown = table[exact & (table["quantity"] == "recall of TracInCP")]
     shown = shown[shown["candidates"] == shown["candidates"].min()]
     for kind in ("Gaussian", "TwoSided"):
         style.draw_curve(axes, shown[shown["projection"] == kind], "dim", LOOKS[kind])
-    axes.set_xscale("log")
+    axes.set(xscale="log", ylabel="Recall@10 of TracInCP")
     style.tick_values(axes, shown["dim"])
-    axes.set_ylabel("Recall@10 of TracInCP")
     style.fit_values(axes, [*shown["ours"], 1.0], top=1.0)
     if axes.lines:
         axes.legend(loc="lower right")

@@ -43,7 +43,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     if not traced:
         return tabulated(rows)
     for top in TOPS if control else ():
-        gap = difference(_by_seed(traced, _share(top)), _by_seed(control, _share(top)))
+        gap = difference(*(_by_seed(g, _mean("same_label", top)) for g in (traced, control)))
         label = "TracIn − Nearest features"
         rows.append(curve(label, f"same label, top {top}", "", _estimate(gap)))
     first = traced[min(traced)]
@@ -63,12 +63,8 @@ def _estimate(values: pd.Series) -> Interval:
 
 
 def _mean(name: str, top: int | None = None) -> Measure:
-    """The mean of an array over its first `top` places; axes: (queries, places)."""
-    return lambda run: float(np.asarray(run.array(name), dtype=float)[..., :top].mean())
-
-
-def _share(top: int) -> Measure:
-    return _mean("same_label", top)
+    """The mean of an array over its first `top` places; axes: ([queries,] places)."""
+    return lambda run: float(run.array(name)[..., :top].astype(float).mean())
 
 
 def _distinct(top: int) -> Measure:
@@ -81,10 +77,6 @@ def _distinct(top: int) -> Measure:
     return measure
 
 
-def _chance(run: Run) -> float:
-    return float(run.array("chance").mean())
-
-
 def _shares(name: str, members: dict[int, Run]) -> list[Row]:
     rows = []
 
@@ -93,9 +85,9 @@ def _shares(name: str, members: dict[int, Run]) -> list[Row]:
 
     if name == "TracIn":
         add("Model", "accuracy, test", lambda run: float(run.metrics["accuracy_test"]))
-        add("Chance", "same label", _chance)
+        add("Chance", "same label", _mean("chance"))
     for top in TOPS:
-        add(name, f"same label, top {top}", _share(top))
+        add(name, f"same label, top {top}", _mean("same_label", top))
         add(name, f"same label and prediction, top {top}", _mean("same_label_and_prediction", top))
         add(name, f"near-duplicates, top {top}", _mean("twin", top))
         add(name, f"same label without near-duplicates, top {top}", _distinct(top))
@@ -121,8 +113,8 @@ def _share_where(name: str, correct: bool) -> Measure:
 
 
 def _claims(traced: dict[int, Run]) -> list[Row]:
-    chance = _by_seed(traced, _chance)
-    above = _estimate(difference(_by_seed(traced, _share(FIRST)), chance))
+    chance = _by_seed(traced, _mean("chance"))
+    above = _estimate(difference(_by_seed(traced, _mean("same_label", FIRST)), chance))
     distinct = _estimate(difference(_by_seed(traced, _distinct(FIRST)), chance))
     both = _estimate(_by_seed(traced, _mean("same_label_and_prediction", FIRST)))
     name, top = "TracIn − Chance", f"top {FIRST}"

@@ -116,12 +116,11 @@ def _shares(frame: Frame, names: list[Method], stratum: str) -> list[Row]:
         chance = frame.estimate(f"chance {name} {stratum}", names[0])
         rows.append(curve(CONTROL, quantity, "%", chance, **more))
     if stratum == WRONG:  # elsewhere the two are the same class, up to a few queries
-        for role in ROLES:
-            for name, what in (("label", "given label"), ("predicted", "predicted class")):
-                for method in names:
-                    ours = frame.estimate(f"{role} {name} {WRONG}", method)
-                    quantity = f"{role}s of the {what}, {WRONG}"
-                    rows.append(curve(method, quantity, "%", ours, stratum=stratum))
+        classes = (("label", "given label"), ("predicted", "predicted class"))
+        for role, (name, what), method in product(ROLES, classes, names):
+            ours = frame.estimate(f"{role} {name} {WRONG}", method)
+            quantity = f"{role}s of the {what}, {WRONG}"
+            rows.append(curve(method, quantity, "%", ours, stratum=stratum))
     return rows
 
 
