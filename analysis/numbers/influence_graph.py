@@ -135,7 +135,7 @@ def shared(one: Edges, other: Edges) -> tuple[np.ndarray, np.ndarray]:
 
 
 def over_queries(
-    graphs: list[Graph], parts: tuple[str, ...], statistic: Callable[..., float], seed: int = 0
+    graphs: list[Graph], parts: tuple[str, ...], statistic: Callable[..., float]
 ) -> dict[str, float]:
     """The 95% bootstrap interval over queries of a statistic's mean over models.
 
@@ -145,7 +145,7 @@ def over_queries(
     complete = [graph for graph in graphs if all(part in graph for part in parts)]
     if not complete:
         return {"query_low": float("nan"), "query_high": float("nan")}
-    generator = np.random.default_rng(np.random.SeedSequence([seed, len(parts)]))
+    generator = np.random.default_rng(np.random.SeedSequence([0, len(parts)]))
     means = []
     for _ in range(RESAMPLES):
         values = []

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 LEVEL = 0.95
+NUM_SAMPLES = 9999  # drawn for a p-value
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def pair_values(pairs: ArrayLike) -> np.ndarray:
     return k * mean - (k - 1) * without
 
 
-def welch(one: ArrayLike, other: ArrayLike, level: float = LEVEL) -> Interval:
+def welch(one: ArrayLike, other: ArrayLike) -> Interval:
     """The difference of the means of two independent samples, with Welch's interval."""
     samples = [np.asarray(each, dtype=float) for each in (one, other)]
     n = min(each.size for each in samples)
@@ -82,17 +83,12 @@ def welch(one: ArrayLike, other: ArrayLike, level: float = LEVEL) -> Interval:
         return single(mean)
     if not any(np.ptp(each) for each in samples):
         return Interval(mean, mean, mean, n)
-    low, high = stats.ttest_ind(*samples, equal_var=False).confidence_interval(level)
+    low, high = stats.ttest_ind(*samples, equal_var=False).confidence_interval(LEVEL)
     return Interval(mean, float(low), float(high), n)
 
 
 def resampled(
-    sample: np.ndarray,
-    statistic: Callable[[np.ndarray], float],
-    *,
-    seed: int = 0,
-    num_resamples: int = 200,
-    level: float = LEVEL,
+    sample: np.ndarray, statistic: Callable[[np.ndarray], float], num_resamples: int = 200
 ) -> Interval:
     """A statistic of seeds (n_seeds, ...) with the normal interval of its bootstrap.
 
@@ -102,16 +98,16 @@ def resampled(
     mean = float(statistic(sample))
     if len(sample) < 2:
         return Interval(mean, float("nan"), float("nan"), len(sample))
-    generator = np.random.default_rng(np.random.SeedSequence([seed, len(sample)]))
+    generator = np.random.default_rng(np.random.SeedSequence([0, len(sample)]))
     picks = generator.integers(len(sample), size=(num_resamples, len(sample)))
     spread = float(np.std([statistic(sample[pick]) for pick in picks], ddof=1))
-    half = float(stats.norm.ppf(0.5 + level / 2)) * spread
+    half = float(stats.norm.ppf(0.5 + LEVEL / 2)) * spread
     return Interval(mean, mean - half, mean + half, len(sample))
 
 
-def geometric(values: ArrayLike, level: float = LEVEL) -> Interval:
+def geometric(values: ArrayLike) -> Interval:
     """The geometric mean of positive values, one per seed, with its interval on logs."""
-    logs = over_seeds(np.log(np.asarray(values, dtype=float)), level)
+    logs = over_seeds(np.log(np.asarray(values, dtype=float)))
     mean, low, high = np.exp([logs.mean, logs.low, logs.high])
     return Interval(float(mean), float(low), float(high), logs.n)
 
@@ -128,14 +124,14 @@ def ratio(one: pd.Series, other: pd.Series) -> pd.Series:
     return one.loc[seeds] / other.loc[seeds]
 
 
-def bootstrap(values: ArrayLike, num_resamples: int = 2000, level: float = LEVEL) -> Interval:
+def bootstrap(values: ArrayLike) -> Interval:
     """The mean of independent values with its percentile bootstrap interval."""
     sample = np.asarray(values, dtype=float)
     if sample.size == 0:
         return NONE
     generator = np.random.default_rng(np.random.SeedSequence([0, sample.size]))
-    picks = generator.integers(sample.size, size=(num_resamples, sample.size))
-    low, high = np.quantile(sample[picks].mean(1), [0.5 - level / 2, 0.5 + level / 2])
+    picks = generator.integers(sample.size, size=(2000, sample.size))
+    low, high = np.quantile(sample[picks].mean(1), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return Interval(float(np.mean(sample)), float(low), float(high), int(sample.size))
 
 
@@ -151,9 +147,7 @@ def overlap(one: ArrayLike, other: ArrayLike) -> float:
     return np.count_nonzero(left & right) / union if union else float("nan")
 
 
-def homogeneity(
-    one: ArrayLike, other: ArrayLike, *, seed: int = 0, num_samples: int = 9999
-) -> float:
+def homogeneity(one: ArrayLike, other: ArrayLike, *, seed: int = 0) -> float:
     """The p-value that two rows of counts were drawn from the same classes.
 
     The chi-square statistic against its distribution with both margins fixed, which is valid for
@@ -170,9 +164,9 @@ def homogeneity(
         return ((row - expected) ** 2 / expected).sum(-1)
 
     generator = np.random.default_rng(np.random.SeedSequence([seed, int(total.sum())]))
-    drawn = generator.multivariate_hypergeometric(table.sum(0), total[0], size=num_samples)
+    drawn = generator.multivariate_hypergeometric(table.sum(0), total[0], size=NUM_SAMPLES)
     extreme = np.count_nonzero(deviation(drawn) >= deviation(table[0]) * (1 - 1e-12))
-    return (1 + extreme) / (1 + num_samples)
+    return (1 + extreme) / (1 + NUM_SAMPLES)
 
 
 def combine(p_values: Sequence[float]) -> float:
@@ -180,7 +174,7 @@ def combine(p_values: Sequence[float]) -> float:
     return float(stats.combine_pvalues(list(p_values), method="fisher").pvalue)
 
 
-def exchangeable(profiles: ArrayLike, *, seed: int = 0, num_samples: int = 9999) -> float:
+def exchangeable(profiles: ArrayLike, num_samples: int = NUM_SAMPLES) -> float:
     """The p-value that conditions do not differ once seeds are allowed to.
 
     `profiles` is (n_seeds, conditions, features). The statistic is the spread of the conditions'
@@ -192,7 +186,7 @@ def exchangeable(profiles: ArrayLike, *, seed: int = 0, num_samples: int = 9999)
         means = values.mean(0)
         return float(((means - means.mean(0)) ** 2).sum())
 
-    generator = np.random.default_rng(np.random.SeedSequence([seed, *sample.shape]))
+    generator = np.random.default_rng(np.random.SeedSequence([0, *sample.shape]))
     observed = spread(sample) * (1 - 1e-12)
     extreme = sum(
         spread(np.stack([generator.permutation(one) for one in sample])) >= observed
