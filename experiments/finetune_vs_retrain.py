@@ -4,8 +4,7 @@ Reproduces Table 1 of Subsets (Doubov et al., 2022, Sec. 4.2): 10 random example
 fine-tuning for 6% of the epochs. A retrained network has the same seeds, but the order of one
 example fewer. Deviations: the paper does not say at which learning rate it fine-tunes; here the
 last 6% of the training are repeated without the example, at the same rates. At the small tier,
-small networks on MNIST and on JPEG-recompressed CIFAR-10. We add the agreement between seeds, as a
-scale for disagreement.
+small networks on MNIST and JPEG-recompressed CIFAR-10. We add agreement between seeds, as a scale.
 """
 
 import sys

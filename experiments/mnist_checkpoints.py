@@ -162,9 +162,8 @@ def traced(dense: Dense) -> runs.Run:
     """The run with the self-influence and loss of each example at each checkpoint.
 
     `self_influence` (n_checkpoints, n_train), times the learning rate; `loss` (n_checkpoints,
-    n_train), for the label given to training; `train_loss` (n_checkpoints,), the mean during the
-    last epoch, or part of the first, before the checkpoint; `steps` (n_checkpoints,); `corrupted`
-    (n_train,).
+    n_train), for the label given to training; `corrupted` (n_train,); `steps` (n_checkpoints,) and
+    `train_loss`, the mean during the last epoch, or part of the first, before the checkpoint.
     """
 
     def compute(_scratch: Path) -> dict[str, Any]:

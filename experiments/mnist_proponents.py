@@ -1,8 +1,7 @@
 """Proponents and opponents of digits by TracIn, influence functions and representer points.
 
 Reproduces Figure 9 of TracIn's appendix (Pruthi et al., 2020) and counts which classes are
-retrieved for random queries from MNIST's test split. The network is that of mnist_mislabel, trained
-on correct labels.
+retrieved for random test queries. The network is mnist_mislabel's, trained on correct labels.
 """
 
 import sys

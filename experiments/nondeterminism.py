@@ -140,21 +140,19 @@ def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
     """One line per comparison: mean agreement and accuracy, plain and from several views."""
     rows = []
     for run_ in results:
-        config = run_.config
+        config, m = run_.config, run_.metrics
+        recipe = config["recipe"]
+        about = [recipe["data"]["source"], recipe["network"]["type"]]
         if config["type"] == "Compared":
-            recipe = config["recipe"]
-            about = [recipe["data"]["source"], recipe["network"]["type"], config["vary"]]
             off = ~np.eye(config["n_seeds"], dtype=bool)
             for suffix, views in (("", "plain"), ("_views", "views")):
                 pairs = np.asarray(run_.array(f"agreement{suffix}"))[off]
                 agreed = f"{pairs.mean():.4f}" if len(pairs) else ""
                 right = plus_minus(*interval(list(run_.array(f"accuracy{suffix}"))))
-                rows.append([*about, views, agreed, right])
+                rows.append([*about, config["vary"], views, agreed, right])
         elif config["type"] == "Trial":
-            recipe, m = config["recipe"], run_.metrics
             rate = f"trial of lr {m['lr']:g}, decay {m['weight_decay']:g}"
-            source, kind = recipe["data"]["source"], recipe["network"]["type"]
-            rows.append([source, kind, rate, "validation", "", f"{m['accuracy_validation']:.4f}"])
+            rows.append([*about, rate, "validation", "", f"{m['accuracy_validation']:.4f}"])
     return ["data", "network", "what differs", "seen", "agreement", "accuracy"], rows
 
 

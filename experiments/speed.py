@@ -116,8 +116,7 @@ def _peak(work: Any, threads: int) -> int:
 def _resident(name: str) -> int:
     """Bytes of memory that this process has now (VmRSS) or had at most (VmHWM).
 
-    Only Linux reports both. Elsewhere getrusage's peak replaces them; a child process inherits it
-    from its parent.
+    Only Linux reports both. Elsewhere getrusage's peak replaces them; child processes inherit it.
     """
     status = Path("/proc/self/status")
     if not status.exists():

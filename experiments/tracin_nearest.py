@@ -3,8 +3,7 @@
 Reproduces Sec. C of TracIn's appendix (Pruthi et al., 2020): the gradients of candidates at all
 checkpoints, times the square roots of the learning rates, projected and concatenated, are put into
 a nearest-neighbour index. The network is small, so that unprojected rows fit in memory too, and
-their exact index is compared with TracInCP. Searches are timed in turns with the exact one, each
-with one thread.
+their exact index is compared with TracInCP. Searches take turns with the exact one, in one thread.
 """
 
 import math
@@ -49,8 +48,7 @@ SAME = 1e-5  # of a query's highest score: closer scores may come in either orde
 class Stored:
     """Rows of the model's first n training examples, and of `n_queries` random held-out ones.
 
-    They are projected at every checkpoint if there is a `projection`. The model's seed draws the
-    queries.
+    A `projection` applies at every checkpoint. The model's seed draws the queries.
     """
 
     model: Model

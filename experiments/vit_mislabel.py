@@ -74,9 +74,8 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         scores = fitted.self_influence(pool)
         if config.queries:
             facts |= _opponents(fitted, learned, config.queries)
-    single = isinstance(method, TracIn)
     return {
-        "method": "TracIn[1]" if single else attribution.display(method),
+        "method": "TracIn[1]" if isinstance(method, TracIn) else attribution.display(method),
         **attribution.settings(method),
         **_ranked(scores.numpy(), learned.pool),
         "seconds": time.process_time() - started,

@@ -179,9 +179,7 @@ def _parser() -> Parser:
     parser.add_argument("--time", help="limit of a task, as 4:00:00, where it is requeued")
     parser.add_argument("--partition")
     parser.add_argument("--throttle", type=_number(1), metavar="K", help="most tasks at once")
-    parser.add_argument(
-        "--data", metavar="DIR", help="data folder (default: $RETRACE_DATA)"
-    )
+    parser.add_argument("--data", metavar="DIR", help="data folder (default: $RETRACE_DATA)")
     parser.add_argument("--dry-run", action="store_true", help="only print cost and commands")
     return parser
 

@@ -44,8 +44,7 @@ CHUNK = 250  # examples in a forward pass
 class Data:
     """Random examples: from the training split to train on, from the test split as queries.
 
-    Validation examples come from the rest of the training split; DTD and Flowers have a split for
-    them.
+    Validation examples are from the rest of the training split, or DTD's and Flowers' own split.
     """
 
     source: Source = "mnist"

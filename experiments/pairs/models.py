@@ -173,8 +173,7 @@ PAPER = Model(  # settings that the paper does not state are those of its releas
 def small(labels: Labels = 3, seed: int = 0) -> Model:
     """The small tier's model: the last encoder layer, trained again on tuned lower layers.
 
-    One of six layers is differentiated, as two of twelve in the paper. The lower layers are the
-    same for every seed.
+    One of six layers is differentiated, as two of twelve in the paper. Seeds share lower layers.
     """
     return Model(Tuned(labels=labels), labels=labels, fit=SECOND, seed=seed)
 

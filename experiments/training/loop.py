@@ -49,8 +49,7 @@ def descend(
 ) -> dict[str, np.ndarray]:
     """`fit` with the batches that `draws` gives, for one network or a stack of K networks.
 
-    The loss of a stack gives (K, b), and its train_loss is (epochs, K); each network descends the
-    mean of its own losses.
+    A stack's loss gives (K, b), its train_loss (epochs, K); each network descends its own mean.
     """
     work = _Training(module, loss, train, plan, draws, scratch)
     devices = [work.device] if work.device.type == "cuda" else []
