@@ -2,7 +2,7 @@
 
 Every cell times its way and the plain one (one network after another, in float32) in turns within
 one process and reports the median of their ratios. On a CPU the time is the process's own, of one
-thread, so that other processes count little; on a GPU, wall-clock time. Data are MNIST-shaped noise.
+thread, so other processes count little; on a GPU, wall-clock time. Data are MNIST-sized noise.
 """
 
 import statistics
