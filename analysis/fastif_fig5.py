@@ -4,8 +4,7 @@ from functools import partial
 
 from analysis.ink.simulator import draw
 from analysis.ink.style import COLUMN
-from analysis.numbers.simulator import CLAIM, CONTROLS, DEVIATIONS, RULE, TIER_NOTES, findings
-from analysis.numbers.simulator import tabulate as tabulate_points
+from analysis.numbers import simulator
 from analysis.page.artifact import Artifact
 
 SHOWN = 2  # points of either kind
@@ -13,19 +12,19 @@ SHOWN = 2  # points of either kind
 ARTIFACT = Artifact(
     id="fastif_fig5",
     experiment="mnli_simulator",
-    tabulate=partial(tabulate_points, shown=SHOWN),
-    draw=partial(draw, columns=2, width=COLUMN, controls=CONTROLS),
-    rule=RULE,
+    tabulate=partial(simulator.tabulate, shown=SHOWN),
+    draw=partial(draw, columns=2, width=COLUMN, controls=simulator.CONTROLS),
+    rule=simulator.RULE,
     title="Simulator loss after a step on influential pairs, four points",
-    claim=CLAIM,
+    claim=simulator.CLAIM,
     paper="FastIF (arXiv:2012.15781), Figure 5, Sec. 6.1 and B.1",
     deviations=(
-        *DEVIATIONS,
+        *simulator.DEVIATIONS,
         "The paper does not say how its four points were chosen; ours are the first two of each"
         " kind in the order of the development set. Claims are over all points, as in Figure 9.",
     ),
-    findings=findings,
-    tier_notes=TIER_NOTES,
+    findings=simulator.findings,
+    tier_notes=simulator.TIER_NOTES,
 )
 
 if __name__ == "__main__":

@@ -4,22 +4,21 @@ from functools import partial
 
 from analysis.ink.simulator import draw
 from analysis.ink.style import PAGE
-from analysis.numbers.simulator import CLAIM, DEVIATIONS, RULE, TIER_NOTES, findings
-from analysis.numbers.simulator import tabulate as tabulate_points
+from analysis.numbers import simulator
 from analysis.page.artifact import Artifact
 
 ARTIFACT = Artifact(
     id="fastif_fig9",
     experiment="mnli_simulator",
-    tabulate=partial(tabulate_points, shown=None),
+    tabulate=partial(simulator.tabulate, shown=None),
     draw=partial(draw, columns=5, width=PAGE, controls=()),
-    rule=RULE,
+    rule=simulator.RULE,
     title="Simulator loss after a step on influential pairs, every point",
-    claim=CLAIM,
+    claim=simulator.CLAIM,
     paper="FastIF (arXiv:2012.15781), Figure 9, Sec. 6.1 and B.1",
-    deviations=DEVIATIONS,
-    findings=findings,
-    tier_notes=TIER_NOTES,
+    deviations=simulator.DEVIATIONS,
+    findings=simulator.findings,
+    tier_notes=simulator.TIER_NOTES,
 )
 
 if __name__ == "__main__":

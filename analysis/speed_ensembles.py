@@ -97,15 +97,12 @@ def draw(table: pd.DataFrame) -> Figure:
 def page(table: pd.DataFrame) -> pd.DataFrame:
     """The claims, then models an hour by network and way."""
     lines = []
-    for row in records(table):
+    for row in records(table[table["quantity"] != "ratio"]):
+        quantity, form = f"{row['quantity']}, {row['unit']}", ".3g"
         if row["kind"] == "claim":
             quantity, form = row["quantity"], ".2f"
-        elif row["quantity"] == "ratio":
-            continue
-        else:
-            trained = row["quantity"] == RATE
-            quantity = f"{RATE}, {row['way']}" if trained else f"{row['quantity']}, {row['unit']}"
-            form = ",.0f" if trained else ".3g"
+        elif row["quantity"] == RATE:
+            quantity, form = f"{RATE}, {row['way']}", ",.0f"
         line = {"work": row["method"], "quantity": quantity, "ours": written(row, form)}
         lines.append(line | {"verdict": row["verdict"]})
     return pd.DataFrame(lines)

@@ -73,7 +73,7 @@ def _headline(row: Row) -> dict[str, str]:
     printed = not math.isnan(row["paper"])
     bounds = f"claimed {claim_bounds(row['at_least'], row['at_most'])}"
     return {
-        "what": ", ".join(_about(row, [])),
+        "what": f"{row['method']}, {_quantity(row)}",
         "paper": f"printed {_number(row['paper'])}" if printed else bounds,
         "ours": _number(row["ours"]),
         "interval": _interval(row),
@@ -94,8 +94,7 @@ def tables_of(
         chosen = [row for row in rows if row["kind"] in kinds]
         if not chosen or (page is not None and "curve" in kinds):
             continue
-        own = distinguishing(chosen)
-        header, lines = _claims(chosen, own) if "claim" in kinds else _numbers(chosen, own)
+        header, lines = _laid_out(chosen, distinguishing(chosen))
         if title == "Printed numbers" and all(math.isnan(row["paper"]) for row in chosen):
             title = "Numbers"
         folded = "curve" in kinds and len(chosen) > OPEN_UP_TO
@@ -115,37 +114,30 @@ def distinguishing(rows: Sequence[Row]) -> list[str]:
     return [name for name in own if max(len(_text(row[name])) for row in rows) <= LONGEST]
 
 
-def _numbers(rows: list[Row], own: list[str]) -> tuple[list[str], list[list[str]]]:
-    printed = any(not math.isnan(row["paper"]) for row in rows)
-    compared = ["paper", "ours", "difference"] if printed else ["ours"]
-    verdict = ["verdict"] if printed else []
-    header = ["method", "quantity", *_spaced(own), *compared, "95% interval", "n", *verdict]
-    lines = [
-        [*_about(row, own), *(_number(row[name]) for name in compared), _interval(row)]
-        + [str(row[name]) for name in ("n", *verdict)]
-        for row in rows
-    ]
-    return header, lines
+def _laid_out(rows: list[Row], own: list[str]) -> tuple[list[str], list[list[str]]]:
+    """The header and the lines of a table of claims or of numbers, with an artifact's own columns.
 
-
-def _claims(rows: list[Row], own: list[str]) -> tuple[list[str], list[list[str]]]:
-    known = ["required", "paper", "ours", "95% interval", "n", "verdict"]
+    Numbers have no paper, difference and verdict where none is printed.
+    """
+    claims = rows[0]["kind"] == "claim"
+    judged = claims or any(not math.isnan(row["paper"]) for row in rows)
+    compared = ["paper", "ours", *([] if claims else ["difference"])] if judged else ["ours"]
     lines = []
     for row in rows:
-        bounds = claim_bounds(row["at_least"], row["at_most"])
-        values = [_number(row["paper"]), _number(row["ours"]), _interval(row), str(row["n"])]
-        lines.append([*_about(row, own), bounds, *values, row["verdict"]])
-    return ["claim", "quantity", *_spaced(own), *known], lines
+        cells = {"claim" if claims else "method": row["method"], "quantity": _quantity(row)}
+        cells |= {name.replace("_", " "): _text(row[name]) for name in own}
+        if claims:
+            cells["required"] = claim_bounds(row["at_least"], row["at_most"])
+        cells |= {name: _number(row[name]) for name in compared}
+        cells |= {"95% interval": _interval(row), "n": str(row["n"])}
+        if judged:
+            cells["verdict"] = row["verdict"]
+        lines.append(cells)
+    return [*lines[0]], [[*cells.values()] for cells in lines]
 
 
-def _about(row: Row, own: list[str]) -> list[str]:
-    """The method, the quantity with its unit, and the columns of the artifact's own."""
-    quantity = f"{row['quantity']} ({row['unit']})" if row["unit"] else row["quantity"]
-    return [row["method"], quantity, *(_text(row[name]) for name in own)]
-
-
-def _spaced(names: list[str]) -> list[str]:
-    return [name.replace("_", " ") for name in names]
+def _quantity(row: Row) -> str:
+    return f"{row['quantity']} ({row['unit']})" if row["unit"] else row["quantity"]
 
 
 def _number(value: float) -> str:
