@@ -23,21 +23,12 @@ def draw_value(
     *,
     interval: tuple[str, str] = ("low", "high"),
     size: float = 4,
-    paper_at: float | None = None,
 ) -> None:
-    """Draw a row at a height: our value with the interval in two columns, and the printed value.
-
-    `paper_at` is the height of the printed value where it is not that of ours.
-    """
+    """Draw a row at a height: our value with the interval in two columns, and the printed value."""
     low, high = (row[name] for name in interval)
     axes.plot([low, high], [place] * 2, color=colour, linewidth=2, alpha=0.5)
-    draw_printed(axes, row["paper"], place if paper_at is None else paper_at)
+    axes.plot(row["paper"], place, "|", color=BLACK, **PRINTED)
     axes.plot(row["ours"], place, marker, color=colour, markersize=size)
-
-
-def draw_printed(axes: Axes, value: float, place: float) -> None:
-    """Draw a printed value, or a bound, at a height."""
-    axes.plot(value, place, "|", color=BLACK, **PRINTED)
 
 
 def name_lines(axes: Axes, labels: Sequence[str], margin: float = 0.5) -> None:
@@ -56,10 +47,10 @@ def name_block(axes: Axes, text: str, place: float) -> None:
     )  # fmt: skip
 
 
-def draw_key(figure: Figure, marks: Mapping[str, Line2D], columns: int | None = None) -> None:
-    """Explain marks above all panels, in as many columns as there are marks or fewer."""
-    ncols = columns or len(marks)
-    figure.legend(list(marks.values()), list(marks), loc="outside upper center", ncols=ncols)
+def draw_key(figure: Figure, marks: Mapping[str, Line2D]) -> None:
+    """Explain marks above all panels, side by side."""
+    lines, names = list(marks.values()), list(marks)
+    figure.legend(lines, names, loc="outside upper center", ncols=len(marks))
 
 
 def mark(marker: str = "o", colour: str = GREY, line: str = "none", **more: Any) -> Line2D:
