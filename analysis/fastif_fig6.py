@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from scipy.stats import gmean
 
 from analysis.ink.marks import mark
 from analysis.ink.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, VERMILLION, new_grid
@@ -77,7 +78,7 @@ def _strongest_share(influence: np.ndarray, sign: int) -> float:
 def _claims(graphs: list[Graph]) -> list[Row]:
     slices = [list(each.values()) for each in graphs if each]
     shares = [np.mean([*map(influence_graph.helpful_share, each)]) for each in slices]
-    ratios = [float(np.exp(np.mean(np.log([*map(influence_graph.ratio, e)])))) for e in slices]
+    ratios = [float(gmean([*map(influence_graph.ratio, each)])) for each in slices]
     times = geometric([ratio for ratio in ratios if 0 < ratio < np.inf])
     return [
         claim("MultiNLI", "share of edges, helpful", "", over_seeds(shares), at_most=0.5),
