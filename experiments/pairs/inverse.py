@@ -4,7 +4,6 @@ Errors are exact over the last two layers alone, the head: it has few parameters
 first token after the last encoder layer, is computed once as a column.
 """
 
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.laboratory import runs
-from experiments.laboratory.device import device
+from experiments.laboratory import clock, runs
 from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.errors import UserError
 from experiments.models.bert import Top
@@ -216,7 +214,7 @@ def _path(
     for repeat in track(range(work.repeats), f"repeats of B = {sample}"):
         path, spent = recursion.along(vectors, repeat, depths), 0.0
         for place in range(len(depths)):
-            began = _time()
+            began = clock.now(task.device.type)
             try:
                 _, estimate = next(path)
             except MethodError as cause:
@@ -227,7 +225,7 @@ def _path(
                     ) from cause
                 none = {"seconds": np.full_like(seconds, np.nan), "last": np.zeros(0)}
                 return {"error": error, "distance": distance, **none}
-            spent += _time() - began
+            spent += clock.now(task.device.type) - began
             seconds[place, repeat] = spent
             sums[place] += estimate
             mean = sums[place] / (repeat + 1)
@@ -250,19 +248,14 @@ def relative_distance(estimate: Tensor, reference: Tensor) -> np.ndarray:
 def _step_seconds(work: Inverse, model: Model) -> np.ndarray:
     """Seconds of steps for one vector over all trained parameters, (whole_samples, whole_steps)."""
     classifier = trained(model)
-    size = classifier.task.size
-    vector = torch.randn(1, size, generator=torch.Generator().manual_seed(0))
+    task = classifier.task
+    vector = torch.randn(1, task.size, generator=torch.Generator().manual_seed(0))
     seconds = np.empty((len(work.whole_samples), work.whole_steps))
     for row, sample in zip(seconds, work.whole_samples, strict=True):
-        hessian = Hessian(classifier.task, classifier.train, sample=sample)
+        hessian = Hessian(task, classifier.train, sample=sample)
         hessian.apply(vector, 0)
         for step in range(work.whole_steps):
-            began = _time()
+            began = clock.now(task.device.type)
             hessian.apply(vector, 1 + step)
-            row[step] = _time() - began
+            row[step] = clock.now(task.device.type) - began
     return seconds
-
-
-def _time() -> float:
-    """Seconds of CPU time, which other processes do not lengthen; of wall time with a GPU."""
-    return time.process_time() if device().type == "cpu" else time.perf_counter()
