@@ -130,9 +130,9 @@ ARTIFACT = Artifact(
         "Data are random and shaped like MNIST; the networks are those of mnist_mislabel.",
         "Seconds are of one machine, and only ratios of one run are compared. How far a work is"
         " from the limit is measured against this machine's own float32 matrix product.",
-        "The committed times of the rows 'Hessian product, fresh batch' and 'exact Hessian' were"
-        " measured when these products were computed layer by layer. The present code computes"
-        " them by double backward; it has not been timed again at this tier.",
+        "The committed times of 'Hessian product, fresh batch' were measured when this product was"
+        " computed layer by layer. The present code computes it by double backward; it has not been"
+        " timed again at this tier.",
     ),
     remarks=(
         "Where a pass runs as near the processor's peak rate as a Hessian product does, the"

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.numbers.table import from_csv
-from analysis.numbers.verdict import WORDS
+import pandas as pd
+
+from analysis.numbers.table import from_csv, records
+from analysis.numbers.verdict import WORDS, claim_bounds
 from analysis.page import artifact
 from analysis.page.artifact import guarded
 from analysis.page.tables import tally
@@ -30,7 +32,8 @@ PAPERS = {  # short name -> how Artifact.paper begins
     "Subsets": ("Subsets", "How many trained neural networks are needed"),
 }
 BEYOND = "Beyond the papers"
-HEAD = "| artifact | what it shows | experiment | tier | verdict |\n|---|---|---|---|---|"
+HEAD = "| artifact | what it shows | experiment | tier | verdict | what fails |\n|---|---|---|---|---|---|"
+NAMED = 3  # failing claims that a line of a table names
 NUMBER = re.compile(r'\[(-?[\d,.]+)\]\(([\w./]*?results/artifacts/\w+/\w+\.csv) "(.+?) \| (.+?)"\)')
 
 
@@ -40,10 +43,11 @@ class Line:
 
     about: dict[str, Any]
     claims: str
+    failing: str
 
     @property
     def source(self) -> str:
-        """The short name of the paper, or that it is of none."""
+        """The short name of the paper, or BEYOND if there is no paper."""
         names = (name for name, starts in PAPERS.items() if self.about["paper"].startswith(starts))
         return next(names, BEYOND)
 
@@ -53,7 +57,8 @@ class Line:
         missing = f", {numbers['missing']} runs missing" if numbers["missing"] else ""
         claims = f", {self.claims}" if self.claims else ""
         verdict = f"**{about['verdict']['word']}**{claims}"
-        cells = (link, about["title"], numbers["experiment"], about["tier"] + missing, verdict)
+        tier = about["tier"] + missing
+        cells = (link, about["title"], numbers["experiment"], tier, verdict, self.failing)
         return f"| {' | '.join(cells)} |"
 
 
@@ -63,17 +68,35 @@ def committed() -> dict[str, list[Line]]:
     for tier in SHOWN:
         for path in sorted((ROOT / "results" / "artifacts" / tier).glob("*.json")):
             about = json.loads(path.read_text())
-            claims = tally(from_csv(path.with_suffix(".csv").read_text()))
-            seen.setdefault(about["id"], Line(about, claims.rpartition(" ")[0]))
+            table = from_csv(path.with_suffix(".csv").read_text())
+            claims = tally(table).rpartition(" ")[0]
+            seen.setdefault(about["id"], Line(about, claims, _failing(table)))
     lines = sorted(seen.values(), key=lambda line: line.about["id"])
     by_paper = {name: [one for one in lines if one.source == name] for name in (*PAPERS, BEYOND)}
     return {name: mine for name, mine in by_paper.items() if mine}
 
 
+def _failing(table: pd.DataFrame) -> str:
+    """The first claims that fail, and how many judged printed numbers are off."""
+    rows = records(table)
+    wrong = [r for r in rows if r["verdict"] == "not reproduced" and r["kind"] == "claim"]
+    parts = [
+        f"{row['method']}, {row['quantity']}: {round(row['ours'], 9):.3g}, claimed"
+        f" {claim_bounds(row['at_least'], row['at_most'])}"
+        for row in wrong[:NAMED]
+    ]
+    if len(wrong) > NAMED:
+        parts.append(f"and {len(wrong) - NAMED} more")
+    judged = [row["verdict"] for row in rows if row["kind"] == "number" and row["verdict"]]
+    if off := judged.count("not reproduced"):
+        parts.append(f"{off} of {len(judged)} printed numbers are off")
+    return "; ".join(parts).replace("|", "\\|")
+
+
 def summary() -> str:
-    """A line of Markdown for each paper: its verdicts, and how many claims hold."""
+    """One line of Markdown per paper: its verdicts, and how many claims hold in the mean."""
     lines = [f"| {name} | {_counts(mine)} |" for name, mine in committed().items()]
-    head = f"| paper | {' | '.join(DRAWN)} | claims that hold |\n|---|---|---|---|---|"
+    head = f"| paper | {' | '.join(DRAWN)} | claims that hold in the mean |\n|---|---|---|---|---|"
     return "\n".join([head, *lines])
 
 
@@ -86,7 +109,7 @@ def _counts(lines: list[Line]) -> str:
 
 
 def tables() -> str:
-    """A table of Markdown for each paper, a line an artifact."""
+    """One table of Markdown per paper with one line per artifact."""
     by_paper = committed().items()
     return "\n".join("\n".join([f"## {name}", "", HEAD, *map(str, m), ""]) for name, m in by_paper)
 
