@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 import torchvision
+from torch.nn.functional import cross_entropy
 
 import analysis
 import experiments
@@ -16,7 +17,7 @@ import methods
 from analysis import __main__ as everything
 from analysis.page import docs
 from experiments.laboratory.runs import UserError
-from methods import TracIn
+from methods import Task, TracIn
 from methods.ihvp.arnoldi import Krylov
 
 ROOMS = {"methods": methods, "experiments": experiments, "analysis": analysis}
@@ -106,6 +107,7 @@ def test_an_added_method_experiment_and_figure_work_as_they_are_printed(saved, c
     assert sorted(FILES) == [
         "analysis/same_label.py",
         "experiments/same_label.py",
+        "methods/centred.py",
         "methods/cosine.py",
     ]
     for text in FILES.values():
@@ -118,6 +120,21 @@ def test_an_added_method_experiment_and_figure_work_as_they_are_printed(saved, c
     assert "same_label smoke: " in printed.out
     assert not printed.err.count("error")
     assert artifact.path("smoke", "png").stat().st_size > 5_000
+
+
+def test_the_example_with_a_state_subtracts_the_mean_gradient(saved):
+    method = importlib.import_module("methods.centred").Centred()
+    torch.manual_seed(0)
+    columns = {"x": torch.randn(7, 4), "label": torch.arange(7) % 3}
+    task = Task.of(
+        torch.nn.Linear(4, 3).eval(),
+        lambda model, b: cross_entropy(model(b["x"]), b["label"], reduction="none"),
+    )
+    gradients = by_autograd(task, columns)
+    wanted = gradients @ (gradients - gradients.mean(0)).T
+    torch.testing.assert_close(method.fit(task, columns).scores(columns, columns), wanted)
+    restored = method.fit(task, state=method.state(task, columns))
+    torch.testing.assert_close(restored.scores(columns, columns), wanted)
 
 
 def own(columns, model):

@@ -32,7 +32,8 @@ PAPERS = {  # short name -> how Artifact.paper begins
     "Subsets": ("Subsets", "How many trained neural networks are needed"),
 }
 BEYOND = "Beyond the papers"
-HEAD = "| artifact | what it shows | experiment | tier | verdict | what fails |\n|---|---|---|---|---|---|"
+COLUMNS = ("artifact", "what it shows", "experiment", "tier", "verdict", "what fails")
+HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 NAMED = 3  # failing claims that a line of a table names
 NUMBER = re.compile(r'\[(-?[\d,.]+)\]\(([\w./]*?results/artifacts/\w+/\w+\.csv) "(.+?) \| (.+?)"\)')
 
