@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments.laboratory import registry
-from experiments.laboratory.errors import UserError
+from experiments.laboratory.errors import nearest
 from experiments.laboratory.table import aligned
 
 VERBS = {
@@ -34,12 +34,12 @@ def main(argv: Sequence[str]) -> int:
     if word in VERBS:
         code: int = importlib.import_module(VERBS[word]).main(rest)
         return code
-    try:
-        experiment = registry.named(word)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    known = registry.names()
+    if word not in known:
+        message = f"no experiment or verb {word!r}: {nearest(word, [*VERBS, *known])}"
+        print(f"error: {message}", file=sys.stderr)
         return 2
-    return experiment.main(rest)
+    return registry.named(word).main(rest)
 
 
 def _line(name: str) -> list[str]:

@@ -75,7 +75,11 @@ class Attributor(ABC):
         return fitted
 
     def restore(self, task: Task, folder: Path | str) -> Fitted:
-        """The fitted method that `Fitted.save` wrote, for the same task and settings."""
+        """The fitted method that `Fitted.save` wrote, for the same task and settings.
+
+        Parameters, weight decay and settings are checked; functions cannot be: give the loss
+        and the measurement that are meant.
+        """
 
         def load(folder: Path, about: Any) -> tuple[Any, dict[str, Examples]]:
             parts: dict[str, Examples] = {"state": {}, "train": {}}

@@ -55,9 +55,17 @@ def read(folder: Path | str, name: str, what: str, load: Callable[[Path, Any], A
         ) from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise MethodError(
-            f"{folder} is a damaged {what} ({error}): remove it with `rm -r {folder}`, then "
-            "make and save it again"
+            f"{folder} is a damaged {what} ({_reason(error)}): save it again, in another folder"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a folder, in words."""
+    if isinstance(error, KeyError):
+        return f"its description lacks {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error)
 
 
 def _sha256(path: Path) -> str:

@@ -206,14 +206,16 @@ class Task:
 
     def flatten(self, values: Params, lead: int = 0) -> Tensor:
         """Join per-parameter tensors, each with `lead` leading axes, to (..., p)."""
-        return torch.cat([values[n].flatten(lead) for n in self.params], dim=lead)
+        return torch.cat(
+            [values[n].reshape(*values[n].shape[:lead], -1) for n in self.params], dim=lead
+        )
 
     def unflatten(self, flat: Tensor) -> Params:
         """Split (..., p) into views shaped as the parameters, in the order of `params`."""
         lead = flat.shape[:-1]
         parts = flat.split([v.numel() for v in self.params.values()], dim=-1)
         return {
-            name: part.view(*lead, *value.shape)
+            name: part.view((*lead, *value.shape))
             for (name, value), part in zip(self.params.items(), parts, strict=True)
         }
 

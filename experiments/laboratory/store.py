@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=[*COMMANDS, "drafts"], metavar="command")
-    parser.add_argument("words", nargs="*", help="as above")
+    parser.add_argument("command", metavar="command", help=", ".join(COMMANDS))
+    parser.add_argument("words", nargs="*", help="what the command takes, as above")
     return parser.run(argv, _main)
 
 
@@ -48,6 +48,8 @@ def _main(given: argparse.Namespace) -> int:
     if given.command == "drafts":
         words = " ".join(["python -m experiments runs attempts", *given.words])
         raise UserError(f"`drafts` is now `attempts`: `{words}`")
+    if given.command not in COMMANDS:
+        raise UserError(f"no command {given.command!r}: {nearest(given.command, COMMANDS)}")
     try:
         return COMMANDS[given.command](given.words)
     except OSError as error:

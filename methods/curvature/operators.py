@@ -211,6 +211,21 @@ class Linearized(Operator):
             with explained(self.task, self.task.loss, some):
                 product = _linearized(self.task, some)
             self._products.append((count(some) / count(hessian.examples), product))
+        self._check(hessian)
+
+    def _check(self, hessian: Hessian) -> None:
+        """Compare one product: forward mode moves what a backward pass holds still.
+
+        An example is the padding row of an embedding, whose gradient is zero by definition.
+        """
+        probe = numpy_generator(0, "linearized").standard_normal(self.size)
+        vector = torch.from_numpy(probe).to(self.device, self.dtype)[None]
+        ours, exact = self.apply(vector), hessian.apply(vector)
+        if (ours - exact).norm() > torch.finfo(self.dtype).eps ** 0.5 * exact.norm():
+            raise MethodError(
+                "this model cannot be linearised exactly (an embedding with `padding_idx`?): "
+                "multiply by the Hessian itself, without `linearized()`"
+            )
 
     def apply(self, vectors: Tensor) -> Tensor:
         total = vectors * self.shift

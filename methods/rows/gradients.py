@@ -120,7 +120,7 @@ class Gradients:
     def _prove(self, examples: Examples, values: Params) -> None:
         """Verify the unproven on examples whose gradients, `values`, are not zero."""
         for name in self.unproven:
-            some = values[name].flatten(1).any(1).nonzero()[:PROBE, 0]
+            some = values[name].reshape(len(values[name]), -1).any(1).nonzero()[:PROBE, 0]
             if len(some) and name in self.unproven:
                 self._verify(take(examples, some), self.unproven)
 

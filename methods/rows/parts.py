@@ -41,7 +41,7 @@ class Dense:
 
     def stored(self) -> Tensor:
         """(b, size) in the stored order, without the scale."""
-        return self.values.flatten(1)
+        return self.values.reshape(len(self.values), -1)
 
     def matrix(self) -> Tensor:
         """(b, size) in the parameter's own order, scaled."""

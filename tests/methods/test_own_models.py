@@ -187,3 +187,31 @@ def test_training_mode_is_found_later_too(method: Any) -> None:
     ):
         with pytest.raises(MethodError, match=r"the model is in training mode: call \.eval\(\)"):
             act()
+
+
+def test_a_parameter_without_axes_is_a_parameter_like_any_other():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(1.3))
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, image):
+            return self.layer(torch.tanh(image * self.scale))
+
+    torch.manual_seed(0)
+    network = Scaled().double().eval()
+    examples = {"image": torch.randn(5, 3).double(), "label": torch.tensor([0, 1, 1, 0, 1])}
+
+    def nll(model, batch):
+        return nn.functional.cross_entropy(model(batch["image"]), batch["label"], reduction="none")
+
+    task = Task.of(network, nll)
+    norms = []
+    for row in range(5):
+        loss = nll(network, {name: column[[row]] for name, column in examples.items()}).sum()
+        grads = torch.autograd.grad(loss, list(network.parameters()))
+        norms.append(sum(float(grad.square().sum()) for grad in grads))
+    ours = TracIn(learning_rates=False).self_influence(task, examples)
+    torch.testing.assert_close(ours, torch.tensor(norms, dtype=torch.float64))
+    assert Influence(CG(), damping=1.0).self_influence(task, examples).shape == (5,)

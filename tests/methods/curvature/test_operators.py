@@ -23,6 +23,7 @@ from experiments.models.mnist_cnn import DigitsCNN
 from experiments.models.resnet import ResNet
 from experiments.models.resnet18 import ResNet18, SmallImageResNet18
 from experiments.models.text_classifier import TextClassifier
+from experiments.models.transformer import Transformer, TranslationLoss
 from experiments.models.vit import ViT
 from experiments.models.wmt_transformer import WmtTransformer, sentence_loss
 from methods.curvature import operators
@@ -67,6 +68,11 @@ def task_of(config: Any) -> tuple[Task, Examples]:
         model = config.build(seed=0).double()
         words = {name: networks.integers(6, 3, 4, seed=i) for i, name in enumerate(SENTENCES)}
         return Task.of(model, sentence_loss, weight_decay=0.02), words
+    if isinstance(config, Transformer):
+        model = config.build(8, seed=0).double()
+        words = {"source": networks.integers(6, 3, 4) + 1}
+        words["target"] = networks.integers(6, 3, 5, seed=1) + 1  # no padding among them
+        return Task.of(model, TranslationLoss(), weight_decay=0.02), words
     if not hasattr(config, "image_shape"):
         pytest.fail(f"say here what batch {type(config).__name__} takes")
     model = config.build(seed=0).double()  # its own scale: wild weights saturate the softmax
@@ -80,6 +86,7 @@ SMALLER: dict[str, Callable[[], Any]] = {  # whose Hessian can be written out
     "HousingMLP": lambda: HousingMLP(hidden=(16, 16)),
     "TextClassifier": lambda: TextClassifier(width=8),
     "ViT": lambda: ViT(2, 8, 2, 4, 8, channels=1),
+    "Transformer": lambda: Transformer(8, 2, 1, 8, longest=8),
     "WmtTransformer": lambda: WmtTransformer(1, 8, 8, 2, 6),
 }
 CASES: dict[str, Callable[[], tuple[Task, Examples]]] = {
@@ -270,3 +277,20 @@ def test_other_forms_are_silently_wrong_through_layer_norm() -> None:
     if torch.__version__ < "2.16":  # seen up to here; a release that mends it is no failure
         for form, product in theirs.items():
             assert (product - expected).norm() > 0.05 * expected.norm(), form
+
+
+def test_a_model_that_cannot_be_linearised_exactly_is_refused():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Embedding(5, 3, padding_idx=0), nn.Flatten(), nn.Linear(6, 2))
+    network.double().eval()
+
+    def loss(model, batch):
+        return F.cross_entropy(model(batch["words"]), batch["label"], reduction="none")
+
+    examples = {"words": torch.tensor([[1, 0], [2, 3]]), "label": torch.tensor([0, 1])}
+    hessian = Hessian(Task.of(network, loss), examples)
+    padding = torch.zeros(hessian.size, dtype=torch.float64)
+    padding[:3] = 1.0
+    assert not (hessian @ padding).any(), "the padding row is no parameter"
+    with pytest.raises(MethodError, match="cannot be linearised"):
+        hessian.linearized()
