@@ -261,7 +261,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 
 
 def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
-    """A line a run."""
+    """One line per run."""
     rows = []
     for m in (one.metrics for one in runs):
         row = [m["label"], f"{m['num_params']:,}"]

@@ -65,7 +65,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a method computes once per model: a run of its own, shared by the cells."""
+    """The once-per-model work of a method: a run of its own, shared by the cells."""
 
     model: models.Model
     part: Part | None
@@ -105,7 +105,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 def _prepare(
     model: models.Model, part: Part | None, method: Attributor, task: Task, train: Examples
 ) -> tuple[State, dict[str, Any]]:
-    """What a method's `fit` is given, and `fit_seconds` with what it says of the spectrum.
+    """The state passed to `fit`; its cost in seconds and facts about the spectrum.
 
     The exact Hessian is a run of its own: with it, a draw of G costs one product G H G^T.
     """
@@ -123,7 +123,8 @@ def _prepare(
     else:
 
         def load() -> tuple[Task, Examples]:
-            models.load_data(model.data, model.seed)  # noted as this run's data
+            # Called only so that provenance records the data:
+            models.load_data(model.data, model.seed)
             return task, train
 
         wanted = Preparation(model, part, method.state_settings)
@@ -132,7 +133,7 @@ def _prepare(
 
 
 def _spectrum(inverse: Any, state: State, task: Task) -> dict[str, Any]:
-    """What the inverse knows of the Hessian's eigenvalues, weight decay included."""
+    """The Hessian's eigenvalues as far as the inverse knows them, weight decay included."""
     if isinstance(inverse, LiSSA):
         return {name: float(state[name]) for name in ("scale", "effective_damping")}
     if isinstance(inverse, Exact):
@@ -175,7 +176,7 @@ class SplitLinear(nn.Module):
         super().__init__()
         chosen = torch.zeros(layer.out_features, dtype=torch.bool)
         chosen[selected] = True
-        self.selected, self.rest = (_rows(layer, where) for where in (chosen, ~chosen))
+        self.selected, self.rest = (_some_units(layer, where) for where in (chosen, ~chosen))
         order = torch.cat([chosen.nonzero()[:, 0], (~chosen).nonzero()[:, 0]])
         self.register_buffer("place", order.argsort())
 
@@ -183,7 +184,7 @@ class SplitLinear(nn.Module):
         return torch.cat([self.selected(x), self.rest(x)], dim=-1)[..., self.place]
 
 
-def _rows(layer: nn.Linear, where: Tensor) -> nn.Linear:
+def _some_units(layer: nn.Linear, where: Tensor) -> nn.Linear:
     part = nn.Linear(layer.in_features, int(where.sum()), bias=layer.bias is not None)
     part.weight.data = layer.weight.data[where].clone()
     if layer.bias is not None:
@@ -192,10 +193,10 @@ def _rows(layer: nn.Linear, where: Tensor) -> nn.Linear:
 
 
 def keep_units(module: nn.Module, units: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
-    """An equal network in which some parameters can be named, and patterns of their names.
+    """An equivalent network in which some parameters can be named, and patterns of their names.
 
-    Named are a random `units` of the Linear layer with most parameters, and all other Linear
-    layers; convolutions are not.
+    The patterns match `units` random units of the largest Linear layer and all other Linear layers,
+    but no convolution.
     """
     module = copy.deepcopy(module)
     linear = {n: m for n, m in module.named_modules() if isinstance(m, nn.Linear)}
@@ -261,48 +262,48 @@ def compressed(dim: int, seed: int) -> Influence:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Numbers of seeds, and of projections: `draws` on the first seed, `again` on each other."""
+class Draws:
+    """Numbers of seeds, and of projections: `draws` on the first, `again` on every other seed."""
 
     seeds: int
     draws: int
     again: int
 
-    def seeds_of_draws(self, seed: int) -> range:
+    def seeds_of(self, seed: int) -> range:
         """The seeds of the projections on one seed of the model."""
         return range(self.draws if seed == 0 else self.again)
 
 
 def table_one(
-    model: models.Model, plan: Plan, dims: tuple[int, ...], basis: Krylov, shots: tuple[int, ...]
+    model: models.Model, draws: Draws, dims: tuple[int, ...], basis: Krylov, shots: tuple[int, ...]
 ) -> list[Config]:
-    """The rows of Table 1 without LiSSA, single checkpoints, and the loss as a control."""
+    """The rows of Table 1 except LiSSA; also single checkpoints, and the loss as a control."""
     cells = []
-    for seed in range(plan.seeds):
+    for seed in range(draws.seeds):
         at = Config(replace(model, seed=seed))
         methods: list[Method] = [Loss(), TracIn(False, (-1,)), TracIn(False)]
         methods += [TracIn(False, (i,)) for i in shots]
         for dim in dims:
             methods += [arnoldi(dim, basis), arnoldi(dim, basis, positive_only=True)]
             methods += [
-                make(dim, i) for make in (randproj, randselect) for i in plan.seeds_of_draws(seed)
+                make(dim, i) for make in (randproj, randselect) for i in draws.seeds_of(seed)
             ]
         cells += [replace(at, method=method) for method in methods]
     return cells
 
 
 def figure_two(
-    model: models.Model, plan: Plan, grid: tuple[int, ...], basis: Krylov, lissa: LiSSA
+    model: models.Model, draws: Draws, grid: tuple[int, ...], basis: Krylov, lissa: LiSSA
 ) -> list[Config]:
     """The lines and curves of Figures 1 and 2."""
     cells = []
-    for seed in range(plan.seeds):
+    for seed in range(draws.seeds):
         at = Config(replace(model, seed=seed))
         methods: list[Method] = [Loss(), TracIn(False), Influence(Exact()), Influence(lissa)]
         for dim in grid:
             methods += [arnoldi(dim, basis)]
             methods += [
-                make(dim, i) for make in (randproj, compressed) for i in plan.seeds_of_draws(seed)
+                make(dim, i) for make in (randproj, compressed) for i in draws.seeds_of(seed)
             ]
         cells += [replace(at, method=method) for method in methods]
     return cells
@@ -318,23 +319,23 @@ FEWER = replace(models.LARGE, data=replace(models.LARGE.data, n_train=2_000, n_e
 FEWER_SMALL = replace(models.SMALL, data=FEWER.data)
 PRESETS: dict[str, list[Config]] = {
     "smoke": [
-        *table_one(models.SMOKE, Plan(3, 2, 1), (10,), Krylov(40, 256, 0, 20), SHOTS),
+        *table_one(models.SMOKE, Draws(3, 2, 1), (10,), Krylov(40, 256, 0, 20), SHOTS),
         *lissa(models.SMOKE, 3, 10),
         *sweep(
             Config(models.SMOKE, Influence(Exact(sample=250), damping=0.1)), model__seed=range(3)
         ),
     ],
     "small": [
-        *table_one(FEWER, Plan(3, 5, 2), (10, 100), Krylov(120, 256, 0, 110), SHOTS),
+        *table_one(FEWER, Draws(3, 5, 2), (10, 100), Krylov(120, 256, 0, 110), SHOTS),
         *lissa(FEWER, 3, 10),
         *lissa(FEWER, 2, 100, Part()),
-        *figure_two(FEWER_SMALL, Plan(3, 5, 2), GRID, Krylov(200, 256, 0, 150), LiSSA(100)),
+        *figure_two(FEWER_SMALL, Draws(3, 5, 2), GRID, Krylov(200, 256, 0, 150), LiSSA(100)),
     ],
     "paper": [
-        *table_one(models.LARGE, Plan(5, 20, 3), (10, 100), Krylov(200, 512, 0, 110), SHOTS),
+        *table_one(models.LARGE, Draws(5, 20, 3), (10, 100), Krylov(200, 512, 0, 110), SHOTS),
         *lissa(models.LARGE, 5, 10),
         *lissa(models.LARGE, 2, 100, Part()),
-        *figure_two(models.SMALL, Plan(5, 3, 2), GRID, Krylov(200, 512, 0, 150), LiSSA(100)),
+        *figure_two(models.SMALL, Draws(5, 3, 2), GRID, Krylov(200, 512, 0, 150), LiSSA(100)),
     ],
 }
 

@@ -165,7 +165,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Budget:
-    """What `models` resolve for a query that is right with probability p."""
+    """The influence that `models` resolve on a query that is right with probability p."""
 
     models: int = 400
     p: float = 0.5

@@ -170,7 +170,7 @@ def _train_one(work: Training, data: Examples, loss: Loss) -> None:
 
 
 def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
-    """A line a run."""
+    """One line per run."""
     rows = []
     for m in (one.metrics for one in runs):
         if m["work"] == "Estimate":

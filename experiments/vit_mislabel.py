@@ -52,7 +52,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Basis:
-    """What Arnoldi computes once per model: a run of its own, shared by the cells."""
+    """The once-per-model work of Arnoldi: a run of its own, shared by the cells."""
 
     model: Model
     share: float

@@ -110,7 +110,7 @@ class Attributor(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """What a fitted method was made of; `train` only where it is read again."""
+    """The inputs of a fitted method; `train` only if it is read again."""
 
     method: Attributor
     task: Task
@@ -135,7 +135,7 @@ class Fitted(ABC):
         return self.query_rows(examples), self.train_rows(examples)
 
     def terms(self) -> Iterable[Fitted]:
-        """Addends of the score, as one a checkpoint; fewer rows are held at once."""
+        """Terms that sum to the score, e.g. one per checkpoint, so that memory holds fewer rows."""
         return (self,)
 
     def chunk(self, examples: Examples) -> int:
@@ -222,7 +222,7 @@ class Fitted(ABC):
 
 
 def _origin(method: Attributor, task: Task) -> dict[str, dict[str, Any]]:
-    """What identifies a fitted method: its settings, and its task by digests of all numbers."""
+    """The settings of a fitted method, and digests of all numbers of its task."""
     moments = [{"lr": torch.tensor(c.lr), **c.params} for c in task.checkpoints]
     model = {
         "parameters": _digest(task.params),
@@ -287,10 +287,10 @@ class FittedSum(Fitted):
 
 
 class FittedGradients(Fitted):
-    """What fitted methods over per-example gradients share.
+    """The common part of fitted methods over per-example gradients.
 
-    gradients, measured   those of the training loss and of the measurement: one and the same object
-                          where the two functions are
+    gradients, measured   those of the training loss and of the measurement: the same object if loss
+                          and measurement are the same function
     """
 
     def __init__(self, task: Task, like: FittedGradients | None = None) -> None:

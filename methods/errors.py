@@ -11,7 +11,7 @@ class MethodError(Exception):
 
 
 def kind(given: object) -> str:
-    """What something is: "a tuple of 2"."""
+    """A description of an object: "a tuple of 2"."""
     if isinstance(given, Tensor):
         return f"a tensor of shape {tuple(given.shape)}"
     if given is None:

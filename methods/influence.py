@@ -19,7 +19,7 @@ VECTORS = 128 << 20  # bytes of gradients inverted at a time
 
 @dataclass(frozen=True)
 class Prepare:
-    """What the state of an influence function depends on."""
+    """The settings that the state of an influence function depends on."""
 
     inverse: object
     damping: float
@@ -30,7 +30,7 @@ class Influence(Attributor):
     """<H^-1 grad query, grad candidate>: positive for proponents.
 
     inverse  one of methods.ihvp
-    damping  added to the Hessian's diagonal, beside the task's weight decay
+    damping  added to the Hessian's diagonal, in addition to the task's weight decay
     """
 
     inverse: Inverse = CG()
@@ -62,7 +62,7 @@ class Influence(Attributor):
 
 
 class _NoProducts(Hessian):
-    """What an inverse made of a state alone asks of the Hessian: its size, its shift."""
+    """The size and shift of a Hessian, all that an inverse restored from a state needs."""
 
     def __init__(self, task: Task, damping: float) -> None:
         self.task, self.damping = task, damping

@@ -15,7 +15,7 @@ from methods.errors import MethodError
 
 
 class Purpose(IntEnum):
-    """What the numbers of a training are for; two purposes of one seed never share a stream."""
+    """The uses of random numbers in training; two purposes of one seed never share a stream."""
 
     ORDER = 1  # of the training examples, by epoch
     NOISE = 2  # dropout and the like, by epoch

@@ -1,4 +1,4 @@
-"""What an attribution method may know of a trained model, and nothing more.
+"""The task: all that an attribution method may know of a trained model.
 
 Also the few functions on columns of examples, and what explains an error inside a user's loss.
 """
@@ -71,7 +71,7 @@ class Objective:
         if not isinstance(values, Tensor) or values.shape != (n,):
             raise MethodError(
                 f"the loss returned {kind(values)} for a batch of {n} of the examples: "
-                'return one value an example, (b,), for instance with reduction="none"'
+                'return one value per example, (b,), for instance with reduction="none"'
             )
         return values
 
@@ -252,12 +252,12 @@ def count(examples: Examples) -> int:
     wrong = [f"{n}: {kind(c)}" for n, c in columns if not (isinstance(c, Tensor) and c.ndim)]
     if wrong or not columns:
         raise MethodError(
-            "examples are a dict of tensors with one row an example: found "
+            "examples are a dict of tensors with one row per example: found "
             f'{wrong[0] if wrong else kind(examples)}; give {{"image": ..., "label": ...}}'
         )
     lengths = {name: len(column) for name, column in columns}
     if len(set(lengths.values())) != 1:
-        raise MethodError(f"columns of different lengths: {lengths}; give one row an example")
+        raise MethodError(f"columns of different lengths: {lengths}; give one row per example")
     return next(iter(lengths.values()))
 
 

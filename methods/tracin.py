@@ -23,8 +23,9 @@ from methods.task import Checkpoint, Examples, Params, Task, explained
 # Of a curve of training losses:
 CALM = 5  # moments in a row without a rise: the loss has settled
 RISE = 0.02  # of the range of the losses: a smaller rise is no fluctuation
-LEFT = 0.05  # of the fall since the loss settled: where no more is to come, and
-SLOW = 0.1  # that at less than this times the mean rate of fall so far, the loss has converged
+# The loss has converged once at most LEFT of its fall remains, at a rate below SLOW times the mean:
+LEFT = 0.05
+SLOW = 0.1
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What every test starts from."""
+"""The setting in which every test starts."""
 
 import os
 

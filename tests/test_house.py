@@ -40,7 +40,7 @@ FILES = {
 
 
 def imports(tree: ast.AST, at_once: bool = False) -> set[str]:
-    """What a file imports, modules named by `from package import module` included.
+    """The imports of a file, modules named by `from package import module` included.
 
     With `at_once`, imports inside functions are left out.
     """

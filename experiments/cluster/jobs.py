@@ -15,7 +15,7 @@ from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.provenance import REPOSITORY
 
-MOST_TASKS = 1_000  # unless --tasks says more: Slurm's own limit of an array is 1,001
+MOST_TASKS = 1_000  # unless --tasks says more: Slurm's default limit for an array is 1,001
 SCRIPTS = REPOSITORY / "slurm"
 COMMENT = re.compile(r"retrace (?P<preset>\S+) tasks=(?P<tasks>\d+) plan=(?P<plan>[0-9a-f]+)")
 
@@ -66,7 +66,7 @@ def ranges(indices: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a task asks Slurm for; `throttle` is how many tasks may run at once.
+    """The resources a task asks Slurm for; `throttle` is how many tasks may run at once.
 
     `processes` compute a cell together, each on its own GPU, or on its own core without GPUs.
     """
@@ -158,7 +158,7 @@ class Array:
 def divided(
     experiment: Experiment, preset: str, tasks: int | None, queued: Sequence[slurm.Queued]
 ) -> Array:
-    """The preset as an array of `tasks`; by default, of as many as its jobs in the queue have."""
+    """The preset as an array of `tasks`; by default the number its queued jobs use."""
     entries = runs.entries(experiment.presets[preset])
     parts = {name for entry in entries for name in entry["parts"]}
     shared = experiment.shared if experiment.shared in parts else ""
@@ -175,7 +175,7 @@ def divided(
             continue
         number = int(match["tasks"])
         if array(number).plan != match["plan"]:
-            continue  # for another results folder, or the preset has changed since
+            continue  # the queued array is for another results folder or an older preset
         if tasks is None:
             return array(number)
         raise UserError(

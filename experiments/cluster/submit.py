@@ -185,7 +185,7 @@ def _parser() -> Parser:
 
 
 def _number(least: int) -> Callable[[str], int]:
-    """What argparse turns an option into: a whole number from `least` on."""
+    """A parser for argparse of whole numbers from `least` on."""
 
     def parse(word: str) -> int:
         if not word.isdigit() or int(word) < least:

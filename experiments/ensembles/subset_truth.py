@@ -126,7 +126,14 @@ def measure(
     division: Division,
     whole: Outcomes,
 ) -> None:
-    """Append to `measures` the lds, pairs, area (n_query,) of scores, and own, ap if known."""
+    """Append the quality of `scores` to the lists in `measures`, named "MEASURE_KIND".
+
+    lds    (n_query,), linear datamodelling score on the models held out
+    pairs  (n_query,), rank correlation with the influence estimated from subsets
+    area   (n_query,), area under the ROC curve of finding the strong influences
+    own    rank correlation of self-influence with memorization; only if the scores have it
+    ap     average precision of finding memorized examples by self-influence; likewise
+    """
     values = {
         "lds": score(division, whole, division.held_out, scores.pairs),
         "pairs": spearman(scores.pairs, truth.influence),

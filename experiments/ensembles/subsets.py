@@ -74,7 +74,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What is stored of an ensemble: masks, who is right, probabilities of the right class."""
+    """The stored part of an ensemble: masks, correctness, probabilities of the right class."""
 
     masks: Packed
     right: Packed

@@ -163,7 +163,7 @@ def influence(num_eigen: int, basis: Krylov, damping: float = 0.0) -> list[Metho
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a method computes once per model: a run of its own, shared by the cells."""
+    """The once-per-model work of a method: a run of its own, shared by the cells."""
 
     model: Any
     preparation: Any

@@ -96,7 +96,7 @@ class Tuned(training.Trained[VisionTransformer]):
 
 @provenance.remembered
 def load_data(model: Model) -> tuple[Split, Split]:
-    """What the model is fine-tuned on, and test images."""
+    """The images that the model is fine-tuned on, and test images."""
     data, seed = model.data, model.seed
     n_before = model.start.n if isinstance(model.start, Pretraining) else 0
     rest = _before(data.source, n_before)[1]

@@ -44,7 +44,7 @@ def stored_state(
     load: Callable[[], tuple[Task, Examples]],
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[State, float]:
-    """What `method` computes once per model, and the seconds that took: the run `name` of `config`.
+    """The once-per-model work of `method`, and its seconds: the run `name` of `config`.
 
     `load` gives the task and the training examples; it is called only if no run has the arrays.
     """

@@ -1,4 +1,4 @@
-"""What the speed experiments time with: clocks, calls in turns, and a number of threads."""
+"""Clocks of the speed experiments, calls timed in turns, and a number of threads."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What the cells of a preset cost: measured on finished runs, else what the experiment declares."""
+"""The cost of a preset: measured on finished runs, otherwise what the experiment declares."""
 
 import shutil
 import statistics
@@ -15,7 +15,7 @@ JSON_BYTES = 4_096  # the JSON files of one run take about this much
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left to compute of some cells: one row per kind of method, and the total seconds."""
+    """The work left on some cells: one row per kind of method, and the total seconds."""
 
     rows: list[list[str]]
     cells: int

@@ -137,7 +137,7 @@ def download(
 
 
 def from_hub(folder: Path, load: Callable[[str], T], failure: Callable[[str], UserError]) -> T:
-    """What `load(folder)` reads with Hugging Face's libraries, which download into `folder`."""
+    """The result of `load(folder)`, whose Hugging Face libraries download into `folder`."""
     if not folder.exists() and not reachable(HUGGING_FACE):
         raise failure(f"{HUGGING_FACE} does not answer")
     try:

@@ -248,7 +248,7 @@ def _run(experiment: Experiment, preset: str, cells: list[Any], chosen: list[int
                     raise
                 raise UserError(f"cell {i} of preset {preset}: {error}") from error
             mirror.send(finished[-1])
-        if len(chosen) == len(cells):  # else the job that gathers all cells does it
+        if len(chosen) == len(cells):  # otherwise the job that gathers all cells does it
             mirror.finish()
     if os.environ.get("RANK", "0") != "0":
         return  # of several processes of a cell, only the first prints

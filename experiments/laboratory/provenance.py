@@ -21,7 +21,7 @@ Loaded = TypeVar("Loaded")
 
 @dataclass
 class Ledger:
-    """What was noted while one run was computed."""
+    """Notes taken while one run is computed."""
 
     began: float = field(default_factory=time.perf_counter)
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)

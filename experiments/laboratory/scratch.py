@@ -73,7 +73,7 @@ def slots(home: Path) -> dict[str, list[Path]]:
 def state(slot: Path) -> str:
     """The state of a slot's owner: LIVING, DEAD, or SILENT (no sign of life for STALE seconds).
 
-    Only the owner's own machine knows that it is dead, or Slurm, which restarted it elsewhere.
+    Only the owner's machine, or Slurm when it restarted the job elsewhere, knows that it is dead.
     """
     owner = slot.name.split(".")
     if owner[0] == FREE:

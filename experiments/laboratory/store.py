@@ -290,11 +290,11 @@ def _same_numbers(source: _Folder | _Tar, files: dict[str, str], path: Path) -> 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one attempt at a run left: checkpoints, and for a moment its half-written result.
+    """The files of one attempt at a run: checkpoints and, while it is being written, the result.
 
     `state` is one of scratch's. An attempt is dead if its owner ended it, or is known to have
-    ended: by this machine, or by Slurm together with its silence. The silence of another machine
-    alone proves nothing.
+    ended: this machine says so, or Slurm reports that the job ended and it has been silent. The
+    silence of another machine alone proves nothing.
     """
 
     slot: Path
@@ -306,7 +306,7 @@ class Attempt:
 
     @property
     def address(self) -> str:
-        """What the command line calls it: EXPERIMENT/KEY/FOLDER."""
+        """Its name on the command line: EXPERIMENT/KEY/FOLDER."""
         return f"{self.name}/{self.key}/{self.slot.name}"
 
 

@@ -111,7 +111,7 @@ Part = HeadAlone | Everything
 
 @dataclass(frozen=True)
 class Inverse:
-    """The grid of Sec. 5.2 over `part` of the parameters, and seconds a step over all of them.
+    """The grid of Sec. 5.2 over `part` of the parameters, and seconds per step over all of them.
 
     One path of the recursion passes through every J, and its independent repeats are averaged for
     every T up to `repeats`. All B share one damping and one scale, that of the smallest B unless

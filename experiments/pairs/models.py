@@ -183,7 +183,7 @@ SMOKE_TWO, SMALL_TWO, PAPER_TWO = replace(SMOKE, labels=2), small(2), replace(PA
 
 @dataclass(frozen=True)
 class Hidden:
-    """What the hidden states of a sample depend on."""
+    """The settings that the hidden states of a sample depend on."""
 
     network: Network
     sample: Sample

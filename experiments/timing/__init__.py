@@ -1,4 +1,4 @@
-"""What the experiments on speed share: the work that is timed, and other libraries for comparison.
+"""Code shared by the experiments on speed: the work that is timed, and peers to compare with.
 
 Clocks, workloads and peers belong here. No other experiment may depend on this room.
 """

@@ -25,7 +25,10 @@ UNIT_CHUNK = 64
 
 @dataclass(frozen=True)
 class Timed:
-    """What to time: `factor` turns time(work) / time(unit) into the reported ratio."""
+    """A call to time, and its unit.
+
+    `factor` turns time(work) / time(unit) into the reported ratio.
+    """
 
     name: str
     work: Callable[[], Any]
@@ -214,7 +217,7 @@ class FreshProduct(TimedWork):
             lambda: hessian.apply(vector),
             one_pass(module, batch),
             bound=3.0,
-            # A pass takes three products a layer; differentiating each adds two.
+            # A pass takes three products per layer; differentiating each adds two.
             flops=9 * forward_flops(module, self.n),
             bytes=4.0 * (self.n * 784 + 3 * task.size),
         )

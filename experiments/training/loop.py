@@ -23,9 +23,9 @@ from methods.task import floating_buffers
 
 Module = TypeVar("Module", bound=nn.Module)
 
-LOOK_STEPS = 20  # between two looks at the loss, each of which waits for the device
+LOOK_STEPS = 20  # between two checks of the loss, each of which waits for the device
 SAVE_SECONDS = 5.0  # between two saved states: the most that a kill can lose
-SLOW_SAVE = 0.25  # seconds; where saving takes longer, it is rarer in proportion
+SLOW_SAVE = 0.25  # seconds; if saving takes longer, states are saved proportionally less often
 
 
 def fit(
@@ -238,7 +238,7 @@ class Saved:
         disk.write_file(self._checkpoint(index), content.getvalue())
 
     def checkpoints(self, count: int) -> np.ndarray:
-        """The first `count` checkpoints, one a row."""
+        """The first `count` checkpoints, one per row."""
         return np.stack([np.load(self._checkpoint(index)) for index in range(count)])
 
     def _checkpoint(self, index: int) -> Path:
@@ -288,7 +288,7 @@ def flat_params(module: nn.Module) -> np.ndarray:
 
 
 def flat_buffers(module: nn.Module) -> np.ndarray:
-    """What training changes beside parameters, such as BatchNorm's running statistics, (q,)."""
+    """The state that training changes besides parameters, e.g. BatchNorm's statistics, (q,)."""
     vectors = [value.reshape(-1) for value in floating_buffers(module).values()]
     return torch.cat(vectors).cpu().numpy() if vectors else np.empty(0, np.float32)
 

@@ -18,7 +18,7 @@ from methods.task import Checkpoint, Task, floating_buffers
 
 @dataclass(frozen=True)
 class Trained(Generic[Module]):
-    """A trained network without gradients; `task` has its checkpoints; `run` is its training's."""
+    """A network without gradients; `task` has its checkpoints; `run` is the run that trained it."""
 
     module: Module
     task: Task

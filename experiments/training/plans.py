@@ -184,7 +184,7 @@ class Warmed(Grouped):
 
 
 class Draws(Protocol):
-    """What is random in training: the examples of each step, and the seed of its noise."""
+    """The randomness of training: the examples of each step, and the seed of its noise."""
 
     @property
     def count(self) -> int:

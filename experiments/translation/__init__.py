@@ -1,4 +1,4 @@
-"""What the experiments on German-English translation share.
+"""Code shared by the experiments on German-English translation.
 
 Trained translators, pools of sentence pairs, their scores and the filtering by them belong here.
 The Transformer itself does not (models), nor do corpora (data).

@@ -1,6 +1,6 @@
 """Self-influence of sentence pairs: of some at hand, and of pools too large to hold.
 
-What a method computes once per model is a run. A pool is scored shard by shard, each a run: one
+The once-per-model work of a method is a run. A pool is scored shard by shard, each a run: one
 that was killed is redone alone. Its pairs stream past in blocks, so memory does not grow with it.
 """
 
@@ -43,7 +43,7 @@ Method = RandomProjection | Influence | TracIn | Loss
 
 @dataclass(frozen=True)
 class Basis:
-    """What a method computes once per model, on the last `part` decoder layers or on all."""
+    """The once-per-model work of a method, on the last `part` decoder layers or on all."""
 
     model: Model
     part: int | None
@@ -208,7 +208,7 @@ def by_length(some: Examples) -> Tensor:
 
 
 def contributions(method: Fitted, some: Examples) -> Tensor:
-    """What each direction adds to each pair's self-influence, (n, d); d = 1 without directions."""
+    """The part of each pair's self-influence per direction, (n, d); d = 1 without directions."""
     if not isinstance(method, Embedded):
         return _by_length(lambda rows: method.self_influence(rows)[:, None], some)
 

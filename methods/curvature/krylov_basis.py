@@ -64,7 +64,7 @@ Storage = Native | BFloat16 | Disk
 
 
 class Basis:
-    """`count` orthonormal vectors of `size` numbers, with room for `most`."""
+    """`count` orthonormal vectors of `size` numbers, with capacity for `most`."""
 
     def __init__(
         self, storage: Storage, most: int, size: int, dtype: torch.dtype, device: torch.device

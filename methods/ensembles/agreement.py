@@ -22,18 +22,18 @@ def agreement(predicted: np.ndarray, others: np.ndarray | None = None) -> np.nda
 
 
 def chance_agreement(predicted: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-    """Agreement of independent classifiers that predict each class as often, for every pair.
+    """Agreement of independent classifiers that predict each class equally often, for every pair.
 
     The sum over classes of q_c q'_c, (n_models, n_models); sum_c q_c^2 on the diagonal. With
-    `labels` (n_query,) they are independent within the examples of each label, and as often right
-    and wrong in the same ways: the agreement that accuracy and confusions alone explain.
+    `labels` (n_query,) they are independent within the examples of each label, with the same
+    accuracy and the same confusions: the agreement that these alone explain.
     """
     classes = _classes(predicted)
     width = int(classes.max()) + 1
     within = np.zeros(classes.shape[1], dtype=np.int64) if labels is None else np.asarray(labels)
     if within.shape != (classes.shape[1],):
         raise MethodError(
-            f"{len(within)} labels for {classes.shape[1]} examples: give one label an example"
+            f"{len(within)} labels for {classes.shape[1]} examples: give one label per example"
         )
     total = np.zeros((len(classes), len(classes)))
     for label in np.unique(within):

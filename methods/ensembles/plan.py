@@ -26,7 +26,7 @@ STEPS = 40  # of a bisection, to an accuracy of 1e-12
 
 @dataclass(frozen=True)
 class Resolution:
-    """What an ensemble resolves.
+    """The influence that an ensemble resolves.
 
     threshold  the lowest that an example without influence passes with probability delta at most
     influence  the smallest that then passes with probability 1 - delta; nan if even p does not
@@ -67,7 +67,7 @@ def null_iou(n_models: int, threshold: float, p: float = 0.5, inside: float = 0.
 
 
 def resolved(n_models: int, p: float = 0.5, inside: float = 0.7, delta: float = 0.05) -> Resolution:
-    """What a budget of models can distinguish from no influence on a query.
+    """The influence on a query that a budget of models can distinguish from none.
 
     The query is right with probability p with the example, and with p minus the influence without
     it. The example is in exactly the share `inside` of the models; `null_rate` averages over this.

@@ -58,7 +58,7 @@ def one_arm(p: float, q: float, delta: float = 0.05) -> Count:
 
 
 def paper_count(p: float, q: float, delta: float = 0.05) -> float:
-    """What the code of Subsets, Appendix F, returns, with the import of numpy that it lacks.
+    """The count that the code of Subsets, Appendix F, returns once numpy is imported.
 
     It never distinguishes p or q = 1 from anything, and gives up at 999 models.
     """
@@ -204,7 +204,7 @@ def _window(high: float, low: float, delta: float, inside: float) -> tuple[int, 
 
 
 def surely(threshold: float, p: float, q: float, delta: float, inside: float, least: int) -> int:
-    """The number of models from which on the threshold is certainly passed with at most delta.
+    """The number of models from which passing the threshold surely has probability delta at most.
 
     For p - q below the threshold: Hoeffding's bound on the number, and Chernoff's up to there.
     """

@@ -28,7 +28,7 @@ class Inverse(ABC):
 
     @property
     def state_settings(self) -> Any:
-        """What `state` depends on: these settings, or the part of them that matters to it."""
+        """The settings that `state` depends on: all of them, or a part."""
         return self
 
     def state(self, hessian: Hessian) -> State:

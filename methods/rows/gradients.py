@@ -35,7 +35,7 @@ PROBE = 3  # examples on which factored rows are compared with autograd
 
 
 def gradient_rows(task: Task, examples: Examples, function: PerExample | None = None) -> Rows:
-    """The gradients of n examples, of their loss or of another `function`, the measurement say.
+    """The gradients of n examples, of the loss or another `function`, for example the measurement.
 
     All rows are in memory at once: for many examples go chunk by chunk, with `Gradients`.
     """
@@ -111,7 +111,7 @@ class Gradients:
         return max(1, min(CHUNK, budget // max(1, sum(self._projected.values()))))
 
     def _probe(self, examples: Examples) -> None:
-        """Find what is covered, and the bytes an example takes, before the first pass."""
+        """Find what is covered, and the bytes per example, before the first pass."""
         if self.fallback is None:
             probe = self.task.move(take(examples, slice(0, PROBE)))
             with explained(self.task, self.function, probe, examples):
@@ -161,7 +161,7 @@ class Gradients:
 
     def _verify(self, probe: Examples, names: tuple[str, ...]) -> None:
         """Compare the factored rows of a few examples with autograd's own gradients."""
-        if count(probe) == 1:  # else a tensor that all examples share would look like an example
+        if count(probe) == 1:  # otherwise a tensor that all examples share looks like one
             probe = {k: torch.cat([v, v]) for k, v in probe.items()}
         b, itemsize = count(probe), self.task.dtype.itemsize
         factored = self._factored(probe) if self._layers else {}

@@ -19,7 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from methods.rows.parts import Dense, Outer, Part
 
 PATCHES = 1 << 20  # elements of a convolution's inputs unfolded at a time: they stay in cache
-FACTORS = 1 << 14  # elements an example's factors may have where materialised they are fewer
+FACTORS = 1 << 14  # most elements of factors kept even though the gradient itself is smaller
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,8 @@ def supported(layer: nn.Module) -> bool:
         return bool(layer.elementwise_affine)
     if isinstance(layer, nn.GroupNorm):
         return bool(layer.affine)
-    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):  # else an example depends on its batch
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+        # In training mode an example depends on its batch.
         return bool(layer.affine and layer.track_running_stats and not layer.training)
     return isinstance(layer, tuple(SUPPORTED))
 

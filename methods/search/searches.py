@@ -164,7 +164,7 @@ class IVF(_Faiss):
     def _empty(self, faiss: Any, n: int, dim: int) -> Any:
         coarse, metric = faiss.IndexFlatIP(dim), faiss.METRIC_INNER_PRODUCT
         engine = faiss.IndexIVFFlat(coarse, dim, self.lists, metric)
-        engine.cp.min_points_per_centroid = 1  # else FAISS warns of small clusters
+        engine.cp.min_points_per_centroid = 1  # otherwise FAISS warns of small clusters
         return engine
 
     def _parameters(self, faiss: Any, effort: int | None) -> Any:

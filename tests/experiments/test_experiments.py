@@ -77,9 +77,9 @@ TINY = replace(
 METHODS = {
     cell.method: replace(cell, model=TINY)
     for cell in [
-        *mnist_mislabel.table_one(TINY, mnist_mislabel.Plan(1, 1, 1), (5,), Krylov(8, 32), (1, 9)),
+        *mnist_mislabel.table_one(TINY, mnist_mislabel.Draws(1, 1, 1), (5,), Krylov(8, 32), (1, 9)),
         *mnist_mislabel.figure_two(
-            TINY, mnist_mislabel.Plan(1, 1, 1), (5,), Krylov(8, 32), LiSSA(3)
+            TINY, mnist_mislabel.Draws(1, 1, 1), (5,), Krylov(8, 32), LiSSA(3)
         ),
         *mnist_mislabel.lissa(TINY, 1, 4),
     ]

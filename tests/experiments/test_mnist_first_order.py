@@ -1,4 +1,4 @@
-"""What the steps of a training do to the losses of digits: the experiment and its figure."""
+"""Effects of training steps on the losses of digits: the experiment and its figure."""
 
 from dataclasses import replace
 

@@ -23,7 +23,7 @@ N_TRAIN, N_EVAL, FEW = 32, 32, 5
 
 
 def kind(cell: Config) -> str:
-    """What makes a cell another computation than the next: numbers and seeds do not."""
+    """The part of a cell that makes it a different computation, without numbers and seeds."""
     method: Any = cell.method
     inner = getattr(method, "inverse", None) or getattr(method, "projection", None)
     parts = [cell.model.network, method, inner, getattr(inner, "projection", None), cell.part]

@@ -179,7 +179,7 @@ def test_a_cost_counts_what_is_drawn() -> None:
 
 @dataclass(frozen=True)
 class Made:
-    """What an artifact asks of a run, without a disk."""
+    """The part of a run that an artifact reads, without a disk."""
 
     config: dict[str, Any]
     outcome: dict[str, Any]

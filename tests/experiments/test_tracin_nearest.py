@@ -129,7 +129,7 @@ def test_every_seed_has_a_model_and_a_projection_of_its_own() -> None:
 
 @dataclass(frozen=True)
 class Made:
-    """What an artifact asks of a run, without a disk."""
+    """The part of a run that an artifact reads, without a disk."""
 
     config: dict[str, Any]
     metrics: dict[str, Any]

@@ -140,7 +140,7 @@ TINY = replace(
 
 
 def kind(cell):
-    """What makes a cell another computation than the next: numbers and seeds do not."""
+    """The part of a cell that makes it a different computation, without numbers and seeds."""
     method = cell.method
     inner = getattr(method, "inverse", None) or getattr(method, "projection", None)
     names = [type(part).__name__ for part in (method, inner) if part is not None]

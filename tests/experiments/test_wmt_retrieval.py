@@ -133,7 +133,7 @@ def test_a_basis_is_found_once():
 
 
 def kind(cell: Config) -> str:
-    """What makes a cell another computation than the next."""
+    """The part of a cell that makes it a different computation."""
     projection = getattr(cell.method, "projection", None)
     names = [type(cell.method).__name__, type(projection).__name__ if projection else ""]
     return " ".join([*filter(None, names), "last" if cell.part else "all"])

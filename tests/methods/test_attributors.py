@@ -1,4 +1,4 @@
-"""What every attribution method promises: a new one without an entry here fails."""
+"""Promises of every attribution method: a new one without an entry here fails."""
 
 import copy
 from dataclasses import replace

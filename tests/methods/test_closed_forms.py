@@ -58,7 +58,7 @@ def binary(model: Any, batch: Examples) -> Tensor:
 
 
 def loss_change(x: Tensor, y: float, before: Tensor, after: Tensor) -> Tensor:
-    """What the squared loss at (x, y) gains from each row of new weights, (n,)."""
+    """The increase of the squared loss at (x, y) by each row of new weights, (n,)."""
     return ((after @ x - y).square() - (before @ x - y).square()) / 2
 
 

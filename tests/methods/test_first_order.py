@@ -1,4 +1,4 @@
-"""What a step does to a loss, where it is known: linear, quadratic, and small."""
+"""The effect of a step on a loss where it is known: linear, quadratic, and small."""
 
 import pytest
 import torch

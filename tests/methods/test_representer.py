@@ -239,7 +239,7 @@ def test_a_measurement_of_no_logit_is_refused() -> None:
 
 
 def test_other_candidates_are_scored_by_their_own_derivative(model: Any) -> None:
-    """What the head was not fitted on has a value too, with the n of what it was fitted on."""
+    """Examples that the head was not fitted on have a value too, with the n of the fitted ones."""
     fitted = Representer().fit(Task.of(model, networks.nll), TRAIN)
     others = networks.examples(4, 6, seed=50)
     p = (features(model, others) @ fitted.head.T).softmax(1)

@@ -33,7 +33,7 @@ window.onload = () => {
 
 
 def looked_at(page: Path, width: int, *options: str) -> dict:
-    """What a browser `width` pixels wide finds on a page; below 500 Chromium takes 500."""
+    """Findings of a browser `width` pixels wide on a page; below 500 Chromium takes 500."""
     probed = page.with_name(f"probed{width}.html")
     probed.write_text(page.read_text().replace("</body>", PROBE))
     done = subprocess.run(

@@ -60,7 +60,7 @@ def write_proponents(
 def result(
     cell: Config, shape: tuple[int, ...], shares: tuple[float, float], displays: int
 ) -> dict:
-    """What experiments.proponents.measure returns, with the given shares."""
+    """A made-up result of experiments.images.proponents.measure, with the given shares."""
     model = np.random.default_rng([cell.model.seed, 3])
     draw = np.random.default_rng([cell.model.seed, *cell.method.name.encode()])
     label = model.integers(10, size=QUERIES)

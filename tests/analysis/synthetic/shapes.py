@@ -1,4 +1,4 @@
-"""What runs of each experiment hold: names and types of metrics and arrays, in shapes.json.
+"""Content of the runs of each experiment: names and types of metrics and arrays, in shapes.json.
 
 Made-up runs may have no name or type that a real run has not. tests/experiments/test_shapes.py
 holds the file against real cells of the smoke presets. After a change of what an experiment
@@ -36,7 +36,7 @@ def _type(value: Any) -> str:
 
 
 def differences(wanted: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
-    """What `given` has that `wanted` has not, or has of another type."""
+    """Entries of `given` that `wanted` lacks, or has with another type."""
     return [f"{name} is {given[name]}, not {wanted.get(name)}" for name in given
             if given[name] != wanted.get(name)]  # fmt: skip
 
@@ -93,9 +93,18 @@ def seen(experiment: str) -> list[tuple[int | None, dict[str, str]]]:
     return [*smoke, *(one for one in others if one[1] not in [wanted for _, wanted in smoke])]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Rewrite the file; refuse if no run and no earlier line gives the shape of an experiment."""
+    shapes = {name: seen(name) for name in registry.names()}
+    if missing := [name for name, entries in shapes.items() if not entries]:
+        commands = ", ".join(f"`python -m experiments.{name} --preset smoke`" for name in missing)
+        raise SystemExit(f"no finished runs of the smoke preset: run {commands}")
     lines = [
-        f'"{name}": [\n' + ",\n".join(map(json.dumps, seen(name))) + "\n]"
-        for name in registry.names()
+        f'"{name}": [\n' + ",\n".join(map(json.dumps, entries)) + "\n]"
+        for name, entries in shapes.items()
     ]
     FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -338,7 +338,7 @@ class Batch:
         )
 
     def ended_by(self, number: signal.Signals, results: Path) -> str:
-        """What it says when signalled after some steps."""
+        """Its output when signalled after some steps."""
         steps = "runs/tiny_model/.scratch/*/*/work/state.json"
         until(lambda: any(results.glob(steps)), "a step is saved")
         self.process.send_signal(number)

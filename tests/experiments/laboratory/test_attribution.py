@@ -1,4 +1,4 @@
-"""What a method computes once per model is one run; settings and names of methods."""
+"""The once-per-model work of a method is one run; settings and names of methods."""
 
 import numpy as np
 import pytest

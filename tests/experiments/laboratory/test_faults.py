@@ -166,7 +166,7 @@ def mounted(folder: Path, options: str):
 
 
 def limit_files() -> None:
-    """What is left where nothing may be mounted: no file above 1 MB."""
+    """The fallback if nothing may be mounted: no file above 1 MB."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
 

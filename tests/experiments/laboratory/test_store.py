@@ -178,7 +178,7 @@ def test_a_mistake_is_one_line(words, place, capsys, tmp_path, monkeypatch):
 
 
 def attempt(owner: str, age: float = 0.0, key: str = "0" * 16) -> Path:
-    """What an attempt of an owner left that gave its last sign some seconds ago."""
+    """An attempt whose owner gave its last sign of life some seconds ago."""
     slot = runs.results() / "runs" / "walks" / ".scratch" / key / owner
     (slot / "work").mkdir(parents=True)
     (slot / "work" / "state").write_text("x" * 10)
@@ -190,7 +190,7 @@ FAR = "0123456789.1.aaaaaaaaaa.{job}.0.bbbbbbbb"
 
 
 def killed() -> Path:
-    """What a process of this machine left that was killed."""
+    """An attempt by a process of this machine that was killed."""
     script = (
         "import os, signal, sys; from pathlib import Path\n"
         "from experiments.laboratory import scratch\n"

@@ -336,7 +336,7 @@ def records(path: Path) -> list[Any]:
 
 
 def read_back(folder: Path) -> dict[str, Any]:
-    """What an offline run holds: the page, its config, its history, and kinds of records."""
+    """The content of an offline run: the page, its config, its history, and kinds of records."""
     (path,) = folder.glob("run-*.wandb")
     # wandb writes its file in a process of its own, which ends a moment after the page.
     until(lambda: any(r.WhichOneof("record_type") == "exit" for r in records(path)), "it is whole")

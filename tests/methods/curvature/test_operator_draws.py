@@ -1,4 +1,4 @@
-"""What operators draw, add to their diagonal and refuse."""
+"""Operators: their draws, their diagonal, and their refusals."""
 
 import pytest
 import torch

@@ -18,7 +18,7 @@ KINDS = (Gaussian, Rademacher, Select, TwoSided)
 def test_an_index_of_projected_rows_ranks_as_their_scores(kind: type[Projection]) -> None:
     fitted = Projected(TracIn().fit(the_task(), TRAIN), kind(16, 3))
     index = build(fitted, TRAIN)
-    assert index.dim == 32, "16 numbers a checkpoint"
+    assert index.dim == 32, "16 numbers per checkpoint"
     scores, ids = index.search(fitted.query_rows(QUERY), 5)
     expected, candidates = fitted.proponents(QUERY, TRAIN, 5)
     equal(scores, expected)
