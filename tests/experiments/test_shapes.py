@@ -28,7 +28,7 @@ def test_an_experiment_without_runs_is_not_written_as_having_none(tmp_path, monk
     monkeypatch.setattr(shapes, "FILE", file)
     monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path / "results"))
     monkeypatch.delitem(KNOWN, "housing")
-    with pytest.raises(SystemExit, match="experiments.housing --preset smoke`$"):
+    with pytest.raises(SystemExit, match=r"experiments.housing --preset smoke`$"):
         shapes.main()
     assert not file.exists()
 
