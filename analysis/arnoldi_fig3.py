@@ -215,7 +215,7 @@ def page(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings(table: pd.DataFrame) -> list[str]:
-    """What the run time grows with, and how much it differs between networks of a size."""
+    """State what the run time grows with, and how much it differs between networks of a size."""
     rows = {(r["method"], r["quantity"]): r for r in records(table)}
     by_p, by_work = (rows.get(("all architectures", name)) for name in (SLOPE, FORWARD))
     sentences = []

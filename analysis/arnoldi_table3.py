@@ -22,7 +22,7 @@ CLEAN_POOL = ", clean pool"  # ends the name of an arm of that pool
 
 @dataclass(frozen=True)
 class Arm:
-    """What is kept of a pool: the share that a method ranks lowest, or what a filter leaves."""
+    """The part of a pool that is kept: a method's lowest share, or what a filter leaves."""
 
     family: str
     share: float = 1.0

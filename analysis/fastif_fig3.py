@@ -118,7 +118,7 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def findings(table: pd.DataFrame) -> list[str]:
-    """Say how kNN does beside gradients at the largest k that is judged, from the rows."""
+    """Say how kNN does compared with gradients, at the largest k that is judged."""
     gaps = records(table[table["method"].str.startswith("kNN − H = I")])
     either = table[(table["predicted"] == "either") & (table["influence"] == "unsigned")]
     recall = {(r["method"], r["m"], r["k"]): r for r in records(either)}

@@ -53,7 +53,7 @@ RULE = (
 
 
 def observe(runs: list[Run]) -> pd.DataFrame:
-    """A line a run and step: RUN_KEYS, `step`, `accuracy` and `gain` in points, `loss_change`.
+    """One line per run and step: RUN_KEYS, `step`, `accuracy` and `gain` in points, `loss_change`.
 
     Anchors are the same whichever pool the other arms draw from, so they appear under each.
     """
@@ -133,7 +133,7 @@ def _curves(group: pd.DataFrame, lr: float, source: str) -> list[Row]:
 
 
 def _ends(last: pd.DataFrame, lr: float, source: str) -> list[Row]:
-    """What the last step left, over all slices, and which pairs were stepped on."""
+    """Results after the last step, over all slices, and which pairs were stepped on."""
     rows = []
     where = {"source": source, "lr": lr}
     for arm in LOOKS:
@@ -152,7 +152,7 @@ def _ends(last: pd.DataFrame, lr: float, source: str) -> list[Row]:
 
 
 def _claims(last: pd.DataFrame, lr: float) -> list[Row]:
-    """The claims at one learning rate; a gain needs nothing but its own arm."""
+    """The claims at one learning rate; a gain involves one arm only."""
     plain, augmented = (last[last["source"] == source] for source in SOURCES.values())
     moved = plain[plain["arm"].isin(["helpful", "harmful"])]
     both = moved.groupby(["seed", "repeat", "part"])["gain"].agg(["sum", "count"]).reset_index()
@@ -201,7 +201,7 @@ def _gap_rows(
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Accuracy on each slice and the loss on all along the steps, a line a source and rate."""
+    """Accuracy per slice and loss on all slices by step: one line of panels per source and rate."""
     shown = table[(table["kind"] == "curve") & table["quantity"].isin(["accuracy", "gain", LOSS])]
     lines = list(shown.groupby(["lr", "source"], sort=False).groups)
     lines.sort(key=lambda line: (line[0] != PAPER_LR, line[0], line[1] != MNLI))
@@ -226,7 +226,7 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def _draw_accuracy(axes: Axes, rows: pd.DataFrame) -> None:
-    """Mean accuracies; bands are intervals of the gain: how models differ at first is left out."""
+    """Mean accuracies; bands are of the gain, so initial differences of models are excluded."""
     for arm in LOOKS:
         mine = rows[rows["method"] == arm].sort_values("step")
         accuracy, gain = (mine[mine["quantity"] == name] for name in ("accuracy", "gain"))
@@ -240,7 +240,7 @@ def _draw_accuracy(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _draw_loss(axes: Axes, rows: pd.DataFrame) -> None:
-    """What influence is of: the mean change of loss on the rest of the slices since the start."""
+    """Draw the mean change of the loss, which influence predicts, on the rest of the slices."""
     for arm in LOOKS:
         mine = rows[rows["method"] == arm].sort_values("step")
         _draw_arm(axes, arm, mine, mine)
@@ -266,7 +266,7 @@ def _draw_arm(
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
-    """A line an arm, source and learning rate: gains in points on each slice and over all."""
+    """One line per arm, source and learning rate: gains in points on each slice and over all."""
     curves = table[(table["kind"] == "curve") & table["method"].isin(list(LOOKS))]
     lines = []
     for (lr, source, arm), rows in curves.groupby(["lr", "source", "method"], sort=False):

@@ -93,7 +93,7 @@ def _correlations(run: Run, systems: tuple[str, str], k: int | None) -> np.ndarr
 
 
 def _settings(run: Run, name: str) -> list[Row]:
-    """What each system's recursion was, and how far its repeats are apart."""
+    """Settings of each system's recursion, and the spread of its repeats."""
     rows = []
     for key in (one for one in run.metrics if one.endswith("_depth")):
         system = key.removesuffix("_depth")
@@ -108,7 +108,7 @@ def _settings(run: Run, name: str) -> list[Row]:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """A panel a measure and a line a comparison, a colour a damping."""
+    """One panel per measure, one line per comparison, one colour per damping."""
     shown = table[table["quantity"].isin(list(MEASURES)) & (table["kind"] != "claim")]
     # "comparison; damping", also in tables that are drawn without their runs
     rows = [(*row["method"].split("; "), row) for row in records(shown) if row["n"] > 0]
@@ -158,7 +158,7 @@ def findings(table: pd.DataFrame) -> list[str]:
 
 
 def _fixed_point(rows: dict[tuple[str, str], Row]) -> list[str]:
-    """What the released recursion tends to, and in how few steps one can be there."""
+    """State the limit of the released recursion, and in how few steps it can be reached."""
     for (method, quantity), few in rows.items():
         if not method.startswith("few; ") or quantity != "depth":
             continue

@@ -144,7 +144,7 @@ def _method(name: str, method: str, run: Run, contested: np.ndarray | None) -> I
 def _measured(
     run: Run, method: str, place: int | None, contested: np.ndarray | None
 ) -> Iterable[Row]:
-    """What scores are worth over queries: of one average, or of one network by the mean of all."""
+    """Quality averaged over queries, of averaged scores or of single networks (their mean)."""
     for key, label in MEASURES.items():
         if place is None:
             values = np.asarray(run.array(f"{key}_each")).mean(0)
@@ -164,7 +164,7 @@ def over_queries(values: Any) -> Interval:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """LDS against trainings, and what else scores are worth, a line a data set."""
+    """LDS against trainings, and other measures of quality, one line of panels per data set."""
     names = list(dict.fromkeys(table["data"]))
     shape: dict[str, Any] = {"share_x": False, "share_y": False, "widths": (1.5, 1, 1)}
     figure, grid = new_lattice(len(names), 3, height=0.75 + 2.35 * len(names), **shape)

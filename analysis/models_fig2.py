@@ -115,7 +115,7 @@ def _draw_matrix(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _draw_groups(axes: Axes, table: pd.DataFrame) -> None:
-    """Agreement against accuracy, a colour a network, joined over data sets."""
+    """Agreement against accuracy, one colour per network, joined over data sets."""
     rows = records(table[table["kind"] != "claim"])
     by_name: dict[tuple[str, str], Row] = {(row["method"], row["quantity"]): row for row in rows}
     names = list(dict.fromkeys(name for name, _ in by_name))

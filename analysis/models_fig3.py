@@ -67,7 +67,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
 
 
 def _pair(run: Run) -> list[Row]:
-    """What the text's pair needs under each reading of the question."""
+    """Models that the text's pair needs under each reading of the question."""
     config, metrics = run.config, run.metrics
     if (config["p"], config["q"]) != TEXT:
         return []
@@ -150,7 +150,7 @@ def _draw_grid(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def _draw_lines(axes: Axes, table: pd.DataFrame) -> None:
-    """Models needed against the influence score, a line a p."""
+    """Models needed against the influence score, one line per p."""
     rows = table[table["kind"] == LINE]
     for (p, line), (colour, _) in zip(rows.groupby("p"), UNNAMED, strict=False):
         line = line.sort_values("q")

@@ -1,4 +1,4 @@
-"""What a subset ensemble can resolve for a budget, and when to stop: plans against simulation."""
+"""Resolution of a subset ensemble for a budget, and when to stop: plans against simulation."""
 
 import math
 from typing import Any
@@ -72,7 +72,7 @@ def _claims(runs: list[Run]) -> list[Row]:
 
 
 def _calculated(run: Run, kind: str, column: str, labels: dict[str, str]) -> list[Row]:
-    """What the plan says for one budget of models, or for one threshold."""
+    """Rows of the plan for one budget of models, or for one threshold."""
     config = run.config
     about = {"kind": kind, column: config[column], "p": config["p"]}
     return [
@@ -125,7 +125,7 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def _draw_budget(axes: Axes, rows: pd.DataFrame) -> None:
-    """Threshold and influence that a budget resolves, a colour a p."""
+    """Threshold and influence that a budget resolves, one colour per p."""
     for (p, of_p), (colour, _) in zip(rows.groupby("p"), UNNAMED, strict=False):
         for quantity, line in (("threshold", "-"), ("influence", "--")):
             part = of_p[of_p["quantity"] == quantity].sort_values("models")
@@ -140,7 +140,7 @@ def _draw_budget(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _draw_planned(axes: Axes, rows: pd.DataFrame) -> None:
-    """What was planned, a line, and simulated, points, by threshold for some numbers of models."""
+    """Draw plans (lines) and simulations (points) by threshold, for some numbers of models."""
     models = sorted({int(n) for n in rows["models"]})
     models = [n for n in models if n in (50, 100, 400, 1000)] or models
     for n, colour in zip(models, (*SHADES, BLACK), strict=False):

@@ -70,12 +70,12 @@ def _observation(run: Run) -> Observation:
 
 
 def _title(one: Observation) -> str:
-    """What tables and the figure call a choice."""
+    """The name of a choice in tables and the figure."""
     return str(Method(CHOICES[one.method.family], one.method.dim))
 
 
 def _training(whole: list[Observation]) -> list[Row]:
-    """What the training was like, over seeds: each moment, and where its phases meet."""
+    """Rows on the training, over seeds: each moment, and where its phases meet."""
     if not whole:
         return []
     runs, frame = [one.run for one in whole], tidy(whole)

@@ -67,7 +67,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
 
 
 def _name(run: Run) -> str:
-    """What tables call a method."""
+    """The name of a method in tables."""
     if run.config["method"]["type"] != "TracIn":
         return "Nearest inputs"
     return "TracIn" if run.config["model"]["coordinates"] else "TracIn, no coordinates"

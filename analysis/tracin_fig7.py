@@ -19,7 +19,7 @@ from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
 LINEAR = 1e-3  # nats: below it the axes are linear, above logarithmic
-EDGES = LINEAR * np.sinh(np.linspace(-9.6, 9.6, 49))  # of the squares points are counted in
+EDGES = LINEAR * np.sinh(np.linspace(-9.6, 9.6, 49))  # bin edges of the 2-D histogram
 TICKS = {-1.0: "−1", -0.1: "", -0.01: "−.01", 0.0: "0", 0.01: ".01", 0.1: "", 1.0: "1"}
 OPAQUE: dict[str, Any] = {"frameon": True, "framealpha": 0.85, "edgecolor": "none"}  # on intervals
 CORRELATED, IN_CLASS = 0.9, 0.8
@@ -36,7 +36,7 @@ RULE = (
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """What runs of several seeds share."""
+    """The settings that runs of several seeds share."""
 
     batch_size: int
     lr: float

@@ -43,7 +43,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Index:
-    """What runs of several seeds share: an index, the projection of its rows, and how many."""
+    """The settings that runs of several seeds share: index, projection and number of rows."""
 
     method: str
     projection: str  # "" for none

@@ -67,7 +67,7 @@ def _dims(groups: Groups, method: str) -> list[int]:
 
 
 def _pairs(group: list[Run], quantity: Callable[[Run], Any]) -> pd.DataFrame:
-    """A quantity by its axes: seeds, and pairs of vectors by their kind."""
+    """A quantity with axes (seeds, pairs of vectors); columns are named by the kind of pair."""
     kinds = str(group[0].metrics["pairs"]).split(",")
     return pd.DataFrame(np.stack([quantity(run) for run in group]), columns=kinds)
 

@@ -23,7 +23,7 @@ def draw_series(table: pd.DataFrame, series: Mapping[str, object]) -> Figure:
 
 
 def draw(table: pd.DataFrame, panels: Mapping[str, Looks]) -> Figure:
-    """Draw classifiers below each other, a panel a quantity, a dot a series with its interval.
+    """Draw classifiers below each other: one panel per quantity, one dot per series.
 
     `panels` are the quantities, with colour and marker by the values of the column `series`.
     """
@@ -51,7 +51,7 @@ def draw(table: pd.DataFrame, panels: Mapping[str, Looks]) -> Figure:
 
 
 def draw_histogram(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, str]) -> None:
-    """Draw how many examples have each p as steps, a colour a series."""
+    """Draw how many examples have each p as steps, one colour per series."""
     for series, colour in looks.items():
         part = rows[rows["series"] == series].sort_values("p")
         if part.empty:

@@ -74,7 +74,7 @@ def draw_matrix(
 ) -> None:
     """Draw a square matrix in colours, with labels at some of its lines and columns.
 
-    With `bar`, a colour bar beside it, pointed where values exceed its end ("max").
+    With `bar`, a colour bar beside it, with an arrow tip if values exceed the range ("max").
     """
     image = axes.imshow(values, cmap=colours, **more)
     axes.set_xticks(list(labels), list(labels.values()))

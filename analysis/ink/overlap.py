@@ -16,7 +16,7 @@ LINES = {"probabilities": "-", "right or wrong": "--"}
 
 
 def draw_ensemble(axes: Axes, table: pd.DataFrame, name: str, lines: Mapping[str, str]) -> None:
-    """Draw an ensemble's curves, a colour a size; `lines` are the line styles of the series."""
+    """Draw an ensemble's curves, one colour per size; `lines` are the line styles of the series."""
     rows = table[(table["kind"] == IOU) & (table["method"] == name)]
     for series, line in lines.items():
         of_series = rows[rows["series"] == series]
@@ -32,7 +32,7 @@ def draw_ensemble(axes: Axes, table: pd.DataFrame, name: str, lines: Mapping[str
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Draw a panel an ensemble: curves of probabilities and, dashed, of right answers."""
+    """Draw one panel per ensemble: curves of probabilities and, dashed, of right answers."""
     shown = ensembles(table)
     labels, width = ["influence threshold"] * len(shown), PAGE if len(shown) > 1 else COLUMN
     figure, axes = new_panels(labels, "IOU", width=width, height=2.6, share_y=True)

@@ -14,7 +14,7 @@ LABELS = {"AUC": "AUC ×100", "AP": "AP ×100", "T": "T / T of TracIn[1]"}
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Draw a line a method and a panel a quantity."""
+    """Draw one line per method and one panel per quantity."""
     shown = table[(table["kind"] != "claim") & ~table["method"].str.contains(" − ")]
     rows = [row for row in records(shown) if row["quantity"] in LABELS]
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -41,7 +41,7 @@ def draw(table: pd.DataFrame) -> Figure:
 def draw_blocks(
     table: pd.DataFrame, labels: Mapping[str, str], below: str, line: float
 ) -> tuple[Figure, list[tuple[Axes, list[Row]]], dict[str, float]]:
-    """Draw a line a method and a panel a quantity; methods whose name ends with `below` come last.
+    """Draw one line per method and one panel per quantity; names that end with `below` come last.
 
     `labels` are those of the panels, by quantity; `line` is in inches. Returns the figure, its
     panels with their rows, and the methods' heights.

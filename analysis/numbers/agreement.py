@@ -74,7 +74,7 @@ def classifier_of(run: Run) -> str:
 
 
 def differing_in(*vary: str) -> Callable[[dict[str, Any]], bool]:
-    """What an artifact needs: comparisons of networks that differ in these."""
+    """The filter of the runs that an artifact needs: networks compared that differ in these."""
     return lambda config: config["type"] == "Compared" and config["vary"] in vary
 
 
@@ -143,7 +143,7 @@ def histogram_rows(run: Run, suffix: str, series: str) -> list[Row]:
 
 
 def majority_rows(runs: list[Run]) -> list[Row]:
-    """The claims that most examples have p close to 1 and a tail has not, and the histogram.
+    """Claims (most examples have p near 1; a tail does not) and rows of the histogram.
 
     For an artifact of another experiment: rows say in `experiment` whose runs they are made of.
     """
@@ -164,7 +164,7 @@ def majority_rows(runs: list[Run]) -> list[Row]:
 
 
 def page(table: pd.DataFrame) -> pd.DataFrame:
-    """A line a classifier and series, a column a quantity, as Table 2b of the paper."""
+    """One line per classifier and series, one column per quantity, as Table 2b of the paper."""
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in records(table[table["kind"].isin(["number", "curve"])]):
         # A column without any text is read back as missing numbers.

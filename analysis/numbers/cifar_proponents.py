@@ -1,4 +1,4 @@
-"""What Figures 5 and 6 of TracIn share: retrieval on CIFAR-10, and what TracIn's scores cost."""
+"""Rows that Figures 5 and 6 of TracIn share: retrieval on CIFAR-10, and TracIn's cost."""
 
 import pandas as pd
 

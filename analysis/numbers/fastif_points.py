@@ -1,4 +1,4 @@
-"""What the artifacts of FastIF's own analysis share: their runs, their points, their notes."""
+"""Runs, points and notes that the artifacts of FastIF's own analysis share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,7 @@ TIER_NOTES = {
 
 
 def of_work(*kinds: str) -> Callable[[dict[str, Any]], bool]:
-    """What an artifact needs: configs of these measurements."""
+    """The filter of the runs that an artifact needs: configs of these measurements."""
     return lambda config: config["work"]["type"] in kinds
 
 

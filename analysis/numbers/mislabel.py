@@ -1,4 +1,4 @@
-"""What the artifacts of mislabel retrieval share: the runs of mnist_mislabel, as a tidy frame."""
+"""The runs of mnist_mislabel as a tidy frame, for the artifacts of mislabel retrieval."""
 
 from collections.abc import Callable, Collection
 from typing import Any

@@ -45,7 +45,7 @@ def ensemble_of(run: Run) -> str:
 
 
 def of_kind(*kinds: str) -> Callable[[dict[str, Any]], bool]:
-    """What an artifact needs: configs of these kinds."""
+    """The filter of the runs that an artifact needs: configs of these kinds."""
     return lambda config: config["type"] in kinds
 
 
@@ -94,7 +94,7 @@ def mean_rows(run: Run, series: Mapping[str, str], size: int) -> list[Row]:
 
 
 def mean_label(label: str, size: int) -> str:
-    """What the mean IOU of a series is called."""
+    """The name of a series' mean IOU."""
     return f"mean IOU, {label}, {size} models"
 
 

@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 
 def curve(method: str | Method, quantity: str, unit: str, ours: Interval, **more: Any) -> Row:
-    """The row of a quantity of which the paper prints no number.
+    """The row of a quantity for which the paper prints no number.
 
     `more` are further columns: kind, proj_dim, or this artifact's own, such as a step or a class.
     """
@@ -121,7 +121,7 @@ def written(row: Row, form: str) -> str:
 
 def to_csv(table: pd.DataFrame) -> str:
     """The table as CSV with six significant digits and Unix line ends."""
-    # A column of counts with blanks is of floats to pandas: write 10, not 10.0.
+    # A column of counts with blanks is read by pandas as floats: write 10, not 10.0.
     shaped = {
         name: table[name].map(lambda value: "" if math.isnan(value) else f"{value:.6g}")
         for name in table.select_dtypes("floating")

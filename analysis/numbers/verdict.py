@@ -51,7 +51,7 @@ def within(paper: float, ours: Interval, tolerance: float) -> bool:
 
 
 def judge_number(paper: float, ours: Interval, tolerance: float) -> str:
-    """The word of one printed number; "" where the paper prints none.
+    """The verdict on one printed number; "" where the paper prints none.
 
     One seed has no interval, so it is `direction` at best.
     """
@@ -65,7 +65,7 @@ def judge_number(paper: float, ours: Interval, tolerance: float) -> str:
 
 
 def judge_factor(paper: float, ours: Interval, factor: float) -> str:
-    """The word of one printed ratio: `judge_number` on logarithms."""
+    """The verdict on one printed ratio: `judge_number` on logarithms."""
     if ours.n == 0 or math.isnan(paper):
         return judge_number(paper, ours, factor)
     if ours.mean <= 0:
@@ -76,7 +76,7 @@ def judge_factor(paper: float, ours: Interval, factor: float) -> str:
 
 
 def judge_claim(ours: Interval, at_least: float = math.nan, at_most: float = math.nan) -> str:
-    """The word of one claim `at_least < quantity < at_most`; nan is no bound.
+    """The verdict on one claim `at_least < quantity < at_most`; nan is no bound.
 
     `reproduced` if the whole interval is inside, `direction` if only the mean is.
     """

@@ -1,4 +1,4 @@
-"""What the artifacts of the fine-tuned vision Transformer share: its runs and its notes."""
+"""Runs and notes that the artifacts of the fine-tuned vision Transformer share."""
 
 from analysis.numbers import mislabel
 from analysis.numbers.frame import Observation, grouped

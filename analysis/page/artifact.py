@@ -146,7 +146,7 @@ def _commit(meta: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Built:
-    """What building or redrawing an artifact left on disk."""
+    """An artifact that was built or redrawn, as it is on disk."""
 
     id: str
     tier: str
@@ -170,13 +170,13 @@ class Artifact:
     tabulate: Callable[[list[Run]], pd.DataFrame] = field(repr=False)
     draw: Callable[[pd.DataFrame], Figure] = field(repr=False)
     rule: str = field(repr=False)
-    """What the claims are and which tolerances apply, for `conclude`."""
+    """The claims and the tolerances that apply, in words, for `conclude`."""
     title: str
     claim: str
     paper: str
     deviations: tuple[str, ...] = ()
     tier_notes: Mapping[str, str] = field(default_factory=dict)
-    """What else departs from the paper at one tier."""
+    """Further deviations from the paper, by tier."""
     headline: tuple[str, str] = ("", "")
     """Method and quantity of the row that stands for it in the overview of the report.
 

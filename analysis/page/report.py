@@ -46,7 +46,7 @@ class Entry:
 
     @property
     def alt(self) -> str:
-        """What the picture shows, for readers who cannot see it."""
+        """A description of the picture, for readers who cannot see it."""
         about = self.about
         return (
             f"{about['title']}, {about['tier']} tier. Claim: {about['claim']} Verdict:"

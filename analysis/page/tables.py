@@ -48,7 +48,7 @@ class Table:
 
 
 def headline(table: pd.DataFrame, declared: tuple[str, str] = ("", "")) -> dict[str, str]:
-    """What to show of an artifact in one line: the row it declares (method, quantity).
+    """The one line that stands for an artifact: the row it declares (method, quantity).
 
     Where that is missing, its first printed number, else its first claim. `what`, `paper` (or
     what the claim requires), `ours`, `interval`; {} if it has neither.
