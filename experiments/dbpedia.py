@@ -243,7 +243,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 
 
 def example_article(articles: Articles) -> int:
-    """The position of the paper's example, else of the first of its class, else 0."""
+    """The position of the paper's example, or of the first of its class, or 0."""
     titles = [title.strip() for title in articles.title]
     if TITLE in titles:
         return titles.index(TITLE)

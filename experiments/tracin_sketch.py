@@ -156,7 +156,7 @@ def cells(
 ) -> list[Config]:
     """Simulations, and the library's own draws: `library` has their number for dense maps by dim.
 
-    The library's factorised map is cheap, so it is drawn as often as it is simulated.
+    The library's factorised map is cheap, so it is drawn once per simulation.
     """
     made: list[Simulated | Library] = []
     for kind in (Gaussian, Rademacher, TwoSided):

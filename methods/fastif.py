@@ -37,9 +37,9 @@ class FastIF(Attributor):
     Fitted, it scores every candidate it is given, by one process. `influential` is the procedure of
     the paper: it needs features to choose candidates by, and scores these alone.
 
-    k        candidates a query; None is all of them, the original influence function
+    k        candidates per query; None is all of them, the original influence function
     lissa    J = depth, B = sample, T = repeats
-    damping  on the Hessian's diagonal, beside the task's weight decay: the released code's
+    damping  on the Hessian's diagonal, in addition to the task's weight decay: the released code's
              `damp` times its `scale`
     """
 

@@ -38,7 +38,7 @@ def write(
 
 
 def read(folder: Path | str, name: str, what: str, load: Callable[[Path, Any], Any]) -> Any:
-    """Return `load(folder, about)` of a folder that `write` made and nobody changed since.
+    """Return `load(folder, about)` of a folder that `write` made and that is unchanged since.
 
     what  a noun for error messages: "fitted method"
     """

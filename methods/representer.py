@@ -36,7 +36,7 @@ class Representer(Attributor):
     with the loss, the query's label. A bias is the weight of a feature that is 1, also in the L2
     term.
 
-    lam         weight of the term lam |head|^2 beside the mean loss; the task's own weight decay
+    lam         weight of the term lam |head|^2 added to the mean loss; the task's own weight decay
                 is not used
     labels      column of the classes to refit to; None is the model's own softmax (Yeh et al.)
     tolerance   stop at this share of the gradient's norm at the model's own head: the sum may then

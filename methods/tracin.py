@@ -32,7 +32,7 @@ SLOW = 0.1
 class TracIn(Attributor):
     """TracInCP: sum over checkpoints of lr <grad query, grad candidate>.
 
-    learning_rates  weigh by each checkpoint's lr (TracIn); else the plain mean over checkpoints,
+    learning_rates  weigh by each checkpoint's lr (TracIn); if false, the plain mean over them,
                     as in Schioppa et al.
     checkpoints     which, by position (-1 is the last); None is all of them. Of a task without
                     checkpoints its own parameters are the only one.

@@ -57,7 +57,7 @@ ALONE = Group()
 
 
 def here() -> Group:
-    """The group this process has joined, by `run` or `joined`; else this process alone."""
+    """The group this process has joined, by `run` or `joined`; otherwise this process alone."""
     return Group(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ALONE
 
 

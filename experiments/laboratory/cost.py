@@ -84,7 +84,7 @@ def device_hours(name: str, preset: str, estimate: Estimate, per_task: int, unit
 
 
 def in_words(name: str, cells: Sequence[Any], declared: float | None) -> str:
-    """The cost of a whole preset: the declared seconds, else the mean of its runs on this disk."""
+    """The cost of a whole preset: the declared seconds, or the mean of its runs on this disk."""
     if declared is not None:
         return f"{duration(declared)} measured"
     each = _mean_seconds([runs.find(name, cell) for cell in cells])

@@ -193,7 +193,7 @@ def planned(name: str, preset: str) -> list[dict[str, Any]]:
 
 
 def load(name: str, preset: str, partial: bool = False) -> list[Run]:
-    """The runs of a preset, in order; with `partial`, those that exist, else MissingRuns."""
+    """The runs of a preset, in order: all, or MissingRuns; with `partial`, those that exist."""
     try:
         listed = planned(name, preset)
     except MissingRuns:

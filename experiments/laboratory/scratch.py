@@ -42,7 +42,7 @@ class Slot:
 
 @contextlib.contextmanager
 def claim(home: Path, key: str) -> Iterator[Slot]:
-    """Own a slot for `key`: the most recently used one of a dead process, else a new one.
+    """Own a slot for `key`: the most recently used one of a dead process, or a new one.
 
     An exception inside the block keeps the work for a later attempt; success removes it.
     """

@@ -1,7 +1,8 @@
 """How far every experiment has come, from the disk alone: `python -m experiments status`.
 
-A cell is done if its run exists, running if a process gives signs of life for it, dead if a process
-began it and gives none, else missing. No run is read: each preset takes two listings of a folder.
+A cell is done if its run exists, running if a process gives signs of life for it, dead if a
+process began it and gives none, otherwise missing. No run is read: each preset takes two listings
+of a folder.
 """
 
 import collections

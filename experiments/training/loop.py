@@ -130,7 +130,7 @@ class _Training:
 
     def _add(self, recent: list[Tensor], epoch: int, step: int, n_steps: int) -> None:
         for offset, value in enumerate(torch.stack(recent).cpu().numpy()):
-            self.sum = self.sum + value  # in the order of the steps, whatever the grouping
+            self.sum = self.sum + value  # in the order of the steps, for any grouping
             if not np.isfinite(value).all():
                 raise self._diverged("the loss", value, epoch, step - len(recent) + 1 + offset)
         if step == n_steps - 1 and not np.isfinite(flat_params(self.module)).all():

@@ -221,7 +221,7 @@ class Shuffled:
 
 @dataclass(frozen=True)
 class Cycled:
-    """An "epoch" is `count` examples, whatever the size `n` of the training set.
+    """An "epoch" is `count` examples for any size `n` of the training set.
 
     They come from one random order of all examples after another, so that training sets of
     different sizes get the same number of steps.

@@ -154,7 +154,7 @@ def check_room(
     dtype: torch.dtype,
     device: torch.device,
 ) -> None:
-    """Refuse a basis that will not fit beside the `keep` eigenvectors to be made of it."""
+    """Refuse a basis that will not fit together with the `keep` eigenvectors made of it."""
     each, eigenvector = storage.bytes_each(size, dtype), size * dtype.itemsize
     basis, eigenvectors = iterations * each, (keep + 3) * eigenvector
     free, place = available(device), str(device)

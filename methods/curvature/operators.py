@@ -136,9 +136,10 @@ def vectors_at_once(examples: int, size: int) -> int:
     """How many vectors share one backward pass over `examples` of a model of `size` parameters.
 
     Several where the pass is so small that the overhead of its operations exceeds their work.
-    Time relative to one pass a vector, on one of two CPU cores (torch 2.14, float32); below 1 is
-    faster. `python -m experiments.timing.products` measures it again, but for products at layers:
-    a former way, of 900 lines and up to 2.3 times the memory. Larger batches go in chunks of 64.
+    Time relative to one pass per vector, on one of two CPU cores (torch 2.14, float32); below 1 is
+    faster. `python -m experiments.timing.products` measures it again, except for products at
+    layers, a removed implementation: 900 lines and up to 2.3 times the memory. Larger batches go in
+    chunks of 64.
 
         network (thousands)     b    8 at once   jvp(grad), k = 8 and 1   at layers, k = 8 and 1
         small CNN (3)           1         0.58             0.59    2.11

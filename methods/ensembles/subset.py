@@ -9,7 +9,7 @@ the example, minus that over the models trained without it (Subsets, Sec. 2.3): 
 Rows are queries. An example that was in every mask, or in none, has no estimate: nan, not 0.
 
 All pairs cost one product of zeros and ones, exact in 8-bit integers. For 2,000 models, 50,000
-examples and 10,000 queries that is 2e12 operations, and memory, whatever the number of models,
+examples and 10,000 queries that is 2e12 operations, and memory, for any number of models,
 is 4 bytes per pair for the sums and 4 for the estimate: 4 GB, 6 with standard errors. On one thread
 of an AMD EPYC it takes 6 seconds of the processor's time, 1.3 times the product alone, as
 `experiments/speed_ensembles.py` measures.

@@ -32,7 +32,7 @@ def iterate(
 ) -> tuple[Basis, Tensor]:
     """`krylov` with its basis in a `storage`.
 
-    A basis that does not fit beside the `keep` eigenvectors to be made of it is refused at once.
+    A basis that does not fit together with the `keep` eigenvectors made of it is refused at once.
     """
     n = min(iterations, operator.size)
     check_room(storage, n, min(keep, n), operator.size, operator.dtype, operator.device)

@@ -50,7 +50,7 @@ class Exact(Inverse):
         if least <= noise:
             log.warning(
                 "the exact inverse divides by an eigenvalue of %.1e, which is rounding noise "
-                "beside %.1e: `damping` above %.1e would bound it",
+                "next to %.1e: `damping` above %.1e would bound it",
                 least,
                 most,
                 noise,

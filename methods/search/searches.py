@@ -57,7 +57,7 @@ class Search(ABC):
 
     @property
     def overhead(self) -> int:
-        """Bytes a candidate needs beside its row."""
+        """Bytes a candidate needs in addition to its row."""
         return 0
 
     def check(self, n: int) -> None:
