@@ -131,8 +131,8 @@ ARTIFACT = Artifact(
         "Seconds are of one machine, and only ratios of one run are compared. How far a work is"
         " from the limit is measured against this machine's own float32 matrix product.",
         "The committed times of 'Hessian product, fresh batch' were measured when this product was"
-        " computed layer by layer. The present code computes it by double backward; it has not been"
-        " timed again at this tier.",
+        " computed forward over reverse (JVP of the gradient). The present code computes it by"
+        " double backward; it has not been timed again at this tier.",
     ),
     remarks=(
         "Where a pass runs as near the processor's peak rate as a Hessian product does, the"
