@@ -157,7 +157,7 @@ MISTAKES = {
     "pack nowhere/runs.tar": "cannot write nowhere/runs.tar",
     "verify walk": "did you mean 'walks'?",
     "verify --al": "unrecognized arguments: --al: see --help",
-    "verfy": "invalid choice: 'verfy'",
+    "verfy": "did you mean 'verify'?",
     "drafts walks": "`drafts` is now `attempts`: `python -m experiments runs attempts walks`",
     "clean walks/x/y": "no attempt walks/x/y",
 }
