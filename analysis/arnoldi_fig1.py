@@ -1,6 +1,5 @@
 """Arnoldi, Figure 1: error of the top eigenvalues, Arnoldi against a random subspace."""
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -105,4 +104,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

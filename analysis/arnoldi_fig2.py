@@ -1,7 +1,5 @@
 """Arnoldi, Figure 2: retrieval of mislabelled digits against the projected dimension, small CNN."""
 
-import sys
-
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
@@ -127,4 +125,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,7 +1,6 @@
 """Arnoldi, Figure 3: run time against parameters, and what a smaller basis costs."""
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
@@ -278,4 +277,4 @@ ARTIFACT = Artifact(
 
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,7 +1,5 @@
 """Sentence pairs with the lowest and the highest self-influence, and what is wrong with them."""
 
-import sys
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -78,4 +76,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,7 +1,6 @@
 """Arnoldi, Table 1: retrieval of mislabelled MNIST digits by self-influence, and its cost."""
 
 import math
-import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -210,4 +209,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,7 +1,6 @@
 """Arnoldi, Table 2: retrieval of shuffled translations by self-influence in a Transformer."""
 
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -285,4 +284,4 @@ ARTIFACT = Artifact(
 
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

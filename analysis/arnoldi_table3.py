@@ -1,7 +1,6 @@
 """Arnoldi, Table 3: BLEU after training on the least self-influential pairs of a noisy corpus."""
 
 import math
-import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -261,4 +260,4 @@ ARTIFACT = Artifact(
 
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,6 +1,5 @@
 """Arnoldi, Sec. 5.3: mislabelled CIFAR-10 images in a fine-tuned ViT, by part of its layers."""
 
-import sys
 from itertools import product
 
 import pandas as pd
@@ -171,4 +170,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,7 +1,6 @@
 """Images of the fine-tuned ViT: the most self-influential ones, and who is against a prediction."""
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
@@ -192,4 +191,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,7 +1,6 @@
 """The most suspicious digits: a picture to check by eye, and the methods side by side."""
 
 import math
-import sys
 
 import numpy as np
 import pandas as pd
@@ -115,4 +114,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

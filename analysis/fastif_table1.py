@@ -217,7 +217,7 @@ def draw(table: pd.DataFrame) -> Figure:
     for axes in (left, right):
         axes.grid(axis="y", visible=False)
         axes.set_xscale("log")
-    right.set_xlim(right.get_xlim()[0] / 1.2, right.get_xlim()[1] * 4)
+    right.set_xlim(right.get_xlim()[0] / 1.2, right.get_xlim()[1] * 8)
     here = {int(row["pairs"]) for row in speed} - {PAPER_N}
     sizes = ", ".join(counted(n) for n in here) or "as many"
     marks = {

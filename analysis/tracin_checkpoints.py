@@ -1,6 +1,5 @@
 """TracIn, Sec. D: mislabelled digits found by TracIn on different checkpoints of one training."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -282,4 +281,4 @@ ARTIFACT = Artifact(
 
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,7 +1,6 @@
 """TracIn, Figure 10: influential houses on the map, and two statements about them in numbers."""
 
 import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -278,4 +277,4 @@ ARTIFACT = Artifact(
 
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

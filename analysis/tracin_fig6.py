@@ -1,6 +1,5 @@
 """TracIn, Figure 6: proponents and opponents of a misclassified automobile by three methods."""
 
-import sys
 from functools import partial
 
 from analysis.ink.proponents import draw_cifar
@@ -27,4 +26,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,6 +1,5 @@
 """TracIn, Figure 7: change in loss at each training step against TracIn influence of that step."""
 
-import sys
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -308,4 +307,4 @@ ARTIFACT = Artifact(
 
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,6 +1,5 @@
 """TracIn, Figure 8: mislabelled digits found per class by self-influence at three checkpoints."""
 
-import sys
 from itertools import combinations
 
 import numpy as np
@@ -145,4 +144,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

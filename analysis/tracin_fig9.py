@@ -1,6 +1,5 @@
 """TracIn, Figure 9: proponents and opponents of MNIST digits by three methods."""
 
-import sys
 from functools import partial
 
 from analysis.ink import proponents as proponents_picture
@@ -49,4 +48,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,6 +1,5 @@
 """TracIn, Sec. C: proponents by nearest-neighbour search, recall against latency."""
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
@@ -236,4 +235,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

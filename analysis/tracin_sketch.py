@@ -1,6 +1,5 @@
 """TracIn, Sec. E and F: bias, variance and cost of randomly projected gradients."""
 
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -288,4 +287,4 @@ ARTIFACT = Artifact(
 
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

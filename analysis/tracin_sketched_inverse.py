@@ -1,6 +1,5 @@
 """TracIn, Sec. A.1, Eq. 3: the inverse Hessian's sketch by two minibatches, error against steps."""
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -118,4 +117,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

@@ -1,7 +1,6 @@
 """TracIn, Table 2: proponents of a text, and how often proponents are of the query's class."""
 
 import math
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -214,4 +213,4 @@ ARTIFACT = Artifact(
 )
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

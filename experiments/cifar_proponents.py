@@ -7,7 +7,6 @@ Deviation: the recipe of the paper's Sec. 4.1 is outside the appendix; He et al.
 """
 
 import copy
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,4 +111,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

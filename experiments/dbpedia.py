@@ -5,7 +5,6 @@ measures what it shows on many queries, against nearest neighbours in the model'
 Deviations: the paper describes neither network nor training; ours are in the configs.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -354,4 +353,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

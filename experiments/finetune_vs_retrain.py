@@ -7,7 +7,6 @@ last 6% of the training are repeated without the example, at the same rates. At 
 small networks on MNIST and JPEG-recompressed CIFAR-10. We add agreement between seeds, as a scale.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,4 +258,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

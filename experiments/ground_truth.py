@@ -10,7 +10,6 @@ choose dampings; these and the rest make the ensemble's own estimate. Attributio
 trained on the whole set, and measure a query by its log-odds.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -256,4 +255,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

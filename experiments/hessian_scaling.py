@@ -8,7 +8,6 @@ that fit into 6 GB instead of ViT-L/32.
 """
 
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -330,4 +329,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

@@ -6,7 +6,6 @@ random test queries, and self-influence against the number of examples nearby. D
 describes neither network nor training; ours are in the configs.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -302,4 +301,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

@@ -7,7 +7,6 @@ are determined from the training loss alone, by methods/tracin.py; 20% of the la
 before training, which no choice of checkpoints knows.
 """
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -286,4 +285,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

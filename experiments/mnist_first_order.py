@@ -7,7 +7,6 @@ gradient descent, as in the definition: with batch size 1, the influence of a st
 example; with minibatches, that of the mean over the batch.
 """
 
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -218,4 +217,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

@@ -7,7 +7,6 @@ before training. Deviations: the small network ends with L-BFGS in place of 500k
 """
 
 import copy
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -350,4 +349,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

@@ -4,7 +4,6 @@ Reproduces Figure 9 of TracIn's appendix (Pruthi et al., 2020) and counts which 
 retrieved for random test queries. The network is mnist_mislabel's, trained on correct labels.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,4 +63,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

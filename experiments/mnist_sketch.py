@@ -6,7 +6,6 @@ their Hessians are computed once, and thousands of steps cost only products of m
 draws its two blocks independently.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -114,4 +113,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

@@ -6,7 +6,6 @@ of MultiNLI's development set and of each slice of HANS, with scores of their 1,
 pairs. The control is H = I. Where a model errs on fewer pairs, all of them are taken.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -214,4 +213,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

@@ -7,7 +7,6 @@ Deviations: anchors stay the same over the steps (the released code draws new on
 searched once, by the features before the first step, near the anchors' mean feature.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -295,4 +294,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

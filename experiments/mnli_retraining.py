@@ -6,7 +6,6 @@ change of the loss on the point is measured. Controls are pairs chosen without a
 by features, and at random, and the differences of the loss between seeds.
 """
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -237,4 +236,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

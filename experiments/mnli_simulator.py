@@ -6,7 +6,6 @@ pair, its loss on the task model's prediction for a point is measured, for many 
 Controls are pairs chosen without an inverse Hessian, by features, and at random.
 """
 
-import sys
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -195,11 +194,7 @@ PRESETS: dict[str, list[Config]] = {
     ],
     "small": [Config(models.small())],
     "paper": [
-        Config(
-            models.PAPER,
-            replace(RELEASED, repeats=1),
-            models.Sample("mnli dev", "whole"),
-        )
+        Config(models.PAPER, replace(RELEASED, repeats=1), models.Sample("mnli dev", "whole"))
     ],
 }
 
@@ -214,4 +209,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

@@ -5,7 +5,6 @@ Reproduces Sec. 3.5 (Table 1), 5.1 (Figure 3), 5.2 (Figure 4) and 5.3 (Table 3) 
 each tier; the small tier has another encoder and a subset of MultiNLI.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -293,4 +292,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

@@ -10,7 +10,6 @@ size can resolve. It is a tool as well:
 """
 
 import math
-import sys
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -357,4 +356,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

@@ -9,7 +9,6 @@ out of the image with training's margin, or out of the photograph with a shorter
 (Inception v3: 342). Digits are not mirrored.
 """
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,4 +197,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

@@ -6,7 +6,6 @@ thread, so other processes count little; on a GPU, wall-clock time. Data are MNI
 """
 
 import statistics
-import sys
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -210,4 +209,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

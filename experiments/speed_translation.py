@@ -4,7 +4,6 @@ Both go over the same pairs, in the same batches of similar length, in turns; th
 counts. Parameters and directions are random: their values do not change the work.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -94,4 +93,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

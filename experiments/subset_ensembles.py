@@ -5,7 +5,6 @@ estimates put above a threshold. Deviations: at the small tier, small networks o
 CIFAR-10. We add the IOU expected by chance and the comparison with models outside the estimate.
 """
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -198,4 +197,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

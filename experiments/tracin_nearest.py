@@ -9,7 +9,6 @@ their exact index is compared with TracInCP. Searches take turns with the exact 
 import math
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -329,4 +328,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

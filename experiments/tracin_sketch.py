@@ -6,7 +6,6 @@ layer, whose inner products are known exactly.
 """
 
 import statistics
-import sys
 from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
@@ -203,4 +202,4 @@ EXPERIMENT = Experiment(
 
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

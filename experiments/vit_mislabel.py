@@ -8,7 +8,6 @@ Deviations: the published SAM checkpoint is in another format, so the paper tier
 without SAM; the small tier starts from a network trained here on the rest of CIFAR-10.
 """
 
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -249,4 +248,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

@@ -7,7 +7,6 @@ below the paper tier the noise is generated, of the kinds the paper lists, so th
 can be counted; the pre-filter is a set of rules like those the paper takes from others.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -181,4 +180,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

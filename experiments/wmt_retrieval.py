@@ -7,7 +7,6 @@ is the mean over a sentence's subwords; each of the 256 gets the target of anoth
 comes before each block of the network.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -197,4 +196,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

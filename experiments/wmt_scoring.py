@@ -5,7 +5,6 @@ Sec. 5.2: ten directions, 2.2 million pairs an hour on a TPU v2 of 16 cores). On
 shards are an array of jobs; the first to need the model and the basis computes them.
 """
 
-import sys
 from collections.abc import Sequence
 
 from experiments.laboratory.experiment import Experiment
@@ -57,4 +56,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

@@ -43,10 +43,7 @@ def publish(draft: Path, path: Path) -> None:
 
 
 def checkpointed(
-    scratch: Path,
-    name: str,
-    compute: Callable[[], Arrays],
-    agree: Callable[[bool], bool] = bool,
+    scratch: Path, name: str, compute: Callable[[], Arrays], agree: Callable[[bool], bool] = bool
 ) -> Arrays:
     """Arrays that a killed and restarted run reads instead of computing them again.
 

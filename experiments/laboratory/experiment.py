@@ -90,7 +90,7 @@ class Experiment:
         return "\n".join(lines)
 
     def main(self, argv: Sequence[str] | None = None) -> int:
-        """The command line, for `sys.exit(EXPERIMENT.main())`: parse, run, print.
+        """The command line, for `raise SystemExit(EXPERIMENT.main())`: parse, run, print.
 
         Return the exit code: 2 for a mistake the user can correct, 130 if interrupted.
         """

@@ -19,12 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def write(
-    name: str,
-    folder: Path,
-    config: Any,
-    outcome: Outcome,
-    ledger: provenance.Ledger,
-    resumed: bool,
+    name: str, folder: Path, config: Any, outcome: Outcome, ledger: provenance.Ledger, resumed: bool
 ) -> None:
     """Write and flush config, metrics and arrays, then meta.json with their checksums."""
     if not isinstance(outcome, Mapping):

@@ -121,10 +121,7 @@ class Run:
 
 
 def once(
-    name: str,
-    config: Any,
-    compute: Callable[[Path], Outcome],
-    agree: Callable[[bool], bool] = bool,
+    name: str, config: Any, compute: Callable[[Path], Outcome], agree: Callable[[bool], bool] = bool
 ) -> Run:
     """The run of `config`, computing it if no finished one is on disk.
 

@@ -231,10 +231,7 @@ class TranslationLoss:
         logits = model(batch["source"].long(), target[:, :-1])
         wanted = target[:, 1:]
         losses = F.cross_entropy(
-            logits.flatten(0, 1),
-            wanted.flatten(),
-            reduction="none",
-            label_smoothing=self.smoothing,
+            logits.flatten(0, 1), wanted.flatten(), reduction="none", label_smoothing=self.smoothing
         ).view(wanted.shape)
         is_word = (wanted != PADDING).to(losses.dtype)
         return (losses * is_word).sum(1) / is_word.sum(1)

@@ -1,7 +1,5 @@
 """The levels of tests.tiny's walks, as an artifact."""
 
-import sys
-
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -29,4 +27,4 @@ ARTIFACT = Artifact(
 )  # fmt: skip
 
 if __name__ == "__main__":
-    sys.exit(ARTIFACT.main())
+    raise SystemExit(ARTIFACT.main())

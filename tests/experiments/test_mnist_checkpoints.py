@@ -136,9 +136,7 @@ def test_the_advice_is_called_wrong_where_it_does_not_hold(tmp_path, monkeypatch
 
 def test_a_phase_that_no_seed_has_is_not_judged(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        tracin_steps,
-        "AP",
-        {k: v for k, v in tracin_steps.AP.items() if k != "early"},
+        tracin_steps, "AP", {k: v for k, v in tracin_steps.AP.items() if k != "early"}
     )
     assert words(tmp_path, monkeypatch)["steady decrease − early, loss fluctuates"] == "not run"
 

@@ -101,16 +101,8 @@ def test_nearest_pairs_have_the_label_or_another():
     ("system", "keep", "message"),
     [
         (replace(PLAN, k=121), KEEP, "121 neighbours among 120 training examples: lower k"),
-        (
-            replace(PLAN, k=5),
-            KEEP,
-            "3 most harmful pairs of 5 candidates: raise k",
-        ),
-        (
-            SameGradient(5),
-            KEEP,
-            "3 most harmful pairs of 5 candidates: raise k to 6",
-        ),
+        (replace(PLAN, k=5), KEEP, "3 most harmful pairs of 5 candidates: raise k"),
+        (SameGradient(5), KEEP, "3 most harmful pairs of 5 candidates: raise k to 6"),
         (SameFeatures(), 100, "100 neighbours of one label among"),
     ],
 )

@@ -28,9 +28,7 @@ from tests.analysis.synthetic import shapes
 
 N = 90
 TINY = replace(
-    SMOKE,
-    train=Sample("mnli train", "generated", N),
-    fit=replace(SMOKE.fit, epochs=6, every=6),
+    SMOKE, train=Sample("mnli train", "generated", N), fit=replace(SMOKE.fit, epochs=6, every=6)
 )
 FEW = Sample("mnli dev", "generated", 90)
 STEEP = Plan(depth=30, damping=2.0, scale=60.0)

@@ -248,15 +248,7 @@ def test_few_draws_widen_the_bounds_and_say_nothing_of_the_variance() -> None:
     assert set(tabulated().query("quantity == 'bias, library'")["at_most"]) == {tracin_sketch.BIAS}
 
 
-@pytest.mark.parametrize(
-    "there",
-    [
-        {"Simulated"},
-        {"Library"},
-        {"Cost"},
-        {"Simulated", "Cost"},
-    ],
-)
+@pytest.mark.parametrize("there", [{"Simulated"}, {"Library"}, {"Cost"}, {"Simulated", "Cost"}])
 @pytest.mark.parametrize("left_out", ["Gaussian", "TwoSided", ""])
 def test_what_is_there_is_tabulated_and_drawn(there: set[str], left_out: str) -> None:
     found = [

@@ -3,7 +3,6 @@
 It declares a GPU so that one can be asked for, and computes on the CPU.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,4 +32,4 @@ PRESETS = {"smoke": sweep(Config(), size=[1, 2]), "small": [Config(3)]}
 EXPERIMENT = Experiment("pair", run, PRESETS, processes=2, gpu=True)
 
 if __name__ == "__main__":
-    sys.exit(EXPERIMENT.main())
+    raise SystemExit(EXPERIMENT.main())

@@ -175,10 +175,7 @@ def test_arrays_become_tables_histograms_and_images(wandb, offline):
     run = runs.once("a", Config(), compute)
     tracking.Mirror("a", "smoke").send(run)
     logged = wandb.pages[0].logged
-    assert logged["tables/6_rows"][1:] == (
-        ["short", "flags"],
-        [[i, i > 2] for i in range(6)],
-    )
+    assert logged["tables/6_rows"][1:] == (["short", "flags"], [[i, i > 2] for i in range(6)])
     assert logged["histograms/long"] == ("histogram", 5_000)
     assert len(logged["images/top_images"]) == 30
     assert not any("matrix" in name for name in logged)

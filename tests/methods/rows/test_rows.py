@@ -56,15 +56,10 @@ CASES = {
     "a block by hand": Case(networks.Block, networks.sentences),
     "a layer used twice": Case(networks.Twice, FLAT),
     "a parameter of no layer": Case(
-        networks.Outside,
-        FLAT,
-        ("gain", "middle.weight", "middle.bias", "idle.weight", "idle.bias"),
+        networks.Outside, FLAT, ("gain", "middle.weight", "middle.bias", "idle.weight", "idle.bias")
     ),
     "a weight in a raw product": Case(networks.RawWeight, FLAT, ("middle.weight",)),
-    "in place on a sequence": Case(
-        networks.InPlace,
-        vectors(4, 6),
-    ),
+    "in place on a sequence": Case(networks.InPlace, vectors(4, 6)),
     "sequence first": Case(
         networks.SequenceFirst,
         vectors(4, 6),
