@@ -108,7 +108,7 @@ def test_a_crawl_is_scored_from_its_files_and_never_encoded(crawl):
     folder, pairs = crawl
     pool = Crawl(shards=3, lines=30)
     parts = [pool.part(shard) for shard in range(3)]
-    assert [len(part) for part in parts] == [30, 30, 10]
+    assert [part.n for part in parts] == [30, 30, 10]
     assert parts[1].take(5, 8) == pairs.take(range(35, 38))
     assert parts[2].take(0, 100) == pairs.take(range(60, 70))
     trained(MODEL)

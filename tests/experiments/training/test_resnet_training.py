@@ -10,7 +10,7 @@ from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.models.resnet import ResNet
 from experiments.training import loop
-from experiments.training.augmentation import CropAndFlip
+from experiments.training.augmentation import CropAndFlip, augmented
 from experiments.training.loop import fit, flat_buffers, load_buffers, load_params
 from experiments.training.plans import Fit, Stepped
 
@@ -26,7 +26,7 @@ def nll(module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return F.cross_entropy(module(batch["image"]), batch["label"], reduction="none")
 
 
-LOSS = CropAndFlip(1).loss(nll)
+LOSS = augmented(nll, CropAndFlip(1))
 
 
 @pytest.fixture
