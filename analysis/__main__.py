@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import analysis
 from analysis.numbers.verdict import TIERS
 from analysis.page import docs, report
-from analysis.page.artifact import Artifact, add_options, guarded, known_tier, shown_path
+from analysis.page.artifact import Artifact, add_options, known_tier, shown_path
 from experiments.laboratory import runs
-from experiments.laboratory.runs import MissingRuns, Parser, UserError
+from experiments.laboratory.runs import MissingRuns, Parser, UserError, guarded
 
 FIRST = "digits_suspicious"  # what a newcomer can check by eye
 

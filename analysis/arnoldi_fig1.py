@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from analysis.ink.style import GREY, draw_curve, fit_values, look, new_axes, tick_values
 from analysis.numbers import mislabel
-from analysis.numbers.frame import Method, Observation, of_family, tidy
+from analysis.numbers.claims import Claim, Ours, Paper
+from analysis.numbers.frame import FORMER_DRAWS, Method, Observation, of_family, tidy
 from analysis.numbers.statistics import difference, over_seeds, wasserstein
 from analysis.numbers.table import claim, curve, tabulated
 from analysis.page.artifact import Artifact
@@ -17,10 +18,24 @@ from experiments.laboratory.runs import Run
 EXACT = Method("Exact")
 FAMILIES = ("Arnoldi", "GHG^T")
 SPREAD = "std of exact eigenvalues"
+LEAST = 5  # eigenvalues that a claim is about
 
-RULE = (
-    "Claims, paired over seeds, at every p on the grid: the error of GHG^T is above Arnoldi's; the"
-    " standard deviation of the exact eigenvalues is above Arnoldi's error."
+POOR = Claim(
+    "a random subspace estimates eigenvalues poorly",
+    Paper(
+        "This illustrates the point made above that if the image subspace S_G associated with the"
+        " projection G is not H-invariant, then eigenvalue estimates can be poor.",
+        "Sec. 5.1, of Figure 1",
+    ),
+    "The error of GHG^T minus Arnoldi's, paired over seeds; their mean over p of"
+    f" {LEAST} and more. At one or two eigenvalues either is a matter of chance.",
+    null=0.0,
+)
+SMALL = Claim(
+    "Arnoldi's error is small",
+    Ours("The figure draws the spread of the exact eigenvalues and says nothing of it."),
+    "The standard deviation of the exact eigenvalues minus Arnoldi's error, the same.",
+    null=0.0,
 )
 
 
@@ -42,12 +57,21 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
     rows.append(curve(EXACT, SPREAD, "eigenvalue", over_seeds(spread)))
     norm = tidy(observations).estimate("gradient_norm")
     rows.append(curve("small CNN", "gradient norm of the objective", "", norm))
+    gaps: dict[str, list[pd.Series]] = {POOR.name: [], SMALL.name: []}
     for p in errors.dims("Arnoldi"):
         ours, rival = Method("Arnoldi", p), Method("GHG^T", p)
         error = errors.by_seed("error", ours)
-        for name, above in ((rival, errors.by_seed("error", rival)), (SPREAD, spread)):
-            gap = over_seeds(difference(above, error))
-            rows.append(claim(f"{name} − {ours}", "error", "eigenvalue", gap, at_least=0.0))
+        rivals = ((rival, POOR, errors.by_seed("error", rival)), (SPREAD, SMALL, spread))
+        for name, of, above in rivals:
+            gap = difference(above, error)
+            rows.append(curve(f"{name} − {ours}", "error", "eigenvalue", over_seeds(gap)))
+            if p >= LEAST:
+                gaps[of.name].append(gap)
+    for name, of in (("GHG^T", POOR), (SPREAD, SMALL)):
+        mean = pd.concat(gaps[of.name], axis=1).dropna().mean(axis=1) if gaps[of.name] else []
+        label = f"{name} − Arnoldi, mean of p >= {LEAST}"
+        found = over_seeds(mean)
+        rows.append(claim(label, "error", "eigenvalue", found, of=of, at_least=0.0))
     return tabulated(rows)
 
 
@@ -65,7 +89,7 @@ def _top(run: Run) -> np.ndarray:
 
 def draw(table: pd.DataFrame) -> Figure:
     figure, axes = new_axes(r"Number of eigenvalues $\tilde{p}$", "Wasserstein error")
-    errors = table[(table["kind"] == "curve") & (table["quantity"] == "error")]
+    errors = table[(table["quantity"] == "error") & ~table["method"].str.contains(" − ")]
     for one in FAMILIES:
         draw_curve(axes, of_family(errors, one), "proj_dim", look(one))
     spread = table.loc[(table["quantity"] == SPREAD) & (table["kind"] == "curve"), "ours"]
@@ -82,7 +106,7 @@ ARTIFACT = Artifact(
     experiment="mnist_mislabel",
     tabulate=tabulate,
     draw=draw,
-    rule=RULE,
+    claims=(POOR, SMALL),
     title="Estimation error of the top eigenvalues of the Hessian, small CNN",
     claim=(
         "Arnoldi finds the top eigenvalues; a random subspace, which H does not leave invariant,"
@@ -96,8 +120,10 @@ ARTIFACT = Artifact(
         "The eigenvalues of a random subspace are those of H restricted to it, in an orthonormal"
         " basis: with E[G^T G] = I those of G H G^T itself would be about p/dim times larger.",
         "The figure is only a picture in the paper: there are no printed numbers to compare.",
-        "The paper trains for 500,000 steps of batch 500; ours end with L-BFGS instead. The"
-        " gradient norm in the table says how near they are to a minimum.",
+        "The paper trains for 500,000 steps of batch 500; ours end with L-BFGS in"
+        " double precision instead. The gradient norm in the table says how near they are to a"
+        " minimum.",
+        FORMER_DRAWS,
     ),
     tier_notes=mislabel.TIER_NOTES,
     needs=mislabel.needs("SmallCNN", lambda method: method.family in (*FAMILIES, EXACT.family)),

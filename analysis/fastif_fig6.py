@@ -14,7 +14,18 @@ from scipy.stats import gmean
 from analysis.ink.marks import mark
 from analysis.ink.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, VERMILLION, new_grid
 from analysis.numbers import influence_graph
-from analysis.numbers.influence_graph import ASKED, HANS, MODELS, SLICES, Edges, Graph, graph
+from analysis.numbers.claims import Claim, Paper
+from analysis.numbers.influence_graph import (
+    ASKED,
+    HANS,
+    HELPFUL_STRONGER,
+    MODELS,
+    MORE_HARMFUL,
+    SLICES,
+    Edges,
+    Graph,
+    graph,
+)
 from analysis.numbers.statistics import geometric, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
@@ -24,11 +35,12 @@ DRAWN = 60  # edges of each slice and sign
 STRONGEST = 0.01  # the strongest edges of a sign, whose share of its influence is stated
 SIGNS = {-1: "helpful", 1: "harmful"}
 
-INNER = 0.6  # radius of the circle of wrong predictions
-RADII = {"lexical_overlap": 1.0, "subsequence": 1.1, "constituent": 1.2, "mnli": 1.0}
+OUTER = 1.0  # radius of the circle of wrong predictions
+RADII = {"lexical_overlap": 0.62, "subsequence": 0.54, "constituent": 0.46, "mnli": 0.62}
+NAMED = 1.36  # radius of the names of slices
 FREE = 0.12  # of a full turn, left between the arcs of groups together
 SWEEPS = 12
-GAP = 0.03  # radians between outer nodes, or less between many
+GAP = 0.03  # radians between training pairs, or less between many
 FULL = 0.9  # the share of the circle that they may fill
 
 COLOURS = {"H (L)": BLUE, "H (S)": ORANGE, "H (C)": PURPLE, "M": BLACK}
@@ -39,13 +51,18 @@ LABEL: dict[str, Any] = {
     "ha": "center", "va": "center", "fontsize": 6, "zorder": 5,
 }  # fmt: skip
 
-RULE = (
-    "Claims: of the model of MultiNLI, fewer than half of the edges to all wrong predictions are"
-    " helpful, and helpful edges are stronger on average over slices; of the model of HANS,"
-    " training pairs of lexical overlap have more influence per pair, summed over the pair's"
-    " edges, on the wrong predictions of each slice of HANS than pairs of the other subsets. The"
-    " graphs decide nothing."
+OVERLAP = Claim(
+    "pairs of lexical overlap are the most influential",
+    Paper(
+        'training data-points in the "Lexical Overlap" are noticeably more influential (either'
+        " helpful and harmful) to all the HANS evaluation dataset subsets.",
+        "Sec. 6.2, right hand side, of Figure 6",
+    ),
+    "Of the model of HANS: the influence per training pair of lexical overlap, summed over the"
+    " pair's edges, over that of pairs of other subsets, on the wrong predictions of each slice.",
+    null=1.0,
 )
+NOTES = "The graphs decide nothing."
 
 
 def tabulate(runs: list[Run]) -> pd.DataFrame:
@@ -61,7 +78,7 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
         for sign, word in SIGNS.items():
             shares = [_strongest_share(influence, sign) for influence in influences]
             quantity = f"share of {word} influence in its strongest {STRONGEST:.0%}"
-            rows.append(curve(model, quantity, "", over_seeds(shares)))
+            rows.append(curve(model, quantity, "share", over_seeds(shares)))
         rows += _claims(graphs) if model == "MultiNLI" else _subsets(by_seed)
         first = by_seed[min(by_seed)]
         for part, edges in graphs[0].items():
@@ -80,9 +97,11 @@ def _claims(graphs: list[Graph]) -> list[Row]:
     shares = [np.mean([*map(influence_graph.helpful_share, each)]) for each in slices]
     ratios = [float(gmean([*map(influence_graph.ratio, each)])) for each in slices]
     times = geometric([ratio for ratio in ratios if 0 < ratio < np.inf])
+    many: dict[str, Any] = {"of": MORE_HARMFUL, "at_most": 0.5}
+    strong: dict[str, Any] = {"of": HELPFUL_STRONGER, "at_least": 1.0}
     return [
-        claim("MultiNLI", "share of edges, helpful", "", over_seeds(shares), at_most=0.5),
-        claim("MultiNLI", "mean |I|, helpful ÷ harmful", "x", times, at_least=1.0),
+        claim("MultiNLI", "share of edges, helpful", "share", over_seeds(shares), **many),
+        claim("MultiNLI", "mean |I|, helpful ÷ harmful", "x", times, **strong),
     ]
 
 
@@ -96,7 +115,9 @@ def _subsets(by_seed: dict[int, dict[str, Run]]) -> list[Row]:
             if part in own and own[part].metrics["n_queries"]
         ]
         name = "HANS: pairs of lexical overlap ÷ others"
-        rows.append(claim(name, f"|I| on {part}", "x", geometric(values), at_least=1.0))
+        times = geometric(values)
+        of: dict[str, Any] = {"of": OVERLAP, "at_least": 1.0}
+        rows.append(claim(name, f"|I| on {part}", "x", times, **of))
     return rows
 
 
@@ -124,15 +145,15 @@ def _edges(model: str, part: str, edges: Edges, train_part: np.ndarray) -> list[
 
 @dataclass(frozen=True, eq=False)
 class Links:
-    """Weighted edges: inner[i] and outer[i] are names of nodes, weight[i] > 0."""
+    """Weighted edges between wrong predictions and training pairs, by name; weight[i] > 0."""
 
-    inner: np.ndarray
-    outer: np.ndarray
+    query: np.ndarray
+    train: np.ndarray
     weight: np.ndarray
 
 
 def arcs(groups: Mapping[str, Sequence[int]]) -> dict[int, float]:
-    """The angle of every inner node: groups in arcs of equal length, in the given order."""
+    """The angle of every wrong prediction: groups in arcs of equal length, in the given order."""
     step = 2 * np.pi / max(len(groups), 1)
     angles: dict[int, float] = {}
     for place, members in enumerate(groups.values()):
@@ -142,14 +163,14 @@ def arcs(groups: Mapping[str, Sequence[int]]) -> dict[int, float]:
     return angles
 
 
-def facing(links: Links, inner: Mapping[int, float]) -> dict[int, float]:
-    """The angle of every outer node that is nearest, by weight, its inner nodes.
+def facing(links: Links, asked: Mapping[int, float]) -> dict[int, float]:
+    """The angle of every training pair that is nearest, by weight, its wrong predictions.
 
-    The sum of weight times squared distance to points of the inner circle is least on the outer
+    The sum of weight times squared distance to points of the outer circle is least on the inner
     circle in the direction of their weighted mean: B.2's optimum, in closed form.
     """
-    at = np.array([inner[node] for node in links.inner.tolist()])
-    names, place = np.unique(links.outer, return_inverse=True)
+    at = np.array([asked[node] for node in links.query.tolist()])
+    names, place = np.unique(links.train, return_inverse=True)
     x, y = (
         np.bincount(place, weights=links.weight * part, minlength=len(names))
         for part in (np.cos(at), np.sin(at))
@@ -161,16 +182,16 @@ def ordered(groups: Mapping[str, Sequence[int]], links: Links) -> dict[str, list
     """Each group's members so ordered that edges cross little: barycentres, in turns."""
     lists = {name: list(members) for name, members in groups.items()}
     for _ in range(SWEEPS):
-        inner = arcs(lists)
-        outer = facing(links, inner)
-        pull = dict.fromkeys(inner, 0j)
-        ends = zip(links.inner.tolist(), links.outer.tolist(), links.weight.tolist(), strict=True)
+        asked = arcs(lists)
+        pairs = facing(links, asked)
+        pull = dict.fromkeys(asked, 0j)
+        ends = zip(links.query.tolist(), links.train.tolist(), links.weight.tolist(), strict=True)
         for node, other, weight in ends:
-            pull[node] += weight * np.exp(1j * outer[other])
+            pull[node] += weight * np.exp(1j * pairs[other])
         for name, members in lists.items():
-            centre = np.exp(1j * np.mean([inner[node] for node in members])) if members else 1
+            centre = np.exp(1j * np.mean([asked[node] for node in members])) if members else 1
             key = {n: float(np.angle((pull[n] or centre) / centre)) for n in members}
-            lists[name] = sorted(members, key=lambda node: (key[node], inner[node]))
+            lists[name] = sorted(members, key=lambda node: (key[node], asked[node]))
     return lists
 
 
@@ -224,7 +245,7 @@ def draw(table: pd.DataFrame) -> Figure:
                 links = _links(some, number)
                 _draw_edges(axes, links, some, arcs(groups), GREEN if column == 0 else VERMILLION)
             axes.set_aspect("equal")
-            edge = 0.05 + max([RADII[part] for part in some["train_part"]], default=1.0)
+            edge = OUTER + 0.15
             axes.set(xlim=(-edge, edge), ylim=(-edge, edge))
             axes.set_title(f"model of {model}: {word}, {len(some)} edges", y=0.985)
     _explain_squares(figure)
@@ -241,45 +262,45 @@ def _numbered(sizes: dict[str, int]) -> tuple[dict[str, list[int]], dict[tuple[s
 def _links(edges: pd.DataFrame, number: dict[tuple[str, int], int]) -> Links:
     """Edges with weights that compare within a slice, as the influences themselves do."""
     places = zip(edges["part"], edges["query"].astype(int), strict=True)
-    inner = np.array([number[place] for place in places], dtype=int)
-    outer = edges["train"].to_numpy(dtype=int)
+    query = np.array([number[place] for place in places], dtype=int)
+    train = edges["train"].to_numpy(dtype=int)
     size = edges["ours"].abs()
     weight = size / size.groupby([edges["part"], edges["quantity"]]).transform("max")
-    return Links(inner, outer, weight.to_numpy(dtype=float))
+    return Links(query, train, weight.to_numpy(dtype=float))
 
 
 def _draw_predictions(axes: Axes, groups: dict[str, list[int]]) -> None:
-    """Draw wrong predictions on the inner circle, with the name of their slice."""
-    inner = arcs(groups)
+    """Draw wrong predictions on the outer circle, with the name of their slice."""
+    asked = arcs(groups)
     for part, members in groups.items():
-        angles = [inner[node] for node in members]
-        x, y = _points(angles, INNER)
+        angles = [asked[node] for node in members]
+        x, y = _points(angles, OUTER)
         axes.plot(x, y, "o", color=COLOURS[part], markersize=2.2, markeredgewidth=0, zorder=3)
         if members:
-            (x,), (y,) = _points([float(np.mean(angles))], INNER - 0.24)
+            (x,), (y,) = _points([float(np.mean(angles))], NAMED)
             label = f"{NAMES[part]}\n{len(members)} wrong"
             axes.text(x, y, label, color=COLOURS[part], **LABEL)
 
 
 def _draw_edges(
-    axes: Axes, links: Links, edges: pd.DataFrame, inner: dict[int, float], colour: str
+    axes: Axes, links: Links, edges: pd.DataFrame, asked: dict[int, float], colour: str
 ) -> None:
     """Draw edges as curves through the ring, and training pairs where they end."""
-    outer = spread(facing(links, inner))
+    pairs = spread(facing(links, asked))
     part_of = dict(zip(edges["train"].astype(int), edges["train_part"], strict=True))
     t = np.linspace(0, 1, 16)
     curves = []
-    for node, other in zip(links.inner.tolist(), links.outer.tolist(), strict=True):
-        start = INNER * np.exp(1j * inner[node])
-        end = RADII[part_of[other]] * np.exp(1j * outer[other])
-        bend = 0.8 * np.exp(1j * np.angle(start + end)) * abs(start + end) / 2
+    for node, other in zip(links.query.tolist(), links.train.tolist(), strict=True):
+        start = OUTER * np.exp(1j * asked[node])
+        end = RADII[part_of[other]] * np.exp(1j * pairs[other])
+        bend = 0.95 * np.exp(1j * np.angle(start + end)) * abs(start + end) / 2
         path = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
         curves.append(np.column_stack([path.real, path.imag]))
     widths, alpha = 0.2 + 1.1 * links.weight, 0.15 + 0.5 * links.weight
     lines = LineCollection(curves, colors=colour, linewidths=widths, alpha=alpha, zorder=2)
     axes.add_collection(lines)
     for part, radius in RADII.items():
-        x, y = _points([outer[name] for name in outer if part_of[name] == part], radius)
+        x, y = _points([pairs[name] for name in pairs if part_of[name] == part], radius)
         shade = GREY if part == "mnli" else COLOURS[SLICES[part]]
         axes.plot(x, y, "s", color=shade, markersize=2, markeredgewidth=0, zorder=3)
 
@@ -314,7 +335,8 @@ ARTIFACT = Artifact(
     experiment="mnli_effects",
     tabulate=tabulate,
     draw=draw,
-    rule=RULE,
+    claims=(MORE_HARMFUL, HELPFUL_STRONGER, OVERLAP),
+    notes=NOTES,
     title="Influence of training pairs on wrong predictions, as circular graphs",
     claim=(
         "A few training pairs are strongly helpful to wrong predictions and many weakly harmful;"
@@ -324,9 +346,11 @@ ARTIFACT = Artifact(
     deviations=(
         *influence_graph.DEVIATIONS,
         f"Only the {DRAWN} strongest edges of each slice and sign are drawn, of the lowest seed;"
-        " width and darkness compare within a slice. Wrong predictions are on the inner circle,"
-        " training pairs on the outer: in the direction of the weighted mean of the predictions"
-        " that they are tied to, then moved apart; those of HANS on three radii by subset.",
+        " width and darkness compare within a slice. Wrong predictions are on the outer circle,"
+        " training pairs on the inner one, as the caption of Figure 6 says; the first sentence of"
+        " B.2 has them the other way round. A training pair lies in the direction of the weighted"
+        " mean of the predictions that it is tied to, then moved apart; those of HANS on three"
+        " radii by subset.",
         "Wrong predictions of a slice are so ordered that edges cross little, the same in both"
         " graphs of a model.",
     ),

@@ -1,6 +1,7 @@
 """Table 3 of FastIF: correlations of fast with full influence, and with plain gradients."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,10 @@ from scipy import stats
 
 from analysis.ink.marks import draw_key, draw_value, mark, name_lines, printed_mark, stretch_percent
 from analysis.ink.style import PAGE, UNNAMED, new_panels
+from analysis.numbers.claims import Claim, Paper
 from analysis.numbers.fastif_points import POINTS_RULE, TIER_NOTES, counted, of_work, stated
-from analysis.numbers.statistics import NONE, Interval, over_seeds, single
-from analysis.numbers.table import Row, claim, curve, number, records, tabulated
-from analysis.numbers.verdict import TOLERANCE_RULE
+from analysis.numbers.statistics import NONE, over_seeds, single
+from analysis.numbers.table import Row, aside, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -23,17 +24,29 @@ PAPER = {  # mean and standard deviation over 6 points, in percent
     "Fast (k = 10,000) vs Full": ((99.9, 0.04), (99.9, 0.09), (98.0, 0.77)),
     "Fast (k = 1,000) vs Fast (k = 10,000)": ((99.9, 0.08), (99.8, 0.35), (97.3, 1.66)),
 }
-TOLERANCE = (1.0, 1.0, 3.0)  # points
-HIGH = (99.0, 99.0, 97.0)  # what "very high" is, from the smallest of each column
+STRONG = 90.0  # percent: how "high" is read of a correlation
+R = "correlation, %"
 SAME = 99.0  # from this rank correlation on, plain gradients rank as the full influence does
 TICKS = (0, 50, 80, 90, 95, 98, 99, 99.9)
 
-RULE = (
-    "Claims, at the released damping: each of the three comparisons of the paper has a mean"
-    f" correlation over points above {HIGH[0]:g} (Pearson), {HIGH[1]:g} (Spearman), {HIGH[2]:g}"
-    f" (Kendall) percent. Tolerance: {TOLERANCE[0]:g}, {TOLERANCE[1]:g} and {TOLERANCE[2]:g}"
-    " points. Rows at the damping of our rule and all rows of H = I are shown and decide nothing."
-    f" {TOLERANCE_RULE} {POINTS_RULE}"
+HIGH = Claim(
+    "fast influence correlates highly with full influence",
+    Paper(
+        "Table 3 shows that the correlations are high for all measures considered.",
+        "Sec. 5.3, of Table 3",
+    ),
+    f"The correlation of Fast with Full, for each k and measure, above {STRONG:g}%: 'for all"
+    " measures' excuses none, and the lowest that the paper prints and calls high is 97.3. It is"
+    " measured at the damping of our rule, which is below the largest eigenvalue; the released one"
+    " is above it, where plain gradients (H = I) know the ranking as well and nothing is tested."
+    " Beside each row is the correlation of plain gradients with Full: where that is high too, the"
+    " claim stays open.",
+    null=0.0,
+    over="points",
+)
+NOTES = (
+    "The printed correlations decide nothing: at the released damping, of which they are, plain"
+    f" gradients have them as well. {POINTS_RULE}"
 )
 
 
@@ -53,6 +66,12 @@ def _rows(run: Run) -> list[Row]:
     damping = f"damping {float(run.metrics['full_damping']):.3g}"
     name = f"{damping}, {'released' if released else 'by our rule'}"
     rows = []
+    for k in () if released else ks:
+        system, plain = (_correlations(run, (s, "full"), k) for s in (fast[k][1], "gradients"))
+        for measure, ours, null in zip(MEASURES, system.T, plain.mean(0), strict=True):
+            about: dict[str, Any] = {"of": HIGH, "at_least": STRONG, "null": float(null)}
+            label = f"{fast[k][0]} vs Full; {name}"
+            rows.append(claim(label, f"{measure}, high", R, over_seeds(ours), **about))
     for one, first, other, second, k in pairs:
         label = f"{one} vs {other}"
         if not one.startswith("Fast"):
@@ -65,16 +84,13 @@ def _rows(run: Run) -> list[Row]:
 def _compared(method: str, values: np.ndarray, label: str, released: bool) -> list[Row]:
     """A row a measure of correlations (n_points, measures), with the spread over points."""
     printed = PAPER.get(label, ((math.nan, math.nan),) * 3)
-    columns = zip(MEASURES, values.T, printed, TOLERANCE, HIGH, strict=True)
     rows = []
-    for measure, correlations, (paper, spread), tolerance, high in columns:
-        mean = over_seeds(correlations)
-        ours = Interval(mean.mean, max(mean.low, -100.0), min(mean.high, 100.0), mean.n)
+    for measure, correlations, (paper, spread) in zip(MEASURES, values.T, printed, strict=True):
+        ours = over_seeds(correlations)
         if released and label.startswith("Fast"):
-            rows.append(number(method, measure, "%", ours, paper, tolerance))
-            rows.append(claim(method, measure, "%", ours, at_least=high, paper=paper))
+            rows.append(aside(method, measure, R, ours, paper))
         else:
-            rows.append(curve(method, measure, "%", ours))
+            rows.append(curve(method, measure, R, ours))
         std = single(correlations.std(ddof=1)) if len(correlations) > 1 else NONE
         row = curve(method, f"{measure}, std over points", "points", std)
         rows.append(row | ({"paper": spread} if released else {}))
@@ -103,7 +119,7 @@ def _settings(run: Run, name: str) -> list[Row]:
         error = 100 * np.asarray(run.array(f"error_{system}"), dtype=float)
         if np.isfinite(error).any():
             label = "relative error of s_test by its repeats"
-            rows.append(curve(f"{system}; {name}", label, "%", over_seeds(error)))
+            rows.append(curve(f"{system}; {name}", label, "% of its length", over_seeds(error)))
     return rows
 
 
@@ -183,7 +199,8 @@ ARTIFACT = Artifact(
     experiment="mnli_speed",
     tabulate=tabulate,
     draw=draw,
-    rule=RULE,
+    claims=(HIGH,),
+    notes=NOTES,
     title="Correlation of fast with full influence functions, and with plain gradients",
     claim="Influence by kNN and a fast s_test correlates highly with full influence functions.",
     paper="FastIF (arXiv:2012.15781), Table 3 and Sec. 5.3",

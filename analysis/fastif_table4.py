@@ -10,10 +10,19 @@ from matplotlib.figure import Figure
 from analysis.ink.marks import draw_key, draw_value, mark, name_lines, printed_mark
 from analysis.ink.style import BLUE, GREY, PAGE, new_panels
 from analysis.numbers import influence_graph
-from analysis.numbers.influence_graph import ASKED, KINDS, SLICES, Graph, helpful_share, ratio
+from analysis.numbers.bounds import TOLERANCE_RULE
+from analysis.numbers.influence_graph import (
+    ASKED,
+    HELPFUL_STRONGER,
+    KINDS,
+    MORE_HARMFUL,
+    SLICES,
+    Graph,
+    helpful_share,
+    ratio,
+)
 from analysis.numbers.statistics import geometric, over_seeds
-from analysis.numbers.table import Row, aside, claim, curve, number, records, tabulated, written
-from analysis.numbers.verdict import TOLERANCE_RULE
+from analysis.numbers.table import Row, claim, curve, number, records, tabulated, written
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
 
@@ -26,12 +35,11 @@ PAPER = {  # mean |I| x 10 helpful and harmful; helpful edges and harmful ones, 
 TOLERANCE = 0.1  # of a share of edges
 FACTOR = 3.0  # half an order of magnitude
 SHARE, TIMES = "share of edges, helpful", "mean |I|, helpful ÷ harmful"
-RULE = (
-    "Claims, of the model of MultiNLI, for each slice: fewer than half of the edges are helpful,"
-    " and helpful edges are stronger on average than harmful ones. Tolerance of the printed"
-    f" shares of helpful edges: {TOLERANCE:g}. {TOLERANCE_RULE} Ratios of strengths are compared"
-    f" to a factor of {FACTOR:g} and decide nothing. Intervals are over models; query_low and"
-    " query_high are bootstrap intervals over wrong predictions."
+NOTES = (
+    f"Tolerance of the printed shares of helpful edges: {TOLERANCE:g}; of the ratios of the printed"
+    f" strengths, which are comparable within a row only: a factor of {FACTOR:g}."
+    f" {TOLERANCE_RULE} Intervals are over models; query_low and query_high are bootstrap intervals"
+    " over wrong predictions."
 )
 
 
@@ -62,15 +70,15 @@ def _slice(graphs: list[Graph], part: str, kind: str) -> list[Row]:
         size = over_seeds(sizes[np.isfinite(sizes)])
         rows.append(curve(kind, f"mean |I|, {word}", "", size, **own))
     if kind != "influence":
-        shown = curve(kind, SHARE, "", shares, **of_shares)
+        shown = curve(kind, SHARE, "share", shares, **of_shares)
         return [*rows, shown, curve(kind, TIMES, "", times, **of_times)]
     strong, weak, helpful, _ = PAPER[part]
     return [
         *rows,
-        number(kind, SHARE, "", shares, helpful, TOLERANCE, **of_shares),
-        aside(kind, TIMES, "x", times, strong / weak, FACTOR, **of_times),
-        claim(part, "most edges are harmful: share helpful", "", shares, at_most=0.5, **own),
-        claim(part, "helpful are stronger: helpful ÷ harmful", "x", times, at_least=1.0, **own),
+        number(kind, SHARE, "share", shares, helpful, TOLERANCE, **of_shares),
+        number(kind, TIMES, "x", times, strong / weak, factor=FACTOR, **of_times),
+        claim(part, f"edges: {SHARE}", "share", shares, of=MORE_HARMFUL, at_most=0.5, **own),
+        claim(part, f"edges: {TIMES}", "x", times, of=HELPFUL_STRONGER, at_least=1.0, **own),
     ]
 
 
@@ -151,7 +159,8 @@ ARTIFACT = Artifact(
     experiment="mnli_effects",
     tabulate=tabulate,
     draw=draw,
-    rule=RULE,
+    claims=(MORE_HARMFUL, HELPFUL_STRONGER),
+    notes=NOTES,
     title="Helpful and harmful training pairs of wrong predictions, by slice",
     claim=(
         "More training pairs are harmful to wrong predictions than helpful, and their influence"

@@ -2,12 +2,14 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
 from analysis.ink.agreement import draw_series
 from analysis.numbers import agreement
 from analysis.numbers.agreement import PLAIN, TOLERANCE, VIEWS
+from analysis.numbers.claims import Claim, Ours, Paper
 from analysis.numbers.statistics import over_seeds
 from analysis.numbers.table import Row, claim, tabulated
 from analysis.page.artifact import Artifact
@@ -23,11 +25,32 @@ UNPRINTED = ((math.nan, math.nan), (math.nan, math.nan))
 SERIES = {"plain": PLAIN, "several views": VIEWS}
 SLIGHT = 0.05
 
-RULE = (
-    "Claims, for each classifier, paired over seeds: test-time augmentation raises agreement and"
-    f" accuracy, each by less than {SLIGHT:g} ('slight'; the paper prints at most 0.023). Printed"
-    f" numbers: to {TOLERANCE:g}."
+QUOTE = Paper(
+    "Table 2 shows slight improvements across the model agreement between 3 seeds of the network,"
+    " however, these are not very significant, especially for the more complex Flowers dataset.",
+    "App. B, of Table 2",
 )
+RAISES = Claim(
+    "test-time augmentation improves agreement",
+    QUOTE,
+    "Agreement from several views minus that from the plain image, for each classifier, paired over"
+    " seeds.",
+    null=0.0,
+)
+SLIGHTLY = Claim(
+    "it improves agreement only slightly",
+    QUOTE,
+    f"The same differences, below {SLIGHT:g}; the paper prints at most 0.023. On its networks all"
+    " disagreement would be 0.25.",
+    null=0.25,
+)
+ACCURACY = Claim(
+    "it improves accuracy",
+    Ours("The table prints it and the text does not speak of it."),
+    "Accuracy from several views minus that from the plain image, for each classifier.",
+    null=0.0,
+)
+NOTES = f"Printed numbers: to {TOLERANCE:g}."
 
 
 def tabulate(runs: list[Run]) -> pd.DataFrame:
@@ -39,8 +62,12 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
         for (quantity, measure), plain, views in zip(measures.items(), *printed, strict=True):
             gain = over_seeds(measure(run, VIEWS) - measure(run, PLAIN))
             label = f"{quantity}, several views − plain"
-            bounds = {"at_least": 0.0, "at_most": SLIGHT, "paper": views - plain}
-            claims.append(claim(name, label, "", gain, series="", **bounds))
+            about: dict[str, Any] = {"paper": views - plain, "series": ""}
+            of = RAISES if quantity == "agreement" else ACCURACY
+            claims.append(claim(name, label, "", gain, of=of, at_least=0.0, **about))
+            if of == RAISES:
+                label = f"{label}, slight"
+                claims.append(claim(name, label, "", gain, of=SLIGHTLY, at_most=SLIGHT, **about))
         for numbers, (series, suffix) in zip(printed, SERIES.items(), strict=True):
             rows += agreement.agreement_rows(run, numbers, suffix, series=series)
     return tabulated(claims + rows)
@@ -51,7 +78,8 @@ ARTIFACT = Artifact(
     experiment="nondeterminism",
     tabulate=tabulate,
     draw=partial(draw_series, series=SERIES),
-    rule=RULE,
+    claims=(RAISES, SLIGHTLY, ACCURACY),
+    notes=NOTES,
     title="Test-time augmentation: agreement and accuracy",
     claim="Averaging logits over views of the image slightly raises agreement and accuracy.",
     paper="Subsets (Doubov et al., 2022), Table 2, App. B",

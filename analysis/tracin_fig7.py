@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from analysis.ink import style
+from analysis.numbers.claims import Claim, Ours, Paper
 from analysis.numbers.statistics import difference, geometric, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated
 from analysis.page.artifact import Artifact
@@ -23,13 +24,39 @@ TICKS = {-1.0: "−1", -0.1: "", -0.01: "−.01", 0.0: "0", 0.01: ".01", 0.1: ""
 OPAQUE: dict[str, Any] = {"frameon": True, "framealpha": 0.85, "edgecolor": "none"}  # on intervals
 CORRELATED, IN_CLASS = 0.9, 0.8
 SLOPE = (1.8, 2.2)
+R = "correlation"
+UNITS = {"Pearson": R, "Spearman": R, "same sign": "share"}
 
-RULE = (
-    "Claims, over seeds, for every batch size: Pearson's correlation of change and influence over"
-    f" all recorded steps and queries is above {CORRELATED:g} at its smallest learning rate; there"
-    f" it is above {IN_CLASS:g} within every class of query; it is lower at its largest learning"
-    " rate; and at its smallest, the remainder, change minus first-order term, grows with step"
-    f" size to a power between {SLOPE[0]:g} and {SLOPE[1]:g} (second order: 2)."
+QUALITY = Claim(
+    "the first-order term follows the change in loss",
+    Paper(
+        "Comparison of change in loss at all training steps and TracIn influences at those steps"
+        " for 100 test examples from MNIST dataset. This measures the quality of the first-order"
+        " approximation",
+        "appendix, Figure 7, caption",
+    ),
+    "Pearson's correlation of change and influence over all recorded steps and queries, at the"
+    f" smallest learning rate of every batch size; good is read as above {CORRELATED:g}.",
+    null=0.0,
+)
+WITHIN = Claim(
+    "it follows within every class of query",
+    Ours("A correlation over all queries may come from differences between classes."),
+    f"The lowest of the correlations within a class, above {IN_CLASS:g}.",
+    null=0.0,
+)
+FALLS = Claim(
+    "it follows worse at larger learning rates",
+    Ours("What an approximation of first order must do."),
+    "The correlation at the smallest learning rate minus that at the largest.",
+    null=0.0,
+)
+ORDER = Claim(
+    "what it leaves out is of second order",
+    Ours("Of a smooth loss the power is 2; of a first-order term that is wrong it is 1."),
+    "The power with which the remainder, change minus first-order term, grows with step size at the"
+    f" smallest learning rate, between {SLOPE[0]:g} and {SLOPE[1]:g}.",
+    null=1.0,
 )
 
 
@@ -88,7 +115,8 @@ def _correlations(members: dict[int, Run]) -> pd.DataFrame:
 
 def _setting(setting: Setting, members: dict[int, Run], measured: pd.DataFrame) -> list[Row]:
     label, about, runs = str(setting), asdict(setting), list(members.values())
-    rows = [curve(label, one, "", over_seeds(measured[one]), **about) for one in measured]
+    rows = [curve(label, name, unit, over_seeds(measured[name]), **about)
+        for name, unit in UNITS.items()]  # fmt: skip
     accuracy = over_seeds([100 * run.metrics["accuracy"] for run in runs])
     rows.append(curve(label, "accuracy after training", "%", accuracy, **about))
     by_factor = pd.DataFrame(map(_remainder, runs))
@@ -125,7 +153,7 @@ def _classes(setting: Setting, members: dict[int, Run]) -> list[Row]:
     table, rows = pd.DataFrame([_by_class(run) for run in members.values()]), []
     for label in sorted(table):
         ours, about = over_seeds(table[label].dropna()), asdict(setting) | {"label": label}
-        rows.append(curve(str(setting), f"Pearson, class {label}", "", ours, **about))
+        rows.append(curve(str(setting), f"Pearson, class {label}", R, ours, **about))
     return rows
 
 
@@ -138,10 +166,10 @@ def _claims(
     low = over_seeds([min(_by_class(run).values()) for run in runs])
     between, name = {"at_least": SLOPE[0], "at_most": SLOPE[1]}, str(least)
     return [
-        claim(name, "Pearson", "", over_seeds(pearson), at_least=CORRELATED),
-        claim(name, "Pearson, lowest of the classes", "", low, at_least=IN_CLASS),
-        claim(f"{name} − lr {most.lr:g}", "Pearson", "", falls, at_least=0.0),
-        claim(name, "power of step size in the remainder", "", slopes, **between),
+        claim(name, "Pearson", R, over_seeds(pearson), of=QUALITY, at_least=CORRELATED),
+        claim(name, "Pearson, lowest of the classes", R, low, of=WITHIN, at_least=IN_CLASS),
+        claim(f"{name} − lr {most.lr:g}", "Pearson", "", falls, of=FALLS, at_least=0.0),
+        claim(name, "power of step size in the remainder", "", slopes, of=ORDER, **between),
     ]
 
 
@@ -276,7 +304,7 @@ ARTIFACT = Artifact(
     experiment="mnist_first_order",
     tabulate=tabulate,
     draw=draw,
-    rule=RULE,
+    claims=(QUALITY, WITHIN, FALLS, ORDER),
     findings=findings,
     title="Change in loss at training steps against TracIn influence",
     claim=(

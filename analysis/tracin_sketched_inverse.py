@@ -8,6 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.ink.style import GREY, UNNAMED, Look, draw_curve, fit_values, new_axes
+from analysis.numbers.claims import Claim, Ours, Paper
+from analysis.numbers.frame import FORMER_DRAWS
 from analysis.numbers.statistics import geometric, ratio
 from analysis.numbers.table import claim, curve, tabulated
 from analysis.page.artifact import Artifact
@@ -16,9 +18,25 @@ from experiments.laboratory.runs import Run
 MOST_POINTS = 60
 ACCURATE = 0.1
 
-RULE = (
-    "Claims, over seeds, for every setting that was run: the relative Frobenius error of the sketch"
-    f" at the last step is below {ACCURATE:g}; it is below the error at the first."
+PRINTED = Claim(
+    "the printed procedure finds the sketch of the inverse",
+    Paper(
+        "We compute the sketch by solving the optimization problem"
+        " min_S ‖H_ŵ S − G^⊤‖_F², via a customized stochastic gradient descent"
+        " procedure",
+        "appendix, Sec. A.1",
+    ),
+    "Without damping, as printed: the relative Frobenius error of the sketch at the last step,"
+    f" below {ACCURATE:g}. Before the first step it is 1.",
+    null=1.0,
+)
+DAMPED = Claim(
+    "with damping the procedure does",
+    Ours(
+        "The damping is ours: it bounds the ratio of the eigenvalues, on which the speed depends."
+    ),
+    "The same with damping added to the Hessian, of each that was run.",
+    null=1.0,
 )
 
 
@@ -32,10 +50,12 @@ def tabulate(runs: list[Run]) -> pd.DataFrame:
         for step in _thinned(steps):
             ours = geometric(errors.loc[step])
             rows.append(curve(label, "relative error", "", ours, step=int(step)))
-        last = errors.loc[steps[-1]]
-        claims.append(claim(label, "error, last step", "", geometric(last), at_most=ACCURATE))
+        last, of = errors.loc[steps[-1]], DAMPED if members[0].metrics["damping"] else PRINTED
+        ours = geometric(last)
+        about: dict[str, Any] = {"of": of, "at_most": ACCURATE}
+        claims.append(claim(label, "error, last step", "", ours, **about))
         falls = geometric(ratio(last, errors.loc[steps[0]]))
-        claims.append(claim(label, "error, last ÷ first step", "", falls, at_most=1.0))
+        claims.append(curve(label, "error, last ÷ first step", "", falls, kind="change"))
     return tabulated(rows + claims)
 
 
@@ -78,7 +98,7 @@ def draw(table: pd.DataFrame) -> Figure:
     for place, label in enumerate(settings):
         style = Look(*UNNAMED[place % len(UNNAMED)], label)
         draw_curve(axes, shown[shown["method"] == label], "step", style, mark_every=0.12)
-    axes.axhline(ACCURATE, color=GREY, linestyle=":", label=f"claimed: below {ACCURATE:g}")
+    axes.axhline(ACCURATE, color=GREY, linestyle=":", label=f"required: below {ACCURATE:g}")
     axes.set(xscale="log" if shown["step"].min() > 0 else "symlog", yscale="log")
     fit_values(axes, [*shown["ours"], ACCURATE])
     long = max(len(label) for label in settings) > 20
@@ -91,7 +111,7 @@ ARTIFACT = Artifact(
     experiment="mnist_sketch",
     tabulate=tabulate,
     draw=draw,
-    rule=RULE,
+    claims=(PRINTED, DAMPED),
     title="Sketch of the inverse Hessian by two independent minibatches",
     claim=(
         "Stochastic gradient steps on two independent minibatches converge to the sketch"
@@ -107,6 +127,7 @@ ARTIFACT = Artifact(
         "Damping is added to the Hessian: the step size is bounded by the square of its largest"
         " eigenvalue, so that the error in an eigenvector decays with the square of the ratio.",
         "Curves are geometric means over seeds with 95% intervals.",
+        FORMER_DRAWS,
     ),
     remarks=(
         "Without damping the procedure does not converge in an affordable number of steps: a step"

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.ink import text_table
+from analysis.numbers.claims import Claim, Ours, Paper
 from analysis.numbers.statistics import Interval, difference, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
 from analysis.page.artifact import Artifact
@@ -20,13 +21,31 @@ NAMES = {"TracIn": "TracIn", "NearestFeatures": "Nearest features"}
 LISTED, WRITTEN = 8, 3  # near-duplicates in the numbers, and under the table
 Measure = Callable[[Run], float]
 
-RULE = (
-    "Claims, over seeds; each seed has its own split of the same rows, its own model and its own"
-    f" random queries. (1) The share of the top {FIRST} proponents that have the query's label is"
-    " above chance, the share of all training texts that have it; (2) so is that share with"
-    f" near-duplicates left out; (3) the share of the top {FIRST} that have the query's label and"
-    f" its prediction is above {MOSTLY:g}: the paper shows three of three. The table itself shows"
-    " one query and decides nothing."
+SAME = Claim(
+    "proponents have the example's label and prediction",
+    Paper("All examples shown have the same label and prediction.", "appendix, Table 2, caption"),
+    f"The share of the top {FIRST} proponents that do, over random queries that are predicted"
+    f" right, as the paper's is, above {MOSTLY:g}: the paper shows three of three. Chance is one"
+    " class of fourteen.",
+    null=1 / 14,
+)
+LABEL = Claim(
+    "more proponents have the query's label than by chance",
+    Ours("The share over many queries, right or wrong."),
+    f"The share of the top {FIRST} proponents that have the query's label, minus that of all"
+    " training texts; the same with near-duplicates left out.",
+    null=0.0,
+)
+EVERY_QUERY = Claim(
+    "proponents have label and prediction of every query",
+    Ours("Of a query that is predicted wrong, few training texts can have label and prediction."),
+    f"The share of the top {FIRST} with label and prediction of the query, over all queries, above"
+    f" {MOSTLY:g}.",
+    null=1 / 14,
+)
+NOTES = (
+    "Each seed has its own split of the same rows, its own model and its own random queries. The"
+    " table itself shows one query and decides nothing."
 )
 
 
@@ -80,7 +99,7 @@ def _shares(name: str, members: dict[int, Run]) -> list[Row]:
     rows = []
 
     def add(method: str, quantity: str, measure: Measure) -> None:
-        rows.append(curve(method, quantity, "", _estimate(_by_seed(members, measure))))
+        rows.append(curve(method, quantity, "share", _estimate(_by_seed(members, measure))))
 
     if name == "TracIn":
         add("Model", "accuracy, test", lambda run: float(run.metrics["accuracy_test"]))
@@ -116,12 +135,15 @@ def _claims(traced: dict[int, Run]) -> list[Row]:
     above = _estimate(difference(_by_seed(traced, _mean("same_label", FIRST)), chance))
     distinct = _estimate(difference(_by_seed(traced, _distinct(FIRST)), chance))
     both = _estimate(_by_seed(traced, _mean("same_label_and_prediction", FIRST)))
-    name, top = "TracIn − Chance", f"top {FIRST}"
+    right = _estimate(_by_seed(traced, _share_where("same_label_and_prediction", True)))
+    name, top, mostly = "TracIn − Chance", f"top {FIRST}", {"at_least": MOSTLY}
+    what = f"same label and prediction, {top}"
     without = f"same label without near-duplicates, {top}"
     return [
-        claim(name, f"same label, {top}", "", above, at_least=0.0),
-        claim(name, without, "", distinct, at_least=0.0),
-        claim("TracIn", f"same label and prediction, {top}", "", both, at_least=MOSTLY),
+        claim("TracIn", f"{what}, queries predicted right", "share", right, of=SAME, **mostly),
+        claim(name, f"same label, {top}", "", above, of=LABEL, at_least=0.0),
+        claim(name, without, "", distinct, of=LABEL, at_least=0.0),
+        claim("TracIn", what, "share", both, of=EVERY_QUERY, **mostly),
     ]
 
 
@@ -179,7 +201,8 @@ ARTIFACT = Artifact(
     experiment="dbpedia",
     tabulate=tabulate,
     draw=draw,
-    rule=RULE,
+    claims=(SAME, LABEL, EVERY_QUERY),
+    notes=NOTES,
     title="Proponents and opponents of an article in text classification",
     claim="Proponents have the label and the prediction of the example.",
     paper="TracIn (arXiv:2002.08484), appendix, Table 2",
@@ -197,8 +220,8 @@ ARTIFACT = Artifact(
     ),
     remarks=(
         "The paper's example is predicted right. For a query that is predicted wrong, only a"
-        " training text that is predicted wrong in the same way has its label and its prediction."
-        " The rows by prediction show how much the third claim depends on this.",
+        " training text that is predicted wrong in the same way has its label and its prediction:"
+        " so queries that are predicted right decide.",
     ),
     tier_notes={
         "smoke": (

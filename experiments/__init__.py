@@ -5,8 +5,12 @@ experiments share belongs in a room beside them. An experiment never imports ano
 nor anything of analysis.
 """
 
+import difflib
+import os
 import shlex
+import signal
 import sys
+from types import FrameType
 
 _NOW_VERBS = {
     "experiments.runs": "runs",
@@ -24,3 +28,27 @@ if sys.argv[:1] == ["-m"]:
         _command = shlex.join(["python", "-m", "experiments", _NOW_VERBS[_module], *sys.argv[1:]])
         print(f"error: {_module} is now a verb: `{_command}`", file=sys.stderr)
         sys.exit(2)
+    _name, _known = _module.removeprefix("experiments."), os.listdir(os.path.dirname(__file__))
+    _names = sorted(file.removesuffix(".py") for file in _known if not file.startswith("_"))
+    if _name != _module and "." not in _name and _name not in _names:
+        _near = difflib.get_close_matches(_name, _names, n=1)
+        _cure = f"did you mean {_near[0]}?" if _near else "`python -m experiments` lists them"
+        print(f"error: no experiment {_name!r}: {_cure}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    # Not by an exception: what imports a compiled module makes an ImportError of it, or hides it.
+    os.write(2, b"\ninterrupted before anything was begun\n")
+    os._exit(130)
+
+
+# The imports that follow take seconds, in which ctrl-C finds no code of ours to end in one line.
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _interrupted)
+
+
+def imported() -> None:
+    """Let ctrl-C raise KeyboardInterrupt again: a command has begun, and ends in its own way."""
+    if signal.getsignal(signal.SIGINT) is _interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

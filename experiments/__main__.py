@@ -5,26 +5,33 @@ import sys
 from collections.abc import Sequence
 
 from experiments.laboratory import registry
-from experiments.laboratory.errors import nearest
+from experiments.laboratory.errors import guarded, nearest
 from experiments.laboratory.table import aligned
 
 VERBS = {
     "runs": "experiments.laboratory.store",
     "status": "experiments.laboratory.status",
-    "track": "experiments.laboratory.tracking",
+    "track": "experiments.laboratory.tracking.command",
     "submit": "experiments.cluster.submit",
     "array": "experiments.cluster.array",
+    "judge": "experiments.ensembles.judge",
 }
 VERBS_HELP = """
 run one:            python -m experiments.NAME [--preset small]; its options: --help
 how far they are:   python -m experiments status [NAME [PRESET]]
-the store of runs:  python -m experiments runs verify|pack|merge|attempts|clean
-send runs to W&B:   python -m experiments track replay [NAME]
+the store of runs:  python -m experiments runs verify|pack|merge|record|attempts|clean
+made by other code: python -m experiments runs outdated|remake
+judge a new method: python -m experiments judge MODULE:CLASS [--preset small]
+send runs to W&B:   python -m experiments track replay|report [NAME]
 submit to Slurm:    python -m experiments submit NAME PRESET, or slurm/submit NAME PRESET"""
 
 
 def main(argv: Sequence[str]) -> int:
     """List the experiments, carry out a verb, or run the experiment that is named."""
+    return guarded(lambda: _main(argv), begun=False)
+
+
+def _main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         rows = [_line(name) for name in registry.names()]
         print(aligned(["experiment", "cells", "about"], rows) if rows else "no experiments yet")

@@ -7,7 +7,6 @@ Deviation: the recipe of the paper's Sec. 4.1 is outside the appendix; He et al.
 """
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from experiments.images import cifar_models, proponents
 from experiments.images.cifar_models import PAPER, SMALL, SMOKE, Model, Trained, trained
 from experiments.images.proponents import (
     COLUMNS,
@@ -27,12 +27,14 @@ from experiments.images.proponents import (
     measure,
     pool,
 )
-from experiments.laboratory.clock import cpu_seconds
+from experiments.laboratory import clock
+from experiments.laboratory.device import device
 from experiments.laboratory.experiment import Experiment, sweep
+from experiments.laboratory.work import Work
 from experiments.timing.work import one_pass
+from methods.examples import take
 from methods.ihvp.arnoldi import Krylov
 from methods.representer import Representer
-from methods.task import take
 from methods.tracin import TracIn
 
 AUTOMOBILE, CAT = 1, 3
@@ -61,19 +63,18 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 def timed(learned: Trained, drawn: Drawn, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The results of `work`, and its cost in passes, which are timed before and after it.
 
-    Times are processor seconds of all threads, which exclude other programs. The work is complete:
-    rows of queries and candidates, their products, and the search for the top.
+    On a CPU, times are processor seconds of all threads, which exclude other programs. The work is
+    complete: rows of queries and candidates, their products, and the search for the top.
     """
     index = torch.from_numpy(drawn.index)
     query = take(drawn.pool.examples, index)
     both = {name: torch.cat([column, query[name]]) for name, column in learned.train.items()}
     one = one_pass(copy.deepcopy(learned.module).requires_grad_(True), both)
     one()  # the first pass allocates memory and chooses kernels
-    first = cpu_seconds(one)
-    started = time.process_time()
-    outcome = work()
-    seconds = time.process_time() - started
-    unit = (first + cpu_seconds(one)) / 2
+    outcome: dict[str, Any] = {}
+    calls = one, lambda: outcome.update(work()), one
+    first, seconds, last = (clock.seconds(call, device().type) for call in calls)
+    unit = (first + last) / 2
     passes = len(learned.task.checkpoints)
     return {
         **outcome,
@@ -86,9 +87,16 @@ def timed(learned: Trained, drawn: Drawn, work: Callable[[], dict[str, Any]]) ->
     }
 
 
+def work(config: Config) -> Work:
+    """What a cell takes, with the network's training."""
+    model = config.model
+    of, learned, n = cifar_models.unit(model), cifar_models.work(model), model.data.n_train
+    return proponents.work(model, config.method, config.queries, of, n, model.fit, learned)
+
+
 def methods(num_eigen: int, basis: Krylov) -> list[Method]:
     variants = [TracIn(layers=("head.*",)), TracIn(learning_rates=False)]
-    return [TracIn(), *influence(num_eigen, basis, damping=0.01), Representer(), *variants]
+    return [TracIn(), *influence(num_eigen, basis), Representer(), *variants]
 
 
 PRESETS: dict[str, list[Config]] = {
@@ -108,6 +116,8 @@ EXPERIMENT = Experiment(
     summary="CIFAR-10 images for and against a prediction: classes of the top 5, by method",
     columns=(*COLUMNS, "ratio"),
     seconds={"smoke": 9, "small": 2_300},
+    gpu=True,
+    work=work,
 )
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ measures what it shows on many queries, against nearest neighbours in the model'
 Deviations: the paper describes neither network nor training; ours are in the configs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,19 +19,23 @@ from torch.nn import functional
 from experiments.data import dbpedia, generated_articles, labels
 from experiments.data.dbpedia import Articles
 from experiments.data.words import Vocabulary, jaccard
+from experiments.laboratory import counting
+from experiments.laboratory.device import device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment, sweep
+from experiments.laboratory.work import Unit, Work
 from experiments.models.text_classifier import BagOfWords, TextClassifier
 from experiments.training import models as training
 from experiments.training.loop import fit
 from experiments.training.plans import CrossEntropy, Fit
+from methods.examples import take
 from methods.randomness import numpy_generator
-from methods.task import take
 from methods.tracin import TracIn
 
 GENERATED_SEED = 0  # of the encyclopedia; the model's seed splits it into training and test
 NEAR_DUPLICATE = 0.6  # from this similarity on (distinct words shared of all in either text)
 TITLE, CLASS = "Manuel Azaña", "OfficeHolder"  # the paper's example, and its class
+CLASSES = 14
 SHOWN = 3  # proponents and opponents of the example that are written out
 LISTED = 5  # proponents of each query that are judged
 SEARCHED = 50  # proponents searched to fill up a list without near-duplicates
@@ -150,8 +154,13 @@ def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
 @torch.no_grad()
 def predictions(module: nn.Module, part: Part) -> np.ndarray:
     """The predicted class of each text, (n,)."""
-    batches = part.examples["words"].split(1_000)
-    return torch.cat([module(words).argmax(1) for words in batches]).numpy()
+    return in_batches(module, part.examples).argmax(1).cpu().numpy()
+
+
+def in_batches(function: Callable[[Tensor], Tensor], examples: dict[str, Tensor]) -> Tensor:
+    """A function of all texts, on the device."""
+    batches = examples["words"].split(1_000)
+    return torch.cat([function(words.to(device())) for words in batches])
 
 
 @dataclass(frozen=True)
@@ -259,11 +268,10 @@ def _scores(method: Method, classifier: Trained, index: np.ndarray) -> Tensor:
         return method.scores(classifier.task, train, query)
 
     def features(examples: dict[str, Tensor]) -> Tensor:
-        batches = [classifier.module.features(words) for words in examples["words"].split(1_000)]
-        return functional.normalize(torch.cat(batches))
+        return functional.normalize(in_batches(classifier.module.features, examples))
 
     with torch.no_grad():
-        return features(query) @ features(train).T
+        return (features(query) @ features(train).T).cpu()
 
 
 def _judged(
@@ -321,6 +329,27 @@ def _texts_shown(
     return {**shown, "shown_score": np.array([score for *_, score in rows])}
 
 
+def work(config: Config) -> Work:
+    """What a cell takes, with the classifier's training."""
+    model, data, plan = config.model, config.model.data, config.model.fit
+    of = _unit(model.network, data.most, data.length)
+    label = f"bag of words of {model.network.width}"
+    learned = training.training_work(
+        "text_model", model, of, data.n_train, plan, label, scored=data.n_train + data.n_test
+    )
+    checkpoints = -(-plan.epochs // plan.every)
+    queries = config.n_queries + 1
+    return counting.attributed(config.method, of, data.n_train, (learned,), queries, checkpoints)
+
+
+@cache
+def _unit(network: TextClassifier, words: int, length: int) -> Unit:
+    columns = {"words": ((length,), torch.int64), "label": ((), torch.int64)}
+    return counting.unit(
+        lambda: network.build(torch.ones(words), CLASSES, 0), cross_entropy, columns
+    )
+
+
 def cells(model: Model, seeds: int, n_queries: int) -> list[Config]:
     methods = TracIn(), NearestFeatures()
     return sweep(Config(model, n_queries=n_queries), model__seed=range(seeds), method=methods)
@@ -349,6 +378,8 @@ EXPERIMENT = Experiment(
     summary="proponents of encyclopedia articles: class, prediction and near-duplicates",
     columns=("accuracy_test", "same_label", "chance", "twins"),
     seconds={"smoke": 25, "small": 150},
+    gpu=True,
+    work=work,
 )
 
 

@@ -17,16 +17,17 @@ import numpy as np
 from experiments.ensembles import classifiers, rate_sweep
 from experiments.ensembles.classifiers import Recipe, built, classify, everything, learn, load
 from experiments.ensembles.rate_sweep import Trial
-from experiments.laboratory import runs
+from experiments.laboratory import counting, runs
 from experiments.laboratory.device import device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from experiments.laboratory.table import interval, plus_minus
+from experiments.laboratory.work import Work
 from experiments.training.loop import flat_buffers, flat_params
 from experiments.training.models import restore
 from experiments.training.plans import ending
-from experiments.training.stacked import Stack
+from experiments.training.stacked import Members, together
 from methods.ensembles.agreement import agreement
 from methods.randomness import numpy_generator, stream
 
@@ -99,12 +100,11 @@ def _tuned(part: Tuned, scratch: Path) -> dict[str, Any]:
         for place, seed in enumerate(one.seeds):
             start[seed] = run.array("params")[place], run.array("buffers")[place]
     networks = [recipe.network.build(one.seed) for one in part.networks]
-    stack = Stack(
-        [restore(net, *start[one.seed]) for net, one in zip(networks, part.networks, strict=True)]
-    )
-    stack = stack.to(device())
+    for network, left in zip(networks, part.networks, strict=True):
+        restore(network, *start[left.seed])
+    stack = together(networks, device())
     # A new order: that of the training would start again with its first epochs.
-    orders = [int(stream(one.seed, "tuning").generate_state(1)[0]) for one in part.networks]
+    orders = [int(stream(left.seed, "tuning").generate_state(1)[0]) for left in part.networks]
     learn(stack, recipe, plan, orders, _masks(recipe, part.networks), scratch)
     return _answers(stack, recipe) | {"epochs": plan.epochs, "lr": plan.rate(0)}
 
@@ -115,7 +115,7 @@ def _masks(recipe: Recipe, networks: Sequence[Without]) -> np.ndarray:
     return masks
 
 
-def _answers(stack: Stack, recipe: Recipe) -> dict[str, Any]:
+def _answers(stack: Members, recipe: Recipe) -> dict[str, Any]:
     query = load(recipe.data).query
     plain = classify(stack, recipe, query)
     return {"accuracy": float((plain == query.label).mean()), "plain": plain}
@@ -227,6 +227,30 @@ def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
     return [*header, "retrained right", "tuned right"], rows
 
 
+def work(config: Config) -> Work:
+    """What a cell takes, with the networks that it compares and the trials of their rate."""
+    if isinstance(config, Trial):
+        trial = classifiers.work("classifier_trial", config, config.recipe, 1, kept=False)
+        return Work("trial", parts=(trial,))
+    if not isinstance(config, Compared):
+        return Work("networks", parts=(_part_work(config),))
+    needed = tuple(_part_work(part) for kind in parts(config) for part in kind)
+    square = counting.dot(len(needed), config.recipe.data.n_query, len(needed))
+    return Work("comparison", (square,), needed, gpu=False)
+
+
+def _part_work(part: Full | Retrained | Tuned) -> Work:
+    recipe, needed = part.recipe, rate_sweep.works(part.recipe)
+    count = len(part.seeds) if isinstance(part, Full) else len(part.networks)
+    about: dict[str, Any] = {"kept": isinstance(part, Full)}
+    if isinstance(part, Tuned):
+        fit = recipe.fit.plan if isinstance(recipe.fit, classifiers.Sweep) else recipe.fit
+        needed = (*needed, *map(_part_work, part.full))
+        label = f"{type(recipe.network).__name__} on {recipe.data.source}, tuned"
+        about |= {"plan": ending(fit, part.share), "label": label}
+    return classifiers.work("classifiers_without", part, recipe, count, parts=needed, **about)
+
+
 def cells(config: Compared) -> list[Config]:
     """Trials, then stacks, then comparisons: an array trains networks before it compares them."""
     full, again, tuned = parts(config)
@@ -253,6 +277,7 @@ EXPERIMENT = Experiment(
     summary="networks fine-tuned without an example against networks trained again without it",
     table=table,
     seconds={"smoke": 6, "small": 1_170},
+    work=work,
     gpu=True,
 )
 

@@ -22,9 +22,12 @@ import torch
 from experiments.ensembles import attributions, subset_truth, subsets
 from experiments.ensembles.subset_truth import Division
 from experiments.ensembles.subsets import CIFAR, MEMORIZED, MNIST, PAPER, SMOKE, Outcomes
+from experiments.laboratory import counting
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
+from experiments.laboratory.work import Work
+from methods.ensembles.lds import of_noise
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.ihvp.cg import CG
 from methods.ihvp.deflated import Deflated
@@ -114,6 +117,7 @@ def _attribution(config: Attribution, whole: Outcomes, scratch: Path) -> dict[st
             subset_truth.measure(measures, "mean", total, truth, division, whole)
     return {
         "method": attributions.display(method),
+        "choosing_trainings": division.n_choosing if config.dampings else 0,
         **chosen,
         "ap_chance": float((truth.memorization > MEMORIZED).mean()),
         "counts": np.array(config.counts),
@@ -140,7 +144,8 @@ def _estimate(config: Estimate, whole: Outcomes) -> dict[str, Any]:
     """How good the ensemble's own estimate is, and the limit that noise sets to any prediction.
 
     lds, pairs, area (n_sizes, n_query): the last two are nan where the estimate and the truth share
-    models. reliability (n_query,): the agreement of two trainings on the same masks.
+    models. reliability (n_query,): the agreement of two trainings on the same masks. of_noise
+    (n_sizes,): the LDS that sampling noise leaves, if outcomes are linear in the mask.
     """
     division = config.division
     truth, measures = subset_truth.truth_of(division, whole), dict[str, list[np.ndarray]]()
@@ -153,8 +158,11 @@ def _estimate(config: Estimate, whole: Outcomes) -> dict[str, Any]:
         if size > division.n_choosing:
             for name in ("pairs_mean", "area_mean"):
                 measures[name][-1] = np.full(division.n_query, np.nan)
+    reliability = subset_truth.reliability_of(division, whole)
+    explained = float(np.nanmean(reliability))
     return {
-        "reliability": subset_truth.reliability_of(division, whole),
+        "reliability": reliability,
+        "of_noise": of_noise(explained, whole.n_train, config.sizes),
         "contested": subset_truth.contested(division, whole),
         "memorized": int((truth.memorization > MEMORIZED).sum()),
         "strong_pairs": int(truth.strong.sum()),
@@ -178,6 +186,36 @@ def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
     return ["data", "method", "LDS of the fewest models", "of the most", "damping"], rows
 
 
+def work(config: Config) -> Work:
+    """What a cell takes, with the ensembles, the networks and their eigenvectors."""
+    if isinstance(config, Train):
+        return Work("networks", parts=(attributions.work(config.whole),))
+    division = config.division
+    ensemble, data, n = division.ensemble, division.ensemble.data, division.n_models
+    parts = subsets.ensemble_work(ensemble, n)
+    estimate = counting.dot(data.n_query, n, data.n_train)
+    if isinstance(config, Estimate):
+        again = replace(ensemble, restart=ensemble.restart + 1)
+        parts += subsets.ensemble_work(again, division.n_restarts)
+        return Work("ensemble", (replace(estimate, times=1 + len(config.sizes)),), parts, gpu=False)
+    whole, method, members = config.whole, config.method, config.counts[-1]
+    counted: Any = method
+    if isinstance(method, attributions.Cosine):
+        counted = attributions.GRADIENT
+    parts += (attributions.work(whole), *attributions.basis_works(method, whole, members))
+    one = counting.attributed(
+        counted,
+        subsets.unit(ensemble),
+        data.n_train,
+        parts,
+        division.n_query,
+        -(-ensemble.fit.epochs // whole.every),
+    )
+    times = members * (2 if config.own else 1) + len(config.dampings)
+    steps = (replace(step, times=step.times * times) for step in one.steps)
+    return replace(one, label=attributions.display(method), steps=(estimate, *steps))
+
+
 def cells(
     division: Division,
     whole: attributions.Whole,
@@ -188,10 +226,14 @@ def cells(
 ) -> list[Config]:
     """The networks first, then the ensemble's estimate, then one cell per method.
 
+    `basis` makes at least twice as many iterations as it keeps eigenvectors: the others of a Krylov
+    space have not converged, and their inverses would drown the rest.
     `slow` are inverses with the dampings to choose from; they explain one network, and give no
     self-influence, for which every training example would be a query.
     """
     p = basis.keep
+    if basis.iterations < 2 * p:
+        raise UserError(f"{basis.iterations} iterations for {p} eigenvectors: make {2 * p} or more")
     plain: list[attributions.Method] = [
         TracIn(),
         attributions.GRADIENT,
@@ -225,14 +267,14 @@ PRESETS: dict[str, list[Config]] = {
             Division(MNIST, 2_000, 200, 600, 50, 500),
             attributions.Whole(MNIST, 10, 4),
             (10, 50, 200, 600, 1_800),
-            Krylov(100, None, 0, 100),
+            Krylov(200, None, 0, 100),
             slow=[(LiSSA(100, 50), (1e-2, 1e-1))],
         ),
         *cells(
             Division(CIFAR, 800, 160, 240, 48, 500),
             attributions.Whole(CIFAR, 10, 3),
             (10, 40, 240, 640),
-            Krylov(60, 1_000, 0, 60),
+            Krylov(120, 1_000, 0, 60),
         ),
     ],
     "paper": cells(
@@ -250,6 +292,7 @@ EXPERIMENT = Experiment(
     summary="attributions against what training on subsets does: LDS, pairs and memorization",
     table=table,
     seconds={"smoke": 20, "small": 1_340},
+    work=work,
     shared="whole",
     gpu=True,
 )

@@ -10,7 +10,7 @@ that fit into 6 GB instead of ViT-L/32.
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,16 +20,20 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.images import vit_models
-from experiments.laboratory import clock
+from experiments.laboratory import clock, counting, device
+from experiments.laboratory import work as laboratory
 from experiments.laboratory.experiment import Experiment, sweep
 from experiments.laboratory.runs import Run
 from experiments.models.vit import ViT, from_the_top
 from experiments.models.wmt_transformer import WmtTransformer, sentence_loss
 from experiments.training.plans import cross_entropy
 from methods.curvature.krylov_basis import Basis, BFloat16, Disk, Native, Storage
-from methods.curvature.operators import CHUNK, Hessian
-from methods.ihvp.arnoldi import iterate, ritz_values
-from methods.task import Examples, Task, take
+from methods.curvature.operators import Hessian
+from methods.curvature.products import CHUNK
+from methods.examples import Examples, take
+from methods.ihvp.arnoldi import Arnoldi, StoredKrylov, iterate, ritz_values
+from methods.influence import Influence
+from methods.task import Task
 
 SIDE, CLASSES = 224, 1_000
 
@@ -42,14 +46,19 @@ class ResNet50:
     def label(self) -> str:
         return "ResNet50"
 
-    def task(self, device: str) -> Task:
-        """The task of all parameters."""
+    part, loss = 1.0, staticmethod(cross_entropy)
+
+    def build(self) -> nn.Module:
+        """The network."""
         from torchvision.models import resnet50
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            module = resnet50(weights=None).eval()
-        return Task.of(_frozen(module, device), cross_entropy)
+            return resnet50(weights=None).eval()
+
+    def task(self, place: torch.device) -> Task:
+        """The task of all parameters."""
+        return Task.of(_frozen(self.build(), place), self.loss)
 
     def examples(self, n: int) -> Examples:
         """Noise and random labels."""
@@ -69,10 +78,16 @@ class Vision:
         name = f"ViT-{size}/{self.network.patch}" if size else f"ViT {self.network.width}"
         return name if self.part == 1 else f"{name}, top {self.part:.0%}"
 
-    def task(self, device: str) -> Task:
+    loss = staticmethod(cross_entropy)
+
+    def build(self) -> nn.Module:
+        """The network."""
+        return self.network.build(0)
+
+    def task(self, place: torch.device) -> Task:
         """The task of the parameters in `part`."""
         module = self.network.build(0)
-        whole = Task.of(_frozen(module, device), cross_entropy)
+        whole = Task.of(_frozen(module, place), self.loss)
         return whole if self.part == 1 else whole.only(from_the_top(module, self.part)[0])
 
     def examples(self, n: int) -> Examples:
@@ -91,9 +106,15 @@ class Translation:
     def label(self) -> str:
         return "Transformer base" if self.network.width == 512 else "Transformer small"
 
-    def task(self, device: str) -> Task:
+    part, loss = 1.0, staticmethod(sentence_loss)
+
+    def build(self) -> nn.Module:
+        """The network."""
+        return self.network.build(0)
+
+    def task(self, place: torch.device) -> Task:
         """The task of all parameters."""
-        return Task.of(_frozen(self.network.build(0), device), sentence_loss)
+        return Task.of(_frozen(self.build(), place), self.loss)
 
     def examples(self, n: int) -> Examples:
         """Random subwords."""
@@ -115,8 +136,8 @@ def operations(task: Task, examples: Examples) -> int:
     return int(counter.get_total_flops())
 
 
-def _frozen(module: nn.Module, device: str) -> nn.Module:
-    return module.requires_grad_(False).to(device)
+def _frozen(module: nn.Module, place: torch.device) -> nn.Module:
+    return module.requires_grad_(False).to(place)
 
 
 def _images(n: int, channels: int, side: int, classes: int) -> Examples:
@@ -149,7 +170,7 @@ class Timing:
 
     def measured(self) -> dict[str, Any]:
         """Seconds of one product by batch size, of one basis vector, and of all iterations."""
-        task = self.architecture.task(self.device)
+        task = self.architecture.task(device.measured(self.device))
         examples = self.architecture.examples(max(self.batches))
         draw = torch.Generator().manual_seed(self.again)
         vector = torch.randn(task.size, generator=draw).to(task.device)
@@ -220,7 +241,8 @@ class Timing:
 class Precision:
     """Eigenvalues of a trained network's Hessian: by bases stored in three ways, by another seed.
 
-    The three use the same examples. The other seed shows how much eigenvalues vary by chance.
+    The three use the same examples. The other seed shows how much eigenvalues vary by chance. All
+    is computed on the experiments' device; `device` is part of the key alone.
     """
 
     model: vit_models.Model = vit_models.SMALL
@@ -241,10 +263,10 @@ class Precision:
         }
         for name, (storage, seed) in ways.items():
             hessian = Hessian(tuned.task, tuned.train.examples, 0.0, self.sample, seed)
-            basis, projected = iterate(hessian, self.iterations, seed, storage, self.keep)
+            basis, projected, _ = iterate(hessian, self.iterations, seed, storage, self.keep)
             rows = basis.rows[: basis.count].double()
-            off = (rows @ rows.T - torch.eye(len(rows), dtype=torch.float64)).abs().max()
-            results[name] = ritz_values(projected)[: self.keep].numpy()
+            off = (rows @ rows.T - torch.eye(len(rows)).to(rows)).abs().max()
+            results[name] = ritz_values(projected)[: self.keep].cpu().numpy()
             results[f"{name}_loss"] = float(off)
         return results | {"num_params": tuned.task.size}
 
@@ -257,6 +279,38 @@ class Config:
 @clock.threads(1)
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     return config.work.measured()
+
+
+def work(config: Config) -> laboratory.Work:
+    """What a cell takes: products and orthogonalisation, and the whole iterations."""
+    timed = config.work
+    if isinstance(timed, Precision):
+        of, n = vit_models.unit(timed.model.network), timed.model.data.n_train
+        basis = StoredKrylov(timed.iterations, timed.sample, 0, timed.keep, Disk())
+        once = counting.once_per_model("", None, Influence(Arnoldi(1, basis)), of, n)
+        assert once is not None
+        steps = tuple(replace(step, times=4 * step.times) for step in once.steps)
+        model = vit_models.work(timed.model)
+        return replace(once, label="precision", steps=steps, parts=(model,), disk=0.0)
+    of = _unit(timed.architecture)
+    basis = StoredKrylov(timed.iterations, max(timed.batches), 0, 1, timed.storage)
+    once = counting.once_per_model("", None, Influence(Arnoldi(1, basis)), of, max(timed.batches))
+    assert once is not None
+    rounds = timed.repeats + 1
+    each = [counting.products(of, n, rounds) for n in timed.batches]
+    each.append(laboratory.Step(4 * of.size * timed.held, 8, rounds))
+    whole = once.steps if timed.whole else ()
+    return replace(once, label=timed.architecture.label, steps=(*each, *whole), disk=0.0)
+
+
+@cache
+def _unit(architecture: Architecture) -> laboratory.Unit:
+    columns = {
+        name: (tuple(column.shape[1:]), column.dtype)
+        for name, column in architecture.examples(1).items()
+    }
+    whole = counting.unit(architecture.build, architecture.loss, columns)
+    return whole if architecture.part == 1 else whole.part(architecture.part)
 
 
 def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
@@ -310,8 +364,7 @@ PRESETS: dict[str, list[Config]] = {
     ],
     "gpu": timings(ON_GPU, 3, ALL),
     "paper": [
-        *timings(replace(ON_GPU, whole=True), 3, [ResNet50(), BASE, Translation()]),
-        *timings(replace(ON_GPU, whole=True, storage=Disk()), 3, [HALF, LARGE]),
+        *timings(replace(ON_GPU, whole=True), 3, [ResNet50(), BASE, Translation(), HALF, LARGE]),
         *precisions(Precision(ORIGINAL, 200, 512, 100), 3),
     ],
 }
@@ -323,6 +376,7 @@ EXPERIMENT = Experiment(
     summary="Arnoldi: run time and memory against parameters, the basis in bfloat16 or on disk",
     table=table,
     seconds={"small": 530},
+    work=work,
     shared="work",
     gpu=True,
 )

@@ -7,7 +7,7 @@ describes neither network nor training; ours are in the configs.
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,19 +18,23 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
 from experiments.data import generated_housing, housing, labels
+from experiments.laboratory import counting
+from experiments.laboratory.device import device, on_device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.work import Unit, Work
 from experiments.models.housing_mlp import HousingMLP
 from experiments.training import models as training
 from experiments.training.loop import fit
 from experiments.training.plans import Fit
+from methods.examples import take
 from methods.randomness import numpy_generator
-from methods.task import take
 from methods.tracin import TracIn
 
 GENERATED_SEED = 0  # of the country; the model's seed splits it into training and test
 CENTRE = (37.4419, -122.1430)  # of Palo Alto, degrees north and east
 IN_THE_CITY = 11  # queries, as in the paper: the test rows nearest to the centre
+ROWS = 20_640  # of the data set
 NEARBY_KM = 10.0
 NEIGHBOURS = 10
 EARTH_KM = 6371.0088  # mean radius
@@ -137,7 +141,7 @@ def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
     explained = {}
     for name, part in (("train", train), ("test", test)):
         with torch.no_grad():
-            error = squared_error(module, part.examples).mean()
+            error = squared_error(module, on_device(part.examples)).mean()
         explained[f"r2_{name}"] = 1 - float(error / part.examples["target"].var(correction=0))
     return {**results, **explained}
 
@@ -228,7 +232,10 @@ def _scores(method: Method, regression: Trained, index: np.ndarray) -> Tensor:
     if isinstance(method, TracIn):
         query = take(test.examples, torch.from_numpy(index))
         return method.scores(regression.task, train.examples, query)
-    return -torch.cdist(torch.from_numpy(test.features[index]), torch.from_numpy(train.features))
+    from_queries, from_rows = (
+        torch.from_numpy(x).to(device()) for x in (test.features[index], train.features)
+    )
+    return -torch.cdist(from_queries, from_rows).cpu()
 
 
 def _places(
@@ -263,19 +270,42 @@ def _self_influence(method: TracIn, regression: Trained) -> dict[str, Any]:
         losses = [task.loss(c.params, examples) for c in task.checkpoints]
     return {
         "self_influence": fitted.self_influence(train.examples).numpy(),
-        "train_loss": torch.stack(losses).mean(0).numpy(),  # averaged over the checkpoints
+        "train_loss": torch.stack(losses).mean(0).cpu().numpy(),  # averaged over the checkpoints
         "train_density": within(train.place, train.place, NEARBY_KM) - 1,
         # The row itself is its own nearest.
         "train_neighbour_km": to_nearest(train.place, train.place, NEIGHBOURS + 1),
     }
 
 
-def cells(model: Model, seeds: int, n_queries: int) -> list[Config]:
+def work(config: Config) -> Work:
+    """What a cell takes, with the network's training."""
+    model, data, plan = config.model, config.model.data, config.model.fit
+    of = _unit(model.network, 8 if model.coordinates else 6)
+    n = (ROWS if data.source == "california" else data.n_generated) - data.n_test
+    learned = training.training_work(
+        "housing_model", model, of, n, plan, "HousingMLP", scored=n + data.n_test
+    )
+    checkpoints = -(-plan.epochs // plan.every)
+    queries = config.n_queries + IN_THE_CITY
+    return counting.attributed(config.method, of, n, (learned,), queries, checkpoints)
+
+
+@cache
+def _unit(network: HousingMLP, inputs: int) -> Unit:
+    columns = {"input": ((inputs,), torch.float32), "target": ((), torch.float32)}
+    return counting.unit(lambda: network.build(inputs, 0), squared_error, columns)
+
+
+def cells(
+    model: Model, seeds: int, n_queries: int, memorizing: Model | None = None
+) -> list[Config]:
     configs = []
     for seed in range(seeds):
         config = Config(replace(model, seed=seed), n_queries=n_queries)
         without_place = replace(config, model=replace(config.model, coordinates=False))
         configs += [config, without_place, replace(config, method=NearestInputs())]
+        if memorizing is not None:
+            configs.append(replace(config, model=replace(memorizing, seed=seed)))
     return configs
 
 
@@ -284,10 +314,15 @@ SMOKE = Model(
     data=Data("generated", n_test=200),
     fit=Fit(epochs=20, batch_size=25, lr=0.02, momentum=0.9, weight_decay=1e-4, every=5),
 )
+# The paper's figure is of what a model memorizes: a wider one beside it, trained for longer.
+MEMORIZING = Model(
+    network=HousingMLP((512, 512)),
+    fit=Fit(epochs=300, batch_size=64, lr=0.02, momentum=0.9, every=30),
+)
 PRESETS: dict[str, list[Config]] = {
     "smoke": cells(SMOKE, 3, 60),
-    "small": cells(Model(), 5, 400),
-    "paper": cells(Model(), 10, 1_000),
+    "small": cells(Model(), 5, 400, MEMORIZING),
+    "paper": cells(Model(), 10, 1_000, MEMORIZING),
 }
 
 EXPERIMENT = Experiment(
@@ -296,7 +331,9 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="housing prices: where proponents are, and self-influence against density",
     columns=("r2_test", "median_km", "median_random_km"),
-    seconds={"smoke": 12, "small": 490},
+    seconds={"smoke": 12},
+    gpu=True,
+    work=work,
 )
 
 

@@ -16,18 +16,24 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
 
+from experiments.data.labels import check_some
+from experiments.digits import models
 from experiments.digits.models import LARGE, SMOKE, Data, Model, check_shape, load_data, predictions
 from experiments.laboratory import runs
 from experiments.laboratory.attribution import losses, quality
+from experiments.laboratory.counting import FLOAT, dot, forward, scores
+from experiments.laboratory.device import device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment, sweep
+from experiments.laboratory.work import Work
 from experiments.training.loop import fit
 from experiments.training.models import checkpoints
 from experiments.training.plans import Fit, cross_entropy
+from methods.examples import Examples, count, take
 from methods.progress import track
 from methods.randomness import Purpose, numpy_generator
-from methods.task import Examples, Task, count, take
-from methods.tracin import Phases, TracIn, evenly, phases, propose
+from methods.task import Task
+from methods.tracin import CALM, Calm, Phases, TracIn, evenly, phases, propose
 
 COUNT = 5  # checkpoints proposed; the random and the evenly spaced controls have as many
 
@@ -102,12 +108,14 @@ Choice = All | Last | Early | Steady | Converged | Unconverged | Proposed | Rand
 class Config:
     dense: Dense
     choice: Choice = All()
+    calm: Calm = CALM
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
+    check_some(config.dense.model.data.n_train, config.dense.model.data.noise)
     trace = traced(config.dense)
     curve, steps = trace.array("train_loss"), trace.array("steps")
-    ends = phases(curve, steps)
+    ends = phases(curve, steps, config.calm)
     chosen = positions(config, curve, steps, ends)
     own, loss = (np.array(trace.array(name)) for name in ("self_influence", "loss"))
     corrupted = np.array(trace.array("corrupted"))
@@ -149,7 +157,7 @@ def positions(config: Config, curve: np.ndarray, steps: np.ndarray, ends: Phases
         case Unconverged():
             return everything[: ends.converged]
         case Proposed():
-            return propose(curve, choice.count, steps)
+            return propose(curve, choice.count, steps, config.calm)
         case Even():
             return evenly(steps, choice.count)
         case Random():
@@ -169,7 +177,7 @@ def traced(dense: Dense) -> runs.Run:
         model = dense.model
         train, _ = load_data(model.data, model.seed)
         training = trained(dense)
-        module = model.network.build(model.seed)
+        module = model.network.build(model.seed).to(device())
         params = training.array("params")
         moments = checkpoints(module, params, np.full(len(params), model.fit.lr))
         decay = model.fit.weight_decay
@@ -204,7 +212,7 @@ def trained(dense: Dense) -> runs.Run:
         model = dense.model
         train, evaluation = load_data(model.data, model.seed)
         check_shape(model, train)
-        module = model.network.build(model.seed)
+        module = model.network.build(model.seed).to(device())
         params, losses, steps = [], [], [0]
         for some, part in _parts(dense, train.examples):
             outcome = fit(module, cross_entropy, some, part, model.seed, scratch)
@@ -251,6 +259,19 @@ def display(choice: Choice) -> str:
     return names[type(choice)]
 
 
+def work(config: Config) -> Work:
+    """What a cell takes: the training, and all its checkpoints once."""
+    dense, model = config.dense, config.dense.model
+    of, n, plan = models.unit(model), model.data.n_train, model.fit
+    early = -(-n // (dense.apart * plan.batch_size))
+    count = early + -(-(plan.epochs - 1) // plan.every)
+    learned = replace(models.work(model), name="digit_dense", config=dense)
+    learned = replace(learned, disk=FLOAT * of.size * count)
+    steps = (*scores(TracIn(), of, n, checkpoints=count), forward(of, n * count))
+    trace = Work("checkpoints", steps, (learned,), "digit_trace", dense, disk=2 * FLOAT * n * count)
+    return Work("choices", (dot(1, n, count),), (trace,), gpu=False)
+
+
 def table(dense: Dense, seeds: int, draws: int) -> list[Config]:
     """Every choice on every seed, with `draws` random ones."""
     choices: list[Choice] = [All(), Last(), Early(), Steady(), Converged(), Unconverged()]
@@ -268,10 +289,11 @@ BUNDLED = Dense(
         fit=Fit(epochs=40, batch_size=20, lr=0.5, momentum=0.0, every=2),
     )
 )
+TOY = Calm(rise=0.5, lasting=0.05)  # a few steps on toy digits, whose minibatch losses swing
 PRESETS: dict[str, list[Config]] = {
-    "smoke": table(BUNDLED, 3, 2),
-    "small": table(TENTH, 3, 5),
-    "paper": table(WHOLE, 5, 10),
+    "smoke": [replace(cell, calm=TOY) for cell in table(BUNDLED, 3, 2)],
+    "small": table(TENTH, 10, 5),
+    "paper": table(WHOLE, 10, 10),
 }
 
 EXPERIMENT = Experiment(
@@ -280,7 +302,9 @@ EXPERIMENT = Experiment(
     PRESETS,
     summary="mislabelled digits by TracIn's self-influence on parts of training: AUC and AP",
     columns=("auc", "ap", "loss_ap", "n_checkpoints"),
-    seconds={"smoke": 14.0, "small": 1_250},
+    seconds={"smoke": 14.0, "small": 4_200},
+    gpu=True,
+    work=work,
 )
 
 

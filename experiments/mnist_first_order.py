@@ -20,15 +20,19 @@ from torch.func import functional_call
 
 from experiments.data import digits, labels
 from experiments.digits.models import Network, predictions
-from experiments.laboratory import process
+from experiments.laboratory import counting, process
+from experiments.laboratory.device import device, on_device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.work import Step, Work
 from experiments.models.mnist_cnn import DigitsCNN, LargeCNN
 from experiments.training.loop import Saved
 from experiments.training.plans import cross_entropy
+from methods.examples import Examples, take
+from methods.losses.objective import Params
 from methods.progress import track
 from methods.randomness import Purpose, numpy_generator
-from methods.task import Examples, Params, Task, take
+from methods.task import Task
 from methods.tracin import descent, measure, moved, watch
 
 COLUMNS = ("before", "influence", "after", "remainder")
@@ -57,8 +61,9 @@ class Config:
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     train, query, rest = load(config)
-    module = config.network.build(config.seed)
-    walk = Walk(config, Task.of(module, cross_entropy), train, query, scratch)
+    module = config.network.build(config.seed).to(device())
+    task = Task.of(module, cross_entropy)
+    walk = Walk(config, task, on_device(train), on_device(query), scratch)
     started = time.perf_counter()
     walk.go()
     change, influence = walk.change(), walk.column("influence")
@@ -107,7 +112,7 @@ class Walk:
 
     def column(self, name: str) -> np.ndarray:
         """A recorded quantity, one row per step."""
-        return torch.stack(self.columns[name]).numpy()
+        return torch.stack(self.columns[name]).cpu().numpy()
 
     def change(self) -> np.ndarray:
         """Loss before minus loss after each recorded step, (n_recorded, n_query)."""
@@ -184,6 +189,18 @@ def remainder(task: Task, query: Examples, update: Params) -> Tensor:
     return torch.stack(remainders)
 
 
+def work(config: Config) -> Work:
+    """What a walk takes: a step, and at recorded ones the queries with their derivatives."""
+    of = counting.image_unit(config.network, config.network.image_shape, cross_entropy)
+    steps = config.epochs * -(-config.n_train // config.batch_size)
+    step = Step(of.operations * config.batch_size, of.kernels, steps)
+    seen = Step(3 * of.forward * config.n_query, of.kernels, steps / config.every)
+    disk = 2 * counting.FLOAT * config.n_query * steps / config.every
+    label = f"walk by batches of {config.batch_size}"
+    walk = Work(label, (step,), kind="training", memory=2 * disk)
+    return Work("queries", (seen,), (walk,), disk=disk)
+
+
 RATES = {1: (0.001, 0.003, 0.01, 0.03), 10: (0.003, 0.01, 0.03, 0.1), 100: (0.01, 0.03, 0.1, 0.3)}
 
 
@@ -214,6 +231,8 @@ EXPERIMENT = Experiment(
     summary="change in loss at each training step against its first-order term, TracIn's influence",
     columns=("pearson", "spearman", "accuracy", "seconds"),
     seconds={"smoke": 16.0, "small": 1_200.0},
+    gpu=True,
+    work=work,
 )
 
 if __name__ == "__main__":

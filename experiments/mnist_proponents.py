@@ -8,9 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.digits import models
 from experiments.digits.models import LARGE, SMOKE, Data, Model, trained
+from experiments.images import proponents
 from experiments.images.proponents import COLUMNS, Method, Queries, draw, influence, measure, pool
+from experiments.laboratory.device import on_device
 from experiments.laboratory.experiment import Experiment, sweep
+from experiments.laboratory.work import Work
 from methods.ihvp.arnoldi import Krylov
 from methods.representer import Representer
 from methods.tracin import TracIn
@@ -27,12 +31,19 @@ class Config:
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     learned = trained(config.model)
-    train = pool(learned.module, learned.train.examples)
-    evaluation = pool(learned.module, learned.evaluation.examples)
+    train = pool(learned.module, on_device(learned.train.examples))
+    evaluation = pool(learned.module, on_device(learned.evaluation.examples))
     drawn = draw(evaluation, config.queries, config.model.seed)
     top = config.queries.top
     measures = measure(config.model, config.method, learned.task, train, drawn, top)
     return {**learned.metrics, **measures}
+
+
+def work(config: Config) -> Work:
+    """What a cell takes, with the network's training."""
+    model = config.model
+    of, trained, n = models.unit(model), models.work(model), model.data.n_train
+    return proponents.work(model, config.method, config.queries, of, n, model.fit, trained)
 
 
 def methods(num_eigen: int, basis: Krylov) -> list[Method]:
@@ -60,6 +71,8 @@ EXPERIMENT = Experiment(
     summary="digits that speak for a prediction and against it: classes of the top 5, by method",
     columns=COLUMNS,
     seconds={"smoke": 14, "small": 600},
+    gpu=True,
+    work=work,
 )
 
 if __name__ == "__main__":

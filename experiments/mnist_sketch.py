@@ -14,13 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.digits import models
 from experiments.digits.models import SMALL, SMOKE, Blocks, block_hessians, trained
 from experiments.laboratory.experiment import Experiment, sweep
+from experiments.laboratory.work import Step, Work
 from methods.curvature.operators import Hessian
+from methods.examples import Examples
 from methods.ihvp.sketch import Sketch
 from methods.randomness import numpy_generator
 from methods.rows.projections import Gaussian
-from methods.task import Examples, Task
+from methods.task import Task
 
 POINTS = 40  # steps at which the error is recorded, evenly on a log scale
 
@@ -52,9 +55,10 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     learned = trained(config.blocks.model)
     task, train = learned.task, learned.train.examples
     stored = block_hessians(config.blocks)
-    blocks = torch.from_numpy(np.array(stored.array("hessians")))
+    blocks = torch.from_numpy(np.array(stored.array("hessians"))).to(task.device)
     hessian = BlockHessian(task, train, blocks, config.damping, config.sketch.seed)
-    exact = blocks.double().mean(0) + hessian.shift * torch.eye(task.size, dtype=torch.float64)
+    exact = blocks.double().mean(0)
+    exact.diagonal().add_(hessian.shift)
     values = torch.linalg.eigvalsh(exact)
     target = config.sketch.projection.draw(task).directions()
     goal = torch.linalg.solve(exact, target.double().T).T
@@ -76,6 +80,15 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         "negative_eigenvalues": int((values < 0).sum()),
         "fit_seconds": stored.metrics["seconds"],
     }
+
+
+def work(config: Config) -> Work:
+    """What a cell takes: the exact inverse, and steps of two products with stored matrices."""
+    size, sketch = models.unit(config.blocks.model).size, config.sketch
+    step = Step(2 * 2 * sketch.projection.dim * float(size) ** 2, 12, sketch.steps)
+    inverse = Step(10 * float(size) ** 3)  # eigenvalues, and the solution of a linear system
+    memory = 4.0 * size**2 * (config.blocks.count + 4)
+    return Work("sketch", (step, inverse), (models.blocks_work(config.blocks),), memory=memory)
 
 
 BASE = Config(Blocks(SMALL), Sketch(Gaussian(16), steps=2_000, lr=0.5, momentum=0.9))
@@ -110,6 +123,8 @@ EXPERIMENT = Experiment(
     summary="H^-1 G^T by two-minibatch gradients: error against steps, the exact Hessian known",
     columns=("damping", "error_last", "smallest_eigenvalue", "largest_eigenvalue"),
     seconds={"smoke": 7},
+    gpu=True,
+    work=work,
 )
 
 if __name__ == "__main__":

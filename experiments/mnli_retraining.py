@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.laboratory import runs
+from experiments.laboratory.device import device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment, sweep
+from experiments.laboratory.work import Work
 from experiments.models.bert import Bert
 from experiments.pairs import models
 from experiments.pairs.influence import Plan, balanced, examples, predicted
@@ -30,10 +32,12 @@ from experiments.pairs.rankings import (
     random_of_label,
     ranked,
 )
+from experiments.pairs.rankings import work as ranking_work
 from experiments.training.loop import fit
+from experiments.training.models import training_work
+from methods.examples import Examples
 from methods.progress import track
 from methods.randomness import numpy_generator
-from methods.task import Examples
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def _retrain(config: Asked, scratch: Path) -> dict[str, Any]:
     train, _ = models.load(base, base.train)
     weight = torch.ones(len(train["label"]))
     weight[_checked(model.removed, len(weight))] = 0.0
-    module = base.network.open().top(base.labels, base.dropout, model.seed)
+    module = base.network.open().top(base.labels, base.dropout, model.seed).to(device())
 
     def weighed(network: nn.Module, batch: Examples) -> Tensor:
         return batch["weight"] * models.cross_entropy(network, batch)
@@ -187,6 +191,24 @@ def _removals(config: Config, classifier: models.Trained) -> Iterator[Removal]:
         yield "random", name, random_of_label(labels, label, most, draw)
 
 
+def work(config: Config) -> Work:
+    """What a cell takes: rankings, and retrainings without what they list."""
+    model, most = config.model, max(config.remove)
+    of, n = models.unit(model.network, model.labels), models.pairs_of(model.train)
+    systems: list[System] = [replace(config.plan, k=k) for k in config.ks]
+    systems += [config.full, SameGradient(), SameFeatures()]
+    rankings = (
+        ranking_work(Ranking(model, config.sample, config.points, one, most)) for one in systems
+    )
+    sets = (2 * len(systems) + model.labels) * len(config.remove) * len(config.seeds)
+    label = f"{of.size:,} parameters of BERT, again"
+    again = training_work("", None, of, n, model.fit, label, networks=sets, kept=False)
+    # Those of the whole set have the points' positions in their config, which are not known yet.
+    seeds = (len(config.seeds) + len(config.others)) / config.points
+    share = (replace(step, times=step.times * (1 + seeds / sets)) for step in again.steps)
+    return Work("point", (), (*rankings, replace(again, steps=tuple(share))))
+
+
 LAST = models.Model(
     Bert(frozen=5), models.Sample(n=3_000), fit=replace(models.FIT, epochs=4, every=4)
 )
@@ -232,6 +254,8 @@ EXPERIMENT = Experiment(
     summary="loss on a point after its influential pairs are removed and the model retrained",
     columns=("accuracy", "right", "before"),
     seconds={"smoke": 29, "small": 8_280},
+    gpu=True,
+    work=work,
 )
 
 

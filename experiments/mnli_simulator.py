@@ -15,15 +15,19 @@ import numpy as np
 import torch
 from torch.func import grad
 
+from experiments.laboratory import attribution, counting
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
+from experiments.laboratory.work import Step, Work
 from experiments.pairs import models, rankings
 from experiments.pairs.influence import RELEASED, Plan, balanced, examples, predicted
 from experiments.training.loop import Saved
+from methods.examples import Examples, take
+from methods.precision import full_precision
 from methods.progress import track
 from methods.randomness import numpy_generator
-from methods.task import Examples, Task, take
+from methods.task import Task
 
 
 def after_steps(
@@ -60,9 +64,10 @@ def after_steps(
 
 
 @torch.no_grad()
+@full_precision()
 def _after_step(task: Task, pair: Examples, query: Examples, lrs: np.ndarray) -> np.ndarray:
     """Loss of each query after one step on a pair, (n_query, lrs)."""
-    start = task.flatten(task.params)
+    pair, query, start = task.move(pair), task.move(query), task.flatten(task.params)
     gradient = task.flatten(grad(lambda params: task.loss(params, pair).sum())(task.params))
     moved = torch.empty_like(start)
     params = task.unflatten(moved)  # views
@@ -70,7 +75,7 @@ def _after_step(task: Task, pair: Examples, query: Examples, lrs: np.ndarray) ->
     for lr in lrs:
         torch.add(start, gradient, alpha=-float(lr), out=moved)
         losses.append(task.loss(params, query))
-    return torch.stack(losses, dim=1).numpy()
+    return torch.stack(losses, dim=1).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -107,12 +112,10 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     query = {**labelled, "label": torch.from_numpy(classes)}
     index = np.stack(list(chosen.values()), axis=1)
     loss = after_steps(simulating.task, task_model.train, query, index, lrs, scratch)
-    with torch.no_grad():
-        before = simulating.task.loss(simulating.task.params, query).numpy()
     return {
         **_metrics(config, simulator),
         "loss": loss,
-        "before": before,
+        "before": attribution.losses(simulating.task, query).numpy(),
         "lrs": lrs,
         "right": right,
         "predicted": classes,
@@ -181,6 +184,21 @@ def _texts(
     return texts
 
 
+def work(config: Config) -> Work:
+    """What a cell takes: two models, rankings, and steps of every rate on their pairs."""
+    model, (points, each) = config.model, (config.points, config.num_examples)
+    simulator = models.Simulator(model, config.simulator_seed)
+    of = models.unit(model.network, model.labels)
+    systems = config.plan, rankings.SameGradient(config.plan.k), rankings.SameFeatures()
+    parts = tuple(
+        rankings.work(rankings.Ranking(model, config.sample, points, one, each)) for one in systems
+    )
+    parts += models.work(simulator), models.pass_work(simulator, config.sample)
+    pairs = (2 * len(systems) + model.labels) * points * each
+    after = Step(of.forward, of.kernels / 3, pairs * config.num_lrs)
+    return Work("steps on a pair", (counting.gradients(of, pairs), after), parts)
+
+
 PRESETS: dict[str, list[Config]] = {
     "smoke": [
         Config(
@@ -205,6 +223,8 @@ EXPERIMENT = Experiment(
     summary="a simulator's loss after one step on influential, similar and random pairs",
     columns=("accuracy", "agreement", "accuracy_simulator"),
     seconds={"smoke": 20, "small": 766},
+    gpu=True,
+    work=work,
 )
 
 

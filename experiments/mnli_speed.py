@@ -15,13 +15,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.laboratory import counting
+from experiments.laboratory import work as laboratory
 from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from experiments.pairs import influence
 from experiments.pairs.influence import RELEASED, Plan, as_metrics, check_counts, gradient_products
 from experiments.pairs.inverse import Everything, Inverse
-from experiments.pairs.models import PAPER, SMOKE, Model, Sample, Trained, small, trained
+from experiments.pairs.models import (
+    PAPER,
+    SMOKE,
+    Model,
+    Sample,
+    Trained,
+    pairs_of,
+    small,
+    trained,
+    unit,
+)
 from experiments.pairs.runtime import Product, RunTime
 from methods.fastif import FastIF, inverted, neighbours
 from methods.rows.gradients import gradient_rows
@@ -81,8 +93,9 @@ class Agreement:
             )
             for name, plan in settings.items()
         }
-        directions = [*(torch.from_numpy(s_test["mean"]) for s_test in s_tests.values()), gradients]
-        scores = gradient_products(classifier.task, classifier.train, torch.cat(directions))
+        means = torch.from_numpy(np.concatenate([s_test["mean"] for s_test in s_tests.values()]))
+        directions = torch.cat([means.to(gradients), gradients])
+        scores = gradient_products(classifier.task, classifier.train, directions)
         blocks = dict(zip([*settings, "gradients"], scores.split(len(index)), strict=True))
         correlations = ", ".join(
             f"{name} {_correlation(block, blocks['full']):.4f}"
@@ -108,7 +121,7 @@ class Agreement:
 
 def _s_test(classifier: Trained, gradients: Tensor, settings: FastIF) -> dict[str, np.ndarray]:
     s_test = inverted(classifier.task, classifier.train, gradients, settings, here())
-    return {"mean": s_test.mean.numpy(), "error": s_test.relative_error.numpy()}
+    return {"mean": s_test.mean.cpu().numpy(), "error": s_test.relative_error.cpu().numpy()}
 
 
 def _correlation(one: Tensor, other: Tensor) -> float:
@@ -202,6 +215,39 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     return config.work.run(config.model, scratch)
 
 
+def work(config: Config) -> laboratory.Work:
+    """What a measurement takes, with the model and its passes."""
+    model, n = config.model, pairs_of(config.model.train)
+    of = unit(model.network, model.labels)
+    match config.work:
+        case Recall() | Agreement() as asked:
+            points = asked.n_points
+            plans = [asked.plan] if isinstance(asked, Recall) else list(asked.plans().values())
+            steps = [s for plan in plans for s in influence.recursion_steps(plan, model, points)]
+            steps += [counting.gradients(of, n), counting.dot(n, of.size, points * len(plans))]
+        case Inverse() as asked:
+            points, plans = asked.n_points, [Plan(damping=asked.damping, scale=asked.scale)]
+            # Of the released settings; where the curvature decides, fewer.
+            count = round(200 * max(asked.lengths)) * asked.repeats * points
+            steps = [counting.products(of, b, count) for b in asked.samples]
+            steps.append(counting.products(of, n, counting.SOLVED, points))
+        case RunTime() as asked:
+            points, plans = asked.n_points, [RELEASED]
+            rounds = points * (asked.takes + 1)
+            alone = 2 * asked.steps * (asked.batch + 1)
+            steps = [
+                counting.products(of, 1, rounds * (alone + 4 * asked.steps)),
+                counting.gradients(of, rounds * (2 * asked.candidates + 3 * asked.batched)),
+            ]
+        case Product() as asked:
+            points, plans = 1, [RELEASED]
+            steps = [counting.products(of, asked.batch, 2 * asked.batches * asked.takes)]
+    sample = [asked.sample] if not isinstance(asked, Product) else []
+    memory = counting.FLOAT * of.size * 4 * min(points, BLOCK)
+    needed = influence.needed(model, plans[0], *sample)
+    return laboratory.Work(type(asked).__name__, tuple(steps), needed, memory=memory)
+
+
 def cells(
     model: Model,
     timed: Model,
@@ -223,8 +269,10 @@ def cells(
         fast=released,
         few=Plan(None, sample=agreement.full.sample, damping=released.damping),
     )
+    there = replace(released, k=None, sample=recall.plan.sample, repeats=recall.plan.repeats)
     works: list[Work] = [
         recall,
+        replace(recall, plan=there),
         inverse,
         replace(inverse, damping=released.damping, scale=released.scale),
         agreement,
@@ -254,7 +302,7 @@ PRESETS: dict[str, list[Config]] = {
         Inverse(
             sample=FEW,
             n_points=2,
-            depths=(20, 30, 40),
+            lengths=(1.0, 2.0, 3.0),
             samples=(1, 4),
             repeats=2,
             whole_samples=(1, 4),
@@ -266,7 +314,14 @@ PRESETS: dict[str, list[Config]] = {
         Product(batch=8, batches=2, takes=1),
     ),
     "small": cells(
-        small(), Model(), Recall(), Inverse(), Agreement(), RunTime(), RELEASED, Product()
+        small(),
+        Model(),
+        Recall(ms=(1, 3, 10, 33, 100, 1_000)),  # the first and 33 are the paper's shares
+        Inverse(),
+        Agreement(),
+        RunTime(),
+        RELEASED,
+        Product(),
     ),
     "paper": cells(
         PAPER,
@@ -287,7 +342,9 @@ EXPERIMENT = Experiment(
     summary="FastIF on MultiNLI: recall of kNN, error of s_test, agreement, run time",
     table=table,
     seconds={"smoke": 39, "small": 5_050},
+    work=work,
     processes=4,
+    gpu=True,
 )
 
 

@@ -18,11 +18,12 @@ import numpy as np
 
 from experiments.ensembles import classifiers, rate_sweep
 from experiments.ensembles.rate_sweep import Trial
-from experiments.laboratory import runs
+from experiments.laboratory import counting, runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from experiments.laboratory.table import interval, plus_minus
+from experiments.laboratory.work import Work
 from methods.ensembles.agreement import agreement, chance_agreement
 
 Vary = Literal["both", "init", "order"]
@@ -155,6 +156,24 @@ def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
     return ["data", "network", "what differs", "seen", "agreement", "accuracy"], rows
 
 
+def work(config: Config) -> Work:
+    """What a cell takes, with the networks that it compares and the trials of their rate."""
+    if isinstance(config, Trial):
+        trial = classifiers.work("classifier_trial", config, config.recipe, 1, kept=False)
+        return Work("trial", parts=(trial,))
+    if isinstance(config, Networks):
+        return Work("networks", parts=(_networks(config),))
+    square = counting.dot(config.n_seeds, config.recipe.data.n_query, config.n_seeds)
+    return Work("comparison", (square,), tuple(map(_networks, parts(config))), gpu=False)
+
+
+def _networks(part: Networks) -> Work:
+    trials, size = rate_sweep.works(part.recipe), len(part.seeds)
+    return classifiers.work(
+        "classifiers", part, part.recipe, size, views=6, parts=trials, kept=False
+    )
+
+
 def cells(recipe: classifiers.Recipe, seeds: dict[Vary, int], stack: int) -> list[Config]:
     """Trials, then stacks, then comparisons: an array trains networks before it compares them."""
     compared = [Compared(recipe, vary, n, min(stack, n)) for vary, n in seeds.items()]
@@ -168,22 +187,25 @@ def each(recipes: Iterable[classifiers.Recipe], seeds: dict[Vary, int], stack: i
 
 
 SMALL = (classifiers.MNIST_MLP, classifiers.MNIST_CNN, classifiers.JPEG_MLP, classifiers.JPEG_CNN)
-PAPER = (
+SMALL_IMAGES = (  # networks that share a GPU
     classifiers.CIFAR_10_INCEPTION,
     classifiers.CIFAR_10_RESNET,
     classifiers.CIFAR_100_INCEPTION,
     classifiers.CIFAR_100_RESNET,
+)
+PHOTOGRAPHS = (
     classifiers.DTD_INCEPTION,
     classifiers.DTD_RESNET,
     classifiers.FLOWERS_INCEPTION,
     classifiers.FLOWERS_RESNET,
 )
+ALL: dict[Vary, int] = {"both": 20, "init": 20, "order": 20}
 PRESETS: dict[str, list[Config]] = {
     "smoke": each(
         (classifiers.SMOKE_MLP, classifiers.SMOKE_CNN), {"both": 6, "init": 4, "order": 4}, stack=6
     ),
     "small": each(SMALL, {"both": 20, "init": 10, "order": 10}, stack=20),
-    "paper": each(PAPER, {"both": 20, "init": 20, "order": 20}, stack=1),
+    "paper": [*each(SMALL_IMAGES, ALL, stack=4), *each(PHOTOGRAPHS, ALL, stack=1)],
 }
 
 EXPERIMENT = Experiment(
@@ -193,6 +215,7 @@ EXPERIMENT = Experiment(
     summary="agreement of networks that differ in what is random, plain and from several views",
     table=table,
     seconds={"smoke": 8, "small": 2_885},
+    work=work,
     gpu=True,
 )
 

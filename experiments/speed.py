@@ -9,7 +9,6 @@ import multiprocessing
 import resource
 import statistics
 import sys
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,13 +17,18 @@ from typing import Any, get_args
 import torch
 
 from experiments.laboratory import clock
+from experiments.laboratory.device import device
 from experiments.laboratory.experiment import Experiment, sweep
 from experiments.laboratory.process import keep_freed
 from experiments.laboratory.runs import Run
-from experiments.timing.peers import PEERS, Peer
+from experiments.timing.peers import cells
+from experiments.timing.peers.cells import Peer
+from experiments.timing.projected import PROJECTED, Projected
 from experiments.timing.work import (
+    BeyondMemory,
     ExactHessian,
     FreshProduct,
+    LastLayer,
     Matrix,
     Proponents,
     ReusedProduct,
@@ -40,6 +44,9 @@ Work = (
     | ReusedProduct
     | ScoreDirections
     | ExactHessian
+    | LastLayer
+    | BeyondMemory
+    | Projected
     | Peer
 )
 
@@ -59,14 +66,15 @@ class Config:
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     with clock.threads(config.threads):
+        if isinstance(config.work, Peer):
+            return {**config.work.measured(config.repeats), "threads": config.threads}
         timed = config.work.build()
-        seconds_of = clock.in_turns(
-            {"work": timed.work, "unit": timed.unit}, config.repeats, time.perf_counter
-        )
-        a, b = torch.randn(2, GEMM, GEMM)
+        now = partial(clock.wall, device().type)
+        seconds_of = clock.in_turns({"work": timed.work, "unit": timed.unit}, config.repeats, now)
+        a, b = torch.randn(2, GEMM, GEMM).to(device())
         product = partial(torch.matmul, a, b)
-        best = min(clock.in_turns({"product": product}, 5, time.perf_counter)["product"])
-        gemm = 2 * GEMM**3 / best  # operations a second of this machine's float32 product
+        best = min(clock.in_turns({"product": product}, 5, now)["product"])
+        gemm = 2 * GEMM**3 / best  # operations a second of this device's float32 product
     work, unit = seconds_of["work"], seconds_of["unit"]
     ratios = sorted(a / b * timed.factor for a, b in zip(work, unit, strict=True))
     speedup = timed.speedup
@@ -89,13 +97,16 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     if timed.flops:
         metrics |= {"flops": timed.flops, "gflops": timed.flops / seconds / 1e9}
         metrics |= {"over_limit": seconds * gemm / timed.flops, "bytes": timed.bytes}
-    if config.judged and not isinstance(config.work, Peer):
+    if config.judged and timed.memory:
         metrics |= peak_memory(config.work, config.threads)
     return metrics
 
 
 def peak_memory(work: Any, threads: int) -> dict[str, int]:
-    """Peak resident bytes that the work adds to a fresh process, for n and for 4 n examples."""
+    """Peak bytes that the work adds, for n and for 4 n examples.
+
+    They are those of a GPU's memory, or the resident ones of a fresh process.
+    """
     context = multiprocessing.get_context("spawn")
     peaks = []
     for size in (work.n, 4 * work.n):
@@ -108,6 +119,11 @@ def _peak(work: Any, threads: int) -> int:
     keep_freed()
     torch.set_num_threads(threads)
     timed = work.build()
+    if device().type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        timed.work()
+        return torch.cuda.max_memory_allocated() - before
     before = _resident("VmRSS")
     timed.work()
     return max(0, _resident("VmHWM") - before)
@@ -127,9 +143,17 @@ def _resident(name: str) -> int:
 
 
 def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
+    beside = [one.metrics for one in runs if "library" in one.metrics]
+    return peers_table(beside) if len(beside) == len(runs) else passes_table(runs)
+
+
+def passes_table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
+    """A line for each work of ours, beside its bound."""
     header = ["work", "ratio (range)", "bound", "met", "Gop", "over the limit", "peak MB"]
     rows = []
     for m in (one.metrics for one in runs):
+        if "library" in m:
+            continue
         sign = "≥" if m.get("is_speedup") else "≤"
         rows.append(
             [
@@ -147,7 +171,31 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-FULL: list[Work] = [kind() for kind in get_args(Work) if kind is not Peer]
+def peers_table(found: list[Any]) -> tuple[list[str], list[list[str]]]:
+    """A line for each task and library: milliseconds of both, and how many times ours is faster."""
+    header = ["task", "library", "theirs ms", "ours ms", "a", "theirs ÷ ours (range)", "settings"]
+    rows = []
+    for m in found:
+        name = f"{m['library']} {m.get('version', '')}".strip()
+        if not m["installed"]:
+            rows.append([str(m["task"]), name, "", "", "", "", f"not installed: {m['remedy']}"])
+            continue
+        rows.append(
+            [
+                str(m["work"]),
+                name,
+                f"{m['theirs_ms']:.3g}",
+                f"{m['ours_ms']:.3g}",
+                str(m["unit"]),
+                f"{m['ratio']:.2f} ({m['ratio_low']:.2f} to {m['ratio_high']:.2f})",
+                str(m["settings"]),
+            ]
+        )
+    return header, rows
+
+
+SCORING = (LastLayer, BeyondMemory)
+FULL: list[Work] = [kind() for kind in get_args(Work) if kind not in (*SCORING, Projected, Peer)]
 TINY: list[Work] = [
     SelfInfluence(n=32),
     Matrix(n=32, queries=4),
@@ -158,9 +206,11 @@ TINY: list[Work] = [
     ExactHessian(n=1, theirs=1),
 ]
 PRESETS: dict[str, list[Config]] = {
-    "smoke": [Config(work, 1, judged=False) for work in TINY],
+    "smoke": [Config(work, 1, judged=False) for work in [*TINY, *cells.TINY]],
     "small": sweep(Config(repeats=3), again=range(3), work=FULL),
-    "peers": sweep(Config(SelfInfluence(n=256), 5), work=PEERS),
+    "scoring": sweep(Config(repeats=3), again=range(3), work=[kind() for kind in SCORING]),
+    "projections": sweep(Config(repeats=3), again=range(3), work=PROJECTED),
+    "peers": [Config(peer, cells.TASKS[peer.task].repeats, threads=1) for peer in cells.PEERS],
 }
 
 EXPERIMENT = Experiment(
@@ -170,6 +220,7 @@ EXPERIMENT = Experiment(
     summary="cost of each method in forward-backward passes, and beside other libraries",
     table=table,
     seconds={"small": 360},
+    gpu=True,
 )
 
 

@@ -7,28 +7,29 @@ thread, so other processes count little; on a GPU, wall-clock time. Data are MNI
 
 import statistics
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from experiments.laboratory import clock
+from experiments.laboratory import clock, device
 from experiments.laboratory.experiment import Experiment, sweep
 from experiments.laboratory.runs import Run
 from experiments.models.digits_mlp import DigitsMLP
+from experiments.models.inception import SmallInception
 from experiments.models.strided_cnn import StridedCNN
+from experiments.training import stacked
 from experiments.training.loop import fit
-from experiments.training.plans import Fit, Loss, cross_entropy
-from experiments.training.stacked import Stack, fit_stack
+from experiments.training.plans import Fit, Precision, cross_entropy
+from experiments.training.stacked import fit_stack
 from methods.ensembles.masks import Packed, draw_masks
 from methods.ensembles.subset import Sums
+from methods.examples import Examples, take
 from methods.rows.matmul import count_product
-from methods.task import Examples, take
 
-Network = DigitsMLP | StridedCNN
+Network = DigitsMLP | StridedCNN | SmallInception
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,7 @@ class Autocast:
 
     def train(self, work: "Training", data: Examples) -> None:
         """Train `size` networks, for as many epochs as are timed."""
-
-        def loss(model: Any, batch: Examples) -> Tensor:
-            with torch.autocast(work.device, torch.bfloat16):
-                return cross_entropy(model, batch)
-
-        _train_one(work, data, loss)
+        _train_one(work, data, "bf16")
 
 
 @dataclass(frozen=True)
@@ -55,11 +51,20 @@ class Stacked:
 
     def train(self, work: "Training", data: Examples) -> None:
         """Train `size` networks, for as many epochs as are timed."""
-        stack = Stack([work.network.build(seed) for seed in range(self.size)]).to(work.device)
-        masks = draw_masks(self.size, work.n_train, work.subset, 0)
-        with tempfile.TemporaryDirectory() as folder:
-            seeds = range(self.size)
-            fit_stack(stack, cross_entropy, data, masks, work.timed, seeds, Path(folder))
+        _train_many(work, data, stacked.Stack, self.size, work.timed)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """`size` networks side by side, on a GPU each in a stream, channels last."""
+
+    size: int = 8
+    precision: Precision = "bf16"
+
+    def train(self, work: "Training", data: Examples) -> None:
+        """Train `size` networks, for as many epochs as are timed."""
+        plan = replace(work.timed, precision=self.precision, channels_last=True)
+        _train_many(work, data, stacked.Apart, self.size, plan)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Training:
     """Networks of an ensemble, each trained for `epochs` on 70% of `n_train` examples."""
 
     network: Network = DigitsMLP()
-    way: Autocast | Stacked = Stacked()
+    way: Autocast | Stacked | Apart = Stacked()
     n_train: int = 2_000
     batch_size: int = 50
     epochs: int = 20
@@ -92,12 +97,10 @@ class Training:
             "image": torch.rand(self.n_train, *self.network.image_shape, generator=draw),
             "label": torch.randint(0, 10, (self.n_train,), generator=draw),
         }
-        data = {name: column.to(self.device) for name, column in data.items()}
+        place = device.measured(self.device)
+        data = {name: column.to(place) for name, column in data.items()}
         seconds = clock.in_turns(
-            {
-                "ours": lambda: self.way.train(self, data),
-                "alone": lambda: _train_one(self, data, cross_entropy),
-            },
+            {"ours": lambda: self.way.train(self, data), "alone": lambda: _train_one(self, data)},
             self.repeats,
             partial(clock.now, self.device),
         )
@@ -125,6 +128,7 @@ class Estimate:
 
     def measured(self) -> dict[str, Any]:
         """Seconds of the estimate, and of the product at its best rate on this machine."""
+        device.measured(self.device)
         masks = Packed.of(draw_masks(self.n_models, self.n_train, round(0.7 * self.n_train), 0))
         draw = torch.Generator().manual_seed(0)
         right = Packed.of(torch.rand(self.n_models, self.n_query, generator=draw) < 0.8)
@@ -161,11 +165,20 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     return config.measured()
 
 
-def _train_one(work: Training, data: Examples, loss: Loss) -> None:
+def _train_one(work: Training, data: Examples, precision: Precision = "float32") -> None:
     mask = torch.from_numpy(draw_masks(1, work.n_train, work.subset, 0)[0])
-    subset = take(data, mask.to(work.device))
+    subset, plan = take(data, mask.to(work.device)), replace(work.timed, precision=precision)
     with tempfile.TemporaryDirectory() as folder:
-        fit(work.network.build(0).to(work.device), loss, subset, work.timed, 0, Path(folder))
+        fit(work.network.build(0).to(work.device), cross_entropy, subset, plan, 0, Path(folder))
+
+
+def _train_many(
+    work: Training, data: Examples, kind: type[stacked.Members], size: int, plan: Fit
+) -> None:
+    networks = kind([work.network.build(seed) for seed in range(size)]).to(work.device)
+    masks = draw_masks(size, work.n_train, work.subset, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        fit_stack(networks, cross_entropy, data, masks, plan, range(size), Path(folder))
 
 
 def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
@@ -183,6 +196,9 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
 
 NETWORKS: tuple[Network, ...] = (DigitsMLP(), StridedCNN())
 WAYS = (Autocast(), Stacked(4), Stacked(16), Stacked(64))
+MANY, FEW = (16, 64, 256, 1024), (1, 4, 8, 16)
+GPU = Training(device="cuda")
+INCEPTION = Training(SmallInception(10), n_train=20_000, batch_size=128, epochs=200, device="cuda")
 TINY = Training(n_train=100, repeats=1)
 PRESETS: dict[str, list[Config]] = {
     "smoke": [*sweep(TINY, network=NETWORKS, way=WAYS[:2]), Estimate(50, 300, 200, repeats=1)],
@@ -190,12 +206,10 @@ PRESETS: dict[str, list[Config]] = {
         *sweep(Training(), again=range(3), network=NETWORKS, way=WAYS),
         *sweep(Estimate(), again=range(3)),
     ],
-    "gpu": sweep(
-        Training(device="cuda"),
-        again=range(3),
-        network=NETWORKS,
-        way=[Stacked(size) for size in (16, 64, 256, 1024)],
-    ),
+    "gpu": [
+        *sweep(GPU, again=range(3), network=NETWORKS, way=[*map(Stacked, MANY), *map(Apart, FEW)]),
+        *sweep(INCEPTION, again=range(3), way=[Stacked(4), Apart(1, "tf32"), *map(Apart, FEW)]),
+    ],
 }
 
 EXPERIMENT = Experiment(

@@ -16,13 +16,16 @@ import torch
 from experiments.data.parallel import Corpus
 from experiments.laboratory import clock
 from experiments.laboratory.attribution import randproj
+from experiments.laboratory.counting import dot, forward, gradients
 from experiments.laboratory.device import device, on_device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment, sweep
+from experiments.laboratory.work import Work
 from experiments.translation import models
 from experiments.translation.models import Model, examples
 from experiments.translation.scores import by_length, contributions, losses, projected
-from methods.task import Task, chunks, take
+from methods.examples import chunks, take
+from methods.task import Task
 from methods.tracin import TracIn
 
 
@@ -75,7 +78,18 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     }
 
 
-PAPER = replace(models.PAPER, train=Corpus("wmt17", 0, 2_048))
+def work(config: Config) -> Work:
+    """What the rounds take: a plain pass and three ways to score."""
+    of, n = models.unit_of(config.model), config.n
+    each = gradients(of, n), gradients(of, n), gradients(of, n), forward(of, n)
+    basis = dot(n, of.size, config.directions)
+    steps = (replace(one, times=one.times * config.rounds) for one in (*each, basis))
+    memory = 4.0 * of.size * (2 + config.directions) + of.held * config.batch
+    return Work("rounds", tuple(steps), memory=memory)
+
+
+UNTRAINED = replace(models.PAPER.fit, precision="float32")  # nothing is trained here
+PAPER = replace(models.PAPER, train=Corpus("wmt17", 0, 2_048), fit=UNTRAINED)
 PRESETS = {
     "smoke": sweep(Config(models.SMOKE, n=128, rounds=2), again=range(2)),
     "small": sweep(Config(), again=range(3)),
@@ -89,6 +103,7 @@ EXPERIMENT = Experiment(
     summary="self-influence of sentence pairs through ten directions, beside a plain pass",
     columns=("ratio_scored", "ratio_norms", "ratio_loss", "pairs_per_hour"),
     seconds={"small": 140},
+    work=work,
     gpu=True,
 )
 

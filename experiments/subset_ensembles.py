@@ -1,8 +1,11 @@
 """How many models influence estimation needs: agreement of two halves of an ensemble.
 
 Reproduces Figures 1, 5 and 6 of Subsets (Doubov et al., 2022): the IOU of the pairs that two
-estimates put above a threshold. Deviations: at the small tier, small networks on MNIST and
-CIFAR-10. We add the IOU expected by chance and the comparison with models outside the estimate.
+estimates put above a threshold. The preset `released` makes them from the models that Feldman and
+Zhang (2020) trained, where a user has their files, and compares with their published pairs;
+`c-scores` holds memorization against published C-scores. Deviations: at the small tier, small
+networks on MNIST and CIFAR-10. We add the IOU expected by chance and the comparison with models
+outside the estimate.
 """
 
 from collections.abc import Iterator
@@ -13,10 +16,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from experiments.ensembles import subsets
+from experiments.ensembles import published, subsets
+from experiments.ensembles.published import Blind, Pairs, Released
+from experiments.laboratory import counting
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
+from experiments.laboratory.work import Step, Work
 from methods.ensembles.masks import Packed
 from methods.ensembles.overlap import iou
 from methods.ensembles.subset import influence
@@ -38,7 +44,7 @@ class Train:
 class Halves:
     """Two estimates by `sizes` models each, with no model in common, `splits` times."""
 
-    ensemble: subsets.Ensemble = subsets.Ensemble()
+    ensemble: subsets.Ensemble | Released = subsets.Ensemble()
     n_models: int = 2_000
     sizes: tuple[int, ...] = (25, 50, 100, 200, 400, 1_000)
     splits: int = 5
@@ -52,13 +58,17 @@ class Restarts:
     n_models: int = 50
 
 
-Config = Train | Halves | Restarts
+Config = Train | Halves | Restarts | Pairs | Blind
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
     if isinstance(config, Train):
         metrics = subsets.part(config.part).metrics
         return {name: metrics[name] for name in metrics if name.startswith("accuracy")}
+    if isinstance(config, Pairs):
+        return published.pairs(config)
+    if isinstance(config, Blind):
+        return published.blind(config)
     return _halves(config) if isinstance(config, Halves) else _restarts(config)
 
 
@@ -75,7 +85,7 @@ def _halves(config: Halves) -> dict[str, Any]:
             f"two halves of {max(config.sizes)} models need {2 * max(config.sizes)}, the ensemble "
             f"has {config.n_models}: lower sizes or raise n_models"
         )
-    whole = subsets.gathered(config.ensemble, config.n_models)
+    whole = published.gathered(config.ensemble, config.n_models)
     full = _hard(whole, np.arange(config.n_models))
     memorized = whole.memorized()
     curves: dict[str, np.ndarray] = {}
@@ -155,6 +165,14 @@ def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
             rows.append([about, f"accuracy {m['accuracy_query']:.4f}", ""])
             continue
         source = config["ensemble"]["data"]["source"]
+        if config["type"] == "Pairs":
+            apart = f"{m['largest_difference']:.2g} apart at most"
+            rows.append([f"{source}, {m['published_pairs']:,} published pairs", apart, ""])
+            continue
+        if config["type"] == "Blind":
+            agreement = f"rank correlation {m['agreement']:.3f}"
+            rows.append([f"{source}, memorization and C-scores", agreement, ""])
+            continue
         thresholds = np.asarray(run_.array("thresholds"))
         at = [int(np.abs(thresholds - t).argmin()) for t in SHOWN]
         if config["type"] == "Restarts":
@@ -165,6 +183,26 @@ def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
         for name, curve in curves.items():
             rows.append([f"{source}, {name}", *(f"{curve[i]:.3f}" for i in at)])
     return ["ensemble", *(f"IOU at {t:g}" for t in SHOWN)], rows
+
+
+def work(config: Config) -> Work:
+    """What a cell takes, with the parts of the ensemble."""
+    if isinstance(config, Train):
+        return Work("part", parts=(subsets.work(config.part),))
+    data, n = config.ensemble.data, config.n_models
+    estimate = counting.dot(data.n_query, 1, data.n_train).operations
+    if isinstance(config, Restarts):
+        again = replace(config.ensemble, restart=config.ensemble.restart + 1)
+        both = *subsets.ensemble_work(config.ensemble, 2 * n), *subsets.ensemble_work(again, n)
+        return Work("restarts", (Step(estimate * n, times=3),), both, gpu=False)
+    needed: tuple[Work, ...] = ()
+    if isinstance(config.ensemble, subsets.Ensemble):
+        needed = subsets.ensemble_work(config.ensemble, n)
+    if isinstance(config, Pairs | Blind):
+        return Work(type(config).__name__.lower(), (Step(estimate * n),), needed, gpu=False)
+    sizes = sum(6 * size + n for size in config.sizes) * config.splits
+    memory = 10 * 8.0 * data.n_query * data.n_train
+    return Work("halves", (Step(estimate, times=sizes),), needed, memory=memory, gpu=False)
 
 
 def cells(
@@ -183,6 +221,8 @@ PRESETS: dict[str, list[Config]] = {
     "smoke": cells(subsets.SMOKE, 200, (25, 50, 100), 50),
     "small": [*cells(subsets.MNIST, 2_000, SIZES, 50), *cells(subsets.CIFAR, 800, SIZES[:5], 48)],
     "paper": cells(subsets.PAPER, 2_000, SIZES, 50),
+    "released": [Halves(Released(), 2_000, SIZES), Pairs()],
+    "c-scores": [Blind()],
 }
 
 EXPERIMENT = Experiment(
@@ -193,6 +233,7 @@ EXPERIMENT = Experiment(
     table=table,
     processes=8,
     seconds={"smoke": 20, "small": 6_890},
+    work=work,
     gpu=True,
 )
 

@@ -21,20 +21,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.digits import models
 from experiments.digits.models import Data, Model, trained
 from experiments.laboratory import runs
-from experiments.laboratory.clock import threads
+from experiments.laboratory.clock import now, threads
+from experiments.laboratory.counting import FLOAT, dot, gradients, scores
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.work import Step, Work
 from experiments.models.mnist_cnn import DigitsCNN, SmallCNN
 from experiments.training.plans import Fit
-from methods.attributor import Fitted
+from methods.examples import Examples, chunks, take
+from methods.fitted.scoring import Fitted
 from methods.randomness import numpy_generator
 from methods.rows.projections import Gaussian, TwoSided
 from methods.search.index import Index, build_from_rows, candidate_rows, load, save
 from methods.search.projected import Projected
 from methods.search.searches import HNSW, IVF, Exact, load_faiss
-from methods.task import Examples, chunks, take
 from methods.tracin import TracIn
 
 K = 10  # proponents of a query
@@ -189,9 +192,9 @@ def _query_ms(config: Config) -> float:
     method, _, queries = fitted(config.stored)
     times = []
     for i in range(ALONE):
-        started = time.process_time()
+        started = now(method.task.device.type)
         method.query_rows(take(queries, slice(i, i + 1))).dense()
-        times.append(1e3 * (time.process_time() - started))
+        times.append(1e3 * (now(method.task.device.type) - started))
     return statistics.median(times)
 
 
@@ -231,9 +234,9 @@ def embedded(stored: Stored, n: int) -> Embedded:
 def _embed(stored: Stored, n: int) -> Embedded:
     method, train, queries = fitted(stored)
     started = time.perf_counter()
-    rows = candidate_rows(method, take(train, slice(0, n)))
+    rows = candidate_rows(method, take(train, slice(0, n))).cpu()
     seconds = time.perf_counter() - started
-    query_rows = [method.query_rows(some).dense() for some in chunks(queries, 100)]
+    query_rows = [method.query_rows(some).dense().cpu() for some in chunks(queries, 100)]
     return Embedded(rows, torch.cat(query_rows), seconds)
 
 
@@ -264,6 +267,38 @@ def one_thread(faiss: bool) -> Iterator[None]:
     finally:
         if library:
             library.omp_set_num_threads(before)
+
+
+def work(config: Config) -> Work:
+    """What a cell takes: rows at all checkpoints, TracInCP's proponents, and searches."""
+    stored, method, n = config.stored, config.method, config.n
+    model, asked = stored.model, stored.n_queries
+    of, learned = models.unit(model), models.work(model)
+    count = -(-model.fit.epochs // model.fit.every)
+    dim = stored.projection.dim if stored.projection else of.size
+    truth = Work(
+        "TracInCP",
+        scores(TracIn(), of, n, asked, count),
+        (learned,),
+        "nearest_truth",
+        Truth(model, n, asked),
+    )
+    rows_of = n if stored.projection is None else stored.n
+    passes = gradients(of, count * rows_of)
+    rows: tuple[Step, ...] = ()
+    parts: tuple[Work, ...] = (truth,)
+    if stored.projection is None:
+        rows = (passes,)
+    else:
+        made = passes, dot(count * rows_of, of.size, dim)
+        disk = FLOAT * (rows_of + asked) * count * dim
+        parts = truth, Work("rows", made, (learned,), "nearest_rows", stored, disk=disk)
+    search = dot(asked, count * dim, n)
+    searches = replace(search, times=2 * ROUNDS * (1 + len(config.efforts)))
+    build = dot(n, count * dim, 0 if isinstance(method, Exact) else 200)
+    memory = 2 * FLOAT * n * count * dim
+    label = f"{type(method).__name__} search"
+    return Work(label, (*rows, build, searches), parts, memory=memory)
 
 
 MNIST = Model(
@@ -323,6 +358,8 @@ EXPERIMENT = Experiment(
     summary="TracIn's proponents by nearest-neighbour search: recall against latency",
     columns=("recall", "recall_tracin", "build_seconds", "bytes"),
     seconds={"smoke": 11, "small": 530},
+    gpu=True,
+    work=work,
     shared="stored",
 )
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.digits.models import LARGE
+from experiments.digits import models
+from experiments.digits.models import LARGE, Model
 from experiments.digits.sketch_moments import (
     Generated,
     Pairs,
@@ -25,6 +26,7 @@ from experiments.digits.sketch_moments import (
     simulate,
     variance,
 )
+from experiments.laboratory import work as laboratory
 from experiments.laboratory.clock import cpu_seconds, peak_bytes, threads
 from experiments.laboratory.experiment import Experiment
 from methods.randomness import torch_generator
@@ -141,6 +143,30 @@ def numbers(cost: Cost) -> int:
     return cost.m * (cost.n + cost.bias) * cost.projection.dim
 
 
+def work(config: Config) -> laboratory.Work:
+    """What a cell takes: mostly random numbers, each as much as DRAWN operations."""
+    asked, dim = config.work, config.work.projection.dim
+    label = f"{type(asked).__name__}, {type(asked.projection).__name__}"
+    if isinstance(asked, Cost):
+        drawn = numbers(asked) * (2 + asked.repeats)
+        return laboratory.Work(label, (laboratory.Step(DRAWN * drawn),), memory=4 * numbers(asked))
+    source = replace(asked.source, seed=config.seed)
+    parts: tuple[laboratory.Work, ...] = ()
+    network = source.network
+    size, vectors = (LAST, 2 * 5)
+    if isinstance(network, Model):
+        learned = models.work(network)
+        parts = (laboratory.Work("gradients", (), (learned,), "sketch_gradients", source),)
+    whole = isinstance(asked, Library) or isinstance(asked.projection, Rademacher)
+    each = dim * (size if whole else vectors)
+    if isinstance(asked.projection, TwoSided):
+        each = isqrt(dim) * (isqrt(size) if whole else vectors) * 2
+    steps = laboratory.Step(DRAWN * each, 20, asked.draws)
+    return laboratory.Work(label, (steps,), parts, memory=4 * each)
+
+
+DRAWN = 300  # operations' time of a random number: it takes some nanoseconds
+LAST = 2_560  # weights of the last layer
 DIMS = (64, 256, 1_024, 4_096, 16_384)
 SIGNS = 1 << 21  # most directions of Rademacher that a cell draws
 
@@ -198,6 +224,8 @@ EXPERIMENT = Experiment(
     summary="inner products of projected gradients: bias and variance against theory, cost",
     columns=("dim", "bias", "variance_ratio", "seconds", "peak_bytes"),
     seconds={"smoke": 16, "small": 700},
+    gpu=True,
+    work=work,
 )
 
 

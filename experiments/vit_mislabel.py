@@ -8,26 +8,31 @@ Deviations: the published SAM checkpoint is in another format, so the paper tier
 without SAM; the small tier starts from a network trained here on the rest of CIFAR-10.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from experiments.data.labels import check_some
+from experiments.images import vit_models
 from experiments.images.vit_models import PAPER, SMALL, SMOKE, Model, Split, Tuned, load_data, tuned
-from experiments.laboratory import attribution, runs
+from experiments.laboratory import attribution, clock, counting, runs
 from experiments.laboratory.attribution import Loss, arnoldi, randproj, randselect
+from experiments.laboratory.device import device, on_device
 from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.work import Work
 from experiments.models.vit import from_the_top
-from methods.attributor import Attributor, Fitted, State
-from methods.curvature.krylov_basis import Disk
+from methods.attributor import Attributor, State
+from methods.examples import Examples, take
+from methods.fitted.scoring import Fitted
 from methods.ihvp.arnoldi import Arnoldi, Krylov, StoredKrylov
 from methods.influence import Influence
 from methods.random_projection import RandomProjection
-from methods.task import Examples, Task, take
+from methods.task import Task
 from methods.tracin import TracIn
 
 TOP = 30  # most suspicious images, which are stored
@@ -59,25 +64,29 @@ class Basis:
 
 
 def run(config: Config, scratch: Path) -> dict[str, Any]:
+    data = config.model.data
+    check_some(data.n_test if data.where == "test" else data.n_train, data.noise)
     learned, method = tuned(config.model), config.method
     names, share = from_the_top(learned.module, config.share)
     task = learned.task if share == 1 else learned.task.only(names)
-    pool, started = learned.pool.examples, time.process_time()
+    now = partial(clock.now, device().type)
+    pool, train = on_device(learned.pool.examples), on_device(learned.train.examples)
+    started = now()
     facts: dict[str, Any] = {}
     if isinstance(method, Loss):
         scores = attribution.losses(task, pool)
     else:
-        state, facts = _prepare(config, method, task, learned.train.examples)
-        started = time.process_time()
-        fitted = method.fit(task, learned.train.examples, state)
+        state, facts = _prepare(config, method, task, train)
+        started = now()
+        fitted = method.fit(task, train, state)
         scores = fitted.self_influence(pool)
         if config.queries:
-            facts |= _opponents(fitted, learned, config.queries)
+            facts |= _opponents(fitted, learned, train, config.queries)
     return {
         "method": "TracIn[1]" if isinstance(method, TracIn) else attribution.display(method),
         **attribution.settings(method),
         **_ranked(scores.numpy(), learned.pool),
-        "seconds": time.process_time() - started,
+        "seconds": now() - started,
         **learned.metrics,
         "share": share,
         "num_params": task.size,
@@ -97,7 +106,8 @@ def _prepare(
         return task, train
 
     wanted = Basis(config.model, config.share, method.state_settings)
-    state, seconds = attribution.stored_state("vit_basis", wanted, method, load, time.process_time)
+    now = partial(clock.now, device().type)
+    state, seconds = attribution.stored_state("vit_basis", wanted, method, load, now)
     values = state["eigenvalues"].double()
     known = state.get("spectrum", state["eigenvalues"]).double()[:100]
     return state, {
@@ -130,17 +140,20 @@ def _pixels(examples: Examples, index: np.ndarray) -> np.ndarray:
     return (images * 255).round().to(torch.uint8).numpy().reshape(*index.shape, *images.shape[1:])
 
 
-def _opponents(fitted: Fitted, learned: Tuned, n_queries: int) -> dict[str, Any]:
+def _opponents(
+    fitted: Fitted, learned: Tuned, examples: Examples, n_queries: int
+) -> dict[str, Any]:
     """Shares of wrong labels and of hard images among opponents and proponents of predictions.
 
-    Queries are test images with their right labels. A rightly labelled training image is hard if
-    the model, though trained on it, gives its label a probability below UNSURE.
+    `examples` are the training images on the device. Queries are test images with their right
+    labels. A rightly labelled training image is hard if the model, though trained on it, gives its
+    label a probability below UNSURE.
     """
     train, n = learned.train, min(n_queries, len(learned.test.true))
     queries = take(learned.test.examples, slice(0, n))
     queries = {**queries, "label": torch.from_numpy(learned.test.true[:n])}
-    scores = fitted.scores(queries, train.examples)
-    given = torch.exp(-attribution.losses(learned.task, train.examples)).numpy()
+    scores = fitted.scores(queries, examples)
+    given = torch.exp(-attribution.losses(learned.task, examples)).numpy()
     hard = ~train.corrupted & (given < UNSURE)
     facts: dict[str, Any] = {
         "n_queries": n,
@@ -188,6 +201,17 @@ class Plan:
     queries: int
 
 
+def work(config: Config) -> Work:
+    """What a cell takes, with the network and the basis of its Hessian."""
+    model, method, data = config.model, config.method, config.model.data
+    of = vit_models.unit(model.network).part(config.share)
+    wanted = Basis(model, config.share, getattr(method, "state_settings", None))
+    once = counting.once_per_model("vit_basis", wanted, method, of, data.n_train)
+    pool = data.n_test if data.where == "test" else data.n_train
+    parts = vit_models.work(model), once
+    return counting.attributed(method, of, data.n_train, parts, config.queries, candidates=pool)
+
+
 def cells(model: Model, seeds: int, plan: Plan) -> Iterator[Config]:
     """Wrong test labels at every share of the parameters; wrong training labels at all of them."""
     for seed in range(seeds):
@@ -230,7 +254,7 @@ def table(results: list[runs.Run]) -> tuple[list[str], list[list[str]]]:
 
 
 SHARES = (0.1, 0.2, 1.0)
-LARGE = StoredKrylov(200, 512, 0, 20, Disk())  # 245 GB in float32 of all parameters
+LARGE = StoredKrylov(200, 512, 0, 20)  # 123 GB in bfloat16 of all parameters
 PRESETS: dict[str, list[Config]] = {
     "smoke": list(cells(SMOKE, 2, Plan((5,), (0.2, 1.0), 1, Krylov(12, 100, 0, 10), 40))),
     "small": list(cells(SMALL, 3, Plan((10, 40), SHARES, 2, Krylov(60, 256, 0, 50), 200))),
@@ -244,6 +268,7 @@ EXPERIMENT = Experiment(
     summary="mislabelled CIFAR-10 images ranked in a fine-tuned vision Transformer: AUC, AP",
     table=table,
     seconds={"small": 2_710},
+    work=work,
     gpu=True,
 )
 

@@ -15,15 +15,26 @@ import numpy as np
 
 from experiments.data.parallel import Corpus
 from experiments.data.translation_noise import CLEAN, KINDS
-from experiments.laboratory.device import on_device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
+from experiments.laboratory.work import Work
 from experiments.training.loop import descend, load_params
+from experiments.training.models import training_work
 from experiments.training.plans import Cycled
 from experiments.translation import filters, models
 from experiments.translation.models import Beam, Model, measure_bleu
-from experiments.translation.scores import Crawl, Method, Polluted, Pool, scores
+from experiments.translation.scores import (
+    SCORING,
+    Crawl,
+    Method,
+    Polluted,
+    Pool,
+    Scoring,
+    encoding,
+    scores,
+)
+from experiments.translation.scores import work as scoring
 
 SHOWN = 4  # pairs stored for reading, with the lowest and with the highest scores
 LETTERS = 400  # of a stored sentence, at most
@@ -57,7 +68,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         raise UserError("no pair passes the rules: give a pool from German to English")
     model = replace(config.retrain, seed=config.seed)
     module = model.build()
-    train = on_device(filters.encoded(model, config.pool, chosen))
+    train = filters.encoded(model, config.pool, chosen)
     draws = Cycled(config.seed, len(chosen), config.early * model.fit.batch_size)
     outcome = descend(module, model.loss, train, model.fit, draws, scratch)
     test = config.test.load()
@@ -119,6 +130,21 @@ def _shown(config: Config) -> dict[str, Any]:
     }
 
 
+def work(config: Config) -> Work:
+    """What a cell takes, with the scores of the pool if its arm needs them."""
+    plan = config.retrain.fit
+    of, seen = models.unit_of(config.retrain), config.early * plan.batch_size
+    label = f"Transformer of {of.size:,} parameters, on a selection"
+    trained = training_work("", None, of, seen, plan, label, kept=False)
+    language, shards = config.retrain.language, range(config.pool.shards)
+    needed: tuple[Work, ...] = (trained, *(encoding(language, config.pool, i) for i in shards))
+    if isinstance(config.arm, filters.Lowest):
+        wanted = [Scoring(config.model, config.pool, config.methods, one) for one in shards]
+        needed += tuple(replace(scoring(one), name=SCORING, config=one) for one in wanted)
+    tested = models.translation_steps(config.retrain, 2 * config.test.about, config.beam)
+    return Work("translation", tested, needed)
+
+
 def display(arm: filters.Arm) -> str:
     """The arm's name in tables and figures, such as `Arnoldi 10%`."""
     if isinstance(arm, filters.Everything):
@@ -176,6 +202,8 @@ EXPERIMENT = Experiment(
     columns=("bleu_early", "bleu_late", "selected", "noise_kept"),
     table=table,
     seconds={"smoke": 14, "small": 3_051},
+    shared="none",
+    work=work,
     gpu=True,
 )
 

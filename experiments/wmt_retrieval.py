@@ -15,11 +15,12 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from experiments.data.parallel import Corpus, Pairs
-from experiments.laboratory import attribution
+from experiments.laboratory import attribution, counting
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
-from experiments.translation import models
+from experiments.laboratory.work import Work
+from experiments.translation import models, scores
 from experiments.translation.models import Beam, Model, Translated, examples, trained, translated
 from experiments.translation.scores import Method, contributions, fitted, losses, nested
 from methods.ihvp.arnoldi import Krylov
@@ -45,10 +46,10 @@ class Fold:
 
     def draw(self, pairs: Pairs) -> tuple[Pairs, np.ndarray]:
         """The pairs, with shuffled targets none of which stays, and a mask of these, (n,)."""
-        if not 2 <= self.corrupted <= self.n <= len(pairs):
+        if not 2 <= self.corrupted < self.n <= len(pairs):
             raise UserError(
                 f"{self.corrupted} shuffled of {self.n:,} drawn from {len(pairs):,} pairs: give "
-                "2 <= fold.corrupted <= fold.n <= pairs of the training set"
+                "2 <= fold.corrupted < fold.n <= pairs of the training set"
             )
         draw = numpy_generator(self.index, Purpose.LABELS)
         some = pairs.take(draw.permutation(len(pairs))[: self.n])
@@ -87,9 +88,9 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         values = losses(learned.task, some)
     else:
         values = contributions(fitted(config.model, learned, config.method, config.part), some)
-    scores = nested(values, config.dims, config.method)
-    auc = [float(roc_auc_score(corrupted, row)) for row in scores]
-    ap = [float(average_precision_score(corrupted, row)) for row in scores]
+    ranked = nested(values, config.dims, config.method)
+    auc = [float(roc_auc_score(corrupted, row)) for row in ranked]
+    ap = [float(average_precision_score(corrupted, row)) for row in ranked]
     length = some["length"].numpy()
     return {
         "method": attribution.family(config.method),
@@ -102,14 +103,27 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         "auc_largest": auc[-1],
         "ap_largest": ap[-1],
         "chance_ap": float(corrupted.mean()),
-        "negative_share": float((scores[-1] < 0).mean()),
+        "negative_share": float((ranked[-1] < 0).mean()),
         "auc_length": float(roc_auc_score(corrupted, length)),
         "num_params": learned.task.size,
         "directions": attribution.dimension(config.method),
-        "self_influence": scores,
+        "self_influence": ranked,
         "corrupted": corrupted,
         "length": length,
     }
+
+
+def work(config: Config) -> Work:
+    """What a cell takes, with the model and the basis of its Hessian."""
+    model, method, learned = config.model, config.method, models.work(config.model)
+    if isinstance(method, Translation):
+        steps = models.translation_steps(model, method.test.about, method.beam)
+        wanted = Translated(model, method.test, method.beam)
+        translation = Work("translation", steps, (learned,), "translation_bleu", wanted)
+        return Work("BLEU", parts=(translation,))
+    of, once = scores.unit(model, config.part), scores.once(model, method, config.part)
+    n = model.train.about
+    return counting.attributed(method, of, n, (learned, once), candidates=config.fold.n)
 
 
 def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
@@ -192,6 +206,7 @@ EXPERIMENT = Experiment(
     columns=("auc_largest", "ap_largest", "bleu"),
     table=table,
     seconds={"smoke": 12, "small": 2_522},
+    work=work,
     gpu=True,
 )
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from experiments.translation.filters import PAPER, SMALL, SMOKE, Setting
-from experiments.translation.scores import SCORING, Scoring, score
+from experiments.translation.scores import SCORING, Scoring, score, work
 
 CORPUS = 100_000_000  # pairs of ParaCrawl
 
@@ -52,6 +52,7 @@ EXPERIMENT = Experiment(
     shared="none",
     forecast=forecast,
     seconds={"smoke": 8, "small": 828},
+    work=work,
     gpu=True,
 )
 

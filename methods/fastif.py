@@ -16,15 +16,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.attributor import Attributor, Fitted, State
-from methods.errors import MethodError, at_least
+from methods.attributor import Attributor, State
+from methods.errors import MethodError, at_least, within
+from methods.examples import Examples, count, sourced, take
+from methods.fitted.scoring import Fitted
 from methods.ihvp.inverse import norms
 from methods.ihvp.lissa import LiSSA, Recursion
 from methods.influence import Influence
+from methods.precision import full_precision
 from methods.rows.factored import Rows
-from methods.rows.gradients import Gradients, gradient_rows
-from methods.search.searches import load_faiss
-from methods.task import Examples, Task, count, take
+from methods.rows.gradients import Gradients, gradient_rows, repeated
+from methods.search.searches import NOT_FINITE, load_faiss, lowest, ordered, refuse_rows
+from methods.task import Task
 from methods.workers import ALONE, Group
 
 DISTANCES = 1 << 26  # computed at a time by an exact search
@@ -49,6 +52,7 @@ class FastIF(Attributor):
 
     def __post_init__(self) -> None:
         at_least(1, k=self.k)
+        within("[0, inf)", damping=self.damping)
 
     @property
     def influence(self) -> Influence:
@@ -98,10 +102,13 @@ class Scored:
     s_test: STest
 
 
+@full_precision()
 def neighbours(query: Tensor, train: Tensor, k: int) -> Tensor:
     """The k training examples nearest by Euclidean distance, nearest first, (n_query, k).
 
-    query, train (n, d) are features. FAISS's flat index, or, where it is not installed, torch.
+    query, train (n, d) are features, compared where those of `train` lie: on the CPU by FAISS's
+    flat index; by torch where that is not installed, and on other devices. The positions are in the
+    CPU's memory.
     """
     at_least(1, k=k)
     if k > len(train):
@@ -110,20 +117,30 @@ def neighbours(query: Tensor, train: Tensor, k: int) -> Tensor:
         raise MethodError(
             f"features of {query.shape[1]} and {train.shape[1]} numbers: take both from one model"
         )
+    refuse_rows("the features of query", query)
+    refuse_rows("the features of training example", train)
+    query = query.to(train.device)
+    if train.device.type != "cpu":
+        return _nearest(query, train, k)
     try:
         faiss = load_faiss()
     except MethodError:
         return _nearest(query, train, k)
     index = faiss.IndexFlatL2(train.shape[1])
     index.add(train.float().cpu().contiguous().numpy())
-    return torch.from_numpy(index.search(query.float().cpu().contiguous().numpy(), k)[1])
+    found = torch.from_numpy(index.search(query.float().cpu().contiguous().numpy(), k)[1])
+    if (found < 0).any():  # its answer where distances overflow
+        raise MethodError(NOT_FINITE)
+    return found
 
 
 def _nearest(query: Tensor, train: Tensor, k: int) -> Tensor:
-    """`neighbours` by torch: |t|^2 - 2 q.t has the same order as the distance."""
+    """`neighbours` by torch: |t|^2 - 2 q.t has the same order as the distance; ties by position."""
     squares, step = train.square().sum(1), max(1, DISTANCES // len(train))
     distances = (squares - 2 * some @ train.T for some in query.split(step))
-    return torch.cat([each.topk(k, largest=False).indices for each in distances]).cpu()
+    blocks = [lowest(each, k) for each in distances]
+    ordered(torch.cat([values for values, _ in blocks]))
+    return torch.cat([positions for _, positions in blocks]).cpu()
 
 
 def s_test(
@@ -158,6 +175,8 @@ def averaged(
         sums[k * p :] += estimate.square().sum(1)
     group.sum(sums)
     mean = sums[: k * p].view(k, p) / repeats
+    if vectors.any() and not mean.any():
+        raise MethodError("every s_test is 0: lower LiSSA's `scale`, or `damping`")
     if repeats == 1:
         return STest(mean, torch.full_like(mean[:, 0], torch.nan), 1)
     scatter = (sums[k * p :] - repeats * mean.square().sum(1)).clamp_min(0)
@@ -178,15 +197,22 @@ def scores(
     index (n_query, k) are positions among the candidates. Candidates with a column `length` are
     taken in its order, so that batches are padded little.
     """
-    gradients, out = Gradients(task), torch.zeros(index.shape, dtype=task.dtype)
-    for row in range(len(index)):
-        own = torch.tensor(group.share(index.shape[1]))
-        own = own[_by_length(candidates, index[row, own])]
-        direction = Rows.dense_of(s_test[row : row + 1], gradients.sizes())
-        step = gradients.chunk(take(candidates, index[row, :4]))
-        for places in own.split(step):
-            rows = gradients.rows(take(candidates, index[row, places]))
-            out[row, places] = rows.inner(direction)[:, 0].cpu()
+    candidates, gradients = sourced(candidates), Gradients(task)
+    out = torch.zeros(index.shape, dtype=task.dtype)
+    index, s_test = index.cpu(), s_test.to(task.device)
+
+    @repeated
+    def fill() -> None:
+        for row in range(len(index)):
+            own = torch.tensor(group.share(index.shape[1]))
+            own = own[_by_length(candidates, index[row, own])]
+            direction = Rows.dense_of(s_test[row : row + 1], gradients.sizes())
+            step = gradients.chunk(take(candidates, index[row, :4]))
+            for places in own.split(step):
+                rows = gradients.rows(take(candidates, index[row, places]))
+                out[row, places] = rows.inner(direction)[:, 0].cpu()
+
+    fill()
     if not torch.isfinite(out).all():
         raise MethodError("a score is not finite: raise `damping`, or LiSSA's `scale`")
     return group.sum(out)
@@ -194,7 +220,7 @@ def scores(
 
 def _by_length(candidates: Examples, index: Tensor) -> Tensor:
     length = candidates.get("length")
-    return torch.arange(len(index)) if length is None else length[index].argsort(stable=True)
+    return torch.arange(len(index)) if length is None else length[index].cpu().argsort(stable=True)
 
 
 def influential(
@@ -212,7 +238,8 @@ def influential(
     training examples unless others are given (Sec. 6.3, data augmentation): the Hessian is always
     that of the training loss.
     """
-    pool = train if candidates is None else candidates
+    train, query = sourced(train), sourced(query)
+    pool = train if candidates is None else sourced(candidates)
     n, n_query = count(pool), count(query)
     if len(features[0]) != n_query or len(features[1]) != n:
         raise MethodError(

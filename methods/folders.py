@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ def write(
     """
     folder = Path(folder)
     if folder.exists():
-        raise MethodError(f"{folder} exists: remove it, or save to another folder")
+        raise MethodError(f"{quoted(folder)} exists: remove it, or save to another folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".draft-", dir=folder.parent) as parent:
@@ -34,7 +35,7 @@ def write(
             unfinished.rename(folder)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise MethodError(f"cannot write {folder}: {reason}") from error
+        raise MethodError(f"cannot write {quoted(folder)}: {reason}") from error
 
 
 def read(folder: Path | str, name: str, what: str, load: Callable[[Path, Any], Any]) -> Any:
@@ -51,12 +52,19 @@ def read(folder: Path | str, name: str, what: str, load: Callable[[Path, Any], A
         return load(folder, about)
     except FileNotFoundError as error:
         raise MethodError(
-            f"no {what} in {folder} ({Path(error.filename).name} is missing): save one there"
+            f"no {what} in {quoted(folder)} ({Path(error.filename).name} is missing): save "
+            "one there"
         ) from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise MethodError(
-            f"{folder} is a damaged {what} ({_reason(error)}): save it again, in another folder"
+            f"{quoted(folder)} is a damaged {what} ({_reason(error)}): save it again, in "
+            "another folder"
         ) from error
+
+
+def quoted(folder: Path | str) -> str:
+    """A path as messages show it: a shell that it is pasted into takes it for this path alone."""
+    return shlex.quote(str(folder))
 
 
 def _reason(error: Exception) -> str:

@@ -19,7 +19,10 @@ def track(iterable: Iterable[T], label: str, total: int | None = None) -> Iterab
 
 @contextmanager
 def show_with(reporter: Reporter | None) -> Iterator[None]:
-    """Let `reporter(iterable, label, total)` wrap every loop tracked inside the block."""
+    """Let `reporter(iterable, label, total)` wrap every loop tracked inside the block.
+
+    `with show_with(tqdm):` shows bars with the time left.
+    """
     token = _reporter.set(reporter)
     try:
         yield

@@ -14,14 +14,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from methods.attributor import Attributor, Fitted, FittedGradients, State
-from methods.errors import MethodError
+from methods.attributor import Attributor, State
+from methods.errors import MethodError, at_least, within
+from methods.examples import Examples, chunks, count, sourced
+from methods.fitted.gradients import FittedGradients
+from methods.fitted.scoring import Fitted
 from methods.progress import track
 from methods.rows.factored import Rows
 from methods.rows.gradients import Gradients
 from methods.rows.last_layer import Head
 from methods.rows.parts import Outer
-from methods.task import Examples, Task, chunks, count
+from methods.task import Task
 
 ARMIJO = 1e-4  # share of the decrease predicted by the slope that a step must reach
 HALVINGS = 30  # of a step along a Newton direction, at most
@@ -48,6 +51,11 @@ class Representer(Attributor):
     tolerance: float = 1e-10
     max_steps: int = 100
 
+    def __post_init__(self) -> None:
+        within("(0, inf)", lam=self.lam)
+        within("(0, 1)", tolerance=self.tolerance)
+        at_least(1, max_steps=self.max_steps)
+
     @property
     def reads_train(self) -> bool:
         return True
@@ -58,12 +66,12 @@ class Representer(Attributor):
 
     def state(self, task: Task, train: Examples) -> State:
         """The refitted `head` (classes, features) in float64; a bias is its last column."""
-        for name in ("lam", "tolerance"):
-            if not getattr(self, name) > 0:
-                raise MethodError(f"{name} is {getattr(self, name)}: give a positive number")
         layer = Head(task, train)
-        features = torch.cat([layer.features(some) for some in chunks(train, layer.chunk)])
-        targets = self.targets(layer, features, train)
+        read = []
+        for some in chunks(train, layer.chunk):
+            own = layer.features(some)
+            read.append((own, self.targets(layer, own, some)))
+        features, targets = (torch.cat(blocks) for blocks in zip(*read, strict=True))
         head = solve(features, targets, self.lam, layer.weights, self.tolerance, self.max_steps)
         return {"head": head}
 
@@ -82,7 +90,8 @@ class Representer(Attributor):
                 f"labels={self.labels!r} is not a column of classes: the columns are "
                 f"{', '.join(examples)}"
             )
-        if not 0 <= int(label.min()) <= int(label.max()) < classes:
+        least, most = torch.stack(label.aminmax()).tolist()
+        if not 0 <= least <= most < classes:
             raise MethodError(f"labels={self.labels!r} does not fit the head's {classes} logits")
         return nn.functional.one_hot(label.to(features.device), classes).to(features)
 
@@ -109,12 +118,13 @@ class FittedRepresenter(FittedGradients):
 
     def classes(self, examples: Examples) -> Tensor:
         """The class c of each query, (b,)."""
+        examples = sourced(examples)
         some = chunks(examples, self.query_chunk(examples))
         return torch.cat([self._factors_and_classes(part)[1] for part in some])
 
     def logits(self, examples: Examples) -> Tensor:
         """Logits of the refitted model, (b, classes), float64: what scores add up to."""
-        some = chunks(examples, self.layer.chunk)
+        some = chunks(sourced(examples), self.layer.chunk)
         return torch.cat([self.layer.features(part) @ self.head.T for part in some])
 
     def _factors_and_classes(self, examples: Examples) -> tuple[Outer, Tensor]:

@@ -1,93 +1,27 @@
-"""The task: all that an attribution method may know of a trained model.
-
-Also the few functions on columns of examples, and what explains an error inside a user's loss.
-"""
+"""The task: all that an attribution method may know of a trained model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
-from methods.errors import MethodError, columns, kind, near
+from methods.checkpoints import Checkpoint, gathered
+from methods.errors import MethodError, kind, near, within
+from methods.examples import Examples, count
+from methods.losses.objective import Objective, Params, PerExample, UserLoss
+from methods.sources import Column, Source
 
-Params = dict[str, Tensor]
-Examples = dict[str, Tensor]
-PerExample = Callable[[Params, Examples], Tensor]
-UserLoss = Callable[..., Tensor]
-
-FAILURES = (  # what a call of a user's loss may raise
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Parameters at one moment of training, and its learning rate at that moment.
-
-    `params` holds the module's floating buffers too where it has any (running statistics).
-    """
-
-    params: Params
-    lr: float
-
-
-class _Evaluated(nn.Module):
-    """A model and its loss as one module, whose parameters `functional_call` can swap."""
-
-    def __init__(self, model: nn.Module, loss: UserLoss) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, examples: Examples) -> Tensor:
-        return self.loss(self.model, examples)
-
-
-class Objective:
-    """A user's loss `(model, batch) -> (b,)` as a function `(params, batch) -> (b,)`.
-
-    The model itself is never changed: parameters are swapped in for the length of one call.
-    """
-
-    def __init__(self, model: nn.Module, loss: UserLoss) -> None:
-        self.model, self.user_loss = model, loss
-        self._evaluated = _Evaluated(model, loss)
-
-    def __call__(self, params: Params, examples: Examples) -> Tensor:
-        n, swapped = count(examples), {f"model.{name}": value for name, value in params.items()}
-        with _without_fast_path():
-            values = functional_call(self._evaluated, swapped, (examples,))
-        if not isinstance(values, Tensor) or values.shape != (n,):
-            raise MethodError(
-                f"the loss returned {kind(values)} for a batch of {n} of the examples: "
-                'return one value per example, (b,), for instance with reduction="none"'
-            )
-        return values
-
-
-@contextmanager
-def _without_fast_path() -> Iterator[None]:
-    """Switch off the inference-only kernels of torch's transformer layers.
-
-    torch takes them whenever no parameter requires a gradient, and forward mode fails in them.
-    """
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +30,14 @@ class Task:
 
     params       what is differentiated; fixes device and dtype
     loss         (params, examples) -> (b,), the training loss
-    measurement  the query quantity, loss-like (lower is better)
+    measurement  the query quantity, loss-like (lower is better); a value for each token, (b, t),
+                 for `Fitted.token_scores`
     weight_decay the objective is mean loss + weight_decay/2 |params|^2
+    regularised  whether the regulariser belongs to each example: then the training gradient of an
+                 example is that of its loss plus weight_decay * params. Leaving it out then leaves
+                 the minimiser of the mean over the others, regularised as much. By default the
+                 regulariser stays as it is, the loss alone is an example's: leaving it out takes
+                 its share, 1/n, of the mean away. Gradients of queries are never regularised.
     checkpoints  (params, lr) along training, oldest first
     frozen       what else the loss needs without being differentiated: further parameters, and
                  floating buffers, such as the running statistics of BatchNorm
@@ -109,6 +49,10 @@ class Task:
     weight_decay: float = 0.0
     checkpoints: tuple[Checkpoint, ...] = ()
     frozen: Params | None = None
+    regularised: bool = False
+
+    def __post_init__(self) -> None:
+        within("[0, inf)", weight_decay=self.weight_decay)
 
     @classmethod
     def of(
@@ -118,11 +62,19 @@ class Task:
         measurement: UserLoss | None = None,
         only: Iterable[str] = (),
         weight_decay: float = 0.0,
-        checkpoints: Iterable[Checkpoint] = (),
+        checkpoints: Iterable[Any] = (),
+        regularised: bool = False,
     ) -> Task:
         """The task of `module` under `loss(model, batch) -> (b,)`.
 
-        `only` takes shell patterns of parameter names (`"head.*"`); the rest is held fixed.
+        `only` takes shell patterns of parameter names (`"head.*"`); the rest is held fixed. Without
+        it, what has requires_grad=False is held fixed (unless nothing in the module requires one).
+        Parameters and floating buffers are copied: the module may train on.
+
+        A checkpoint is a state dict, or the path of a file that holds one: of `torch.save`, by
+        itself or in a dict beside an optimizer, read without unpickling anything else; or of
+        safetensors. A pair of either and a learning rate gives the rate too, and so does a
+        `Checkpoint`.
         """
         if not isinstance(module, nn.Module) or not callable(loss):
             raise MethodError(
@@ -130,17 +82,33 @@ class Task:
                 f"found {kind(module)} and {kind(loss)}"
             )
         _refuse_training(module)
+        trained, fixed = _parameters(module)
+        buffers = {name: value.clone() for name, value in floating_buffers(module).items()}
         objective = Objective(module, loss)
-        params = {name: p.detach() for name, p in module.named_parameters()}
         task = cls(
-            params,
+            trained,
             objective,
             objective if measurement is None else Objective(module, measurement),
             weight_decay,
-            tuple(checkpoints),
-            floating_buffers(module) or None,
+            tuple(each.of(trained, fixed) for each in gathered(checkpoints)),
+            {**buffers, **fixed} or None,
+            regularised,
         )
-        return task.only(only) if only else task
+        for each in task.checkpoints:
+            each.check(task.all_params)
+        if only:
+            floating = {n: v for n, v in task.all_params.items() if n in trained or n in fixed}
+            rest = {n: v for n, v in task.all_params.items() if n not in floating}
+            floating = {n: v for n, v in floating.items() if v.is_floating_point()}
+            return replace(task, params=floating, frozen=rest or None).only(only)
+        if any(value.numel() for value in fixed.values()):
+            size, whole = task.size, sum(v.numel() for v in fixed.values()) + task.size
+            log.warning(
+                "%d of %d parameters (%s of %s numbers) are differentiated: the others have "
+                "requires_grad=False; `only` chooses otherwise",
+                *(len(trained), len(trained) + len(fixed), f"{size:,}", f"{whole:,}"),
+            )
+        return task
 
     def only(self, patterns: Iterable[str]) -> Task:
         """The task that differentiates only parameters whose names match a pattern."""
@@ -157,34 +125,46 @@ class Task:
         return replace(self, params=chosen, frozen={**(self.frozen or {}), **rest})
 
     def at(self, checkpoint: Checkpoint) -> Task:
-        """The task at an earlier moment of training, the same parameters differentiated."""
-        missing = [n for n in self.all_params if n not in checkpoint.params]
-        if missing:
-            raise MethodError(
-                f"the checkpoint lacks {missing[0]}: it is of another model, or lacks buffers"
-            )
-        for name, value in self.all_params.items():
-            if checkpoint.params[name].shape != value.shape:
-                raise MethodError(
-                    f"{name} is {tuple(checkpoint.params[name].shape)} in the checkpoint and "
-                    f"{tuple(value.shape)} in the model: it is of another model"
-                )
-        params = {n: checkpoint.params[n] for n in self.params}
-        frozen = {n: checkpoint.params[n] for n in self.frozen or {}}
+        """The task at an earlier moment of training, the same parameters differentiated.
+
+        A checkpoint kept elsewhere, or in another precision, is brought to that of the model.
+        """
+        checkpoint.check(self.all_params)
+        moved = {n: checkpoint.params[n].to(value) for n, value in self.all_params.items()}
+        params = {n: moved[n] for n in self.params}
+        frozen = {n: moved[n] for n in self.frozen or {}}
         return replace(self, params=params, frozen=frozen, checkpoints=())
 
     def check(self) -> None:
-        """Raise if `.train()` was called since the task was made; cheap enough for every batch."""
-        for function in (self.loss, self.measurement):
-            if isinstance(function, Objective) and function.model.training:
-                _refuse_training(function.model)
+        """Raise if nothing can be differentiated here, or the model is not (or no longer) one in
+        evaluation mode and on one device.
 
-    @property
+        Cheap enough for every batch.
+        """
+        _refuse_inference_mode()
+        tensors = self.all_params
+        for function in (self.loss, self.measurement):
+            if isinstance(function, Objective):
+                if function.model.training:
+                    _refuse_training(function.model)
+                tensors = {**dict(function.model.named_buffers()), **tensors}
+        places = {value.device: name for name, value in tensors.items()}
+        if len(places) > 1:
+            where = " and ".join(f"{name} on {device}" for device, name in places.items())
+            raise MethodError(
+                f"the model is on {len(places)} devices, {where}: move all of it to one, "
+                f'model.to("{self.device}"), and make its task then'
+            )
+
+    @cached_property
     def all_params(self) -> Params:
-        """Every parameter the loss needs, differentiated or not, and the floating buffers."""
+        """Every parameter the loss needs, differentiated or not, and the floating buffers.
+
+        The same dict at each call, and not for changing: `Objective.set` knows what it set by it.
+        """
         return {**(self.frozen or {}), **self.params}
 
-    @property
+    @cached_property
     def size(self) -> int:
         """p, the number of differentiated parameters."""
         return sum(v.numel() for v in self.params.values())
@@ -193,9 +173,32 @@ class Task:
     def device(self) -> torch.device:
         return next(iter(self.params.values())).device
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
-        return next(iter(self.params.values())).dtype
+        """The type of rows, vectors and scores: the widest parameter's, float32 at least."""
+        widest = torch.float32
+        for value in self.params.values():
+            widest = torch.promote_types(widest, value.dtype)
+        return widest
+
+    @cached_property
+    def _float_type(self) -> torch.dtype | None:
+        """The floating type of all parameters; None if there are several."""
+        types = {v.dtype for v in self.all_params.values() if v.is_floating_point()}
+        return types.pop() if len(types) == 1 else None
+
+    def tangents(self, flat: Tensor) -> Params:
+        """Vectors (..., p) as `unflatten` splits them, each in its parameter's type and layout.
+
+        A convolution whose weight and tangent differ in layout brings one of them to the other's
+        anew in each of its passes.
+        """
+        made = {}
+        for name, part in self.unflatten(flat).items():
+            own = self.params[name]
+            # Pairs that may stand for complex numbers have to begin at an even place in memory:
+            made[name] = _laid_out(part.to(own.dtype, copy=own.shape[-1:] == (2,)), own)
+        return made
 
     def function(self, whole: PerExample) -> PerExample:
         """A function of all parameters as one of the differentiated parameters alone."""
@@ -203,6 +206,21 @@ class Task:
         if not frozen:
             return whole
         return lambda params, examples: whole({**frozen, **params}, examples)
+
+    @contextmanager
+    def leaves(self, function: PerExample) -> Iterator[tuple[Params, Callable[[Examples], Tensor]]]:
+        """The differentiated parameters as leaves of autograd, and the function of examples there.
+
+        All that is differentiated belongs inside the block: see `Objective.set`.
+        """
+        if isinstance(function, Objective):
+            with function.set(self.all_params, self.params) as leaves, torch.enable_grad():
+                yield leaves, function.plain
+        else:
+            leaves = {n: v.detach().requires_grad_() for n, v in self.params.items()}
+            whole = self.function(function)
+            with torch.enable_grad():
+                yield leaves, lambda examples: whole(leaves, examples)
 
     def flatten(self, values: Params, lead: int = 0) -> Tensor:
         """Join per-parameter tensors, each with `lead` leading axes, to (..., p)."""
@@ -220,11 +238,77 @@ class Task:
         }
 
     def move(self, examples: Examples) -> Examples:
-        """The examples on the parameters' device, floating columns in their dtype."""
-        return {
-            k: v.to(self.device, self.dtype) if v.is_floating_point() else v.to(self.device)
-            for k, v in examples.items()
-        }
+        """The examples on the parameters' device, floating columns in their type if it is one.
+
+        A `Column` and a `Source` move what is read from them.
+        """
+
+        def placed(column: Tensor) -> Tensor:
+            if isinstance(column, Column):
+                return cast(Tensor, column.then(placed))
+            if column.is_inference():
+                column = column.clone()
+            own = self._float_type if column.is_floating_point() else None
+            return column.to(self.device, own or column.dtype)
+
+        if isinstance(examples, Source):
+            return examples.then(self.move)
+        count(examples)
+        return {name: placed(column) for name, column in examples.items()}
+
+
+def _laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """A tensor (..., *shape) whose last axes lie in memory as those of `like` do.
+
+    Their strides are the same even along axes of length one, by which torch tells layouts apart.
+    """
+    lead, wanted = value.shape[: value.ndim - like.ndim], like.stride()
+    reach = sum((size - 1) * step for size, step in zip(like.shape, wanted, strict=True))
+    if value.stride()[len(lead) :] == wanted or reach != like.numel() - 1:
+        return value
+    steps = [like.numel() * math.prod(lead[i + 1 :]) for i in range(len(lead))]
+    made = torch.empty_strided(
+        value.shape, (*steps, *wanted), dtype=value.dtype, device=value.device
+    )
+    return made.copy_(value)
+
+
+def _parameters(module: nn.Module) -> tuple[Params, Params]:
+    """Copies of a module's parameters: those to differentiate, and those that were not trained."""
+    named = dict(module.named_parameters())
+    if not named:
+        raise MethodError("the model has no parameters: there is nothing to differentiate")
+    _refuse_inference_mode()
+    for name, value in named.items():
+        if is_lazy(value):
+            raise MethodError(f"{name} has no shape yet: run the model once on some examples")
+        if value.is_meta:
+            raise MethodError(f"{name} is on the meta device, without values: load the model first")
+        if value.is_complex():
+            raise MethodError(
+                f"{name} is {value.dtype}: gradients are of real parameters, so keep its real and "
+                "imaginary part (torch.view_as_real) as the parameter"
+            )
+        if value.is_inference():
+            raise MethodError(
+                f"{name} was made inside torch.inference_mode, where nothing can be differentiated "
+                "later: make or load the model outside of it"
+            )
+    copies = {name: value.detach().clone() for name, value in named.items()}
+    chosen = [n for n, p in named.items() if p.requires_grad and p.numel()]
+    chosen = chosen or [n for n, v in copies.items() if v.is_floating_point() and v.numel()]
+    if not chosen:
+        raise MethodError("the model has no floating parameters: there is nothing to differentiate")
+    fixed = {name: value for name, value in copies.items() if name not in chosen}
+    return {name: copies[name] for name in chosen}, fixed
+
+
+def _refuse_inference_mode() -> None:
+    if torch.is_inference_mode_enabled():
+        raise MethodError(
+            "called inside torch.inference_mode, where nothing can be differentiated: leave that "
+            "block (torch.no_grad is no obstacle)"
+        )
 
 
 def _refuse_training(module: nn.Module) -> None:
@@ -244,71 +328,3 @@ def floating_buffers(module: nn.Module) -> Params:
         for name, value in module.named_buffers()
         if name in saved and value.is_floating_point()
     }
-
-
-def count(examples: Examples) -> int:
-    """Number of examples: the length every column must share."""
-    columns = examples.items() if isinstance(examples, Mapping) else ()
-    wrong = [f"{n}: {kind(c)}" for n, c in columns if not (isinstance(c, Tensor) and c.ndim)]
-    if wrong or not columns:
-        raise MethodError(
-            "examples are a dict of tensors with one row per example: found "
-            f'{wrong[0] if wrong else kind(examples)}; give {{"image": ..., "label": ...}}'
-        )
-    lengths = {name: len(column) for name, column in columns}
-    if len(set(lengths.values())) != 1:
-        raise MethodError(f"columns of different lengths: {lengths}; give one row per example")
-    return next(iter(lengths.values()))
-
-
-def take(examples: Examples, index: Tensor | slice) -> Examples:
-    """The examples at `index`, every column alike."""
-    return {name: column[index] for name, column in examples.items()}
-
-
-def chunks(examples: Examples, size: int) -> Iterator[Examples]:
-    """Yield the examples in order, at most `size` at a time."""
-    for start in range(0, count(examples), size):
-        yield take(examples, slice(start, start + size))
-
-
-@contextmanager
-def explained(
-    task: Task, function: PerExample, examples: Examples, given: Examples | None = None
-) -> Iterator[None]:
-    """Name the examples' columns in the error of a loss that fails on them; pass others unchanged.
-
-    Only after an error is `function` called once more, plainly, on the examples and on the first of
-    them. `given` are the examples they were taken from, where the message is to describe those.
-    """
-    try:
-        yield
-    except FAILURES as error:
-        if _is_out_of_memory(error):
-            raise
-        for some in (examples, take(examples, slice(0, 1))):
-            if own := _failure(task, function, some):
-                whole = some if given is None or some is not examples else given
-                what = "loss" if function is task.loss else "measurement"
-                raise MethodError(
-                    f"the {what} fails on examples with {columns(whole)}: {own}"
-                ) from error
-        raise
-
-
-def _failure(task: Task, function: PerExample, examples: Examples) -> str | None:
-    """One line about the error of a plain call, or None if it succeeds."""
-    try:
-        with torch.no_grad():
-            function(task.all_params, examples)
-    except FAILURES as error:
-        if _is_out_of_memory(error):
-            return None
-        kind, text = type(error).__name__, str(error).strip()
-        line = text.splitlines()[0] if text else ""
-        return line if line and not isinstance(error, KeyError) else f"{kind}: {line}".rstrip(": ")
-    return None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

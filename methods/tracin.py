@@ -15,14 +15,19 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.func import grad, jvp
 
-from methods.attributor import Attributor, Fitted, FittedGradients, FittedSum, State
-from methods.errors import MethodError
+from methods.attributor import Attributor, State
+from methods.checkpoints import Checkpoint, rates
+from methods.errors import MethodError, within
+from methods.examples import Examples, in_memory
+from methods.fitted.gradients import FittedGradients
+from methods.fitted.scoring import Fitted, FittedSum
+from methods.losses.failures import explained
+from methods.losses.objective import Params
+from methods.precision import full_precision
 from methods.rows.factored import Rows
-from methods.task import Checkpoint, Examples, Params, Task, explained
+from methods.task import Task
 
-# Of a curve of training losses:
-CALM = 5  # moments in a row without a rise: the loss has settled
-RISE = 0.02  # of the range of the losses: a smaller rise is no fluctuation
+FEWEST = 7  # values of a curve of training losses
 # The loss has converged once at most LEFT of its fall remains, at a rate below SLOW times the mean:
 LEFT = 0.05
 SLOW = 0.1
@@ -44,34 +49,39 @@ class TracIn(Attributor):
     layers: tuple[str, ...] = ()
 
     def fitted(self, task: Task, state: State, train: Examples | None) -> Fitted:
-        chosen = self._chosen(task)
         narrowed = task.only(self.layers) if self.layers else task
+        chosen = self._chosen(narrowed)
         terms: list[Fitted] = []
         first: FittedCheckpoint | None = None
-        for checkpoint in chosen:
-            weight = checkpoint.lr if self.learning_rates else 1 / len(chosen)
-            term = FittedCheckpoint(narrowed.at(checkpoint), weight, first)
+        for moment, lr in chosen:
+            weight = lr if self.learning_rates else 1 / len(chosen)
+            term = FittedCheckpoint(moment, weight, first)
             terms.append(term)
             first = first or term
         return FittedSum(terms)
 
-    def _chosen(self, task: Task) -> list[Checkpoint]:
-        saved = task.checkpoints
+    def _chosen(self, task: Task) -> list[tuple[Task, float]]:
+        """The task at each chosen checkpoint, and the learning rate there."""
+        saved: tuple[Checkpoint | None, ...] = task.checkpoints
         if not saved:
             if self.learning_rates and self.checkpoints is None:
                 raise MethodError(
-                    "the task has no checkpoints to take learning rates from: pass "
-                    "Task.of(..., checkpoints=...) or learning_rates=False"
+                    "the task has no checkpoints to take learning rates from: pass Task.of(..., "
+                    'checkpoints=[("epoch1.pt", 0.1), ...]) or TracIn(learning_rates=False)'
                 )
-            saved = (Checkpoint(task.all_params, 1.0),)
-        if self.checkpoints is None:
-            return list(saved)
-        wrong = [i for i in self.checkpoints if not -len(saved) <= i < len(saved)]
+            saved = (None,)
+        places = range(len(saved)) if self.checkpoints is None else self.checkpoints
+        wrong = [i for i in places if not -len(saved) <= i < len(saved)]
         if wrong:
             raise MethodError(
                 f"checkpoint {wrong[0]} of {len(saved)}: choose from 0 to {len(saved) - 1}"
             )
-        return [saved[i] for i in self.checkpoints]
+        moments = [each for each in (saved[i] for i in places) if each is not None]
+        if not moments:
+            return [(replace(task, checkpoints=()), 1.0)] * len(places)
+        otherwise = ", or take the plain mean, TracIn(learning_rates=False)"
+        lrs = rates(moments, otherwise) if self.learning_rates else [1.0] * len(moments)
+        return [(task.at(each), lr) for each, lr in zip(moments, lrs, strict=True)]
 
 
 class FittedCheckpoint(FittedGradients):
@@ -106,12 +116,14 @@ class Watched:
     influence: Tensor
 
 
+@full_precision()
 def descent(task: Task, batch: Examples, lr: float) -> Params:
     """The update of one step of plain gradient descent on a batch: -lr times the gradient.
 
     The gradient is that of the mean loss over the batch plus weight_decay/2 |params|^2.
     """
     loss, decay = task.function(task.loss), task.weight_decay
+    batch = task.move(in_memory(batch))
     with explained(task, task.loss, batch):
         gradient = grad(lambda params: loss(params, batch).mean())(task.params)
     if decay:
@@ -125,22 +137,25 @@ def moved(task: Task, update: Params, factor: float = 1.0) -> Task:
     return replace(task, params=params)
 
 
+@full_precision()
 def watch(task: Task, query: Examples, update: Params) -> Watched:
     """The queries' measurements and the first-order effect of an update on them.
 
     One forward-mode pass over the queries, which costs about two and a half plain ones, however
     many parameters there are.
     """
-    measurement = task.function(task.measurement)
+    measurement, query = task.function(task.measurement), task.move(in_memory(query))
     with explained(task, task.measurement, query):
         both = jvp(lambda params: measurement(params, query), (task.params,), (update,))
     return Watched(before=_finite(both[0]), influence=-_finite(both[1]))
 
 
+@full_precision()
 def measure(task: Task, query: Examples) -> Tensor:
     """The queries' measurements, (n_query,)."""
-    with torch.no_grad(), explained(task, task.measurement, query):
-        return _finite(task.function(task.measurement)(task.params, query))
+    query = task.move(in_memory(query))
+    with torch.enable_grad(), explained(task, task.measurement, query):
+        return _finite(task.function(task.measurement)(task.params, query).detach())
 
 
 def _finite(values: Tensor) -> Tensor:
@@ -151,6 +166,22 @@ def _finite(values: Tensor) -> Tensor:
             "learning rate, or look for NaN in the queries"
         )
     return values
+
+
+@dataclass(frozen=True)
+class Calm:
+    """When a loss has settled: how it falls from there until it has converged.
+
+    rise     share of the range of the losses by which it never rises again
+    lasting  share of the time until then that this takes at least, so that a few values close to
+             each other at the beginning are not taken for it
+    """
+
+    rise: float = 0.02
+    lasting: float = 0.2
+
+    def __post_init__(self) -> None:
+        within("(0, 1)", rise=self.rise, lasting=self.lasting)
 
 
 @dataclass(frozen=True)
@@ -165,38 +196,49 @@ class Phases:
     converged: int
 
 
-def phases(losses: ArrayLike, steps: ArrayLike | None = None) -> Phases:
+CALM = Calm()
+
+
+def phases(losses: ArrayLike, steps: ArrayLike | None = None, calm: Calm = CALM) -> Phases:
     """Divide a curve of training losses, (n,), into fluctuation, steady decrease and convergence.
 
     `steps` (n,) are the moments of training at which the losses were measured, evenly spaced unless
-    given. The loss has settled at the first value that is the lowest so far and is followed by
-    CALM steps without a rise. It has converged at the first value after which at most LEFT of the
+    given. The loss has settled at the first value that is the lowest so far and from which it is
+    calm until it has converged. It has converged at the first value after which at most LEFT of the
     fall remains, at less than SLOW times the mean rate so far: a loss that falls evenly to the end
     has not converged.
     """
     curve, times = _checked(losses, steps)
-    n = len(curve)
     lowest = np.minimum.accumulate(curve)
-    rise = RISE * (curve.max() - curve.min())
+    rise = calm.rise * (curve.max() - curve.min())
     if rise == 0:
         raise MethodError("the training loss is constant: there is no decrease to sample from")
-    calm = np.array([(np.diff(curve[i : i + CALM + 1]) <= rise).all() for i in range(n - CALM)])
-    settled = np.flatnonzero(calm & (curve == lowest)[: n - CALM])
-    if not len(settled):
-        raise MethodError(
-            f"the training loss rises within every {CALM + 1} values, so no phase of it is steady: "
-            "average it over more examples, for instance over epochs"
-        )
-    first = int(settled[0])
-    for i in range(first + 1, n - 1):
+    for first in np.flatnonzero(curve == lowest)[:-1]:
+        end = _converged(lowest, times, int(first))
+        part = curve[first : end + 1]
+        last = times[min(end, len(curve) - 1)]
+        lasts = last - times[first] >= calm.lasting * (last - times[0])
+        if lasts and (part - np.minimum.accumulate(part)).max() <= rise:
+            return Phases(int(first), end)
+    raise MethodError(
+        "the training loss rises until late, so no phase of it is steady: average it over more "
+        "examples, for instance over epochs"
+    )
+
+
+def _converged(lowest: np.ndarray, times: np.ndarray, first: int) -> int:
+    """Where the loss has converged if it settled at `first`; the curve's length if nowhere."""
+    for i in range(first + 1, len(lowest) - 1):
         fallen, to_fall = lowest[first] - lowest[i], lowest[i] - lowest[-1]
         slow = to_fall / (times[-1] - times[i]) < SLOW * fallen / (times[i] - times[first])
         if slow and to_fall <= LEFT * (fallen + to_fall):
-            return Phases(first, i)
-    return Phases(first, n)
+            return i
+    return len(lowest)
 
 
-def propose(losses: ArrayLike, count: int, steps: ArrayLike | None = None) -> np.ndarray:
+def propose(
+    losses: ArrayLike, count: int, steps: ArrayLike | None = None, calm: Calm = CALM
+) -> np.ndarray:
     """`count` positions of a curve of training losses at which to trace, ascending.
 
     They lie in the steady decrease ("sample checkpoints [where] there is a steady decrease in loss,
@@ -205,7 +247,7 @@ def propose(losses: ArrayLike, count: int, steps: ArrayLike | None = None) -> np
     deterministic and uses no example, gradient or attribution.
     """
     curve, _ = _checked(losses, steps)
-    phase = phases(losses, steps)
+    phase = phases(losses, steps, calm)
     available = phase.converged - phase.settled
     if count < 1:
         raise MethodError(f"{count} checkpoints: ask for one at least")
@@ -244,10 +286,10 @@ def _checked(losses: ArrayLike, steps: ArrayLike | None) -> tuple[np.ndarray, np
     curve = np.asarray(losses, dtype=float)
     if curve.ndim != 1:
         raise MethodError(f"losses of shape {curve.shape}: give one value a moment, (n,)")
-    if len(curve) < CALM + 2:
+    if len(curve) < FEWEST:
         raise MethodError(
             f"a curve of {len(curve)} losses is too short to tell a fluctuation from a decrease: "
-            f"give {CALM + 2} at least"
+            f"give {FEWEST} at least"
         )
     if not np.isfinite(curve).all():
         where = int(np.flatnonzero(~np.isfinite(curve))[0])

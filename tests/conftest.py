@@ -1,9 +1,13 @@
 """The setting in which every test starts."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from tests.pretend_device import PretendGpu
 
 torch.set_num_threads(1)  # tensors here are small: threads only wait for each other
 
@@ -14,3 +18,17 @@ def no_waiting_for_the_disk():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(scope="session")
+def smoke_runs(tmp_path_factory) -> Path:
+    """Results of smoke presets on the CPU, which all tests of a session share: set none else."""
+    home: Path = tmp_path_factory.getbasetemp()
+    return (home.parent if "PYTEST_XDIST_WORKER" in os.environ else home) / "smoke-runs"
+
+
+@pytest.fixture
+def pretend_gpu() -> Iterator[PretendGpu]:
+    """One GPU that torch, and so all code of this process, believes in; see pretend_device.py."""
+    with PretendGpu() as gpu:
+        yield gpu

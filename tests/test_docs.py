@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -74,18 +75,30 @@ def test_the_verb_mends_the_pages_that_are_stale(page, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_old_spelling_answers_with_the_new_one():
-    command = [sys.executable, "-m", "analysis.readme"]
+@pytest.mark.parametrize(
+    ("module", "answer"),
+    [
+        ("analysis.readme", "analysis.readme is now a verb: `python -m analysis docs`"),
+        ("analysis.fastif_fig77", "no artifact 'fastif_fig77': did you mean fastif_fig7?"),
+        (
+            "experiments.mnist_mislable",
+            "no experiment 'mnist_mislable': did you mean mnist_mislabel?",
+        ),
+        ("experiments.qqqqqq", "no experiment 'qqqqqq': `python -m experiments` lists them"),
+    ],
+)
+def test_the_old_spelling_and_a_mistyped_one_answer_with_the_right_one(module, answer):
+    command = [sys.executable, "-m", module]
     done = subprocess.run(command, cwd=docs.ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "error: analysis.readme is now a verb: `python -m analysis docs`\n"
+    assert done.stderr == f"error: {answer}\n"
 
 
 def test_tables_and_the_readme_summarise_every_artifact_once():
     lines = [line for mine in docs.committed().values() for line in mine]
     assert len({line.about["id"] for line in lines}) == len(lines) == docs.tables().count(".png)")
     first, total = docs.summary().splitlines()[2], len(docs.committed()["TracIn"])
-    assert sum(int(cell) for cell in first.split(" | ")[1:4] if cell.strip()) == total
+    assert sum(int(cell) for cell in first.split(" | ")[1:-1] if cell.strip()) == total
 
 
 @pytest.fixture
@@ -103,6 +116,7 @@ def saved(tmp_path, monkeypatch):
         sys.modules.pop(name.removesuffix(".py").replace("/", "."), None)
 
 
+@pytest.mark.long
 def test_an_added_method_experiment_and_figure_work_as_they_are_printed(saved, capsys):
     assert sorted(FILES) == [
         "analysis/same_label.py",
@@ -154,6 +168,26 @@ def test_the_first_example_scores_a_model_of_torchvision():
     torch.testing.assert_close(self_influence, (gradients**2).sum(1), rtol=1e-3, atol=1e-6)
 
 
+def test_the_example_of_checkpoints_adds_up_their_gradients(tmp_path, monkeypatch):
+    (block,) = (text for text in BLOCKS if "epoch1.pt" in text)
+    monkeypatch.chdir(tmp_path)
+    columns = {"x": torch.randn(7, 4), "label": torch.arange(7) % 3}
+    model, wanted = torch.nn.Linear(4, 3), 0.0
+
+    def nll(model, b):
+        return cross_entropy(model(b["x"]), b["label"], reduction="none")
+
+    for epoch, lr in ((1, 0.1), (2, 0.1), (3, 0.01)):
+        torch.manual_seed(epoch)
+        model.reset_parameters()
+        torch.save(model.state_dict(), f"epoch{epoch}.pt")
+        gradients = by_autograd(Task.of(model.eval(), nll), columns)
+        wanted = wanted + lr * gradients @ gradients.T
+    names = own(columns, model) | {"nll": nll, "Task": Task, "TracIn": TracIn}
+    exec(block, names)
+    torch.testing.assert_close(names["values"], wanted.topk(5).values)
+
+
 def test_the_second_example_scores_a_classifier_of_hugging_face():
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -175,6 +209,58 @@ def test_the_second_example_scores_a_classifier_of_hugging_face():
     wanted = gradients @ torch.linalg.solve(hessian.double(), gradients.T)
     scores = names["fitted"].scores(columns, columns)
     torch.testing.assert_close(scores.double(), wanted, rtol=2e-2, atol=1e-3)
+
+
+def test_the_example_of_a_data_set_scores_sentences_of_several_lengths(tmp_path, monkeypatch):
+    (block,) = (text for text in BLOCKS if "from methods import Source" in text)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.EmbeddingBag(9, 3, padding_idx=0)).eval()
+    task = Task.of(model, lambda m, b: cross_entropy(m(b["ids"]), b["label"], reduction="none"))
+    lengths = [3, 5, 2, 6, 4, 1]
+    sentences = [{"ids": torch.arange(1, n + 1), "label": n % 3} for n in lengths]
+    names = {"torch": torch, "sentences": sentences, "task": task, "query": None}
+    ids = torch.nn.utils.rnn.pad_sequence([each["ids"] for each in sentences], batch_first=True)
+    columns = {"ids": ids, "label": torch.tensor(lengths) % 3}
+    names |= {"query": columns, "method": TracIn(learning_rates=False)}
+    exec(block, names)
+    gradients = by_autograd(task, columns)
+    scores = np.load(tmp_path / "scores.npy", mmap_mode="r")
+    torch.testing.assert_close(torch.tensor(scores), gradients @ gradients.T)
+    torch.testing.assert_close(names["values"], torch.tensor(scores).topk(5).values)
+
+
+def test_the_example_of_kept_numbers_gives_them_back(tmp_path, monkeypatch):
+    (block,) = (text for text in BLOCKS if "Scores.load" in text)
+    monkeypatch.chdir(tmp_path)
+    columns, model = {"x": torch.randn(7, 4), "label": torch.arange(7) % 3}, torch.nn.Linear(4, 3)
+
+    def nll(model, b):
+        return cross_entropy(model(b["x"]), b["label"], reduction="none")
+
+    task, method = Task.of(model.eval(), nll), TracIn(learning_rates=False)
+    names = own(columns, model) | {"nll": nll, "Task": Task, "method": method}
+    exec(block, names | {"fitted": method.fit(task, columns)})
+    gradients = by_autograd(task, columns)
+    wanted = (gradients @ gradients.T).topk(5)
+    kept = methods.Scores.load("scores")
+    torch.testing.assert_close(kept.values, wanted.values)
+    torch.testing.assert_close(kept.candidates, wanted.indices)
+
+
+def test_the_example_of_tokens_adds_up_to_the_scores_of_sentences():
+    (block,) = (text for text in BLOCKS if "token_scores" in text)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 3), torch.nn.Linear(3, 9)).double()
+    columns = {"ids": torch.tensor([[1, 2, 3, 0], [4, 5, 6, 7], [8, 1, 0, 0], [2, 2, 5, 0]])}
+    names = own(columns, model) | {"F": torch.nn.functional, "Task": Task}
+    names |= {"Influence": methods.Influence, "CG": methods.CG}
+    exec(block.replace("damping=0.1", "damping=3.0"), names)
+    scores, task = names["scores"], Task.of(model, names["per_sentence"])
+    wanted = names["Influence"](names["CG"](), 3.0).scores(task, columns, columns)
+    torch.testing.assert_close(scores.sum(1), wanted, rtol=1e-3, atol=1e-6)
+    assert scores.shape == (4, 3, 4)
+    assert not scores[columns["ids"][:, 1:] == 0].any()
 
 
 def by_autograd(task, columns):

@@ -15,7 +15,7 @@ LABELS = {"AUC": "AUC ×100", "AP": "AP ×100", "T": "T / T of TracIn[1]"}
 
 def draw(table: pd.DataFrame) -> Figure:
     """Draw one line per method and one panel per quantity."""
-    shown = table[(table["kind"] != "claim") & ~table["method"].str.contains(" − ")]
+    shown = table[(table["kind"] != "claim") & ~table["method"].str.contains(" [−÷] ")]
     rows = [row for row in records(shown) if row["quantity"] in LABELS]
     methods = list(dict.fromkeys(row["method"] for row in rows))
     height = 0.9 + 0.2 * len(methods)
@@ -46,7 +46,7 @@ def draw_blocks(
     `labels` are those of the panels, by quantity; `line` is in inches. Returns the figure, its
     panels with their rows, and the methods' heights.
     """
-    shown = table[(table["kind"] != "claim") & ~table["method"].str.contains(" − ")]
+    shown = table[(table["kind"] != "claim") & ~table["method"].str.contains(" [−÷] ")]
     rows = [row for row in records(shown) if row["quantity"] in labels]
     names = sorted(dict.fromkeys(row["method"] for row in rows), key=lambda n: n.endswith(below))
     places = {name: at + 0.7 * name.endswith(below) for at, name in enumerate(names)}

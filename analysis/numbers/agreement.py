@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.numbers.claims import Claim, Paper
 from analysis.numbers.statistics import NONE, Interval, over_seeds, pair_values, resampled
 from analysis.numbers.table import Row, claim, curve, number, records, written
 from experiments.laboratory.runs import Run
@@ -40,6 +41,27 @@ RESNET = ("CIFAR-100, ResNet-18", "CIFAR-10 (JPEG), CNN", "digits, CNN")
 CHANCE, BY_CLASS = "agreement by chance", "agreement by class"
 BIN = "bin"  # the kind of row that is a bar of a histogram over examples
 MOST, LOW, HIGH, TAIL = 0.5, 0.1, 0.9, 0.1
+MAJORITY = Claim(
+    "most examples have p close to 1",
+    Paper(
+        "The majority of examples have p close to 1, suggesting that influence estimation for"
+        " these scores should require fewer models",
+        "Sec. 4.3, of Figure 3 (right)",
+    ),
+    f"Of {INCEPTION[0]} or what stands in for it: the share of examples with p of at least"
+    f" {HIGH:g}, above {MOST:g}. Of p spread evenly it is a tenth.",
+    null=0.1,
+)
+LONG_TAIL = Claim(
+    "p has a fairly long tail",
+    Paper(
+        "However, we do see a fairly long tail for p, suggesting that for these examples,"
+        " significantly more models may be necessary.",
+        "Sec. 4.3, of Figure 3 (right)",
+    ),
+    f"Of the same: the share of examples with p from {LOW:g} to below {HIGH:g}, above {TAIL:g}.",
+    null=0.0,
+)
 
 DEVIATIONS = (
     "20 seeds where the paper's tables have 3. Intervals are over seeds. Pairs share seeds, so a"
@@ -106,11 +128,11 @@ def agreement_rows(
     values = {"agreement": agreement(run, suffix), "accuracy": accuracy(run, suffix)}
     controls = {CHANCE: "chance", BY_CLASS: "by_class"}
     rows = [
-        number(name, quantity, "", over_seeds(ours), paper, TOLERANCE, **more)
+        number(name, quantity, "share", over_seeds(ours), paper, TOLERANCE, **more)
         for (quantity, ours), paper in zip(values.items(), printed, strict=True)
     ]
     return rows + [
-        curve(name, quantity, "", over_seeds(pair_values(run.array(key + suffix))), **more)
+        curve(name, quantity, "share", over_seeds(pair_values(run.array(key + suffix))), **more)
         for quantity, key in controls.items()
     ]
 
@@ -136,7 +158,13 @@ def histogram_rows(run: Run, suffix: str, series: str) -> list[Row]:
     about, k = {"kind": BIN, "series": series}, len(sample)
     return [
         curve(
-            name, "p, share of examples", "", share_between(sample, p, p), **about, p=p, width=1 / k
+            name,
+            "p, share of examples",
+            "share",
+            share_between(sample, p, p),
+            **about,
+            p=p,
+            width=1 / k,
         )
         for p in (count / k for count in range(k + 1))
     ]
@@ -155,8 +183,8 @@ def majority_rows(runs: list[Run]) -> list[Row]:
         most, tail = share_between(sample, HIGH, 1.0), share_between(sample, LOW, HIGH - 1e-6)
     method, what = name or INCEPTION[0], "p, share of examples from"
     rows = [
-        claim(method, f"{what} {HIGH:g}", "", most, at_least=MOST),
-        claim(method, f"{what} {LOW:g} to {HIGH:g}", "", tail, at_least=TAIL),
+        claim(method, f"{what} {HIGH:g}", "share", most, of=MAJORITY, at_least=MOST),
+        claim(method, f"{what} {LOW:g} to {HIGH:g}", "share", tail, of=LONG_TAIL, at_least=TAIL),
     ]
     if name is not None:
         rows += histogram_rows(classifiers[name], PLAIN, "plain")

@@ -1,8 +1,11 @@
 """Rows that Figures 5 and 6 of TracIn share: retrieval on CIFAR-10, and TracIn's cost."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from analysis.numbers import proponents
+from analysis.numbers.claims import Claim
 from analysis.numbers.statistics import over_seeds
 from analysis.numbers.table import curve, records, tabulated, written
 from experiments.laboratory.runs import Run
@@ -65,9 +68,15 @@ def classes_of(table: pd.DataFrame) -> tuple[str, ...]:
     return DIGITS if str(table["tier"].iloc[0]) == "smoke" else CLASSES
 
 
-def tabulate(runs: list[Run], stratum: str, display: int) -> pd.DataFrame:
+def tabulate(
+    runs: list[Run],
+    claims: Mapping[str, Claim],
+    stratum: str,
+    display: int,
+    opponents: Claim = proponents.CLASS,
+) -> pd.DataFrame:
     """Make the rows of one figure: the shares, its stratum's claims, its images, and the cost."""
-    table = proponents.tabulate(runs, (stratum,), (display,))
+    table = proponents.tabulate(runs, claims, stratum, (display,), opponents=opponents)
     timed = [run for run in runs if "ratio" in run.metrics]
     ratio = over_seeds([run.metrics["ratio"] for run in timed])
     rows = [curve(proponents.OURS, COST, "passes", ratio)]

@@ -22,6 +22,10 @@ FORMS = {  # names for people that are not `family dim`
     "Arnoldi positive": "Arnoldi {} positive",
 }
 Key = TypeVar("Key")
+FORMER_DRAWS = (
+    "The committed numbers are of random directions drawn by torch's Mersenne Twister. The present"
+    " code draws others, by Philox, which are the same on every device."
+)
 PROJECTIONS = {"Gaussian": "RandProj", "Select": "RandSelect"}
 
 

@@ -18,8 +18,10 @@ from analysis.numbers.statistics import Interval, geometric
 from analysis.numbers.table import records, written
 from experiments.laboratory.runs import Run
 
+FULL_DATA = "Arnoldi on full data,"
 STAND_IN = "DigitsCNN"  # takes the place of either network at the smoke tier
 RETRIEVAL = {"AUC": "auc", "AP": "ap"}
+NOISE = 0.2  # share of the labels that are wrong before training
 ACCURACY = {"corrupted labels": "accuracy_corrupted", "true labels": "accuracy_true"}
 PERCENT = {*RETRIEVAL.values(), *ACCURACY.values(), "chance_ap"}  # as the paper prints them
 
@@ -37,16 +39,21 @@ TIER_NOTES = {
 
 
 def config_method(config: dict[str, Any]) -> Method:
-    """The method of a run's config."""
-    return method_of(config["method"], checkpoint_epochs(config["model"]["fit"]))
+    """The method of a run's config; an Arnoldi basis of products over all examples is its own."""
+    found = method_of(config["method"], checkpoint_epochs(config["model"]["fit"]))
+    basis = (config["method"].get("inverse") or {}).get("basis") or {}
+    whole = "sample" in basis and basis["sample"] is None
+    return Method(FULL_DATA, found.dim) if whole else found
 
 
 def needs(
-    network: str, method: Callable[[Method], bool] = lambda method: True
+    network: str, method: Callable[[Method], bool] = lambda method: True, noise: float = NOISE
 ) -> Callable[[dict[str, Any]], bool]:
-    """Which configs `observe` takes for a network, of the methods that are wanted."""
+    """Which configs `observe` takes for a network, of the methods and wrong labels wanted."""
     return lambda config: (
-        config["model"]["network"]["type"] in (network, STAND_IN) and method(config_method(config))
+        config["model"]["network"]["type"] in (network, STAND_IN)
+        and config["model"]["data"]["noise"] == noise
+        and method(config_method(config))
     )
 
 

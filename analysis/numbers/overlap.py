@@ -16,11 +16,12 @@ from analysis.numbers.table import Row, curve
 from experiments.laboratory.runs import Run
 
 LOW, HIGH = 0.1, 0.5  # thresholds between which a curve's mean is taken
+ENOUGH = 50  # pairs above a threshold, for an IOU to say something
 IOU = "iou"  # the kind of row that is a point of a curve
 
 DEVIATIONS = (
     "The paper shows the figures without numbers. A curve is judged by its mean over thresholds"
-    f" from {LOW:g} to {HIGH:g} at which there are pairs.",
+    f" from {LOW:g} to {HIGH:g} that at least {ENOUGH} memorized pairs pass by all models.",
     "Memorized pairs are those whose training example has a memorization above 0.25, estimated"
     " from the whole ensemble.",
     "Intervals are over splits of one ensemble; large splits share models.",
@@ -60,8 +61,19 @@ def thresholds(run: Run) -> np.ndarray:
 
 
 def between(run: Run) -> np.ndarray:
-    """Which of the thresholds are from LOW to HIGH."""
-    return (thresholds(run) >= LOW - 1e-9) & (thresholds(run) <= HIGH + 1e-9)
+    """Which of the thresholds are from LOW to HIGH, and passed by enough memorized pairs."""
+    within = (thresholds(run) >= LOW - 1e-9) & (thresholds(run) <= HIGH + 1e-9)
+    return within & enough_pairs(run, "memorized")
+
+
+def enough_pairs(run: Run, series: str) -> np.ndarray:
+    """Which thresholds at least ENOUGH pairs pass by all models: with fewer, an IOU jumps.
+
+    Of memorized pairs where the series is of them, else of all; all of them where no run counted.
+    """
+    if "pairs_above" not in run.meta["arrays"]:
+        return np.ones(len(thresholds(run)), dtype=bool)
+    return np.asarray(run.array("pairs_above"))[int("memorized" in series)] >= ENOUGH
 
 
 def mean_iou(run: Run, series: str, size: int) -> np.ndarray:
@@ -103,11 +115,11 @@ def curve_rows(runs: Iterable[Run], series: Mapping[str, str]) -> list[Row]:
     rows = []
     for run in runs:
         for key, label in series.items():
-            values = run.array(key)
+            values, enough = run.array(key), enough_pairs(run, key)
             places = product(enumerate(sizes(run)), enumerate(thresholds(run)))
             for (i, size), (k, threshold) in places:
                 ours = over_splits(values[i, :, k])
-                if ours.n:
+                if ours.n and enough[k]:
                     about = {"series": label, "models": size, "threshold": float(threshold)}
                     rows.append(curve(ensemble_of(run), "IOU", "", ours, kind=IOU, **about))
     return rows
@@ -121,4 +133,4 @@ def ensembles(table: pd.DataFrame) -> list[str]:
 def page(table: pd.DataFrame) -> pd.DataFrame:
     """The table without the curves, for the report."""
     shown = table[table["kind"] != IOU]
-    return shown[["method", "quantity", "paper", "ours", "low", "high", "n", "verdict"]]
+    return shown[["method", "quantity", "paper", "ours", "low", "high", "n"]]

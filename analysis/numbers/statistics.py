@@ -1,5 +1,6 @@
 """Intervals over seeds, differences and ratios of paired seeds, and tests."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -110,6 +111,76 @@ def geometric(values: ArrayLike) -> Interval:
     logs = over_seeds(np.log(np.asarray(values, dtype=float)))
     mean, low, high = np.exp([logs.mean, logs.low, logs.high])
     return Interval(float(mean), float(low), float(high), logs.n)
+
+
+def share(count: int, n: int) -> Interval:
+    """A share of n independent cases with Wilson's interval, which stays between 0 and 1."""
+    if n == 0:
+        return NONE
+    found = stats.binomtest(count, n).proportion_ci(LEVEL, method="wilson")
+    return Interval(count / n, float(found.low), float(found.high), n)
+
+
+def in_range(ours: Interval, least: float, most: float) -> Interval:
+    """The interval; by Wilson's score between `least` and `most` if it would leave that range.
+
+    Wilson's variance is that of a share at each end of the interval instead of at the mean; here it
+    is scaled so that near the mean it is the one that the half-widths say. Nothing is cut off; a
+    mean at an end keeps that end.
+    """
+    if math.isnan(ours.low) or (least <= ours.low and ours.high <= most):
+        return ours
+    p = (ours.mean - least) / (most - least)
+    if not 0 < p < 1:
+        return Interval(ours.mean, max(ours.low, least), min(ours.high, most), ours.n)
+    ends = []
+    for sign, end in ((-1, ours.low), (1, ours.high)):
+        scaled = ((end - ours.mean) / (most - least)) ** 2 / (p * (1 - p))
+        root = math.sqrt(scaled * (p * (1 - p) + scaled / 4))
+        ends.append(least + (most - least) * (p + scaled / 2 + sign * root) / (1 + scaled))
+    return Interval(ours.mean, ends[0], ends[1], ours.n)
+
+
+def average(parts: Sequence[Interval]) -> Interval:
+    """The mean of several means; its half-widths are the means of theirs.
+
+    The standard error of a mean is at most the mean of the errors, whatever the parts share
+    (Minkowski): right for parts on the same seeds, too wide for independent ones. A part that was
+    not measured leaves no mean.
+    """
+    if not parts or not all(one.n for one in parts):
+        return NONE
+    means = (np.mean([getattr(one, end) for one in parts]) for end in ("mean", "low", "high"))
+    mean, low, high = map(float, means)
+    return Interval(mean, low, high, min(one.n for one in parts))
+
+
+def geometric_average(parts: Sequence[Interval]) -> Interval:
+    """The same on logarithms, for ratios."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = average([_through(one, np.log) for one in parts])
+    return _through(logs, np.exp)
+
+
+def quotient(one: Interval, other: Interval) -> Interval:
+    """The ratio of two positive, independent means, its interval by the delta method on logs."""
+    if not one.n or not other.n:
+        return NONE
+    above, below = (
+        np.hypot(one_end / one.mean, other_end / other.mean)
+        for one_end, other_end in (
+            (one.high - one.mean, other.mean - other.low),
+            (one.mean - one.low, other.high - other.mean),
+        )
+    )
+    mean = one.mean / other.mean
+    low, high = (float(mean * np.exp(end)) for end in (-below, above))
+    return Interval(mean, low, high, min(one.n, other.n))
+
+
+def _through(ours: Interval, function: Callable[[float], float]) -> Interval:
+    mean, low, high = (float(function(end)) for end in (ours.mean, ours.low, ours.high))
+    return Interval(mean, low, high, ours.n)
 
 
 def difference(one: pd.Series, other: pd.Series) -> pd.Series:

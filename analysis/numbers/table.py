@@ -1,8 +1,8 @@
 """The rows every artifact is made of, and their CSV: paper, ours, difference, interval, n, verdict.
 
 Kinds of rows: `number` is judged against the paper's printed value; `aside` is compared with it but
-does not decide (times on other machines); `claim` is a difference or a ratio with bounds; `curve`
-has no printed value.
+does not decide (times on other machines); `claim` is evidence for the claim that it names, held to
+a bound; `curve` has no printed value.
 """
 
 import io
@@ -12,15 +12,24 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.numbers.bounds import NOT_RUN, Bound, judge, judge_factor, judge_number
+from analysis.numbers.claims import Claim
 from analysis.numbers.frame import Method
-from analysis.numbers.statistics import Interval
-from analysis.numbers.verdict import judge_claim, judge_factor, judge_number
+from analysis.numbers.statistics import Interval, in_range
 
 COLUMNS = [
     "kind", "method", "proj_dim", "quantity", "unit", "paper", "ours", "difference", "low", "high",
-    "n", "verdict", "at_least", "at_most",
+    "n", "verdict", "claim", "at_least", "at_most",
 ]  # fmt: skip
 NUMBERS = ["proj_dim", "paper", "ours", "difference", "low", "high", "at_least", "at_most"]
+RANGES = {  # by unit: what a quantity cannot leave, nor its interval
+    "%": (0.0, 100.0),
+    "x100": (0.0, 100.0),
+    "points": (-100.0, 100.0),
+    "share": (0.0, 1.0),
+    "correlation": (-1.0, 1.0),
+    "correlation, %": (-100.0, 100.0),
+}
 Row = dict[str, Any]
 
 
@@ -28,7 +37,9 @@ def curve(method: str | Method, quantity: str, unit: str, ours: Interval, **more
     """The row of a quantity for which the paper prints no number.
 
     `more` are further columns: kind, proj_dim, or this artifact's own, such as a step or a class.
+    The interval stays in the range of the unit.
     """
+    ours = in_range(ours, *RANGES[unit]) if unit in RANGES else ours
     row = {
         "kind": "curve",
         "method": str(method),
@@ -41,7 +52,8 @@ def curve(method: str | Method, quantity: str, unit: str, ours: Interval, **more
         "low": ours.low,
         "high": ours.high,
         "n": ours.n,
-        "verdict": "" if ours.n else "not run",
+        "verdict": "" if ours.n else NOT_RUN,
+        "claim": "",
         "at_least": math.nan,
         "at_most": math.nan,
     }
@@ -54,45 +66,44 @@ def number(
     unit: str,
     ours: Interval,
     paper: float,
-    tolerance: float,
+    tolerance: float = math.nan,
+    factor: float = math.nan,
     **more: Any,
 ) -> Row:
-    """The row of a printed number, judged by its tolerance; `paper` may be nan."""
-    word = judge_number(paper, ours, tolerance)
+    """The row of a printed number, judged by its tolerance, or by a factor; `paper` may be nan."""
+    relative = math.isnan(tolerance)
+    word = (judge_factor if relative else judge_number)(
+        paper, ours, factor if relative else tolerance
+    )
     judged = {"paper": paper, "difference": ours.mean - paper, "verdict": word}
     return curve(method, quantity, unit, ours, kind="number", **judged, **more)
 
 
 def aside(
+    method: str | Method, quantity: str, unit: str, ours: Interval, paper: float, **more: Any
+) -> Row:
+    """The row of a printed number that is shown beside ours and decides nothing."""
+    beside = {"paper": paper, "difference": ours.mean - paper}
+    return curve(method, quantity, unit, ours, kind="aside", **beside, **more)
+
+
+def claim(
     method: str | Method,
     quantity: str,
     unit: str,
     ours: Interval,
-    paper: float,
-    factor: float,
-    **more: Any,
-) -> Row:
-    """The row of a printed number that decides nothing, judged by a factor either way."""
-    word = judge_factor(paper, ours, factor)
-    judged = {"paper": paper, "difference": ours.mean - paper, "verdict": word}
-    return curve(method, quantity, unit, ours, kind="aside", **judged, **more)
-
-
-def claim(
-    method: str,
-    quantity: str,
-    unit: str,
-    ours: Interval,
     *,
+    of: Claim,
     at_least: float = math.nan,
     at_most: float = math.nan,
     paper: float = math.nan,
     **more: Any,
 ) -> Row:
-    """The row of a claim, `at_least < quantity < at_most`, judged by its interval."""
-    bounds = {"at_least": at_least, "at_most": at_most}
-    row = curve(method, quantity, unit, ours, kind="claim", paper=paper, **bounds, **more)
-    verdict = judge_claim(ours, **bounds)
+    """A row of evidence for the claim `of`: `at_least < quantity < at_most`."""
+    about = {"claim": of.name, "at_least": at_least, "at_most": at_most, "paper": paper}
+    row = curve(method, quantity, unit, ours, kind="claim", **about, **more)
+    judged = Interval(row["ours"], row["low"], row["high"], row["n"])
+    verdict = judge(judged, Bound.of(at_least, at_most))
     return row | {"difference": ours.mean - paper, "verdict": verdict}
 
 

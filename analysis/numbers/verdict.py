@@ -1,149 +1,146 @@
-"""Verdicts by rules that are written down before the runs: what counts as reproduced."""
+"""The verdict on an artifact, by a rule that is written down before the runs.
 
-import math
-from collections.abc import Hashable, Mapping
+Only the paper's own sentences and its printed numbers decide; what we add is measured beside them.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
-from analysis.numbers.statistics import Interval
-
-WORDS = ("reproduced", "direction", "not reproduced", "not run")
-TIERS = ("smoke", "small", "paper")
-FULL_TIER = TIERS[-1]
-
-RULE = (
-    "reproduced: at tier paper, with all runs finished, the 95% interval over seeds of each claim"
-    " lies within its bounds and each judged number is within its tolerance;"
-    " direction: the mean of each claim that could be tested is within its bounds;"
-    " not reproduced: at least one claim fails; not run: no claim could be tested. At tier smoke,"
-    " printed numbers are shown and not judged."
+from analysis.numbers.bounds import (
+    CONTRADICTS,
+    FAILS,
+    HOLDS,
+    LEANS,
+    MEANING,
+    NOT_RUN,
+    OPEN,
+    OUTCOMES,
 )
-TOLERANCE_RULE = (
-    "A number is within tolerance if the printed value is no further than the tolerance from our"
-    " 95% interval over seeds; of the interval, at most one tolerance on either side of the mean"
-    " counts."
+from analysis.numbers.claims import Claim, Judged, judge_claims
+
+REPRODUCED, PARTLY, NOT_REPRODUCED = "reproduced", "partly", "not reproduced"
+INCOMPLETE = "incomplete"
+WORDS = (REPRODUCED, PARTLY, OPEN, NOT_REPRODUCED, CONTRADICTS, INCOMPLETE, NOT_RUN)
+GOALS = {REPRODUCED: "met", NOT_REPRODUCED: "not met"}  # words of what is no reproduction
+TIERS = ("smoke", "small", "paper")
+MANY = {HOLDS: "hold", LEANS: "lean", FAILS: "fail"}
+SIZES = {"smoke": "on toy data", "small": "at reduced size", "paper": "at the paper's size"}
+
+VERDICTS = {
+    REPRODUCED: "everything holds",
+    PARTLY: "some of it holds",
+    OPEN: "more than half leans or is open, or that is all there is",
+    NOT_REPRODUCED: "more than half fails, or something fails and nothing holds",
+    CONTRADICTS: "the paper contradicts one of its sentences, and so do we",
+    INCOMPLETE: "more than half was not run, or all of it holds but runs are missing",
+    NOT_RUN: "nothing was run",
+}
+RULE = (
+    "Counted are the paper's sentences, each once, and its printed numbers. One of them "
+    + "; ".join(f"{word}: {meaning}" for word, meaning in MEANING.items())
+    + ". All of them together are "
+    + "; ".join(f"{word}: {meaning}" for word, meaning in VERDICTS.items())
+    + ". At tier smoke, printed numbers are shown and not judged."
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One of WORDS, the rule that it follows from, and the counts that the rule was applied to."""
+    """One of WORDS or of GOALS, how many of how many hold, the rule, and what it rests on."""
 
     word: str
     rule: str
     evidence: str
+    holding: int = 0
+    counted: int = 0
 
     def __post_init__(self) -> None:
-        if self.word not in WORDS:
+        if self.word not in (*WORDS, *GOALS.values()):
             raise ValueError(f"verdict {self.word!r} is not one of {', '.join(WORDS)}")
 
+    def __str__(self) -> str:
+        return f"{self.word}, {self.holding} of {self.counted}" if self.counted else self.word
 
-def within(paper: float, ours: Interval, tolerance: float) -> bool:
-    """Whether the printed value is within `tolerance` of our interval.
 
-    At most one tolerance of the interval counts on either side, so that a wide one excuses nothing.
+def conclude(table: pd.DataFrame, claims: Sequence[Claim], notes: str = "") -> Verdict:
+    """The artifact's verdict, by RULE: from the paper's claims and the printed numbers.
+
+    Where no claim is a paper's, the artifact is a goal of our own, met or not. `notes` are further
+    sentences of its rule, such as tolerances.
     """
-    below = 0.0 if math.isnan(ours.low) else min(ours.mean - ours.low, tolerance)
-    above = 0.0 if math.isnan(ours.high) else min(ours.high - ours.mean, tolerance)
-    return ours.mean - below - tolerance <= paper <= ours.mean + above + tolerance
-
-
-def judge_number(paper: float, ours: Interval, tolerance: float) -> str:
-    """The verdict on one printed number; "" where the paper prints none.
-
-    One seed has no interval, so it is `direction` at best.
-    """
-    if ours.n == 0:
-        return "not run"
-    if math.isnan(paper):
-        return ""
-    if not within(paper, ours, tolerance):
-        return "not reproduced"
-    return "reproduced" if ours.n > 1 else "direction"
-
-
-def judge_factor(paper: float, ours: Interval, factor: float) -> str:
-    """The verdict on one printed ratio: `judge_number` on logarithms."""
-    if ours.n == 0 or math.isnan(paper):
-        return judge_number(paper, ours, factor)
-    if ours.mean <= 0:
-        return "not reproduced"
-    low = -math.inf if ours.low <= 0 else math.log(ours.low)
-    logs = Interval(math.log(ours.mean), low, math.log(ours.high), ours.n)
-    return judge_number(math.log(paper), logs, math.log(factor))
-
-
-def judge_claim(ours: Interval, at_least: float = math.nan, at_most: float = math.nan) -> str:
-    """The verdict on one claim `at_least < quantity < at_most`; nan is no bound.
-
-    `reproduced` if the whole interval is inside, `direction` if only the mean is.
-    """
-    if ours.n == 0:
-        return "not run"
-    low = -math.inf if math.isnan(at_least) else at_least
-    high = math.inf if math.isnan(at_most) else at_most
-    if not low < ours.mean < high:
-        return "not reproduced"
-    return "reproduced" if low < ours.low and ours.high < high else "direction"
-
-
-def cap(word: str, tier: str, missing: int = 0) -> str:
-    """The word, lowered to `direction` below the paper tier or where runs are missing."""
-    complete = tier == FULL_TIER and not missing
-    return "direction" if word == "reproduced" and not complete else word
-
-
-def conclude(table: pd.DataFrame, rule: str) -> Verdict:
-    """The artifact's verdict from its rows of kind `claim` and `number`, by RULE.
-
-    `rule` says what the claims are and which tolerances apply.
-    """
-    claims = table[table["kind"] == "claim"]
+    goal = not any(claim.papers for claim in claims)
+    judged = [one for one in judge_claims(table, claims) if goal or one.claim.papers]
     numbers = table[(table["kind"] == "number") & (table["verdict"] != "")]
-    tested = claims[claims["verdict"] != "not run"]
-    words = set(tested["verdict"])
-    if tested.empty:
-        word = "not run"
-    elif set(claims["verdict"]) | set(numbers["verdict"]) == {"reproduced"}:
-        word = "reproduced"
-    else:
-        word = "direction" if words <= {"reproduced", "direction"} else "not reproduced"
-    first = table.to_dict("records")[0]
-    tier, missing = str(first["tier"]), int(first["missing"])
-    evidence = [_count("claim", claims)]
-    if len(numbers):
-        evidence.append(_count("printed number", numbers))
+    outcomes = [*(one.word for one in judged), *numbers["verdict"]]
+    word, missing = combined(outcomes), int(table["missing"].iat[0])
+    if missing and word == REPRODUCED:
+        word = INCOMPLETE
+    evidence = [*_said("of our own" if goal else "of the paper", judged), *_printed(numbers)]
     if missing:
-        evidence.append(f"partial: {missing} runs are missing.")
-    return Verdict(cap(word, tier, missing), f"{rule} {RULE}", " ".join(evidence))
+        evidence.append(f"Partial: {missing} runs are missing.")
+    rule = " ".join(filter(None, [*map(_in_words, judged), notes, RULE]))
+    word = GOALS.get(word, word) if goal else word
+    return Verdict(word, rule, " ".join(evidence), outcomes.count(HOLDS), len(outcomes))
 
 
-def _count(what: str, rows: pd.DataFrame, at_most: int = 8) -> str:
-    wrong = rows[rows["verdict"] == "not reproduced"]
-    named = "; ".join(_state(row) for row in wrong.head(at_most).to_dict("records"))
-    more = f"; and {len(wrong) - at_most} more" if len(wrong) > at_most else ""
-    why = {"not reproduced": f" ({named}{more})"}
-    counts = rows["verdict"].value_counts()
-    parts = [f"{counts[word]} {word}{why.get(word, '')}" for word in WORDS if word in counts]
-    return f"{len(rows)} {what}{'' if len(rows) == 1 else 's'}: {', '.join(parts)}."
+def combined(outcomes: Sequence[str]) -> str:
+    """One of WORDS from outcomes of OUTCOMES, as VERDICTS says."""
+    count = {word: list(outcomes).count(word) for word in OUTCOMES}
+    half, undecided = len(outcomes) / 2, count[LEANS] + count[OPEN]
+    if count[NOT_RUN] == len(outcomes):
+        return NOT_RUN
+    if count[NOT_RUN] > half:
+        return INCOMPLETE
+    if count[CONTRADICTS]:
+        return CONTRADICTS
+    if count[HOLDS] == len(outcomes):
+        return REPRODUCED
+    if count[FAILS] > half or (count[FAILS] and not count[HOLDS]):
+        return NOT_REPRODUCED
+    return OPEN if undecided > half or not count[HOLDS] else PARTLY
 
 
-def _state(row: Mapping[Hashable, Any]) -> str:
-    interval = "" if math.isnan(row["low"]) else f" [{row['low']:.3g}, {row['high']:.3g}]"
-    bounds = ""
-    if row["kind"] == "claim":
-        bounds = f", claimed {claim_bounds(row['at_least'], row['at_most'])}"
-    elif not math.isnan(row["paper"]):
-        bounds = f", printed {row['paper']:.4g}"
-    return f"{row['method']} {row['quantity']} {row['ours']:.3g}{interval}{bounds}"
+def _in_words(one: Judged) -> str:
+    of = "" if one.claim.rule.words == "every row" else f" of {one.claim.rule.words}"
+    required = f" Required{of}: {one.bound}." if one.bound else ""
+    return f"{one.claim.name}: {one.claim.measured}{required}"
 
 
-def claim_bounds(at_least: float, at_most: float) -> str:
-    """Write the bounds of a claim as a person would: `> 0`, `within 1`, `< 0.1`."""
-    if not math.isnan(at_least) and not math.isnan(at_most):
-        if math.isclose(at_least, -at_most):
-            return f"within ±{at_most:.3g}"
-        return f"between {at_least:.3g} and {at_most:.3g}"
-    return f"> {at_least:.3g}" if not math.isnan(at_least) else f"< {at_most:.3g}"
+def _said(whose: str, judged: Sequence[Judged]) -> Iterable[str]:
+    """How many claims there are of each outcome, and those that do not hold, with their numbers."""
+    if judged:
+        yield f"{len(judged)} claim{'s' if judged[1:] else ''} {whose}: {tally(judged)}."
+    for word in (FAILS, CONTRADICTS, OPEN, LEANS, NOT_RUN):
+        named = "; ".join(str(one) for one in judged if one.word == word)
+        if named:
+            yield f"{word.capitalize()}: {named}."
+
+
+def tally(judged: Sequence[Judged]) -> str:
+    """How many claims there are of each outcome: `3 hold, 1 fails`."""
+    return _counted([one.word for one in judged])
+
+
+def _counted(words: Sequence[str]) -> str:
+    counts = {word: words.count(word) for word in OUTCOMES if word in words}
+    return ", ".join(
+        f"{n} {word if n == 1 else MANY.get(word, word)}" for word, n in counts.items()
+    )
+
+
+def _printed(numbers: pd.DataFrame, at_most: int = 8) -> Iterable[str]:
+    """How many printed numbers are within tolerance, and those that are not."""
+    if not len(numbers):
+        return
+    yield f"{len(numbers)} printed number{'s' if len(numbers) > 1 else ''}:"
+    yield f"{_counted(list(numbers['verdict']))}."
+    wrong = numbers[numbers["verdict"] == FAILS].to_dict("records")
+    named = [
+        f"{row['method']} {row['quantity']} {row['ours']:.4g}, printed {row['paper']:.4g}"
+        for row in wrong[:at_most]
+    ]
+    if named:
+        more = f"; and {len(wrong) - at_most} more" if len(wrong) > at_most else ""
+        yield f"Out of tolerance: {'; '.join(named)}{more}."

@@ -8,11 +8,9 @@ results/artifacts/TIER/ID.json        where the numbers come from, and the verdi
 import argparse
 import hashlib
 import json
-import os
 import platform
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.ink import style
+from analysis.numbers.claims import Claim, judge_claims
 from analysis.numbers.table import Row, from_csv, records, to_csv
-from analysis.numbers.verdict import TIERS, Verdict, cap, conclude
+from analysis.numbers.verdict import TIERS, Verdict, conclude
 from analysis.page.tables import latex, tables_of
+from experiments.laboratory import records as recorded
 from experiments.laboratory import runs
-from experiments.laboratory.runs import MissingRuns, Parser, Run, UserError
+from experiments.laboratory.runs import MissingRuns, Parser, Run, UserError, guarded
 
 ELSEWHERE = "free or permit that folder, or set RETRACE_RESULTS to another one"
 DRAWN_WITH = ("numpy", "scipy", "pandas", "matplotlib")
@@ -56,7 +56,7 @@ def read(path: Path, remedy: str) -> bytes:
 def shown_path(path: Path) -> str:
     """The path as a person at this prompt would type it."""
     here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    return runs.quoted(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def add_options(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -77,21 +77,6 @@ def known_tier(name: str) -> str:
     raise UserError(f"no preset {name!r} to draw from: {runs.nearest(name, TIERS)}")
 
 
-def guarded(work: Callable[[], int]) -> int:
-    """Return the exit code of `work`; an error that a user can fix is one line, no traceback."""
-    try:
-        return work()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("interrupted: finished artifacts stay", file=sys.stderr)
-        return 130
-
-
 @dataclass(frozen=True)
 class SecondExperiment:
     """Another experiment that some rows of an artifact are made from.
@@ -107,11 +92,11 @@ class SecondExperiment:
         """The first of `tiers` whose runs are all finished, and those runs; ("", []) if none."""
         for tier in tiers:
             try:
-                planned = runs.planned(self.experiment, tier)
+                planned = recorded.planned(self.experiment, tier)
             except MissingRuns:
                 continue
             wanted = {entry["key"] for entry in planned if self.needs(entry["config"])}
-            finished = runs.load(self.experiment, tier, partial=True)
+            finished = recorded.load(self.experiment, tier)
             chosen = [run for run in finished if run.key in wanted]
             if wanted and len(chosen) == len(wanted):
                 return tier, chosen
@@ -119,7 +104,11 @@ class SecondExperiment:
 
 
 def provenance(experiment: str, sources: Sequence[Run], missing: int) -> dict[str, Any]:
-    """Which runs the numbers come from: their keys, code, devices, versions and data."""
+    """Which runs the numbers come from: their keys, code, devices, versions and data.
+
+    Numbers that are kept although the protocol has changed since say so in `earlier`: sentences
+    that come first among the deviations, and go when runs of the new protocol are tabulated.
+    """
     metas = [run.meta for run in sources]
     versions: dict[str, set[str]] = {}
     data: dict[str, Any] = {}
@@ -154,7 +143,7 @@ class Built:
     image: Path
 
     def __str__(self) -> str:
-        return f"{self.id} {self.tier}: {self.verdict.word}  {shown_path(self.image)}"
+        return f"{self.id} {self.tier}: {self.verdict}  {shown_path(self.image)}"
 
 
 @dataclass(frozen=True)
@@ -169,14 +158,16 @@ class Artifact:
     experiment: str
     tabulate: Callable[[list[Run]], pd.DataFrame] = field(repr=False)
     draw: Callable[[pd.DataFrame], Figure] = field(repr=False)
-    rule: str = field(repr=False)
-    """The claims and the tolerances that apply, in words, for `conclude`."""
+    claims: tuple[Claim, ...] = field(repr=False)
+    """The paper's sentences and ours, to which the rows of kind `claim` belong."""
     title: str
     claim: str
     paper: str
     deviations: tuple[str, ...] = ()
     tier_notes: Mapping[str, str] = field(default_factory=dict)
     """Further deviations from the paper, by tier."""
+    notes: str = field(default="", repr=False)
+    """What further belongs to the rule of its verdict: tolerances, and what intervals are over."""
     headline: tuple[str, str] = ("", "")
     """Method and quantity of the row that stands for it in the overview of the report.
 
@@ -188,6 +179,8 @@ class Artifact:
     """The same in sentences made from the rows, so that they hold at every tier."""
     needs: Callable[[dict[str, Any]], bool] = lambda config: True
     """Which of a preset's runs it needs, by their configs."""
+    presets: Mapping[str, str] = field(default_factory=dict)
+    """The preset of the experiment that a tier is made from, where it has another name."""
     page: Callable[[pd.DataFrame], pd.DataFrame] | None = None
     """The table on the report page, where it is not simply the rows."""
     second: SecondExperiment | None = None
@@ -198,7 +191,7 @@ class Artifact:
 
     def judge(self, table: pd.DataFrame) -> Verdict:
         """The verdict on the rows by the declared rule."""
-        return conclude(table, self.rule)
+        return conclude(table, self.claims, self.notes)
 
     def path(self, tier: str, suffix: str) -> Path:
         """Where a file of this artifact lies: `path("small", "csv")`."""
@@ -206,27 +199,37 @@ class Artifact:
 
     def command(self, tier: str) -> str:
         """The command that makes this artifact, runs included."""
-        return f"python -m experiments.{self.experiment} --preset {tier} && {self.remake(tier)}"
+        preset = self.presets.get(tier, tier)
+        return f"python -m experiments.{self.experiment} --preset {preset} && {self.remake(tier)}"
 
     def remake(self, tier: str) -> str:
         """The command that makes this artifact from finished runs."""
         return f"python -m analysis.{self.id} --preset {tier}"
 
     def build(self, tier: str, partial: bool = False) -> Built:
-        """Make the four files from the tier's runs.
+        """Make the four files from the tier's runs, or from its record where they are not here.
 
         Missing runs are an error that prints the command that makes them; with `partial`, finished
         runs are drawn and the figure says how many are missing.
         """
-        planned = [e for e in runs.planned(self.experiment, tier) if self.needs(e["config"])]
-        finished = {run.key: run for run in runs.load(self.experiment, tier, partial=True)}
+        text, numbers = self.measure(tier, partial)
+        write(self.path(tier, "csv"), text.encode())
+        return self._finish(tier, text, numbers)
+
+    def measure(self, tier: str, partial: bool = False) -> tuple[str, dict[str, Any]]:
+        """The CSV and the provenance of its numbers, from the tier's runs or its record."""
+        preset = self.presets.get(tier, tier)
+        planned = [e for e in recorded.planned(self.experiment, preset) if self.needs(e["config"])]
+        finished = {run.key: run for run in recorded.load(self.experiment, preset)}
         sources = [finished[entry["key"]] for entry in planned if entry["key"] in finished]
         missing = len(planned) - len(sources)
         if not sources or (missing and not partial):
-            raise MissingRuns(self.experiment, tier, len(sources), len(planned))
+            raise MissingRuns(self.experiment, preset, len(sources), len(planned))
         below = TIERS[TIERS.index(tier) :: -1]
         second_tier, others = self.second.load(below) if self.second else ("", [])
-        table = self.tabulate([*sources, *others])
+        runs.tell([*sources, *others])
+        with runs.reading() as read:
+            table = self.tabulate([*sources, *others])
         if table.empty:
             raise UserError(
                 f"none of the {len(sources)} finished runs of {self.experiment}, preset {tier}, is"
@@ -237,10 +240,13 @@ class Artifact:
         if self.second:
             is_second = [isinstance(row.get("experiment"), str) for row in records(table)]
             table["of_tier"] = [second_tier if other else tier for other in is_second]
-        table["verdict"] = [_capped(row, tier, missing) for row in records(table)]
-        text = to_csv(table)
-        write(self.path(tier, "csv"), text.encode())
-        return self._finish(tier, text, provenance(self.experiment, [*sources, *others], missing))
+        table["verdict"] = [_compared(row, tier) for row in records(table)]
+        numbers = provenance(self.experiment, [*sources, *others], missing)
+        numbers["second"] = (
+            [(self.second.experiment, second_tier)] if self.second and others else []
+        )
+        numbers["arrays"] = {key: sorted(names) for key, names in sorted(read.items())}
+        return to_csv(table), numbers
 
     def redraw(self, tier: str) -> Built:
         """Draw and judge again from the CSV alone; the provenance of its numbers stays."""
@@ -250,7 +256,7 @@ class Artifact:
     def latex(self, tier: str) -> str:
         """The tables of a built artifact, in LaTeX."""
         text, about = self._read(tier)
-        return latex(about, tables_of(from_csv(text), self.page))
+        return latex(about, tables_of(from_csv(text), self.page, about["claims"]))
 
     def _read(self, tier: str) -> tuple[str, dict[str, Any]]:
         """The CSV and its provenance; a UserError if the CSV was changed since."""
@@ -270,15 +276,22 @@ class Artifact:
         parser = Parser(prog=f"python -m analysis.{self.id}", description=description)
         add_options(parser, default="smoke")
         latex_help = "print the tables of what was built, in LaTeX"
+        parser.add_argument(
+            "--runs", metavar="PRESET", help="make the tier of the runs of another preset"
+        )
         parser.add_argument("--latex", action="store_true", help=latex_help)
 
         def work() -> int:
             options = parser.parse_args(arguments)
-            tier = known_tier(options.preset)
+            tier_of = {preset: tier for tier, preset in self.presets.items()}
+            tier = known_tier(tier_of.get(options.preset, options.preset))
             if options.latex:
                 print(self.latex(tier), end="")
                 return 0
-            built = self.redraw(tier) if options.redraw else self.build(tier, options.partial)
+            one = self
+            if options.runs:  # of the same experiment, such as those of released files
+                one = replace(self, presets={**self.presets, tier: options.runs})
+            built = one.redraw(tier) if options.redraw else one.build(tier, options.partial)
             print(f"{built}\n  {built.verdict.evidence}")
             return 0
 
@@ -300,8 +313,9 @@ class Artifact:
             "claim": self.claim,
             "tier": tier,
             "verdict": asdict(verdict),
-            "deviations": [*self.deviations, *tier_note],
-            "remarks": [*self.remarks, *self.findings(table)],
+            "claims": [one.about() for one in judge_claims(table, self.claims)],
+            "deviations": [*numbers.get("earlier", []), *self.deviations, *tier_note],
+            "remarks": [*self.remarks, *self.findings(table), *numbers.get("notes", [])],
             "command": self.command(tier),
             "redraw": f"{self.remake(tier)} --redraw",
             "csv_sha256": _sha256(text),
@@ -316,11 +330,10 @@ class Artifact:
         return Built(self.id, tier, verdict, self.path(tier, "png"))
 
 
-def _capped(row: Row, tier: str, missing: int) -> str:
-    """The row's word at a tier; at the smoke tier no number is compared with a printed one."""
+def _compared(row: Row, tier: str) -> str:
+    """The row's word; at the smoke tier no number is compared with a printed one."""
     compared = row["kind"] in ("number", "aside") and row["n"] > 0
-    tier = row.get("of_tier", tier)
-    return "" if compared and tier == TIERS[0] else cap(row["verdict"], tier, missing)
+    return "" if compared and row.get("of_tier", tier) == TIERS[0] else row["verdict"]
 
 
 def _sha256(text: str) -> str:

@@ -13,17 +13,17 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.numbers.table import from_csv, records
-from analysis.numbers.verdict import WORDS, claim_bounds
+from analysis.numbers.bounds import FAILS, HOLDS, NOT_RUN, OUTCOMES
+from analysis.numbers.table import from_csv
+from analysis.numbers.verdict import GOALS, WORDS
 from analysis.page import artifact
-from analysis.page.artifact import guarded
-from analysis.page.tables import tally
-from experiments.laboratory.runs import UserError
+from analysis.page.tables import stated
+from experiments.laboratory.runs import UserError, guarded, quoted
 
 ROOT = Path(__file__).parents[2]
 BEGIN = "<!-- {} of the artifacts: `python -m analysis docs` writes this -->\n"
 END = "<!-- end of what is generated -->\n"
-DRAWN = [word for word in WORDS if word != "not run"]
+DRAWN = [word for word in WORDS if word != NOT_RUN]
 SHOWN = ("paper", "small")  # the first of these tiers that an artifact has
 PAPERS = {  # short name -> how Artifact.paper begins
     "TracIn": ("TracIn",),
@@ -31,20 +31,27 @@ PAPERS = {  # short name -> how Artifact.paper begins
     "Arnoldi": ("Arnoldi", "Scaling Up Influence Functions"),
     "Subsets": ("Subsets", "How many trained neural networks are needed"),
 }
-BEYOND = "Beyond the papers"
-COLUMNS = ("artifact", "what it shows", "experiment", "tier", "verdict", "what fails")
+BEYOND = "Beyond the papers: goals of our own"
+COLUMNS = ("artifact", "what it shows", "experiment", "tier", "verdict", "what does not hold")
 HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
-NAMED = 3  # failing claims that a line of a table names
 NUMBER = re.compile(r'\[(-?[\d,.]+)\]\(([\w./]*?results/artifacts/\w+/\w+\.csv) "(.+?) \| (.+?)"\)')
 
 
 @dataclass(frozen=True)
 class Line:
-    """An artifact at its highest tier on disk, as a line of a table shows it."""
+    """An artifact at its highest tier on disk, as a line of a table shows it.
+
+    outcomes  one of OUTCOMES for each claim and printed number that its verdict counts
+    """
 
     about: dict[str, Any]
-    claims: str
-    failing: str
+    outcomes: list[str]
+    amiss: str
+
+    @property
+    def word(self) -> str:
+        """Its verdict."""
+        return str(self.about["verdict"]["word"])
 
     @property
     def source(self) -> str:
@@ -56,10 +63,10 @@ class Line:
         about, numbers = self.about, self.about["numbers"]
         link = f"[{about['id']}](../results/artifacts/{about['tier']}/{about['id']}.png)"
         missing = f", {numbers['missing']} runs missing" if numbers["missing"] else ""
-        claims = f", {self.claims}" if self.claims else ""
-        verdict = f"**{about['verdict']['word']}**{claims}"
-        tier = about["tier"] + missing
-        cells = (link, about["title"], numbers["experiment"], tier, verdict, self.failing)
+        verdict = stated(about["verdict"]).replace(self.word, f"**{self.word}**", 1)
+        earlier = ", earlier protocol" if numbers.get("earlier") else ""
+        tier = about["tier"] + earlier + missing
+        cells = (link, about["title"], numbers["experiment"], tier, verdict, self.amiss)
         return f"| {' | '.join(cells)} |"
 
 
@@ -70,43 +77,60 @@ def committed() -> dict[str, list[Line]]:
         for path in sorted((ROOT / "results" / "artifacts" / tier).glob("*.json")):
             about = json.loads(path.read_text())
             table = from_csv(path.with_suffix(".csv").read_text())
-            claims = tally(table).rpartition(" ")[0]
-            seen.setdefault(about["id"], Line(about, claims, _failing(table)))
+            seen.setdefault(about["id"], _line(about, table))
     lines = sorted(seen.values(), key=lambda line: line.about["id"])
     by_paper = {name: [one for one in lines if one.source == name] for name in (*PAPERS, BEYOND)}
     return {name: mine for name, mine in by_paper.items() if mine}
 
 
-def _failing(table: pd.DataFrame) -> str:
-    """The first claims that fail, and how many judged printed numbers are off."""
-    rows = records(table)
-    wrong = [r for r in rows if r["verdict"] == "not reproduced" and r["kind"] == "claim"]
+def _line(about: dict[str, Any], table: pd.DataFrame) -> Line:
+    """The outcomes that an artifact's verdict counts, and those that do not hold by name."""
+    goal = not any(claim["papers"] for claim in about["claims"])
+    claims = [claim for claim in about["claims"] if goal or claim["papers"]]
+    printed = list(table.loc[(table["kind"] == "number") & (table["verdict"] != ""), "verdict"])
     parts = [
-        f"{row['method']}, {row['quantity']}: {round(row['ours'], 9):.3g}, claimed"
-        f" {claim_bounds(row['at_least'], row['at_most'])}"
-        for row in wrong[:NAMED]
+        f"{word}: {'; '.join(_named(claim) for claim in claims if claim['verdict'] == word)}"
+        for word in OUTCOMES
+        if word != HOLDS and any(claim["verdict"] == word for claim in claims)
     ]
-    if len(wrong) > NAMED:
-        parts.append(f"and {len(wrong) - NAMED} more")
-    judged = [row["verdict"] for row in rows if row["kind"] == "number" and row["verdict"]]
-    if off := judged.count("not reproduced"):
-        parts.append(f"{off} of {len(judged)} printed numbers are off")
-    return "; ".join(parts).replace("|", "\\|")
+    if off := printed.count(FAILS):
+        parts.append(f"{off} of {len(printed)} printed numbers are out of tolerance")
+    amiss = ". ".join(f"{part[:1].upper()}{part[1:]}" for part in parts).replace("|", "\\|")
+    return Line(about, [*(claim["verdict"] for claim in claims), *printed], amiss)
+
+
+def _named(claim: dict[str, Any]) -> str:
+    """A claim with its number and what was required."""
+    if claim["mean"] is None:
+        return str(claim["claim"])
+    more = "".join(f"; {claim[name]}" for name in ("would_decide", "note") if claim[name])
+    mean = round(claim["mean"], 9)
+    return f"{claim['claim']} ({mean:.3g}, required {claim['required']}{more})"
 
 
 def summary() -> str:
-    """One line of Markdown per paper: its verdicts, and how many claims hold in the mean."""
-    lines = [f"| {name} | {_counts(mine)} |" for name, mine in committed().items()]
-    head = f"| paper | {' | '.join(DRAWN)} | claims that hold in the mean |\n|---|---|---|---|---|"
-    return "\n".join([head, *lines])
+    """One line of Markdown per paper: its verdicts, and how many claims and numbers hold."""
+    by_paper = {name: mine for name, mine in committed().items() if name in PAPERS}
+    words = {line.word for mine in by_paper.values() for line in mine}
+    used = [word for word in DRAWN if word in words]
+    lines = [f"| {name} | {_counts(mine, used)} |" for name, mine in by_paper.items()]
+    head = f"| paper | {' | '.join(used)} | claims and printed numbers that hold |"
+    return "\n".join([head, "|---" * (len(used) + 2) + "|", *lines])
 
 
-def _counts(lines: list[Line]) -> str:
-    words = [line.about["verdict"]["word"] for line in lines]
-    pairs = [line.claims.split()[0:3:2] for line in lines if line.claims]
-    holding, tested = (sum(int(pair[place]) for pair in pairs) for place in (0, 1))
-    counts = [str(words.count(word) or "") for word in DRAWN]
-    return " | ".join([*counts, f"{holding} of {tested}"])
+def _counts(lines: list[Line], used: list[str]) -> str:
+    words = [line.word for line in lines]
+    outcomes = [word for line in lines for word in line.outcomes]
+    counts = [str(words.count(word) or "") for word in used]
+    return " | ".join([*counts, f"{outcomes.count(HOLDS)} of {len(outcomes)}"])
+
+
+def goals() -> str:
+    """One line of Markdown on our own goals, which are no reproductions."""
+    words = [line.word for line in committed().get(BEYOND, [])]
+    named = [GOALS.get(word, word) for word in DRAWN]
+    counts = [f"{words.count(word)} {word}" for word in named if word in words]
+    return f"Of {len(words)} goals of our own are {', '.join(counts)}."
 
 
 def tables() -> str:
@@ -115,7 +139,7 @@ def tables() -> str:
     return "\n".join("\n".join([f"## {name}", "", HEAD, *map(str, m), ""]) for name, m in by_paper)
 
 
-GENERATED: dict[str, Callable[[], str]] = {"summary": summary, "tables": tables}
+GENERATED: dict[str, Callable[[], str]] = {"summary": summary, "goals": goals, "tables": tables}
 
 
 def pages() -> list[Path]:
@@ -141,7 +165,8 @@ def _current(page: Path, match: re.Match[str]) -> str:
     judged = mine[mine["kind"] != "curve"] if len(mine) > 1 else mine
     if len(judged) != 1:
         raise UserError(
-            f"{page.name}: {path} has {len(judged)} rows {method!r} | {quantity!r}, not one: "
+            f"{page.name}: {quoted(path)} has {len(judged)} rows {method!r} | {quantity!r}, "
+            "not one: "
             "mend the title of that link"
         )
     decimals = len(number.partition(".")[2])

@@ -11,15 +11,26 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from analysis.numbers.bounds import MEANING
 from analysis.numbers.table import from_csv
-from analysis.numbers.verdict import TIERS, WORDS
+from analysis.numbers.verdict import (
+    CONTRADICTS,
+    GOALS,
+    NOT_REPRODUCED,
+    SIZES,
+    TIERS,
+    VERDICTS,
+    WORDS,
+)
 from analysis.page import artifact
 from analysis.page.artifact import Artifact
-from analysis.page.tables import Table, headline, tables_of, tally
+from analysis.page.tables import Table, headline, stated, tables_of
 from experiments.laboratory import runs
 
 TEMPLATE = Path(__file__).with_name("report.html")
 THUMBNAIL = (360, 260)
+DIFFERING = (NOT_REPRODUCED, CONTRADICTS)
+GOAL_WORDS = [GOALS.get(word, word) for word in WORDS]
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,17 @@ class Entry:
     thumbnail: str
     tables: list[Table]
     headline: dict[str, str]
-    tally: str
+
+    @property
+    def goal(self) -> bool:
+        """Whether no claim of it is a paper's, so that it is no reproduction."""
+        return not any(claim["papers"] for claim in self.about["claims"])
+
+    @property
+    def count(self) -> str:
+        """How many claims and printed numbers hold: `5 of 8 hold`."""
+        verdict = self.about["verdict"]
+        return f"{verdict['holding']} of {verdict['counted']} hold" if verdict["counted"] else ""
 
     @property
     def place(self) -> str:
@@ -50,7 +71,7 @@ class Entry:
         about = self.about
         return (
             f"{about['title']}, {about['tier']} tier. Claim: {about['claim']} Verdict:"
-            f" {about['verdict']['word']}. The numbers are in the tables of this section."
+            f" {stated(about['verdict'])}. The numbers are in the tables of this section."
         )
 
 
@@ -65,7 +86,10 @@ def build(artifacts: Sequence[Artifact]) -> Path:
     for entry in entries:
         groups.setdefault(entry.about["id"], []).append(entry)
     drawn = [group for group in groups.values() if group]
-    words = [group[0].about["verdict"]["word"] for group in drawn]  # of the highest tier
+    words = {  # of the highest tier
+        goal: [g[0].about["verdict"]["word"] for g in drawn if g[0].goal == goal]
+        for goal in (False, True)
+    }
     entries = [entry for group in drawn for entry in group]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent),
@@ -77,10 +101,16 @@ def build(artifacts: Sequence[Artifact]) -> Path:
     text = environment.get_template(TEMPLATE.name).render(
         groups=drawn,
         entries=entries,
-        differing=[one for one in entries if one.about["verdict"]["word"] == "not reproduced"],
+        reproductions=[one for one in entries if not one.goal],
+        goals=[one for one in entries if one.goal],
+        differing=[one for one in entries if one.about["verdict"]["word"] in DIFFERING],
         absent=[one for one in artifacts if not groups[one.id]],
         tiers=TIERS,
-        counts={word: words.count(word) for word in WORDS if word in words},
+        sizes=SIZES,
+        meanings=MEANING,
+        verdicts=VERDICTS,
+        counts={word: words[False].count(word) for word in WORDS if word in words[False]},
+        goal_counts={word: words[True].count(word) for word in GOAL_WORDS if word in words[True]},
         slug=lambda word: word.replace(" ", "-"),
     )
     path = runs.results() / "report" / "index.html"
@@ -96,9 +126,9 @@ def _on_disk(tier: str, by_id: dict[str, Artifact]) -> list[Entry]:
         image = artifact.read(path.with_suffix(".png"), again)
         table = from_csv(artifact.read(path.with_suffix(".csv"), again).decode())
         known = by_id.get(about["id"])
-        tables = tables_of(table, known.page if known else None)
+        tables = tables_of(table, known.page if known else None, about["claims"])
         line = headline(table, known.headline) if known else headline(table)
-        entries.append(Entry(about, *_pictures(image), tables, line, tally(table)))
+        entries.append(Entry(about, *_pictures(image), tables, line))
     return entries
 
 

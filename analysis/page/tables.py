@@ -8,14 +8,18 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.numbers.bounds import NOT_RUN, Bound
 from analysis.numbers.table import COLUMNS, Row, records
-from analysis.numbers.verdict import claim_bounds
 
+PAPERS, PRINTED, OURS = "Claims of the paper", "Printed numbers", "Also measured"
+EVIDENCE, CURVES = "Evidence", "Quantities without a printed number"
 KNOWN_TABLES = {
-    "Printed numbers": ("number", "aside"),
-    "Claims": ("claim",),
-    "Quantities without a printed number": ("curve",),
+    PRINTED: ("number",),
+    "Printed numbers that decide nothing": ("aside",),
+    EVIDENCE: ("claim",),
+    CURVES: ("curve",),
 }
+FOLDED = (EVIDENCE, CURVES)
 SHARED = (*COLUMNS, "tier", "missing", "of_tier", "experiment")  # columns of every artifact
 LONGEST = 40  # letters of a cell; a column of longer ones (pixels) is not shown
 NUMBER = re.compile(r"[−+\-–\d.,e ]*(?: to [−+\-\d.,einf]+)?(?: \[.*\])?")  # or nothing
@@ -26,6 +30,9 @@ LATEX = {  # by character
     "<": "$<$", ">": "$>$", "|": r"\textbar{}", "−": "$-$", "–": "--", "×": r"$\times$",
     "÷": r"$\div$", "≥": r"$\geq$", "≤": r"$\leq$", "±": r"$\pm$", "·": r"$\cdot$",
     "∞": r"$\infty$", "→": r"$\to$", "²": "$^2$", "√": r"$\surd$", "Δ": r"$\Delta$",
+    "\u201c": "``", "\u201d": "''",
+    "\u0303": r"$\tilde{\;}$", "\u2016": r"$\Vert$", "ŵ": r"$\hat{w}$", "⊤": r"$\top$",
+    "§": r"\S{}",
     "λ": r"$\lambda$", "μ": r"$\mu$", "σ": r"$\sigma$", "⁻": "$^-$", "¹": "$^1$",
 }  # fmt: skip
 
@@ -47,10 +54,16 @@ class Table:
         return [all(map(NUMBER.fullmatch, column)) for column in zip(*self.rows, strict=True)]
 
 
+def stated(verdict: Mapping[str, Any]) -> str:
+    """A verdict with its count, from an artifact's JSON file: `partly, 5 of 8`."""
+    count = f", {verdict['holding']} of {verdict['counted']}" if verdict["counted"] else ""
+    return f"{verdict['word']}{count}"
+
+
 def headline(table: pd.DataFrame, declared: tuple[str, str] = ("", "")) -> dict[str, str]:
     """The one line that stands for an artifact: the row it declares (method, quantity).
 
-    Where that is missing, its first printed number, else its first claim. `what`, `paper` (or
+    Where that is missing, its first printed number, else its first evidence. `what`, `paper` (or
     what the claim requires), `ours`, `interval`; {} if it has neither.
     """
     rows = [row for row in records(table) if row["n"] > 0 and row["kind"] in ("number", "claim")]
@@ -60,18 +73,9 @@ def headline(table: pd.DataFrame, declared: tuple[str, str] = ("", "")) -> dict[
     return next((_headline(row) for row in [*chosen, *printed, *claims]), {})
 
 
-def tally(table: pd.DataFrame) -> str:
-    """How many of the claims that could be tested hold, at least in direction: `5 of 8 claims`."""
-    words = [row["verdict"] for row in records(table) if row["kind"] == "claim"]
-    tested = [word for word in words if word != "not run"]
-    holding = sum(word in ("reproduced", "direction") for word in tested)
-    what = "claim holds" if len(tested) == 1 else "claims hold"
-    return f"{holding} of {len(tested)} {what}" if tested else ""
-
-
 def _headline(row: Row) -> dict[str, str]:
     printed = not math.isnan(row["paper"])
-    bounds = f"claimed {claim_bounds(row['at_least'], row['at_most'])}"
+    bounds = f"required {Bound.of(row['at_least'], row['at_most'])}"
     return {
         "what": f"{row['method']}, {_quantity(row)}",
         "paper": f"printed {_number(row['paper'])}" if printed else bounds,
@@ -81,25 +85,64 @@ def _headline(row: Row) -> dict[str, str]:
 
 
 def tables_of(
-    table: pd.DataFrame, page: Callable[[pd.DataFrame], pd.DataFrame] | None
+    table: pd.DataFrame,
+    page: Callable[[pd.DataFrame], pd.DataFrame] | None,
+    claims: Sequence[Mapping[str, Any]] = (),
 ) -> list[Table]:
-    """The artifact's own table of methods, if it has one, then its numbers and its claims."""
+    """The paper's claims, its printed numbers, what we add, then the rows they rest on.
+
+    `claims` are those of the artifact's JSON file; `page` makes a table of the artifact's own,
+    which stands for its rows.
+    """
     rows = records(table)
-    tables = []
+    theirs = [one for one in claims if one["papers"]]
+    tables = [_judged(PAPERS, theirs, "sentence")] if theirs else []
+    by_title = {
+        title: [row for row in rows if row["kind"] in kinds]
+        for title, kinds in KNOWN_TABLES.items()
+    }
+    if chosen := by_title.pop(PRINTED):
+        judged = any(not math.isnan(row["paper"]) for row in chosen)
+        tables.append(Table(PRINTED if judged else "Numbers", *_laid_out(chosen)))
+    if ours := [one for one in claims if not one["papers"]]:
+        tables.append(_judged(OURS if theirs else "Our goals", ours, "why"))
     if page is not None:
         wide = page(table)
         cells = [[str(value) for value in row.values()] for row in records(wide)]
         tables.append(Table("Methods", [str(name) for name in wide.columns], cells))
-    for title, kinds in KNOWN_TABLES.items():
-        chosen = [row for row in rows if row["kind"] in kinds]
-        if not chosen or (page is not None and "curve" in kinds):
-            continue
-        header, lines = _laid_out(chosen, distinguishing(chosen))
-        if title == "Printed numbers" and all(math.isnan(row["paper"]) for row in chosen):
-            title = "Numbers"
-        folded = "curve" in kinds and len(chosen) > OPEN_UP_TO
-        tables.append(Table(title, header, lines, folded))
+        by_title.pop(CURVES)
+    for title, chosen in by_title.items():
+        if chosen:
+            folded = title in FOLDED and (title == EVIDENCE or len(chosen) > OPEN_UP_TO)
+            tables.append(Table(title, *_laid_out(chosen), folded))
     return tables
+
+
+def _judged(title: str, claims: Sequence[Mapping[str, Any]], source: str) -> Table:
+    """Claims with what they were judged by; `source` is the sentence of a paper, or our reason."""
+    lines = []
+    for one in claims:
+        where = f" ({one['where']})" if "where" in one else ""
+        said = f"\u201c{one['quote']}\u201d{where}" if "quote" in one else one["why"]
+        numbers = {"ours": one["mean"], "low": one["low"], "high": one["high"]}
+        row = {name: math.nan if x is None else x for name, x in numbers.items()}
+        about = [one["would_decide"], one["note"]]
+        if one["verdict"] == NOT_RUN:
+            about = []
+        lines.append(
+            {
+                "claim": one["claim"],
+                source: said,
+                "measured": one["measured"],
+                "required": one["required"] or "–",
+                "ours": _number(row["ours"]),
+                "95% interval": _interval(row),
+                "n": str(one["n"] or "–"),
+                "verdict": one["verdict"],
+                "of": "; ".join(filter(None, [one["of"], *about])),
+            }
+        )
+    return Table(title, [*lines[0]], [[*cells.values()] for cells in lines])
 
 
 def distinguishing(rows: Sequence[Row]) -> list[str]:
@@ -114,20 +157,22 @@ def distinguishing(rows: Sequence[Row]) -> list[str]:
     return [name for name in own if max(len(_text(row[name])) for row in rows) <= LONGEST]
 
 
-def _laid_out(rows: list[Row], own: list[str]) -> tuple[list[str], list[list[str]]]:
-    """The header and the lines of a table of claims or of numbers, with an artifact's own columns.
+def _laid_out(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """The header and the lines of a table of rows, with the artifact's own columns.
 
     Numbers have no paper, difference and verdict where none is printed.
     """
-    claims = rows[0]["kind"] == "claim"
-    judged = claims or any(not math.isnan(row["paper"]) for row in rows)
-    compared = ["paper", "ours", *([] if claims else ["difference"])] if judged else ["ours"]
+    claims, own = rows[0]["kind"] == "claim", distinguishing(rows)
+    compared = ["paper", "ours", *([] if claims else ["difference"])]
+    compared = compared if any(not math.isnan(row["paper"]) for row in rows) else ["ours"]
+    judged = claims or any(row["verdict"] not in ("", NOT_RUN) for row in rows)
     lines = []
     for row in rows:
-        cells = {"claim" if claims else "method": row["method"], "quantity": _quantity(row)}
+        cells = {"claim": row["claim"]} if claims else {}
+        cells |= {"method": row["method"], "quantity": _quantity(row)}
         cells |= {name.replace("_", " "): _text(row[name]) for name in own}
         if claims:
-            cells["required"] = claim_bounds(row["at_least"], row["at_most"])
+            cells["required"] = str(Bound.of(row["at_least"], row["at_most"]))
         cells |= {name: _number(row[name]) for name in compared}
         cells |= {"95% interval": _interval(row), "n": str(row["n"])}
         if judged:
@@ -161,7 +206,7 @@ def _text(value: Any) -> str:
 def latex(about: Mapping[str, Any], tables: Sequence[Table]) -> str:
     """Each table as a LaTeX `table`, which needs booktabs; `about` is the artifact's JSON file."""
     heading = (
-        f"% {about['command']}\n% {about['id']}, {about['tier']} tier: {about['verdict']['word']}"
+        f"% {about['command']}\n% {about['id']}, {about['tier']} tier: {stated(about['verdict'])}"
         "\n% \\usepackage{booktabs}"
     )
     return "\n\n".join([heading, *(_environment(about, table) for table in tables)]) + "\n"

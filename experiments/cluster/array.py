@@ -1,19 +1,29 @@
-"""One task of an array: computes those of its cells that have no run, one after another.
+"""Tasks of a plan: compute those of their runs that do not exist, one after another.
 
-slurm/array.sbatch starts it. The exit code is 0 if every cell has its run, 2 if a cell failed by a
-mistake of the user (the others are computed all the same), 130 if the task was asked to stop.
+slurm/array.sbatch starts it, and so do the workers of one machine. The exit code is 0 if every run
+is there, 2 if one failed by a mistake of the user, 1 if by another error (what does not need it is
+computed all the same), 130 if the task was asked to stop.
 """
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
 
-from experiments.cluster import jobs
+from experiments.cluster import together
+from experiments.cluster.devices import gpus
+from experiments.cluster.plan import Plan, Target, changed, loaded
+from experiments.cluster.pool import Pool
 from experiments.laboratory import process, registry, runs
-from experiments.laboratory.errors import USER_MISTAKE, Parser, UserError
+from experiments.laboratory.errors import USER_MISTAKE, Parser, UserError, number
 from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.options import device_options, hand_down
 from experiments.laboratory.process import INTERRUPTED
+
+CRASHED = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,91 +36,107 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(given: argparse.Namespace) -> int:
-    listed = runs.planned(given.experiment, given.preset)
-    tasks = jobs.divide(listed, given.shared, given.tasks)
-    if jobs.fingerprint(listed, tasks) != given.plan:
-        raise _changed(given)
-    mine = tasks[given.task]
-    cells = _without_run(given.experiment, listed, mine)
-    print(f"task {given.task}: {len(cells)} of {len(mine)} cells to compute", flush=True)
-    if not cells:
+    if given.with_parent:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    hand_down(given)
+    plan = loaded(given.experiment, given.preset, given.plan)
+    if given.task is not None:
+        return _compute(plan, given.task, given.processes, given.nodes)
+    bundle = None if given.index is None else given.first + given.index
+    if bundle is None or bundle >= len(plan.bundles):
+        raise UserError(
+            f"index {given.index} of {len(plan.bundles)} bundles: give --index 0 to "
+            f"{len(plan.bundles) - 1}, or let `slurm/submit {plan.name} {plan.preset}` start all "
+            "that are missing"
+        )
+    tasks = plan.bundles[bundle]
+    if len(tasks) == 1:
+        return _compute(plan, tasks[0], given.processes, given.nodes)
+    return _share(plan, tasks)
+
+
+def _compute(plan: Plan, number: int, processes: int, nodes: int) -> int:
+    """Make the missing runs of one task."""
+    left = plan.missing(number)
+    what = f"{len(left)} of {len(plan.tasks[number].runs)} runs to make"
+    print(f"task {number}: {what}", flush=True)
+    if not left:
         return 0  # before PyTorch is imported
-    experiment = registry.named(given.experiment)
-    presets = experiment.presets.get(given.preset, [])
-    if [entry["key"] for entry in runs.entries(presets)] != [entry["key"] for entry in listed]:
-        raise _changed(given)
-    processes = min(given.processes, experiment.processes)
+    if blocked := plan.blocked(number):
+        print(f"error: {blocked}: see that task's log", file=sys.stderr)
+        return CRASHED
+    experiment = registry.named(plan.name)
+    cells = experiment.presets.get(plan.preset, [])
+    if tuple(entry["key"] for entry in runs.entries(cells)) != plan.keys:
+        raise changed(plan.name, plan.preset)
+    several = min(nodes * processes, experiment.processes) > 1
     code = 0
-    while cells:
+    for target in left:
         process.stop_if_requested()
-        if processes > 1:
-            ended = _together(experiment, given.preset, cells, processes)
+        if runs.present(target.address):
+            continue
+        words = _words(plan.preset, target)
+        if several:
+            ended = together.compute(plan.name, words, processes, nodes)
         else:
-            ended = experiment.main(_words(given.preset, cells))
-        if ended not in (0, USER_MISTAKE):
+            ended = _alone(experiment, words)
+        if ended == INTERRUPTED:
             return ended
-        code = max(code, ended)
-        # A mistake stops at the first cell without a run: continue with the next one.
-        failed = _without_run(given.experiment, listed, cells)[:1]
-        cells = [i for i in cells if failed and i > failed[0]]
+        code = ended if code in (0, USER_MISTAKE) and ended else code
     return code
 
 
-def _without_run(name: str, listed: Sequence[Mapping[str, Any]], cells: Sequence[int]) -> list[int]:
-    home = runs.results() / "runs" / name
-    return [i for i in cells if not (home / listed[i]["key"]).is_dir()]
+def _alone(experiment: Experiment, words: Sequence[str]) -> int:
+    """Make one run in this process; an error that is no mistake of the user is CRASHED."""
+    try:
+        return experiment.main(words)
+    except Exception:
+        traceback.print_exc()
+        return CRASHED
 
 
-def _together(experiment: Experiment, preset: str, cells: Sequence[int], processes: int) -> int:
-    """Run each cell under a torchrun of its own, so that all processes start in the same state.
-
-    The processes compute the run together; the first to finish writes it.
-    """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
-
-    _share_cores(processes)
-    options = ["--standalone", f"--nproc-per-node={processes}"]
-    for cell in cells:
-        words = _words(preset, [cell])
-        try:
-            run(parse_args([*options, "-m", f"experiments.{experiment.name}", *words]))
-        except ChildFailedError as error:
-            codes = {failure.exitcode for failure in error.failures.values()}
-            return USER_MISTAKE if codes == {USER_MISTAKE} else 1
-        except SignalException:
-            return INTERRUPTED
-    return 0
+def _share(plan: Plan, tasks: Sequence[int]) -> int:
+    """Compute several tasks on this job's GPU at the same time, each with a log of its own."""
+    shared = [] if os.environ.get("RETRACE_DEVICE") == "cpu" else gpus("all")
+    pool = Pool(plan, tasks, shared, len(tasks), process.cores(), _say)
+    for cell in pool.finished():
+        _say(f"cell {cell} is there")
+    return pool.code
 
 
-def _share_cores(processes: int) -> None:
-    """Divide the cores among the processes, if array.sbatch gave all of them to one."""
-    cores = os.environ.get("SLURM_CPUS_PER_TASK")
-    if cores and cores == os.environ.get("OMP_NUM_THREADS"):
-        os.environ["OMP_NUM_THREADS"] = str(max(1, int(cores) // processes))
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
-def _words(preset: str, cells: Sequence[int]) -> list[str]:
-    return ["--preset", preset, *(word for cell in cells for word in ("--cell", str(cell)))]
+def _words(preset: str, target: Target) -> list[str]:
+    only = [] if target.whole else ["--only", target.address]
+    return ["--preset", preset, "--cell", str(target.cell), *only]
 
 
-def _changed(given: argparse.Namespace) -> UserError:
-    return UserError(
-        f"the cells of {given.experiment}, preset {given.preset}, are no longer those that were "
-        f"submitted: `slurm/submit {given.experiment} {given.preset}` submits what is missing now"
-    )
+def _end_with_parent() -> None:
+    """Ask this process to stop when the one that started it has ended, however it ended."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m experiments array", description=__doc__)
     parser.add_argument("experiment")
     parser.add_argument("preset")
-    parser.add_argument("--shared", default="")
-    parser.add_argument("--tasks", type=int, required=True)
-    parser.add_argument("--plan", required=True)
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--plan", required=True, help="its id")
+    parser.add_argument("--task", type=number(0), help="one task (default: those of the bundle)")
+    parser.add_argument("--first", type=number(0), default=0, help="the bundle of index 0")
     parser.add_argument(
-        "--task", type=int, default=os.environ.get("SLURM_ARRAY_TASK_ID"), help="its number"
+        "--index",
+        type=number(0),
+        default=os.environ.get("SLURM_ARRAY_TASK_ID"),
+        help="of the bundle, from the first (default: $SLURM_ARRAY_TASK_ID)",
     )
+    parser.add_argument("--processes", type=number(1), default=1)
+    parser.add_argument("--nodes", type=number(1), default=1)
+    parser.add_argument(
+        "--with-parent", action="store_true", help="stop when standard input is closed"
+    )
+    device_options(parser)
     return parser

@@ -1,5 +1,7 @@
-"""The commands of Slurm: read its queue, submit a job. No other file knows them."""
+"""The commands of Slurm: read its queue, ask it, submit a job. No other file calls them."""
 
+import getpass
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -32,14 +34,32 @@ def queue(mine: bool = True) -> list[Queued]:
     words = ["squeue", "--noheader", "--array", f"--format={FORMAT}"]
     tasks = []
     for line in _output([*words, "--me"] if mine else words).splitlines():
-        job, array, index, state, comment = line.split("|", 4)
-        tasks.append(Queued(job, array, int(index) if index.isdigit() else None, state, comment))
+        job, array, word, state, comment = line.split("|", 4)
+        index = int(word) if re.fullmatch("[0-9]+", word) else None
+        tasks.append(Queued(job, array, index, state, comment))
     return tasks
 
 
 def submit(words: Sequence[str]) -> str:
     """Submit a job; `words` are the arguments of sbatch. Return the job's id."""
     return _output(["sbatch", "--parsable", *words]).strip().split(";")[0]
+
+
+def told(*words: str) -> str:
+    """What a command of Slurm prints; "" if it is not there, fails, or does not answer soon."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def user() -> str:
+    """The name by which Slurm knows this user; "" if this machine knows none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""
 
 
 def _output(words: Sequence[str]) -> str:

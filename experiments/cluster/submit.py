@@ -1,22 +1,25 @@
-"""Submit a preset to Slurm: an array of the missing cells, and a job that gathers after it.
+"""Submit a preset to Slurm: arrays of what is missing, stage by stage, and a job that gathers.
 
-    slurm/submit EXPERIMENT PRESET [--tasks N] [--gpus N | --processes N] [--time T] [--dry-run]
-The queue says which cells are submitted, the disk which are finished; the same command again
-submits the rest. A task runs experiments/cluster/array.py.
+    slurm/submit EXPERIMENT PRESET [--tasks N] [--gpus G | --processes N] [--time T] [-- OPTIONS]
+The queue says which tasks are submitted, the disk which runs are finished; the same command again
+submits the rest. A task runs experiments/cluster/array.py. What follows `--` is sbatch's.
 """
 
 import argparse
-import collections
 import os
-import shlex
-from collections.abc import Callable, Sequence
+import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.cluster import slurm
-from experiments.cluster.jobs import Array, Resources, divided
+from experiments.cluster import jobs, slurm, stages
+from experiments.cluster.batch import Batch
+from experiments.cluster.jobs import Gpus, Resources
+from experiments.cluster.plan import Plan, loaded
 from experiments.laboratory import registry, runs
-from experiments.laboratory.errors import Parser, UserError
+from experiments.laboratory.errors import Parser, UserError, number
 from experiments.laboratory.experiment import Experiment
+from experiments.laboratory.options import device_options, hand_down
 from experiments.laboratory.table import counted
 
 SHORTEST = 10  # minutes, the least time limit of a task
@@ -24,50 +27,53 @@ SHORTEST = 10  # minutes, the least time limit of a task
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line of slurm/submit."""
-    return _parser().run(argv, _main)
+    words = list(sys.argv[1:] if argv is None else argv)
+    place = words.index("--") if "--" in words else len(words)
+    own, extra = words[:place], words[place + 1 :]
+    return _parser().run(own, lambda given: _main(given, own, extra))
 
 
-def _main(given: argparse.Namespace) -> int:
+def _main(given: argparse.Namespace, words: Sequence[str], extra: Sequence[str]) -> int:
     if given.data:
         os.environ["RETRACE_DATA"] = given.data
+    hand_down(given)
     for name in ("RETRACE_RESULTS", "RETRACE_DATA"):  # a job starts in the repository
         if os.environ.get(name):
-            os.environ[name] = str(Path(os.environ[name]).absolute())
+            os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
     experiment = registry.named(given.experiment)
     _check(experiment, given)
-    gpus, processes = _devices(experiment, given)
+    resources = _resources(experiment, given, extra)
     queued = _queue(given.dry_run)
-    array = divided(experiment, given.preset, given.tasks, queued)
-    per_task, unit = (gpus, "GPU") if gpus else (processes, "core")
-    print(experiment.cost_card(given.preset, experiment.presets[given.preset], per_task, unit))
-    resources = Resources(gpus, processes, given.time, given.partition, given.throttle)
-    mine = [task for task in queued if task.comment == array.comment]
-    if mine:
-        states = collections.Counter(task.state.lower() for task in mine)
-        in_words = ", ".join(f"{count} {state}" for state, count in states.items())
-        print(f"in the queue already: {counted(len(mine), 'task')} ({in_words})")
-    todo = array.todo(queued)
-    gathering = any(task.comment == f"gather {array.comment}" for task in queued)
-    if todo:
-        count = sum(len(array.tasks[index]) for index in todo)
-        tasks, cells = counted(len(todo), "task"), counted(count, "cell")
-        print(f"to submit: {tasks} with {cells}, and a job that gathers")
-    elif not mine:
-        print(f"nothing to submit: `python -m analysis --preset {array.preset}` draws it")
-    elif gathering:
-        print("nothing to submit: all missing cells are in the queue")
-    if todo or (mine and not gathering):
-        earlier = [task.array for task in mine]
-        act = _print_commands if given.dry_run else _submit
-        act(array, todo, earlier, resources)
-    return 0
+    if given.of:
+        plan = loaded(experiment.name, given.preset, given.of)
+    else:
+        asked = given.tasks is not None or given.pack > 1
+        plan = stages.staged(experiment, given.preset, given.tasks, given.pack)
+        plan = jobs.queued_plan(plan, queued, asked)
+    if not given.of:
+        _print_cost(experiment, plan, resources)
+    whole = [*words, "--", *extra] if extra else words
+    batch = Batch(plan, resources, queued, given.start, whole)
+    batch.describe()
+    if batch.is_empty:
+        return 0
+    return batch.print_commands() if given.dry_run else batch.submit(experiment)
+
+
+def _print_cost(experiment: Experiment, plan: Plan, resources: Resources) -> None:
+    cells, gpus = experiment.presets[plan.preset], resources.gpus.processes * resources.nodes
+    cores = max((task.cores for task in plan.tasks), default=1)
+    per_task, unit = (gpus, "GPU") if gpus else (max(cores, resources.processes), "core")
+    print(experiment.cost_card(plan.preset, cells, per_task, unit))
+    print(f"\n{stages.described(experiment, plan)}\n")
 
 
 def _minutes(time: str) -> int:
     """Minutes of a time as sbatch takes it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S."""
     days, dash, rest = time.rpartition("-")
     parts = rest.split(":")
-    if not all(word.isdigit() for word in [*parts, days or "0"]) or len(parts) > 3:
+    words = [*parts, days or "0"]
+    if not all(re.fullmatch("[0-9]+", word) for word in words) or len(parts) > 3:
         raise UserError(f"--time {time} cannot be read: give minutes, as 240, or 4:00:00, or 1-12")
     numbers = [int(part) for part in parts]
     if dash:
@@ -89,6 +95,12 @@ def _queue(dry_run: bool) -> list[slurm.Queued]:
 
 def _check(experiment: Experiment, given: argparse.Namespace) -> None:
     experiment.cells(given.preset)
+    runs.check_place(experiment.name)
+    if "\\" in str(runs.results()):
+        raise UserError(
+            f"the results folder {runs.quoted(runs.results())} has a backslash, which Slurm takes "
+            "for an escape in the names of logs: set RETRACE_RESULTS to a folder without one"
+        )
     if given.time is not None and _minutes(given.time) < SHORTEST:
         raise UserError(
             f"--time {given.time} is less than {SHORTEST} minutes, and a task needs the last two "
@@ -101,18 +113,28 @@ def _check(experiment: Experiment, given: argparse.Namespace) -> None:
         )
 
 
-def _devices(experiment: Experiment, given: argparse.Namespace) -> tuple[int, int]:
+def _devices(experiment: Experiment, given: argparse.Namespace) -> tuple[Gpus, int]:
     """GPUs and processes of a task; a UserError if a cell cannot use that many."""
-    uses_gpu, most = experiment.uses_gpu(given.preset), experiment.processes
-    gpus = int(uses_gpu) if given.gpus is None else given.gpus
+    most, word = experiment.processes, os.environ.get("RETRACE_DEVICE") or "auto"
+    on_cpu = word == "cpu"
+    uses_gpu = experiment.uses_gpu(given.preset) and not on_cpu
+    asked = Gpus(int(uses_gpu)) if given.gpus is None else Gpus.of(given.gpus)
+    gpus = asked.processes
     cell = f"a cell of {experiment.name}, preset {given.preset},"
     if gpus and not uses_gpu:
         several = f", or give --processes {most} for as many cores" if most > 1 else ""
-        raise UserError(f"{cell} uses no GPU: leave out --gpus{several}")
+        why = " with --device cpu" if on_cpu else ""
+        raise UserError(f"{cell} uses no GPU{why}: leave out --gpus{several}")
     if gpus > most:
         raise UserError(
             f"{cell} uses {counted(most, 'GPU')} at most, not {gpus}: give --gpus {most}, and more "
             "--tasks to be done sooner"
+        )
+    kind, _, index = word.partition(":")
+    if uses_gpu and word != "auto" and (kind != "cuda" or int(index or 0) >= gpus):
+        raise UserError(
+            f"a task with {counted(gpus, 'GPU')} has no {word}: leave out --device, and each takes "
+            "what Slurm gives it"
         )
     processes = max(1, gpus) if given.processes is None else given.processes
     if processes > most:
@@ -125,71 +147,79 @@ def _devices(experiment: Experiment, given: argparse.Namespace) -> tuple[int, in
             f"--processes {processes} with {counted(gpus, 'GPU')}: each process has a GPU of its "
             f"own, so give --gpus {processes}, or --gpus 0 for cores alone"
         )
-    return gpus, processes
+    return asked, processes
 
 
-def _print_commands(
-    array: Array, todo: Sequence[int], earlier: Sequence[str], resources: Resources
-) -> None:
-    if todo:
-        print(shlex.join(["sbatch", *array.submission(todo, resources)]))
-    after = [*(["ARRAY"] if todo else []), *earlier]
-    print(shlex.join(["sbatch", *array.gather_submission(after, resources)]))
-
-
-def _submit(
-    array: Array, todo: Sequence[int], earlier: Sequence[str], resources: Resources
-) -> None:
-    after = list(earlier)
-    if todo:
-        runs.plan(array.name, array.preset, registry.named(array.name).presets[array.preset])
-        array.logs.mkdir(parents=True, exist_ok=True)
-        after.insert(0, slurm.submit(array.submission(todo, resources)))
-        print(f"submitted array {after[0]}; logs in {array.logs}")
-    gather = slurm.submit(array.gather_submission(after, resources))
-    print(f"submitted job {gather}, which gathers")
-    print(f"watch: squeue --me; python -m experiments status {array.name}")
+def _resources(
+    experiment: Experiment, given: argparse.Namespace, extra: Sequence[str]
+) -> Resources:
+    """What a task asks for; a UserError if a cell cannot use it."""
+    gpus, processes = _devices(experiment, given)
+    if given.nodes > 1:
+        most = experiment.processes
+        if most == 1:
+            raise UserError(
+                f"a cell of {experiment.name} runs in 1 process, on one node: leave out --nodes"
+            )
+        if given.nodes * processes > most:
+            raise UserError(
+                f"{given.nodes} nodes of {counted(processes, 'process', 'processes')} are more "
+                f"than the {most} that a cell of {experiment.name} runs in: lower --nodes or --gpus"
+            )
+    if given.pack > 1 and (not gpus.count or processes > 1 or given.nodes > 1):
+        raise UserError("--pack puts several tasks on one GPU: give it with one GPU on one node")
+    return Resources(
+        gpus,
+        processes,
+        given.nodes,
+        given.pack,
+        given.time,
+        given.partition,
+        given.gather_partition,
+        given.throttle,
+        tuple(extra),
+    )
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="slurm/submit",
         description="Submit the cells of a preset that have no run yet, and a job that gathers.",
-        epilog="Other options of sbatch: its environment variables, as SBATCH_ACCOUNT or "
-        "SBATCH_MEM_PER_NODE.",
+        epilog="What follows -- goes to sbatch as it is: -- --account=lab --mail-type=END",
         allow_abbrev=False,
     )
     parser.add_argument("experiment")
     parser.add_argument("preset")
     parser.add_argument(
-        "--tasks", type=_number(1), metavar="N", help="array tasks (default: one per trained model)"
+        "--tasks", type=number(1), metavar="N", help="tasks a stage (default: one a trained model)"
     )
     parser.add_argument(
         "--gpus",
-        type=_number(0),
-        metavar="N",
-        help="GPUs per task, one process each (default: 1 if a cell uses one, else 0)",
+        metavar="[TYPE:]N",
+        help="GPUs a task and node, one process each, as 2, a100:2, 1g.10gb:1 (MIG) or shard:4 "
+        "(default: 1 if a cell uses one, else 0)",
     )
     parser.add_argument(
         "--processes",
-        type=_number(1),
+        type=number(1),
         metavar="N",
         help="processes per task without GPUs, one core each",
     )
+    parser.add_argument(
+        "--nodes", type=number(1), default=1, metavar="N", help="nodes a cell, joined by torchrun"
+    )
+    parser.add_argument(
+        "--pack", type=number(1), default=1, metavar="K", help="tasks on one GPU at the same time"
+    )
     parser.add_argument("--time", help="limit of a task, as 4:00:00, where it is requeued")
     parser.add_argument("--partition")
-    parser.add_argument("--throttle", type=_number(1), metavar="K", help="most tasks at once")
+    parser.add_argument("--gather-partition", help="of jobs that need no GPU")
+    parser.add_argument(
+        "--of", help=argparse.SUPPRESS
+    )  # the plan that a chain of jobs goes on with
+    parser.add_argument("--start", type=number(0), default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--throttle", type=number(1), metavar="K", help="most tasks at once")
     parser.add_argument("--data", metavar="DIR", help="data folder (default: $RETRACE_DATA)")
+    device_options(parser)
     parser.add_argument("--dry-run", action="store_true", help="only print cost and commands")
     return parser
-
-
-def _number(least: int) -> Callable[[str], int]:
-    """A parser for argparse of whole numbers from `least` on."""
-
-    def parse(word: str) -> int:
-        if not word.isdigit() or int(word) < least:
-            raise argparse.ArgumentTypeError(f"{word!r} is not a number from {least} on")
-        return int(word)
-
-    return parse

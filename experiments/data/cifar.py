@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from experiments.laboratory import data_folder
-from experiments.laboratory.errors import UserError
+from experiments.laboratory.errors import UserError, quoted
 
 Source = Literal["original", "jpeg", "first4000"]
 Split = Literal["train", "test"]
@@ -81,7 +81,8 @@ def _file(source: Source, name: str) -> Path:
     if not path.exists():
         if source != "original":
             raise UserError(
-                f"{name} is not in {path.parent}: copy it there, name another place with --data "
+                f"{name} is not in {quoted(path.parent)}: copy it there, name another place "
+                "with --data "
                 f"DIR or RETRACE_DATA=DIR, where DIR has {FOLDERS[source]}, or choose the source "
                 "original"
             )
@@ -98,7 +99,7 @@ def _download(path: Path) -> None:
             "put the unpacked cifar-10-python.tar.gz there, or choose the source jpeg if you have "
             + FOLDERS["jpeg"]
         )
-        what = f"{path.name} is not in {path.parent}"
+        what = f"{path.name} is not in {quoted(path.parent)}"
         return data_folder.missing(what, reason, remedy, FOLDERS["original"])
 
     data_folder.download(
@@ -116,12 +117,12 @@ def _content(source: Source, path: Path) -> bytes:
 
 def _remedy(source: Source, path: Path) -> str:
     if source == "original":
-        return f"remove it with `rm {path}` and run again to download it"
+        return f"remove it with `rm {quoted(path)}` and run again to download it"
     return "replace it by a complete copy, or choose the source original"
 
 
 def _damaged(source: Source, path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is truncated or corrupt ({reason}): {_remedy(source, path)}")
+    return UserError(f"{quoted(path)} is truncated or corrupt ({reason}): {_remedy(source, path)}")
 
 
 class Arrays(pickle.Unpickler):
@@ -153,28 +154,35 @@ def _batch(source: Source, path: Path, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _jpeg(path: Path, n: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 (n, 3, 32, 32) and labels (n,) at some positions among n JPEG streams."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
+    unreadable = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
     content = _content("jpeg", path)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as bundle:
             stream, ends, labels = (bundle[name] for name in ("jpeg", "offsets", "labels"))
     except (zipfile.BadZipFile, ValueError, LookupError, EOFError, OSError, TypeError) as error:
         raise _damaged("jpeg", path, str(error)) from error
-    complete = ends.shape == (n + 1,) and labels.shape == (n,) and int(ends[-1]) == len(stream)
-    if not complete or (np.diff(ends) <= 0).any():
+    shapes = ends.shape == (n + 1,) and labels.shape == (n,) and stream.ndim == 1
+    whole = stream.dtype == np.uint8 and ends.dtype.kind in "iu"
+    complete = shapes and whole and int(ends[0]) == 0 and int(ends[-1]) == len(stream)
+    if not complete or (ends[1:] <= ends[:-1]).any():
         raise _damaged("jpeg", path, f"it does not have {n:,} images")
     pixels = np.empty((len(chosen), 3, SIDE, SIDE), np.uint8)
     for row, i in zip(pixels, chosen, strict=True):
         try:
             with Image.open(io.BytesIO(stream[ends[i] : ends[i + 1]].tobytes())) as image:
+                if image.size != (SIDE, SIDE):
+                    raise _damaged("jpeg", path, f"image {i} has {image.size} pixels")
                 row[:] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        except unreadable as error:
             raise _damaged("jpeg", path, f"image {i} is truncated or not a JPEG") from error
     return pixels, _checked("jpeg", path, labels)[chosen]
 
 
 def _checked(source: Source, path: Path, labels: np.ndarray) -> np.ndarray:
+    if labels.dtype.kind not in "iu":
+        raise _damaged(source, path, f"labels are {labels.dtype}")
     if not 0 <= int(labels.min()) <= int(labels.max()) < len(CLASSES):
         raise _damaged(source, path, "a label is outside 0 to 9")
     return labels

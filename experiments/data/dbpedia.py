@@ -6,13 +6,14 @@ original test file (class 1 to 14, title, content; no header), with `classes.txt
 """
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from experiments.laboratory import data_folder
-from experiments.laboratory.errors import UserError
+from experiments.laboratory.errors import UserError, quoted
 
 N_SUBSET, N_CLASSES = 7_600, 14
 N_WHOLE = {"train": 560_000, "test": 70_000}
@@ -41,7 +42,8 @@ def load_subset() -> Articles:
     classes = tuple(name.strip() for name in names if name.strip())
     if len(classes) != N_CLASSES:
         raise UserError(
-            f"{folder / 'classes.txt'} has {len(classes)} of {N_CLASSES} names: replace it by a "
+            f"{quoted(folder / 'classes.txt')} has {len(classes)} of {N_CLASSES} names: "
+            "replace it by a "
             "complete copy with one name a line"
         )
     path = folder / "test.subset.csv"
@@ -49,13 +51,17 @@ def load_subset() -> Articles:
     try:
         rows = list(csv.reader(_read(path).splitlines(), strict=True))
     except csv.Error as error:
-        raise UserError(f"{path} is not a table of quoted values ({error}): {remedy}") from error
+        raise UserError(
+            f"{quoted(path)} is not a table of quoted values ({error}): {remedy}"
+        ) from error
     if len(rows) != N_SUBSET:
-        raise UserError(f"{path} has {len(rows):,} of {N_SUBSET:,} rows: {remedy}")
+        raise UserError(f"{quoted(path)} has {len(rows):,} of {N_SUBSET:,} rows: {remedy}")
     for number, row in enumerate(rows, start=1):
-        if not (len(row) == 3 and row[0].isdigit() and 1 <= int(row[0]) <= N_CLASSES):
+        known = len(row) == 3 and re.fullmatch("[0-9]{1,2}", row[0])
+        if not known or not 1 <= int(row[0]) <= N_CLASSES:
             raise UserError(
-                f"{path}, line {number}, is not a class from 1 to {N_CLASSES}, a title and a "
+                f"{quoted(path)}, line {number}, is not a class from 1 to {N_CLASSES}, a "
+                "title and a "
                 f"content: {remedy}"
             )
     label = np.array([int(row[0]) - 1 for row in rows], dtype=np.int64)
@@ -65,7 +71,7 @@ def load_subset() -> Articles:
 def _read(path: Path) -> str:
     if not path.exists():
         raise data_folder.missing(
-            f"{path.name} is not in {path.parent}",
+            f"{path.name} is not in {quoted(path.parent)}",
             "this subset has no download",
             "put it there, take --preset paper, which downloads the whole data set",
             "dbpedia",
@@ -82,7 +88,7 @@ def load_whole(split: str) -> Articles:
             "run the same command where there is a network and copy the folder, take --preset "
             "small, which needs only the subset of 7,600 rows"
         )
-        what = f"{HUB} is not in {folder}"
+        what = f"{HUB} is not in {quoted(folder)}"
         return data_folder.missing(what, reason, remedy, "dbpedia/huggingface")
 
     def load(cache_dir: str) -> Articles:
@@ -96,7 +102,13 @@ def load_whole(split: str) -> Articles:
     articles = data_folder.from_hub(folder, load, failure)
     n, expected = len(articles.label), N_WHOLE[split]
     if n != expected:
-        raise UserError(f"{HUB} has {n:,} of {expected:,} rows: `rm -r {folder}`")
-    texts = (text.encode() for text in (*articles.title, *articles.content))
-    data_folder.note_content(f"{HUB} {split}", articles.label.tobytes(), *texts)
+        raise UserError(f"{HUB} has {n:,} of {expected:,} rows: `rm -r {quoted(folder)}`")
+    texts = [*articles.title, *articles.content]
+    if not all(isinstance(text, str) for text in texts):
+        raise failure("an article has no title or no content")
+    if not 0 <= int(articles.label.min()) <= int(articles.label.max()) < N_CLASSES:
+        raise failure(f"a label is outside 0 to {N_CLASSES - 1}")
+    data_folder.note_content(
+        f"{HUB} {split}", articles.label.tobytes(), *(text.encode() for text in texts)
+    )
     return articles

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.laboratory import data_folder
-from experiments.laboratory.errors import UserError
+from experiments.laboratory.errors import UserError, quoted
 
 N_EXAMPLES = {"train": 60_000, "test": 10_000}
 PREFIX = {"train": "train", "test": "t10k"}
@@ -41,6 +41,10 @@ def load_mnist(split: Literal["train", "test"]) -> dict[str, Tensor]:
         _download(absent[0])
     image = _read(images, (n, 28, 28))
     label = _read(labels, (n,))
+    if label.max() > 9:
+        raise UserError(
+            f"{quoted(labels)} has the label {label.max()}, digits end at 9: {_remedy(labels)}"
+        )
     return {
         "image": torch.from_numpy(image).view(n, 1, 28, 28).float() / 255,
         "label": torch.from_numpy(label).long(),
@@ -64,15 +68,19 @@ def _download(absent: Path) -> None:
     )
 
 
+def _remedy(path: Path) -> str:
+    return f"remove it with `rm {quoted(path)}` and run again to download it"
+
+
 def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    remedy = f"remove it with `rm {path}` and run again to download it"
+    remedy = _remedy(path)
     content = data_folder.read(path, remedy)
     header = 4 + 4 * len(shape)
     expected = header + int(np.prod(shape))
     if len(content) != expected:
-        raise UserError(f"{path} has {len(content):,} of {expected:,} bytes: {remedy}")
+        raise UserError(f"{quoted(path)} has {len(content):,} of {expected:,} bytes: {remedy}")
     # The idx format: two zeros, 8 for unsigned bytes, the number of axes, their big-endian lengths.
     wanted = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
     if content[:header] != wanted:
-        raise UserError(f"{path} is not an idx file of shape {shape}: {remedy}")
+        raise UserError(f"{quoted(path)} is not an idx file of shape {shape}: {remedy}")
     return np.frombuffer(bytearray(content), np.uint8, offset=header).reshape(shape)

@@ -16,7 +16,7 @@ ARCHIVE = "dtd-r1.0.1.tar.gz in a folder dtd"
 REMEDY = f"replace the data set by the unpacked {ARCHIVE}"
 
 
-def load(split: Split, index: np.ndarray, keep: bool = False) -> tuple[Photos, Tensor]:
+def load(split: Split, index: np.ndarray) -> tuple[Photos, Tensor]:
     """Photographs and labels (n,), int64, at some positions of a split of the first partition.
 
     Classes are numbered in the order of their names.
@@ -26,7 +26,7 @@ def load(split: Split, index: np.ndarray, keep: bool = False) -> tuple[Photos, T
     home = downloaded(FOLDER, DTD._URL, lambda home: DTD(home, download=True), ARCHIVE) / "dtd"
     listing = home / "labels" / f"{split}1.txt"
     try:
-        names = listing.read_text().split()
+        names = listing.read_text("utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {listing} ({error}): {REMEDY}") from error
     n = N_EXAMPLES[split]
@@ -38,5 +38,5 @@ def load(split: Split, index: np.ndarray, keep: bool = False) -> tuple[Photos, T
         )
     chosen = [names[i] for i in positions(n, index, listing)]
     labels = [classes.index(name.partition("/")[0]) for name in chosen]
-    photos = read(f"dtd {split}", [home / "images" / name for name in chosen], keep)
+    photos = read(f"dtd {split}", [home / "images" / name for name in chosen])
     return photos, torch.tensor(labels, dtype=torch.int64)

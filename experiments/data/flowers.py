@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.data.photos import Photos, downloaded, positions, read
-from experiments.laboratory.errors import UserError
+from experiments.laboratory.errors import UserError, quoted
 
 Split = Literal["train", "val", "test"]
 FOLDER, CLASSES = "flowers-102", 102
@@ -21,7 +21,7 @@ ARCHIVE = "102flowers.tgz with imagelabels.mat and setid.mat in a folder flowers
 REMEDY = f"replace the data set by the unpacked {ARCHIVE}"
 
 
-def load(split: Split, index: np.ndarray, keep: bool = False) -> tuple[Photos, Tensor]:
+def load(split: Split, index: np.ndarray) -> tuple[Photos, Tensor]:
     """Photographs and labels (n,), int64, at some positions of a split."""
     from torchvision.datasets import Flowers102
 
@@ -32,12 +32,17 @@ def load(split: Split, index: np.ndarray, keep: bool = False) -> tuple[Photos, T
     n = N_EXAMPLES[split]
     if len(numbers) != n or not 0 < int(numbers.min()) <= int(numbers.max()) <= len(labels):
         raise UserError(
-            f"{home / 'setid.mat'} lists {len(numbers):,} photographs for {split}, not {n:,} of "
+            f"{quoted(home / 'setid.mat')} lists {len(numbers):,} photographs for {split}, "
+            f"not {n:,} of "
             f"{len(labels):,}: {REMEDY}"
+        )
+    if not 0 < int(labels.min()) <= int(labels.max()) <= CLASSES:
+        raise UserError(
+            f"{quoted(home / 'imagelabels.mat')} has a label outside 1 to {CLASSES}: {REMEDY}"
         )
     chosen = [int(numbers[i]) for i in positions(n, index, home)]
     wanted = [home / "jpg" / f"image_{number:05d}.jpg" for number in chosen]
-    photos = read(f"flowers-102 {split}", wanted, keep)
+    photos = read(f"flowers-102 {split}", wanted)
     return photos, torch.tensor([int(labels[i - 1]) - 1 for i in chosen], dtype=torch.int64)
 
 
@@ -47,6 +52,10 @@ def _column(path: Any, name: str) -> np.ndarray:
 
     unreadable = (OSError, ValueError, LookupError, TypeError, NotImplementedError)
     try:
-        return np.atleast_1d(loadmat(path, squeeze_me=True)[name]).astype(np.int64)
+        given = np.atleast_1d(loadmat(path, squeeze_me=True)[name])
+        numbers = given.astype(np.int64)
+        if given.ndim != 1 or not np.array_equal(numbers, given):
+            raise ValueError(f"{name} is no list of whole numbers")
+        return numbers
     except (*unreadable, MatReadError, zlib.error) as error:
-        raise UserError(f"cannot read {path} ({error}): {REMEDY}") from error
+        raise UserError(f"cannot read {quoted(path)} ({error}): {REMEDY}") from error

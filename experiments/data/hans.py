@@ -12,7 +12,7 @@ from typing import Literal
 
 from experiments.data.pairs import TWO, Pairs, from_rows
 from experiments.laboratory import data_folder
-from experiments.laboratory.errors import UserError
+from experiments.laboratory.errors import UserError, quoted
 
 Split = Literal["train", "evaluation"]
 
@@ -28,17 +28,25 @@ def load(split: Split) -> Pairs:
     remedy = data_folder.replace(path)
     text = data_folder.read_text(path, remedy, "regenerated HANS" if regenerated(split) else "")
     table = csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
-    missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
-    if missing:
-        raise UserError(f"{path} has no column {missing[0]}: {remedy}")
-    rows = [tuple(line[name] or "" for name in COLUMNS) for line in table]
+    try:
+        missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
+        if missing:
+            raise UserError(f"{quoted(path)} has no column {missing[0]}: {remedy}")
+        lines = list(table)
+    except csv.Error as error:
+        raise UserError(f"{quoted(path)} is not a table with tabs ({error}): {remedy}") from error
+    rows = [tuple(line[name] for name in COLUMNS) for line in lines]
+    for number, row in enumerate(rows, start=2):
+        if None in row:
+            raise UserError(f"{quoted(path)}, line {number}, has too few cells: {remedy}")
     for number, (label, _, _, part, _) in enumerate(rows, start=2):
         if label not in TWO or part not in SLICES:
             raise UserError(
-                f"{path}, line {number}, has label {label!r} and heuristic {part!r}: {remedy}"
+                f"{quoted(path)}, line {number}, has label {label!r} and heuristic {part!r}: "
+                f"{remedy}"
             )
     if len(rows) != N:
-        raise UserError(f"{path} has {len(rows):,} of {N:,} pairs: {remedy}")
+        raise UserError(f"{quoted(path)} has {len(rows):,} of {N:,} pairs: {remedy}")
     pairs = [(label, premise, hypothesis) for label, premise, hypothesis, *_ in rows]
     return from_rows(pairs, TWO, [row[3] for row in rows], [row[4] for row in rows])
 
@@ -67,7 +75,7 @@ def _download(path: Path) -> None:
             Path(folder, path.name).write_bytes(answer.read())
 
     def failure(reason: str) -> UserError:
-        what = f"{path.name} is neither in {path.parent} nor in hans_regenerated beside it"
+        what = f"{path.name} is neither in {quoted(path.parent)} nor in hans_regenerated beside it"
         return data_folder.missing(what, reason, f"get it from {address}", f"hans/{path.name}")
 
     data_folder.download(path.parent, [address], fetch, path.name, failure)

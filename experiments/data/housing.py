@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.laboratory import data_folder
-from experiments.laboratory.errors import UserError, nearest
+from experiments.laboratory.errors import UserError, nearest, quoted
 
 N_ROWS = 20_640
 INPUTS = (
@@ -60,17 +60,21 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         header, *lines = csv.reader(text.splitlines())
     except (ValueError, csv.Error) as error:
-        raise UserError(f"{path} is not a table of values separated by commas: {remedy}") from error
+        raise UserError(
+            f"{quoted(path)} is not a table of values separated by commas: {remedy}"
+        ) from error
     wanted = [*INPUTS, *PLACE, VALUE]
     for name in wanted:
         if name not in header:
             unknown = [column for column in header if column not in (*wanted, WORDS)]
-            raise UserError(f"{path} has no column {name}: {nearest(name, unknown)} {remedy}")
+            raise UserError(
+                f"{quoted(path)} has no column {name}: {nearest(name, unknown)} {remedy}"
+            )
     if len(lines) != N_ROWS:
-        raise UserError(f"{path} has {len(lines):,} of {N_ROWS:,} rows: {remedy}")
+        raise UserError(f"{quoted(path)} has {len(lines):,} of {N_ROWS:,} rows: {remedy}")
     columns = {name: np.empty(N_ROWS) for name in wanted}
     for row, line in enumerate(lines):
-        place = f"{path}, line {row + 2}"
+        place = f"{quoted(path)}, line {row + 2}"
         if len(line) != len(header):
             raise UserError(f"{place}, has {len(line)} of {len(header)} cells: {remedy}")
         cells = dict(zip(header, line, strict=True))
@@ -99,7 +103,7 @@ def _second_source(path: Path) -> dict[str, np.ndarray]:
     from sklearn.datasets import fetch_california_housing
 
     def failure(reason: str) -> UserError:
-        what, remedy = f"{path.name} is not in {path.parent}", "put the table there"
+        what, remedy = f"{path.name} is not in {quoted(path.parent)}", "put the table there"
         return data_folder.missing(what, reason, remedy, "california_housing/housing.csv")
 
     pickled = path.parent / "cal_housing_py3.pkz"
@@ -110,7 +114,9 @@ def _second_source(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # scikit-learn raises errors of many kinds, with one remedy
         raise failure(f"scikit-learn's copy failed: {error}") from error
     if len(bunch.data) != N_ROWS:
-        raise UserError(f"{pickled} has {len(bunch.data):,} of {N_ROWS:,} rows: `rm {pickled}`")
+        raise UserError(
+            f"{quoted(pickled)} has {len(bunch.data):,} of {N_ROWS:,} rows: `rm {quoted(pickled)}`"
+        )
     data_folder.note_file(pickled)
     columns = np.asarray(bunch.data, dtype=float).T
     column = dict(zip(bunch.feature_names, columns, strict=True))

@@ -29,6 +29,19 @@ def reassign(
     return given, corrupted
 
 
+def check_some(n: int, share: float) -> None:
+    """Refuse, before a model is trained, a share of wrong labels of which none or all are wrong.
+
+    How well the wrong ones are found among the others then has no number.
+    """
+    wrong = round(share * n)
+    if not 0 < wrong < n:
+        raise UserError(
+            f"data.noise is {share}, which makes {wrong:,} of {n:,} labels wrong, and none can be "
+            f"told from the others: give a share of 1 to {n - 1:,} of them"
+        )
+
+
 def split(n: int, sizes: Sequence[int], seed: int) -> list[np.ndarray]:
     """Disjoint random sets of positions below n, of the given sizes, each in random order."""
     if min(sizes, default=0) < 0 or sum(sizes) > n:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from experiments.data.pairs import THREE, Pairs, from_rows
 from experiments.laboratory import data_folder
-from experiments.laboratory.errors import UserError
+from experiments.laboratory.errors import UserError, quoted
 from experiments.laboratory.runs import note
 
 Source = Literal["subset", "whole"]
@@ -46,7 +46,7 @@ def load(source: Source, split: Split) -> Pairs:
         rows = _from_file(path)
     elif source == "subset":
         raise data_folder.missing(
-            f"{path.name} is not in {path.parent}",
+            f"{path.name} is not in {quoted(path.parent)}",
             "this subset has no download",
             "put it there, take --preset paper, which downloads the whole data set",
             "multinli",
@@ -57,7 +57,7 @@ def load(source: Source, split: Split) -> Pairs:
     if n != expected:
         raise UserError(
             f"MultiNLI {split} has {n:,} of {expected:,} labelled pairs: remove the incomplete "
-            f"copy and put a complete one at {path}"
+            f"copy and put a complete one at {quoted(path)}"
         )
     return from_rows(rows, THREE, ["mnli"] * n, ["mnli"] * n)
 
@@ -65,20 +65,24 @@ def load(source: Source, split: Split) -> Pairs:
 def _from_file(path: Path) -> list[tuple[str, str, str]]:
     remedy = data_folder.replace(path)
     rows = []
-    for number, line in enumerate(data_folder.read_text(path, remedy).splitlines(), start=1):
+    lines = data_folder.read_text(path, remedy).removesuffix("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
         try:
             fields = json.loads(line)
             row = (fields["gold_label"], fields["sentence1"], fields["sentence2"])
+            if not all(isinstance(cell, str) for cell in row):
+                raise ValueError("a cell is no text")
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path}, line {number}, is not a pair with gold_label, sentence1 and sentence2: "
+                f"{quoted(path)}, line {number}, is not a pair with gold_label, sentence1 and "
+                "sentence2: "
                 f"{remedy}"
             ) from error
         if row[0] in THREE:
             rows.append(row)
         elif row[0] != "-":
             raise UserError(
-                f"{path}, line {number}, has the label {row[0]!r}, MultiNLI has "
+                f"{quoted(path)}, line {number}, has the label {row[0]!r}, MultiNLI has "
                 f"{', '.join(THREE)}: {remedy}"
             )
     return rows
@@ -88,7 +92,10 @@ def _from_hub(split: Split) -> list[tuple[str, str, str]]:
     folder = data_folder.root() / "multinli" / "huggingface"
 
     def failure(reason: str) -> UserError:
-        what = f"MultiNLI is neither in {data_folder.root() / 'multinli_1.0'} nor in {folder}"
+        what = (
+            f"MultiNLI is neither in {quoted(data_folder.root() / 'multinli_1.0')} nor in "
+            f"{quoted(folder)}"
+        )
         remedy = (
             "unpack multinli_1.0.zip in the data folder, or run the same command where there is a "
             "network"
@@ -104,5 +111,7 @@ def _from_hub(split: Split) -> list[tuple[str, str, str]]:
         return [(names[label], p, h) for label, p, h in columns if label >= 0]
 
     rows = data_folder.from_hub(folder, load, failure)
+    if wrong := [i for i, row in enumerate(rows) if not all(isinstance(c, str) for c in row)]:
+        raise failure(f"pair {wrong[0]} has a sentence that is no text")
     note("data", {f"{HUB} {split}": f"{len(rows)} pairs"})
     return rows

@@ -17,8 +17,9 @@ from typing import Literal
 
 import numpy as np
 
+from experiments.data.words import ENGLISH, GERMAN, of_language, words
 from experiments.laboratory import data_folder
-from experiments.laboratory.errors import UserError
+from experiments.laboratory.errors import UserError, quoted
 from experiments.laboratory.runs import note
 from methods.randomness import Purpose, numpy_generator
 
@@ -42,6 +43,18 @@ FILES = {
     "wmt17": "wmt17/train",
     "newstest2016": "wmt17/newstest2016",
     "paracrawl": "paracrawl/wmt18.de-en",
+}
+SIZE: dict[Name, int] = {  # pairs, about
+    "multi30k": 29_000,
+    "multi30k test": 1_000,
+    "wmt sample": 10_000,
+    "both": 39_000,
+    "newstest2014": 3_003,
+    "wmt17": 5_906_184,
+    "newstest2016": 2_999,
+    "paracrawl": 104_000_000,
+    "generated": 2_000,
+    "generated test": 2_000,
 }
 BOTH: tuple[Name, ...] = ("multi30k", "wmt sample")  # what "both" joins, in this order
 HUB = "wmt/wmt17"
@@ -104,6 +117,11 @@ class Corpus:
     start: int = 0
     n: int | None = None
 
+    @property
+    def about(self) -> int:
+        """The number of pairs without reading them."""
+        return self.n or SIZE[self.name] - self.start
+
     def load(self) -> Pairs:
         """The pairs; an error names the file that is missing or not aligned."""
         whole = _whole(self.name)
@@ -157,7 +175,9 @@ def _whole(name: Name) -> Pairs:
     if ".tok" in stem.name:
         texts = [[_joined(line) for line in text] for text in texts]
     both = [i for i, pair in enumerate(zip(*texts, strict=True)) if all(s.strip() for s in pair)]
-    return Pairs(*texts).take(both)
+    pairs = Pairs(*texts).take(both)
+    check(stem, pairs)
+    return pairs
 
 
 def side(stem: Path, language: str) -> Path:
@@ -173,10 +193,35 @@ def misaligned(stem: Path, de: int, en: int) -> UserError:
     )
 
 
+def check(stem: Path, pairs: Pairs) -> None:
+    """Refuse files without a pair, and files of other languages: swapped ones, or one file twice.
+
+    A thousand pairs are looked at, all over the files. A side is of the other language if that has
+    more than twice as many common words there, and three more.
+    """
+    if not len(pairs):
+        raise UserError(
+            f"{quoted(side(stem, 'de'))} and {quoted(side(stem, 'en'))} have no pair of sentences: "
+            "copy both again"
+        )
+    some = pairs.take(np.linspace(0, len(pairs) - 1, min(len(pairs), 1_000)).astype(int))
+    for way, sentences, own, other in (
+        ("de", some.source, GERMAN, ENGLISH),
+        ("en", some.target, ENGLISH, GERMAN),
+    ):
+        found = [word for sentence in sentences for word in words(sentence)]
+        if of_language(found, other) > 2 * of_language(found, own) + 3:
+            raise UserError(
+                f"{quoted(side(stem, way))} is in the other language: .de is to be German and .en "
+                "English, so swap the files, or copy both again"
+            )
+
+
 def _read(path: Path, name: str) -> list[str]:
     if not path.exists():
         raise absent(path, name)
     lines = data_folder.read_text(path, data_folder.replace(path)).split("\n")
+    lines = [line.removesuffix("\r") for line in lines]
     return lines[:-1] if lines and not lines[-1] else lines
 
 
@@ -184,7 +229,7 @@ def absent(path: Path, name: str) -> UserError:
     """The error for a missing file, which says where it comes from."""
     origin = f" ({PARACRAWL})" if name == "paracrawl" else ""
     return data_folder.missing(
-        f"{path.name} of {name} is not in {path.parent}",
+        f"{path.name} of {name} is not in {quoted(path.parent)}",
         "has no download",
         f"put the line-aligned files {path.stem}.de and {path.stem}.en there{origin}",
         path.parent.name,
@@ -202,7 +247,10 @@ def _from_hub(name: str) -> Pairs:
 
     def failure(reason: str) -> UserError:
         files = f"{FILES[name]}.de and {FILES[name]}.en"
-        what = f"{name} is neither in {files} under {data_folder.root()} nor in {folder}"
+        what = (
+            f"{name} is neither in {files} under {quoted(data_folder.root())} nor in "
+            f"{quoted(folder)}"
+        )
         remedy = (
             "put the line-aligned files there, or run the same command where there is a network "
             "and copy the folder, or take --preset small, which needs only wmt/multi30k.* and "
@@ -218,6 +266,8 @@ def _from_hub(name: str) -> Pairs:
         return Pairs([row["de"] for row in rows], [row["en"] for row in rows])
 
     pairs = data_folder.from_hub(folder, load, failure)
+    if not all(isinstance(text, str) for text in texts(pairs)):
+        raise failure("a sentence is no text")
     note("data", {f"{HUB} {HUB_SPLIT[name]}": f"{len(pairs)} pairs"})
     return pairs
 
@@ -253,19 +303,26 @@ class Lines:
             for _ in range(start - mark * self.stride):
                 file.readline()
             lines = [file.readline() for _ in range(end - start)]
-        return [line.decode("utf-8", "replace").rstrip("\n") for line in lines]
+        return [line.decode("utf-8", "replace").rstrip("\r\n") for line in lines]
 
 
 def marks(path: Path, name: str, stride: int) -> tuple[np.ndarray, int]:
     """The offset in bytes of every `stride`-th line of a file, and how many lines it has."""
     if not path.exists():
         raise absent(path, name)
-    offsets, at, n = [0], 0, 0
-    with path.open("rb") as file:
-        for line in file:
-            at, n = at + len(line), n + 1
-            if n % stride == 0:
-                offsets.append(at)
+    offsets, at, n, remedy = [0], 0, 0, data_folder.replace(path)
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                at, n = at + len(line), n + 1
+                line.decode()  # before days of work
+                if n % stride == 0:
+                    offsets.append(at)
+    except UnicodeDecodeError as error:
+        raise data_folder.not_utf8(path, error, remedy, n) from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"cannot read {quoted(path)} ({reason}): {remedy}") from error
     return np.array(offsets, dtype=np.int64), n
 
 

@@ -9,7 +9,7 @@ words, replacing vowels by vowels and consonants by consonants.
 import numpy as np
 
 from experiments.data.parallel import Pairs
-from experiments.data.words import jaccard, words
+from experiments.data.words import ENGLISH, GERMAN, jaccard, of_language, words
 from experiments.laboratory.errors import UserError
 from methods.randomness import Purpose, numpy_generator
 
@@ -19,16 +19,6 @@ VOWELS, CONSONANTS = "aeiouyäöü", "bcdfghjklmnpqrstvwxz"
 PLAIN = VOWELS + CONSONANTS
 CIPHER = VOWELS[4:] + VOWELS[:4] + CONSONANTS[7:] + CONSONANTS[:7]
 RESPELT = str.maketrans(PLAIN + PLAIN.upper(), CIPHER + CIPHER.upper())
-
-_GERMAN = """
-    der die das den dem des ein eine einen einem einer und in im ist sind mit auf zu von an am für
-    nicht wir sie er es ich hat haben werden wird auch sich bei aus nach zwei
-"""
-_ENGLISH = """
-    the a an and in is are with on to of at for not we she he it i has have will be also by from
-    his her their two this that while
-"""
-GERMAN, ENGLISH = frozenset(_GERMAN.split()), frozenset(_ENGLISH.split())
 
 
 def pollute(pairs: Pairs, other: Pairs, share: float, seed: int) -> tuple[Pairs, np.ndarray]:
@@ -104,5 +94,4 @@ def passes(source: str, target: str) -> bool:
 
 def _is(side: list[str], language: frozenset[str], other: frozenset[str]) -> bool:
     """Whether more common words of one language than of the other occur."""
-    in_language, in_other = (sum(word in known for word in side) for known in (language, other))
-    return in_language > in_other
+    return of_language(side, language) > of_language(side, other)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,17 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from experiments.data import digits, labels
-from experiments.laboratory import provenance, runs
+from experiments.laboratory import counting, provenance, runs
+from experiments.laboratory.counting import FLOAT
+from experiments.laboratory.device import device
 from experiments.laboratory.errors import UserError
+from experiments.laboratory.work import Unit, Work
 from experiments.models.mnist_cnn import DigitsCNN, LargeCNN, SmallCNN
 from experiments.training import models as training
 from experiments.training.loop import fit, flat_params
 from experiments.training.plans import Adam, Fit, cross_entropy
 from experiments.training.second_order import Finish, converge, gradient_norm
 from methods.curvature.exact_hessian import exact_hessian
+from methods.examples import take
+from methods.ihvp.exact import Exact
+from methods.influence import Influence
+from methods.precision import full_precision
 from methods.progress import track
 from methods.randomness import numpy_generator
-from methods.task import take
 
 Network = LargeCNN | SmallCNN | DigitsCNN
 CHUNK = 500  # examples in a forward pass
@@ -167,7 +173,7 @@ def block_hessians(blocks: Blocks) -> runs.Run:
             )
         groups = order.split(n // blocks.count)
         hessians = [
-            exact_hessian(learned.task, take(train, rows)).numpy()
+            exact_hessian(learned.task, take(train, rows)).cpu().numpy()
             for rows in track(groups, "blocks")
         ]
         return {"hessians": np.stack(hessians), "seconds": time.perf_counter() - started}
@@ -186,9 +192,47 @@ def _mean(path: Path) -> Tensor:
     return torch.from_numpy(runs.Run.at(path).array("hessians").mean(0))
 
 
+@full_precision()
 def predictions(module: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
-    """The predicted class of each image, (n,)."""
-    return torch.cat([module(some).argmax(1) for some in images.split(CHUNK)]).numpy()
+    """The predicted class of each image, (n,), by a network on the device."""
+    predicted = [module(some.to(device())).argmax(1) for some in images.split(CHUNK)]
+    return torch.cat(predicted).cpu().numpy()
+
+
+def unit(model: Model) -> Unit:
+    """A pass of the network over one image."""
+    return counting.image_unit(model.network, model.network.image_shape, cross_entropy)
+
+
+def work(model: Model) -> Work:
+    """What training takes, the second-order end included."""
+    of, n, end = unit(model), model.data.n_train, model.finish
+    label = type(model.network).__name__
+    trained = training.training_work(
+        "digit_model",
+        model,
+        of,
+        n,
+        model.fit,
+        label,
+        scored=model.data.n_eval or digits.N_EXAMPLES["test"],
+    )
+    if end is None:
+        return trained
+    finish = (
+        counting.products(of, end.sample, end.rounds * of.size / CHUNK, CHUNK),
+        counting.gradients(of, end.rounds * end.iterations * n),
+    )
+    return replace(trained, steps=(*trained.steps, *finish))
+
+
+def blocks_work(blocks: Blocks) -> Work:
+    """What the exact Hessians of the minibatches take."""
+    of, n = unit(blocks.model), blocks.model.data.n_train
+    exact = counting.once_per_model("digit_blocks", blocks, Influence(Exact()), of, n)
+    assert exact is not None
+    size = FLOAT * float(of.size) ** 2 * blocks.count
+    return replace(exact, parts=(work(blocks.model),), disk=size, memory=size)
 
 
 SMALL = Model(

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 
 from experiments.digits.models import Model, trained
 from experiments.laboratory import runs
+from experiments.laboratory.device import device
 from experiments.training.plans import cross_entropy
+from methods.examples import Examples, take
 from methods.randomness import numpy_generator, stream, torch_generator
 from methods.rows.factored import Rows
 from methods.rows.gradients import Gradients
 from methods.rows.parts import Outer
 from methods.rows.projections import Gaussian, Rademacher, TwoSided
-from methods.task import Examples, Task, take
+from methods.task import Task
 
 POOL = 1_000  # candidates for a query's proponent
 EACH = 2  # pairs of gradients of each kind
@@ -89,14 +91,14 @@ def _gradients(source: Source) -> dict[str, Any]:
     task, candidates, queries = _task(source)
     rows = Gradients(task).rows
     of_candidates, of_queries = rows(candidates), rows(queries)
-    best = of_queries.inner(of_candidates).argmax(1)[:EACH]
+    best = of_queries.inner(of_candidates).argmax(1)[:EACH].cpu()
     chosen = torch.cat([best, torch.arange(len(best), 2 * EACH)])
     vectors = {}
     for name in ("left", "right"):
         (u,), (v,) = (next(iter(each.parts.values())) for each in (of_queries, of_candidates))
         factors = torch.stack([getattr(u, name)[:, 0], getattr(v, name)[chosen, 0]], dim=1)
         flat = factors.flatten(0, 1).double()
-        vectors[name] = (flat / flat.norm(dim=1, keepdim=True)).numpy()
+        vectors[name] = (flat / flat.norm(dim=1, keepdim=True)).cpu().numpy()
     return vectors
 
 
@@ -111,7 +113,7 @@ def _task(source: Source) -> tuple[Task, Examples, Examples]:
         image = torch.randn(POOL + 2 * EACH, n_in, generator=generator).relu()
         label = torch.randint(classes, (len(image),), generator=generator)
         examples = {"image": image, "label": label}
-        task = Task.of(module.eval(), cross_entropy)
+        task = Task.of(module.eval().to(device()), cross_entropy)
         return task, take(examples, slice(0, POOL)), take(examples, slice(POOL, None))
     learned = trained(source.network)
     last = [name for name in learned.task.params if name.endswith("weight")][-1]
@@ -191,12 +193,12 @@ def drawn_by_library(
     """The same by methods.rows.projections, on rows of a task with one linear layer."""
     m, n = these.left.shape[1], these.right.shape[1]
     layer = nn.utils.skip_init(nn.Linear, n, m, bias=False)
-    task = Task.of(layer.eval(), lambda model, batch: model(batch["image"]).sum(1))
-    factors = these.left.float()[:, None], these.right.float()[:, None]
-    rows = Rows({"weight": [Outer(*factors, m, (n,))]}, len(these.left))
+    task = Task.of(layer.eval().to(device()), lambda model, batch: model(batch["image"]).sum(1))
+    left, right = (f.float()[:, None].to(task.device) for f in (these.left, these.right))
+    rows = Rows({"weight": [Outer(left, right, m, (n,))]}, len(these.left))
     products = []
     for draw in range(draws):
         own = int(stream(seed, "library", draw).generate_state(1)[0])
         seen = type(projection)(projection.dim, own).draw(task).apply(rows).double()
         products.append((seen[::2] * seen[1::2]).sum(1))
-    return torch.stack(products)
+    return torch.stack(products).cpu()

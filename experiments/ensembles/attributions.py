@@ -11,12 +11,14 @@ from torch import Tensor
 
 from experiments.ensembles import subsets
 from experiments.ensembles.subsets import Ensemble
-from experiments.laboratory import attribution, disk, runs
+from experiments.laboratory import attribution, counting, disk, runs
 from experiments.laboratory.device import device, on_device
-from experiments.training.models import checkpoints
+from experiments.laboratory.work import Work
+from experiments.training.models import checkpoints, training_work
 from experiments.training.plans import cross_entropy, negative_log_odds
-from experiments.training.stacked import Stack, fit_stack
+from experiments.training.stacked import together
 from methods.attributor import State
+from methods.examples import Examples, chunks, count, take
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.ihvp.deflated import Deflated
 from methods.influence import Influence
@@ -24,7 +26,7 @@ from methods.random_projection import RandomProjection
 from methods.randomness import stream, torch_generator
 from methods.representer import Representer
 from methods.rows.last_layer import Head
-from methods.task import Examples, Task, chunks, count, take
+from methods.task import Task
 from methods.tracin import TracIn
 
 GRADIENT = TracIn(learning_rates=False, checkpoints=(-1,))
@@ -87,6 +89,36 @@ def trained(whole: Whole) -> runs.Run:
     return runs.once("whole_models", whole, lambda scratch: _train(whole, scratch))
 
 
+def work(whole: Whole) -> Work:
+    """What training the networks takes."""
+    data, plan = whole.ensemble.data, replace(whole.ensemble.fit, every=whole.every)
+    label = f"{type(whole.ensemble.network).__name__} on {data.source}, whole"
+    of, scored = subsets.unit(whole.ensemble), data.n_train + data.n_query
+    return training_work(
+        "whole_models",
+        whole,
+        of,
+        data.n_train,
+        plan,
+        label,
+        together=True,
+        networks=whole.count,
+        scored=scored,
+    )
+
+
+def basis_works(method: Method, whole: Whole, members: int) -> tuple[Work, ...]:
+    """What the eigenvectors that a method needs take."""
+    inverse = method.inverse if isinstance(method, Influence) else None
+    if not isinstance(inverse, Arnoldi | Deflated):
+        return ()
+    of, n = subsets.unit(whole.ensemble), whole.ensemble.data.n_train
+    plain = Influence(Arnoldi(1, inverse.basis))
+    wanted = [Basis(whole, member, inverse.basis) for member in range(members)]
+    made = (counting.once_per_model("attribution_basis", one, plain, of, n) for one in wanted)
+    return tuple(replace(one, parts=(work(whole),)) for one in made if one)
+
+
 def member_task(whole: Whole, member: int) -> Task:
     """One of the networks, with the loss on images as they are, without augmentation.
 
@@ -114,11 +146,11 @@ def _train(whole: Whole, scratch: Path) -> dict[str, Any]:
         int(stream(ensemble.seed, "whole", member).generate_state(1)[0])
         for member in range(whole.count)
     ]
-    stack = Stack([ensemble.network.build(seed) for seed in seeds]).to(device())
+    networks = together([ensemble.network.build(seed) for seed in seeds], device())
     everything = np.ones((whole.count, ensemble.data.n_train), dtype=bool)
     plan = replace(ensemble.fit, every=whole.every)
-    outcome = fit_stack(stack, subsets.loss(ensemble), train, everything, plan, seeds, scratch)
-    right = subsets.answers(stack, train, query)[0].double().mean(0)
+    outcome = subsets.train(networks, ensemble, train, everything, plan, seeds, scratch)
+    right = subsets.answers(networks, train, query)[0].double().mean(0)
     n_train = ensemble.data.n_train
     accuracy = {
         "accuracy_train": float(right[:n_train].mean()),
@@ -129,7 +161,7 @@ def _train(whole: Whole, scratch: Path) -> dict[str, Any]:
 
 def scored(method: Method, whole: Whole, member: int, n_query: int, own: bool) -> Scores:
     """Scores of all training examples for the first queries, and their self-influence if `own`."""
-    train, queries = subsets.load(whole.ensemble.data)
+    train, queries = map(on_device, subsets.load(whole.ensemble.data))
     query = take(queries, slice(0, n_query))
     if isinstance(method, Chance):
         draw = torch_generator(method.seed, "chance", member)
@@ -158,7 +190,7 @@ def basis_of(method: Method, whole: Whole, member: int) -> State | None:
     wanted, undamped = Basis(whole, member, inverse.basis), Influence(Arnoldi(1, inverse.basis))
 
     def load() -> tuple[Task, Examples]:
-        return member_task(whole, member), subsets.load(whole.ensemble.data)[0]
+        return member_task(whole, member), on_device(subsets.load(whole.ensemble.data)[0])
 
     return attribution.stored_state("attribution_basis", wanted, undamped, load)[0]
 

@@ -22,17 +22,21 @@ from experiments.data import dtd, flowers, labels
 from experiments.data.photos import Photos
 from experiments.ensembles import subsets
 from experiments.laboratory import provenance
+from experiments.laboratory.counting import image_unit
 from experiments.laboratory.device import device
+from experiments.laboratory.tensors import fits, sent
+from experiments.laboratory.work import Unit, Work
 from experiments.models.digits_mlp import DigitsMLP
 from experiments.models.inception import SmallInception
 from experiments.models.inception_v3 import InceptionV3
 from experiments.models.resnet18 import ResNet18, SmallImageResNet18
 from experiments.models.strided_cnn import StridedCNN
 from experiments.training.augmentation import Photographed, Shifted
-from experiments.training.loop import check, descend
-from experiments.training.plans import Cosine, Fit, Stepped, cross_entropy
-from experiments.training.stacked import Stack, Subsets, rows_of
-from methods.task import Examples, chunks, take
+from experiments.training.models import training_work
+from experiments.training.plans import Cosine, Fit, cross_entropy
+from experiments.training.stacked import Members, fit_stack, together
+from methods.examples import Examples, chunks, take
+from methods.precision import products
 
 Network = DigitsMLP | StridedCNN | SmallInception | SmallImageResNet18 | ResNet18 | InceptionV3
 Source = Literal["digits", "mnist", "jpeg", "original", "cifar100", "dtd", "flowers"]
@@ -79,17 +83,25 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Split:
-    """Examples: columns label (n,), and image (n, channels, h, w) or the row of a photograph."""
+    """Examples: columns label (n,), and image (n, channels, h, w) or the row of a photograph.
+
+    Rows of photographs stay on the CPU, which draws what is seen of each.
+    """
 
     columns: Examples
     photos: Photos | None = None
 
     def images(self, batch: Examples) -> Any:
-        """The images of a batch: a tensor, or a list of photographs."""
+        """The images of a batch, on the device of its labels: a tensor, or photographs."""
         if self.photos is None:
             return batch["image"]
-        device = batch["label"].device
-        return [self.photos[int(row)].to(device) for row in batch["row"]]
+        return self.photos.take(batch["row"].tolist(), batch["label"].device)
+
+    def near(self, device: torch.device) -> "Split":
+        """The same, its photographs on a device if they fit there."""
+        if self.photos is None or not fits(len(self.photos.pixels), device):
+            return self
+        return replace(self, photos=self.photos.to(device))
 
     @property
     def label(self) -> np.ndarray:
@@ -108,7 +120,11 @@ class Pictures:
 
     def standardised(self, images: Tensor) -> Tensor:
         """Images with mean 0 and deviation 1 in every channel of the training set."""
-        return (images - self.mean.to(images.device)) / self.deviation.to(images.device)
+        return (images - self.mean) / self.deviation
+
+    def to(self, device: torch.device) -> "Pictures":
+        """The same, ready to standardise images on a device."""
+        return replace(self, mean=self.mean.to(device), deviation=self.deviation.to(device))
 
 
 @provenance.remembered
@@ -130,7 +146,7 @@ def load(data: Data) -> Pictures:
 def _photographed(source: str, split: Literal["train", "val", "test"], n: int, seed: int) -> Split:
     module = PHOTOS[source]
     index = labels.split(module.N_EXAMPLES[split], [n], seed)[0]
-    photos, label = module.load(split, index, keep=split == "train")
+    photos, label = module.load(split, index)
     return Split({"row": torch.arange(n), "label": label}, photos)
 
 
@@ -148,40 +164,35 @@ def _moments(train: Split) -> tuple[Tensor, Tensor]:
     return shaped[0], shaped[1]
 
 
-def built(recipe: Recipe, seeds: Sequence[int]) -> Stack:
-    """Untrained networks, one for each seed of the initial parameters."""
-    return Stack([recipe.network.build(seed) for seed in seeds]).to(device())
+def built(recipe: Recipe, seeds: Sequence[int]) -> Members:
+    """Untrained networks on the device, one for each seed of the initial parameters."""
+    return together([recipe.network.build(seed) for seed in seeds], device())
 
 
 def learn(
-    stack: Stack, recipe: Recipe, plan: Fit, orders: Sequence[int], masks: np.ndarray, scratch: Path
+    networks: Members,
+    recipe: Recipe,
+    plan: Fit,
+    orders: Sequence[int],
+    masks: np.ndarray,
+    scratch: Path,
 ) -> np.ndarray:
-    """Train a stack in place on the examples of `masks` (K, n_train); return its loss (epochs, K).
+    """Train networks in place on the examples of `masks` (K, n_train); return loss (epochs, K).
 
     If all networks have the same order seed and mask, they see the same moved images in every step;
     otherwise each has its own order, and its images are moved independently.
     """
-    pictures, rows = load(recipe.data), rows_of(masks)
-    device = next(stack.parameters()).device
-    columns = {name: column.to(device) for name, column in pictures.train.columns.items()}
-    plan = replace(plan, every=plan.epochs)  # only the last checkpoint is needed
-    check(plan, columns)
-    alike = len(set(orders)) == 1 and bool((rows == rows[0]).all())
+    there = next(networks.parameters()).device
+    pictures = load(recipe.data).to(there)
+    train = pictures.train.near(there)
 
     def seen(batch: Examples) -> Examples:
-        images = recipe.view.moved(pictures.train.images(batch))
+        images = recipe.view.moved(train.images(batch))
         return {"image": pictures.standardised(images), "label": batch["label"]}
 
-    def loss(_: Any, batch: Examples) -> Tensor:
-        if alike:
-            return stack.shared(cross_entropy, seen({n: column[0] for n, column in batch.items()}))
-        lead = batch["label"].shape
-        flat = seen({name: column.flatten(0, 1) for name, column in batch.items()})
-        own = {name: column.unflatten(0, lead) for name, column in flat.items()}
-        return stack.own(cross_entropy, own)
-
-    draws = Subsets(tuple(orders), rows)
-    return descend(stack, loss, columns, plan, draws, scratch)["train_loss"]
+    plan = replace(plan, every=plan.epochs)  # only the last checkpoint is needed
+    given = networks, cross_entropy, train.columns, masks, plan, orders, scratch
+    return fit_stack(*given, seen=seen, on_host=("row",))["train_loss"]
 
 
 def everything(recipe: Recipe, size: int) -> np.ndarray:
@@ -189,31 +200,63 @@ def everything(recipe: Recipe, size: int) -> np.ndarray:
     return np.ones((size, recipe.data.n_train), dtype=bool)
 
 
-def classify(stack: Stack, recipe: Recipe, split: Split) -> np.ndarray:
+def classify(networks: Members, recipe: Recipe, split: Split) -> np.ndarray:
     """The class that each network predicts for each example, (K, n) int16."""
-    return _classes(stack, recipe, split, lambda images: iter([recipe.view.plain(images)]))
+    return _classes(networks, recipe, split, lambda images: iter([recipe.view.plain(images)]))
 
 
-def classify_by_views(stack: Stack, recipe: Recipe, split: Split) -> np.ndarray:
+def classify_by_views(networks: Members, recipe: Recipe, split: Split) -> np.ndarray:
     """The same by the mean logits over several views (test-time augmentation), (K, n) int16."""
-    return _classes(stack, recipe, split, recipe.view.several)
+    return _classes(networks, recipe, split, recipe.view.several)
 
 
 @torch.no_grad()
+@products("ieee")
 def _classes(
-    stack: Stack, recipe: Recipe, split: Split, look: Callable[[Any], Iterator[Tensor]]
+    networks: Members, recipe: Recipe, split: Split, look: Callable[[Any], Iterator[Tensor]]
 ) -> np.ndarray:
-    pictures, device = load(recipe.data), next(stack.parameters()).device
-    networks = [stack.at(member).to(device) for member in range(stack.size)]
+    there = next(networks.parameters()).device
+    pictures = load(recipe.data).to(there)
+    each = [networks.at(member) for member in range(networks.size)]
     predicted = []
     for batch in chunks(split.columns, CHUNK):
-        images = split.images({name: column.to(device) for name, column in batch.items()})
+        images = split.images({n: c if n == "row" else sent(c, there) for n, c in batch.items()})
         total: Any = 0
         for view in look(images):
             seen = pictures.standardised(view)
-            total = total + torch.stack([network(seen) for network in networks])
+            total = total + torch.stack([network(seen) for network in each])
         predicted.append(total.argmax(2))
     return torch.cat(predicted, dim=1).cpu().numpy().astype(np.int16)
+
+
+def work(
+    name: str, config: Any, recipe: Recipe, networks: int, views: int = 1, **about: Any
+) -> Work:
+    """What a run takes that trains networks of a recipe and classifies the queries.
+
+    A sweep's plans take the same time, whichever is best. `about` is as for `training_work`.
+    """
+    plan = recipe.fit.plan if isinstance(recipe.fit, Sweep) else recipe.fit
+    label = f"{type(recipe.network).__name__} on {recipe.data.source}"
+    return training_work(
+        name,
+        config,
+        unit(recipe),
+        recipe.data.n_train,
+        about.pop("plan", plan),
+        about.pop("label", label),
+        together=True,
+        networks=networks,
+        scored=views * recipe.data.n_query,
+        **about,
+    )
+
+
+def unit(recipe: Recipe) -> Unit:
+    """A pass of the network over one image as it sees it."""
+    view, network = recipe.view, recipe.network
+    shape = (3, view.side, view.side) if isinstance(view, Photographed) else (3, 32, 32)
+    return image_unit(network, getattr(network, "image_shape", shape), cross_entropy)
 
 
 def _powers(first: int, last: int) -> tuple[float, ...]:
@@ -237,14 +280,16 @@ JPEG_MLP = Recipe(DigitsMLP((128,), (3, 32, 32)), JPEG, Cosine(12, 50, 0.02), MI
 JPEG_CNN = Recipe(StridedCNN((16, 32), (3, 32, 32)), JPEG, Cosine(20, 50, 0.02), MIRRORED)
 
 CIFAR_10, CIFAR_100 = Data("original", 50_000, 10_000), Data("cifar100", 50_000, 10_000)
-STEPS = Stepped(200, 128, 0.1, 0.9, 5e-4, drops=(0.3, 0.6, 0.8))
+# In bfloat16, as its roundings are alike for all networks that are compared.
+STEPS = replace(subsets.SCHEDULE, precision="bf16", channels_last=True)
 CIFAR_10_INCEPTION = Recipe(SmallInception(10), CIFAR_10, STEPS, Shifted())
 CIFAR_10_RESNET = Recipe(SmallImageResNet18(10), CIFAR_10, STEPS, Shifted())
 CIFAR_100_INCEPTION = Recipe(SmallInception(100), CIFAR_100, STEPS, Shifted())
 CIFAR_100_RESNET = Recipe(SmallImageResNet18(100), CIFAR_100, STEPS, Shifted())
 
 DTD, FLOWERS = Data("dtd", 1_880, 1_880, 1_880), Data("flowers", 1_020, 6_149, 1_020)
-GRID = Sweep(Cosine(400, 256), _powers(-3, 0), (0.0, *_powers(-5, -2)))
+LONG = Cosine(400, 256, precision="bf16", channels_last=True)
+GRID = Sweep(LONG, _powers(-3, 0), (0.0, *_powers(-5, -2)))
 FOR_INCEPTION, FOR_RESNET = Photographed(299, 342), Photographed(224, 256)
 DTD_INCEPTION = Recipe(InceptionV3(47), DTD, GRID, FOR_INCEPTION)
 DTD_RESNET = Recipe(ResNet18(47), DTD, GRID, FOR_RESNET)

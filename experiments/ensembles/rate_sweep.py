@@ -8,6 +8,7 @@ from experiments.ensembles import classifiers
 from experiments.laboratory import runs
 from experiments.laboratory.errors import Diverged, UserError
 from experiments.laboratory.runs import Run
+from experiments.laboratory.work import Work
 from experiments.training.plans import Fit
 
 SEED = 0  # of the one network of a trial
@@ -37,6 +38,14 @@ def trials(recipe: classifiers.Recipe) -> list[Trial]:
 def result(trial: Trial) -> Run:
     """The run of a trial with `accuracy_validation`, 0 if training diverged."""
     return runs.once("classifier_trial", trial, lambda scratch: _try(trial, scratch))
+
+
+def works(recipe: classifiers.Recipe) -> tuple[Work, ...]:
+    """What the trials of a recipe take; none if its plan is fixed."""
+    return tuple(
+        classifiers.work("classifier_trial", trial, trial.recipe, 1, kept=False)
+        for trial in trials(recipe)
+    )
 
 
 def planned(recipe: classifiers.Recipe) -> Fit:

@@ -6,7 +6,8 @@ stored its mask, whether it classifies each example correctly (one bit each), an
 the correct class (in 255ths), for training examples first, then for queries.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,20 +17,24 @@ from torch import Tensor
 
 from experiments.data import cifar, cifar100, digits, labels
 from experiments.laboratory import provenance, runs
+from experiments.laboratory.counting import image_unit
 from experiments.laboratory.device import device, on_device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.runs import Run
+from experiments.laboratory.work import Unit, Work
 from experiments.models.digits_mlp import DigitsMLP
 from experiments.models.inception import SmallInception
 from experiments.models.resnet import ResNet
 from experiments.models.strided_cnn import StridedCNN
-from experiments.training.augmentation import CropAndFlip, augmented
-from experiments.training.plans import Fit, Loss, Stepped, cross_entropy
-from experiments.training.stacked import Stack, fit_stack
+from experiments.training.augmentation import CropAndFlip
+from experiments.training.models import training_work
+from experiments.training.plans import Fit, Stepped, cross_entropy
+from experiments.training.stacked import Members, fit_stack, together
 from methods.ensembles.masks import Packed, draw_masks
 from methods.ensembles.subset import influence, memorization
+from methods.examples import Examples, chunks, take
+from methods.precision import products
 from methods.randomness import stream
-from methods.task import Examples, chunks, take
 from methods.workers import here
 
 STEPS = 255  # of a probability
@@ -130,10 +135,22 @@ def load(data: Data) -> tuple[Examples, Examples]:
     return _drawn(data, "train", data.n_train), _drawn(data, "test", data.n_query)
 
 
-def _drawn(data: Data, split: Literal["train", "test"], n: int) -> Examples:
+def rows(data: Data) -> np.ndarray:
+    """The positions of the training examples in their file, (n_train,)."""
+    if data.source == "digits":
+        total = len(digits.load_sklearn()["label"])
+        return labels.split(total, [data.n_train, data.n_query], data.seed)[0]
+    return _index(data, "train", data.n_train)
+
+
+def _index(data: Data, split: Literal["train", "test"], n: int) -> np.ndarray:
     counts = {"mnist": digits.N_EXAMPLES, "cifar100": cifar100.N_EXAMPLES}
     total = counts.get(data.source, cifar.N_EXAMPLES)[split]
-    index = labels.split(total, [n], data.seed)[0]
+    return labels.split(total, [n], data.seed)[0]
+
+
+def _drawn(data: Data, split: Literal["train", "test"], n: int) -> Examples:
+    index = _index(data, split, n)
     if data.source == "mnist":
         return take(digits.load_mnist(split), torch.from_numpy(index))
     if data.source == "cifar100":
@@ -142,14 +159,27 @@ def _drawn(data: Data, split: Literal["train", "test"], n: int) -> Examples:
     return cifar.load(data.source, split, index)
 
 
-def loss(ensemble: Ensemble) -> Loss:
-    """The training loss of its networks."""
-    return augmented(cross_entropy, ensemble.augment)
+def train(
+    networks: Members,
+    ensemble: Ensemble,
+    examples: Examples,
+    masks: np.ndarray,
+    plan: Fit,
+    seeds: Sequence[int],
+    scratch: Path,
+) -> dict[str, np.ndarray]:
+    """`fit_stack` with the loss and the augmentation of an ensemble."""
+    move = ensemble.augment
+
+    def seen(batch: Examples) -> Examples:
+        return batch if move is None else {**batch, "image": move(batch["image"])}
+
+    return fit_stack(networks, cross_entropy, examples, masks, plan, seeds, scratch, seen)
 
 
 def _train(one: Part, scratch: Path) -> dict[str, Any]:
     ensemble = one.ensemble
-    train, query = map(on_device, load(ensemble.data))
+    examples, query = map(on_device, load(ensemble.data))
     n_train = ensemble.data.n_train
     size = round(ensemble.inside * n_train)
     masks = draw_masks(ensemble.stack, n_train, size, ensemble.seed, one.first)
@@ -159,10 +189,10 @@ def _train(one: Part, scratch: Path) -> dict[str, Any]:
     train_loss = torch.zeros(ensemble.fit.epochs, ensemble.stack, dtype=torch.float64)
     if own:  # the share of this process; afterwards every process has the results of all
         seeds = [_seed(ensemble, one.first + member) for member in own]
-        stack = Stack([ensemble.network.build(seed) for seed in seeds]).to(device())
-        outcome = fit_stack(stack, loss(ensemble), train, masks[own], ensemble.fit, seeds, scratch)
+        networks = together([ensemble.network.build(seed) for seed in seeds], device())
+        outcome = train(networks, ensemble, examples, masks[own], ensemble.fit, seeds, scratch)
         train_loss[:, own] = torch.from_numpy(outcome["train_loss"])
-        hits[own], probability[own] = answers(stack, train, query)
+        hits[own], probability[own] = answers(networks, examples, query)
     right = group.sum(hits).numpy().astype(bool)
     return {
         "accuracy_inside": float(right[:, :n_train][masks].mean()),
@@ -181,19 +211,50 @@ def _seed(ensemble: Ensemble, member: int) -> int:
 
 
 @torch.no_grad()
-def answers(stack: Stack, train: Examples, query: Examples) -> tuple[Tensor, Tensor]:
+@products("ieee")
+def answers(networks: Members, train: Examples, query: Examples) -> tuple[Tensor, Tensor]:
     """Whether each network is right, and its probability, (K, n_train + n_query) uint8 each."""
     batches = [batch for examples in (train, query) for batch in chunks(examples, CHUNK)]
     right, probability = (
-        torch.cat([stack.shared(judge, batch) for batch in batches], dim=1).cpu()
+        torch.cat([networks.shared(judge, batch) for batch in batches], dim=1).cpu()
         for judge in (_hits, lambda model, some: (-cross_entropy(model, some)).exp())
     )
     return right.byte(), (probability * STEPS).round().to(torch.uint8)
 
 
 def _hits(model: Any, batch: Examples) -> Tensor:
+    """One for each example that is classified correctly, otherwise zero."""
     hits: Tensor = model(batch["image"]).argmax(1) == batch["label"]
-    return hits
+    return hits.float()
+
+
+def unit(ensemble: Ensemble) -> Unit:
+    """A pass of the network over one image."""
+    network = ensemble.network
+    return image_unit(network, getattr(network, "image_shape", (3, 32, 32)), cross_entropy)
+
+
+def work(one: Part) -> Work:
+    """What training a part takes; it stores a bit and a byte for each answer."""
+    ensemble, size = one.ensemble, one.ensemble.stack
+    data = ensemble.data
+    return training_work(
+        "ensemble_part",
+        one,
+        unit(ensemble),
+        round(ensemble.inside * data.n_train),
+        ensemble.fit,
+        f"{type(ensemble.network).__name__} on {data.source}",
+        together=True,
+        networks=size,
+        scored=data.n_train + data.n_query,
+        kept=False,
+    )
+
+
+def ensemble_work(ensemble: Ensemble, n_models: int) -> tuple[Work, ...]:
+    """What training the first `n_models` takes."""
+    return tuple(work(one) for one in parts(ensemble, n_models))
 
 
 SMOKE = Ensemble(DigitsMLP((16,), (1, 8, 8)), Data("digits", 150, 300), Fit(15, 35, 0.1), stack=50)
@@ -201,10 +262,13 @@ MNIST = Ensemble(DigitsMLP((64,)), Data("mnist", 2_000, 2_000), Fit(20, 50, 0.05
 CIFAR = Ensemble(
     StridedCNN((16, 32), (3, 32, 32)), Data("jpeg", 4_000, 2_000), Fit(15, 50, 0.03), stack=16
 )
+SCHEDULE = Stepped(200, 128, 0.1, 0.9, 5e-4, drops=(0.3, 0.6, 0.8))
+# What is counted are answers of networks with different subsets and seeds, which differ by far more
+# than roundings in bfloat16.
 PAPER = Ensemble(
     SmallInception(),
     Data("cifar100", 50_000, 10_000),
-    Stepped(200, 128, 0.1, 0.9, 5e-4, drops=(0.3, 0.6, 0.8)),
+    replace(SCHEDULE, precision="bf16", channels_last=True),
     CropAndFlip(),
     stack=10,
 )

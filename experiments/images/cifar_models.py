@@ -1,6 +1,6 @@
 """Residual networks trained on CIFAR-10, with running statistics in their checkpoints."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -10,12 +10,15 @@ from torch import nn
 
 from experiments.data import cifar, digits, labels
 from experiments.laboratory import provenance
+from experiments.laboratory.counting import image_unit
+from experiments.laboratory.device import on_device
+from experiments.laboratory.work import Unit, Work
 from experiments.models.resnet import ResNet
 from experiments.training import models as training
 from experiments.training.augmentation import CropAndFlip, augmented
 from experiments.training.loop import fit
 from experiments.training.plans import Stepped, cross_entropy
-from methods.task import Examples, chunks, take
+from methods.examples import Examples, chunks, take
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Trained(training.Trained[nn.Module]):
-    """A trained network with its data; checkpoints have running statistics too."""
+    """A trained network with its data, on the device; checkpoints have running statistics too."""
 
     train: Examples
     evaluation: Examples
@@ -71,7 +74,7 @@ def _drawn(source: cifar.Source, split: cifar.Split, n: int, seed: int) -> Examp
 
 def trained(model: Model) -> Trained:
     """The trained model, training it if no run has it yet."""
-    train, evaluation = load_data(model.data, model.seed)
+    train, evaluation = map(on_device, load_data(model.data, model.seed))
     learned = training.train_once(
         "cifar_model",
         model,
@@ -84,7 +87,7 @@ def trained(model: Model) -> Trained:
 
 
 def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
-    train, evaluation = load_data(model.data, model.seed)
+    train, evaluation = map(on_device, load_data(model.data, model.seed))
     loss = augmented(cross_entropy, model.augment)
     outcome = fit(module, loss, train, model.fit, model.seed, scratch)
     return {
@@ -96,13 +99,30 @@ def _train(model: Model, module: nn.Module, scratch: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def accuracy(module: nn.Module, examples: Examples) -> float:
-    """The share of examples whose label has the highest logit."""
+    """The share of examples, on the network's device, whose label has the highest logit."""
     parts = chunks(examples, 250)
     hits = torch.cat([module(part["image"]).argmax(1) == part["label"] for part in parts])
-    return float(hits.double().mean())
+    return float(hits.cpu().double().mean())
 
 
-PAPER = Model()
+def unit(model: Model) -> Unit:
+    """A pass of the network over one image."""
+    side = 8 if model.data.source == "digits" else 32
+    return image_unit(model.network, (3, side, side), cross_entropy)
+
+
+def work(model: Model) -> Work:
+    """What training takes."""
+    data, scored = model.data, model.data.n_train + model.data.n_eval
+    label = f"ResNet-{model.network.depth}"
+    of = unit(model)
+    return training.training_work(
+        "cifar_model", model, of, data.n_train, model.fit, label, scored=scored
+    )
+
+
+# In bfloat16: proponents are the same kind of images whichever way a network was rounded.
+PAPER = Model(fit=replace(Model().fit, precision="bf16", channels_last=True))
 SMALL = Model(
     ResNet(depth=8), Data("jpeg", 10_000, 2_000), Stepped(25, 128, 0.1, 0.9, 5e-4, every=5)
 )

@@ -4,7 +4,6 @@ Single pictures prove nothing: the paper's retrieval is repeated for many random
 queries are displayed is declared before anything is scored.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,17 +12,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.laboratory import counting
 from experiments.laboratory.attribution import stored_state
+from experiments.laboratory.clock import wall
 from experiments.laboratory.errors import UserError
+from experiments.laboratory.work import Unit, Work
+from experiments.training.plans import Fit
 from methods.errors import MethodError
+from methods.examples import Examples, take
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.influence import Influence
+from methods.losses.objective import Objective
 from methods.randomness import numpy_generator
 from methods.representer import FittedRepresenter, Representer
-from methods.task import Examples, Objective, Task, take
+from methods.task import Task
 from methods.tracin import TracIn
 
 BATCH = 500  # examples in a forward pass
+DAMPING = 0.01  # of influence functions, the same on every data set
 Method = TracIn | Influence | Representer
 COLUMNS = (  # what the command line prints of `measure`
     "proponents_of_class",
@@ -156,9 +162,9 @@ def display(method: Method) -> str:
     return f"Influence functions{fewer}"
 
 
-def influence(num_eigen: int, basis: Krylov, damping: float = 0.0) -> list[Method]:
+def influence(num_eigen: int, basis: Krylov) -> list[Method]:
     """Influence functions on all eigenvectors and, to see how many matter, on half of them."""
-    return [Influence(Arnoldi(n, basis), damping) for n in (num_eigen, num_eigen // 2)]
+    return [Influence(Arnoldi(n, basis), DAMPING) for n in (num_eigen, num_eigen // 2)]
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,18 @@ class Preparation:
 
     model: Any
     preparation: Any
+
+
+def work(
+    model: Any, method: Method, queries: Queries, of: Unit, n: int, plan: Fit, trained: Work
+) -> Work:
+    """What a cell takes, with the network's training and the basis of its Hessian."""
+    settings = method.state_settings if isinstance(method, Influence) else None
+    wanted = Preparation(model, settings)
+    once = counting.once_per_model("proponents_basis", wanted, method, of, n)
+    checkpoints = -(-plan.epochs // plan.every)
+    asked = queries.count + queries.wrong
+    return counting.attributed(method, of, n, (trained, once), asked, checkpoints)
 
 
 def measure(
@@ -185,15 +203,15 @@ def measure(
         state, basis_seconds = stored_state(
             "proponents_basis", wanted, method, lambda: (task, train.examples)
         )
-    started = time.perf_counter()
+    started = wall(task.device)
     if isinstance(method, Representer):
         if not isinstance(task.loss, Objective):
             raise MethodError("Representer needs a task made by Task.of(module, loss)")
         task = replace(task, measurement=Objective(task.loss.model, predicted_logit))
     fitted = method.fit(task, train.examples, state)
-    fit_seconds = time.perf_counter() - started
+    fit_seconds = wall(task.device) - started
     scores = fitted.scores(query.examples, train.examples)
-    seconds = time.perf_counter() - started - fit_seconds
+    seconds = wall(task.device) - started - fit_seconds
     explained, more = query.label, {}
     if isinstance(fitted, FittedRepresenter):
         explained = fitted.classes(query.examples).cpu().numpy()

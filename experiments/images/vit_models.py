@@ -16,15 +16,17 @@ import torch
 from experiments.data import cifar, digits, labels
 from experiments.images.cifar_models import accuracy
 from experiments.laboratory import provenance, runs
+from experiments.laboratory.counting import image_unit
 from experiments.laboratory.device import device, on_device
 from experiments.laboratory.errors import UserError
+from experiments.laboratory.work import Unit, Work
 from experiments.models.vit import VisionTransformer, ViT
 from experiments.models.vit_checkpoint import Published
 from experiments.training import models as training
 from experiments.training.augmentation import CropAndFlip, augmented
 from experiments.training.loop import fit, load_params
 from experiments.training.plans import AdamW, SharpnessAware, cross_entropy
-from methods.task import Examples, take
+from methods.examples import Examples, take
 
 Source = Literal["original", "jpeg", "digits"]
 N_DIGITS, DIGITS_TEST = 1_797, 400  # the last of the bundled digits, in a fixed random order
@@ -145,7 +147,7 @@ def tuned(model: Model) -> Tuned:
     learned = training.train_once(
         "vit_model",
         model,
-        lambda: model.network.build(model.seed).to(device()),
+        partial(model.network.build, model.seed),
         cross_entropy,
         partial(_tune, model),
         weight_decay=model.fit.weight_decay,
@@ -188,6 +190,29 @@ def _pretrain(wanted: Pretrained, scratch: Path) -> dict[str, Any]:
         "accuracy_train": accuracy(module, take(train, slice(0, 2_000))),
         "accuracy_held": accuracy(module, others),
     }
+
+
+def unit(network: ViT) -> Unit:
+    """A pass of the network over one image."""
+    return image_unit(network, network.image_shape, cross_entropy)
+
+
+def work(model: Model) -> Work:
+    """What fine-tuning takes, with the training before it if that is done here."""
+    of, data, start = unit(model.network), model.data, model.start
+    label = f"ViT of {of.size:,} parameters"
+    before: tuple[Work, ...] = ()
+    if isinstance(start, Pretraining):
+        wanted = Pretrained(model.network, data.source, start)
+        before = (
+            training.training_work(
+                "vit_pretrained", wanted, of, start.n, start.fit, f"{label}, before"
+            ),
+        )
+    scored = data.n_train + data.n_test
+    return training.training_work(
+        "vit_model", model, of, data.n_train, model.fit, label, parts=before, scored=scored
+    )
 
 
 PAPER = Model()

@@ -3,26 +3,27 @@
 Separate from `runs`, which analysis imports without any method.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from experiments.laboratory import runs
+from experiments.laboratory.clock import wall
 from methods.attributor import Attributor, State
+from methods.examples import Examples, chunks
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.ihvp.compressed import Compressed
 from methods.ihvp.lissa import LiSSA
 from methods.influence import Influence
 from methods.random_projection import RandomProjection
 from methods.rows.projections import Gaussian, Select
-from methods.task import Examples, Task, chunks
+from methods.task import Task
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,17 @@ def stored_state(
     config: Any,
     method: Attributor,
     load: Callable[[], tuple[Task, Examples]],
-    clock: Callable[[], float] = time.perf_counter,
+    now: Callable[[], float] | None = None,
 ) -> tuple[State, float]:
     """The once-per-model work of `method`, and its seconds: the run `name` of `config`.
 
     `load` gives the task and the training examples; it is called only if no run has the arrays.
+    The clock is `now`, or the one on the wall.
     """
 
     def compute(_scratch: Path) -> dict[str, Any]:
         task, train = load()
+        clock = now or partial(wall, task.device)
         started = clock()
         arrays = method.state(task, train)
         seconds = clock() - started
@@ -122,6 +125,8 @@ def _projection(method: Any) -> Any:
 
 def quality(corrupted: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """AUC and AP of scores (n,) for what is corrupted (n,), and the AP of random scores."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     return {
         "auc": float(roc_auc_score(corrupted, scores)),
         "ap": float(average_precision_score(corrupted, scores)),

@@ -9,12 +9,24 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 
-def now(device: str) -> float:
+def now(device: torch.device | str) -> float:
     """Seconds: of this process's CPU time, so that other processes count little, or of the GPU."""
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
+    return time.process_time() if torch.device(device).type == "cpu" else wall(device)
+
+
+def wall(device: torch.device | str) -> float:
+    """Seconds of a clock on the wall, once the device has done what it was given."""
+    synchronise(device)
     return time.perf_counter()
+
+
+def synchronise(device: torch.device | str) -> None:
+    """Wait until the device has done what it was given: calls return before their work is done."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        torch.cuda.synchronize(device)
+    elif kind == "mps":
+        torch.mps.synchronize()
 
 
 def in_turns(
@@ -49,11 +61,16 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def seconds(work: Callable[[], Any], device: torch.device | str) -> float:
+    """Seconds of one call, by the clock of a kind of device."""
+    began = now(device)
+    work()
+    return now(device) - began
+
+
 def cpu_seconds(work: Callable[[], Any]) -> float:
     """Processor seconds of one call, of all its threads; they exclude other programs."""
-    began = time.process_time()
-    work()
-    return time.process_time() - began
+    return seconds(work, "cpu")
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:

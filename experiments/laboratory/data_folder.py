@@ -1,18 +1,20 @@
 """Where data sets are, and how their files are read, noted and downloaded."""
 
-import contextlib
 import hashlib
+import http.client
 import os
 import shutil
+import ssl
 import tempfile
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from experiments.laboratory.errors import UserError
+from experiments.laboratory.errors import UserError, quoted
 from experiments.laboratory.provenance import REPOSITORY, note
 
 HUGGING_FACE = "https://huggingface.co"
@@ -22,7 +24,7 @@ T = TypeVar("T")
 
 def root() -> Path:
     """$RETRACE_DATA (which `--data DIR` sets), or `data` in the repository."""
-    return Path(os.environ.get("RETRACE_DATA") or REPOSITORY / "data")
+    return Path(os.environ.get("RETRACE_DATA") or REPOSITORY / "data").expanduser()
 
 
 def model_folder(name: str) -> Path | None:
@@ -40,7 +42,7 @@ def missing(what: str, reason: str, remedy: str, contents: str) -> UserError:
 
 def replace(path: Path) -> str:
     """The remedy for a damaged file that is never downloaded."""
-    return f"remove it with `rm {path}` and copy a complete one there"
+    return f"remove it with `rm {quoted(path)}` and copy a complete one there"
 
 
 def read(path: Path, remedy: str, kind: str = "") -> bytes:
@@ -50,25 +52,39 @@ def read(path: Path, remedy: str, kind: str = "") -> bytes:
         note_file(path, kind)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise UserError(f"cannot read {path} ({reason}): {remedy}") from error
+        if path.is_dir():
+            remedy = remedy.replace("`rm ", "`rm -r ")
+        raise UserError(f"cannot read {quoted(path)} ({reason}): {remedy}") from error
     return content
 
 
 def read_text(path: Path, remedy: str, kind: str = "") -> str:
-    """The same of a UTF-8 text."""
+    """The same of a UTF-8 text, without the mark that some editors begin it with."""
     try:
-        return read(path, remedy, kind).decode()
+        return read(path, remedy, kind).decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {remedy}") from error
+        raise not_utf8(path, error, remedy) from error
+
+
+def not_utf8(
+    path: Path, error: UnicodeDecodeError, remedy: str, line: int | None = None
+) -> UserError:
+    """The error for a text in another encoding, such as Latin-1."""
+    where = f"line {line}" if line else f"byte {error.start:,}"
+    return UserError(
+        f"{quoted(path)} is not UTF-8 text ({where} has 0x{error.object[error.start]:02x}): "
+        f"{remedy}, or convert it, as by `iconv -f latin1 -t utf-8`"
+    )
 
 
 def checksum(path: Path) -> str:
     """The md5 of a file, computed again only after the file has changed."""
-    return _checksum(path, path.stat().st_mtime_ns)
+    about = path.stat()
+    return _checksum(path, (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
 
 
 @cache
-def _checksum(path: Path, _changed: int) -> str:
+def _checksum(path: Path, _version: tuple[int, ...]) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
@@ -87,18 +103,24 @@ def note_content(name: str, *parts: bytes) -> None:
     note("data", {name: f"md5 {digest.hexdigest()}"})
 
 
-def reachable(*addresses: str) -> bool:
+def reachable(*addresses: str, refusals: bool = False) -> bool:
     """Whether any server answers within seconds: libraries that download retry for minutes.
 
-    Each is asked in a thread, as resolving a name may take minutes to fail.
+    With `refusals`, an error is an answer too, as of a server that expects credentials. Each is
+    asked in a thread, as resolving a name may take minutes to fail.
     """
     answered = threading.Event()
 
     def ask(address: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        try:
             request = urllib.request.Request(address, method="HEAD")
             urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
-            answered.set()
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None)
+            there = isinstance(error, urllib.error.HTTPError) or isinstance(reason, ssl.SSLError)
+            if not (refusals and there):
+                return
+        answered.set()
 
     threads = [threading.Thread(target=ask, args=(each,), daemon=True) for each in addresses]
     for thread in threads:

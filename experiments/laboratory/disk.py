@@ -4,14 +4,21 @@ import contextlib
 import hashlib
 import io
 import os
+import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 
+from experiments.laboratory.errors import one_line, quoted
+
 Arrays = Mapping[str, np.ndarray]
+
+BLOCK = 1 << 20  # bytes read at once
+BEFORE = ".before"
+SEAL_BYTES = len("\nsha256 \n") + 64
 
 
 @contextlib.contextmanager
@@ -30,6 +37,85 @@ def write_file(path: Path, content: bytes) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(content)
         sync(file)
+
+
+class Damaged(ValueError):
+    """A file without its seal: cut off, changed, or of another name."""
+
+
+def seal(path: Path, content: bytes | memoryview) -> bytes:
+    """The last line of a file that holds `content` under that name: the checksum of both."""
+    return f"\nsha256 {_sum(path, [content])}\n".encode()
+
+
+def write_sealed(path: Path, content: bytes, keep: bool = False) -> None:
+    """Replace a file atomically by content and its seal; `keep` the file as it was, too.
+
+    After a kill between the two, only the one that was kept is there.
+    """
+    if keep:
+        with contextlib.suppress(FileNotFoundError):
+            path.replace(before(path))
+    write_file(path, content + seal(path, content))
+
+
+def read_sealed(path: Path) -> bytes:
+    """The content of a file that `write_sealed` wrote; Damaged if it is not as it was written."""
+    whole = path.read_bytes()
+    content = memoryview(whole)[:-SEAL_BYTES]
+    if len(whole) < SEAL_BYTES or whole[-SEAL_BYTES:] != seal(path, content):
+        raise Damaged(f"{path.name} is not as it was written")
+    return whole[:-SEAL_BYTES]
+
+
+def check_sealed(path: Path) -> None:
+    """Read a file in blocks; Damaged if it is not as it was written."""
+    left = path.stat().st_size - SEAL_BYTES
+    with path.open("rb") as file:
+        found = _sum(path, iter(lambda: file.read(min(BLOCK, max(0, left - file.tell()))), b""))
+        if left < 0 or file.read() != f"\nsha256 {found}\n".encode():
+            raise Damaged(f"{path.name} is not as it was written")
+
+
+def before(path: Path) -> Path:
+    """Where a file lies that `write_sealed` kept."""
+    return path.with_name(f"{path.name}{BEFORE}")
+
+
+def intact(path: Path) -> Iterator[tuple[Path, bytes]]:
+    """A sealed file and its content, then the one before; a damaged one is said and removed."""
+    for one in (path, before(path)):
+        try:
+            content = read_sealed(one)
+        except FileNotFoundError:
+            continue
+        except (OSError, Damaged) as error:
+            discard(one, error)
+            continue
+        yield one, content
+
+
+def discard(path: Path, error: Exception) -> None:
+    """Say in one line that a saved file cannot be used and what is done instead; remove it.
+
+    One that the system failed to read stays: it may be whole.
+    """
+    reason = one_line(error)[:200] or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        reason = f"{error.strerror.lower()}: {Path(error.filename or path).name}"
+    earlier = not path.name.endswith(BEFORE) and before(path).exists()
+    instead = "work goes on from the one before it" if earlier else "that work is done again"
+    print(f"{quoted(path)} is discarded ({reason}): {instead}", file=sys.stderr)
+    if not isinstance(error, OSError):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _sum(path: Path, blocks: Iterable[bytes | memoryview]) -> str:
+    digest = hashlib.sha256(path.name.removesuffix(BEFORE).encode() + b"\0")
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def publish(draft: Path, path: Path) -> None:
@@ -51,13 +137,19 @@ def checkpointed(
     Processes that compute together must `agree` whether to read: each has a folder of its own.
     """
     path = scratch / f"{name}.npz"
-    if agree(path.exists()):
-        with np.load(path) as saved:
-            return dict(saved)
+    saved = next((_arrays(content) for _, content in intact(path)), None)
+    if agree(saved is not None):
+        assert saved is not None, "all have agreed"
+        return saved
     arrays, content = compute(), io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
-    write_file(path, content.getvalue())
+    write_sealed(path, content.getvalue())
     return arrays
+
+
+def _arrays(content: bytes) -> Arrays:
+    with np.load(io.BytesIO(content)) as saved:
+        return dict(saved)
 
 
 def sync(file: BinaryIO) -> None:
@@ -73,6 +165,20 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_checksum(path: Path) -> str:
+    """The same of a file, read in blocks."""
+    with path.open("rb") as file:
+        return stream_checksum(file)
+
+
+def stream_checksum(file: IO[bytes]) -> str:
+    """The same of what is left to read."""
+    digest = hashlib.sha256()
+    for block in iter(lambda: file.read(BLOCK), b""):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def checksum(content: bytes) -> str:

@@ -1,24 +1,42 @@
 """An experiment: a function of a config, presets (lists of configs), and its command line."""
 
 import argparse
+import importlib
 import itertools
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from experiments.laboratory import cost, process, progress, runs, tracking
-from experiments.laboratory.errors import USER_MISTAKE, Parser, UserError, nearest
-from experiments.laboratory.overrides import CUSTOM, options, override, parts
+import experiments
+from experiments.laboratory import cost, listing, outdated, process, progress, provenance, runs
+from experiments.laboratory.cost import Estimate
+from experiments.laboratory.errors import (
+    USER_MISTAKE,
+    Parser,
+    UserError,
+    failed,
+    nearest,
+    number,
+    one_line,
+    quoted,
+    say,
+)
+from experiments.laboratory.options import device_options, hand_down
+from experiments.laboratory.overrides import CUSTOM, check_counts, override
 from experiments.laboratory.runs import Outcome, Run
-from experiments.laboratory.table import aligned, counted, flatten, summarise, varying
+from experiments.laboratory.sweeps import sweep
+from experiments.laboratory.table import aligned, counted, summarise
+from experiments.laboratory.tracking import trackers
+from experiments.laboratory.work import RATES, Rate, Work, rate
 
-ConfigT = TypeVar("ConfigT")
+__all__ = ["Experiment", "sweep"]
+
 Table = Callable[[list[Run]], tuple[list[str], list[list[str]]]]
 
 PYTORCH_WARNING = ".*torch.jit.script. is deprecated"  # its forward mode warns of its own code
@@ -34,8 +52,8 @@ class Experiment:
     config that several cells have in common, computed once: on a cluster these cells are one task.
     `processes` is how many processes can work on one cell together: torchrun starts them, and
     they find each other by `methods.workers.here()`. `gpu` says whether the experiment computes
-    on a GPU where there is one, one GPU per process. `forecast(runs)` returns a line for the cost
-    card, computed from the finished runs.
+    on a GPU where there is one, one GPU per process. `work(config)` counts what a cell takes, for
+    the cost card. `forecast(runs)` returns a line for it, computed from the finished runs.
     """
 
     name: str
@@ -48,6 +66,7 @@ class Experiment:
     shared: str = "model"
     processes: int = 1
     gpu: bool = False
+    work: Callable[[Any], Work] | None = None
     forecast: Callable[[list[Run]], str] | None = None
 
     def cells(self, preset: str) -> list[Any]:
@@ -58,7 +77,8 @@ class Experiment:
 
     def uses_gpu(self, preset: str) -> bool:
         """Whether a cell of a preset can use a GPU: not if every config says `device="cpu"`."""
-        return self.gpu and {getattr(c, "device", "") for c in self.presets[preset]} != {"cpu"}
+        cells = self.presets.get(preset, ())
+        return self.gpu and {getattr(cell, "device", "") for cell in cells} != {"cpu"}
 
     def once(self, config: Any) -> Run:
         """The run of one config, computed if it is not on disk yet."""
@@ -69,20 +89,50 @@ class Experiment:
             agree = here().all
         return runs.once(self.name, config, lambda scratch: self.run(config, scratch), agree)
 
-    def cost_card(
-        self, preset: str, cells: Sequence[Any], per_task: int = 0, unit: str = "GPU"
-    ) -> str:
-        """Cells, what is missing, measured seconds, hours left and disk, by kind of method.
+    def works(self, preset: str, cells: Sequence[Any]) -> list[Work]:
+        """What each cell takes: counted, or a share of the seconds declared for the preset."""
+        of_preset, seconds = self.presets.get(preset), self.seconds.get(preset)
+        each = seconds / len(of_preset) if seconds and of_preset else None
+        made = [
+            self.work(cell) if self.work else Work(cost.kind(cell), given=each) for cell in cells
+        ]
+        return [
+            replace(work, name=self.name, config=cell)
+            for work, cell in zip(made, cells, strict=True)
+        ]
 
-        With `per_task` devices of a unit (`GPU`, `core`) per task, also their hours.
+    def estimate(
+        self, preset: str, works: Sequence[Work], unit: str = "GPU", speed: str | None = None
+    ) -> tuple[Rate, Estimate]:
+        """The rate of the device, and what is left of the cells' work at it."""
+        whole, devices = self.presets.get(preset), _device_module()
+        gpu = unit == "GPU" and self.uses_gpu(preset) and preset not in ("smoke", "small")
+        name = devices.gpu_name() if devices else None
+        here = rate(cost.asked(speed, "RETRACE_RATE"), name, gpu)
+        declared = self.seconds.get(preset) if whole and len(works) == len(whole) else None
+        return here, cost.estimate(works, here, declared)
+
+    def cost_card(
+        self,
+        preset: str,
+        cells: Sequence[Any],
+        per_task: int = 0,
+        unit: str = "GPU",
+        *,
+        speed: str | None = None,
+        price: str | None = None,
+    ) -> str:
+        """Cells, what is missing, and the hours, memory and disk it takes, by kind of work.
+
+        With `per_task` devices of a unit (`GPU`, `core`) per task, also their hours. `speed` is
+        the device's rate as `--rate` has it, `price` that of an hour.
         """
-        declared = None
-        if preset in self.seconds and self.presets.get(preset):
-            declared = self.seconds[preset] / len(self.presets[preset])
-        computed = [runs.find(self.name, cell) for cell in cells]
-        estimate = cost.estimate(cells, computed, declared)
-        finished = [run for run in computed if run is not None]
-        lines = cost.lines(self.name, preset, estimate, finished)
+        works = self.works(preset, cells)
+        finished = [run for cell in cells if (run := runs.find(self.name, cell)) is not None]
+        here, estimate = self.estimate(preset, works, unit, speed)
+        money = cost.priced(cost.asked(price, "RETRACE_PRICE"))
+        others = cost.elsewhere(works) if self.work else ""
+        lines = cost.lines(self.name, preset, estimate, finished, here, others, money)
         if self.forecast:
             lines.append(self.forecast(finished))
         if per_task:
@@ -94,50 +144,27 @@ class Experiment:
 
         Return the exit code: 2 for a mistake the user can correct, 130 if interrupted.
         """
+        experiments.imported()
         try:
-            with process.stoppable():
-                return _main(self, sys.argv[1:] if argv is None else list(argv))
-        except SystemExit as end:  # --help
-            return int(end.code or 0)
+            try:
+                with process.stoppable():
+                    code = _main(self, sys.argv[1:] if argv is None else list(argv))
+            except SystemExit as end:  # --help
+                code = int(end.code or 0)
+            sys.stdout.flush()  # a full disk may refuse only now what was printed
+            return code
         except KeyboardInterrupt:
             message = "interrupted: finished cells are kept; the same command continues from there"
-            print(f"\n{message}", file=sys.stderr)
+            say(f"\n{message}")
             return process.INTERRUPTED
-        except BrokenPipeError:  # --list | head
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+        except OSError as error:
+            return failed(error)
         except Exception as error:
-            if not _is_user_error(error):
+            devices, line = _device_module(), str(error) if _is_user_error(error) else ""
+            if not line and not (line := devices.unsupported(error) if devices else ""):
                 raise
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            say(f"error: {one_line(line)}")
             return USER_MISTAKE
-
-
-def sweep(config: ConfigT, **axes: Iterable[Any]) -> list[ConfigT]:
-    """Every combination of the values of some fields, the last axis varying fastest.
-
-    A field of a field is written with two underscores: `sweep(Config(), model__seed=range(5))`.
-    """
-    for name, values in axes.items():
-        if isinstance(values, str) or not isinstance(values, Iterable):
-            raise UserError(f"sweep: {name} is {values!r}: give the list of its values")
-    cells = []
-    for combination in itertools.product(*axes.values()):
-        cell = config
-        for name, value in zip(axes, combination, strict=True):
-            cell = _replace(cell, name.split("__"), value)
-        cells.append(cell)
-    return cells
-
-
-def _replace(config: Any, path: list[str], value: Any) -> Any:
-    name, *rest = path
-    known = [f.name for f in fields(config)] if is_dataclass(config) else []
-    if name not in known:
-        raise UserError(f"{type(config).__name__} has no field {name!r}: {nearest(name, known)}")
-    return replace(
-        config, **{name: _replace(getattr(config, name), rest, value) if rest else value}
-    )
 
 
 def _is_user_error(error: Exception) -> bool:
@@ -149,6 +176,11 @@ def _is_user_error(error: Exception) -> bool:
     )
 
 
+def _device_module() -> Any:
+    """The module that chooses the device; None if the code of no experiment has imported it."""
+    return sys.modules.get("experiments.laboratory.device")
+
+
 def _main(experiment: Experiment, argv: list[str]) -> int:
     warnings.filterwarnings("ignore", message=PYTORCH_WARNING)
     process.keep_freed()
@@ -156,6 +188,7 @@ def _main(experiment: Experiment, argv: list[str]) -> int:
     given, settings = parser.parse_known_args(argv)
     if given.data:
         os.environ["RETRACE_DATA"] = given.data
+    hand_down(given)
     preset = given.preset
     cells = experiment.cells(preset)
     chosen = list(range(len(cells))) if given.cell is None else given.cell
@@ -165,26 +198,73 @@ def _main(experiment: Experiment, argv: list[str]) -> int:
     if settings:
         standard = [option for action in parser._actions for option in action.option_strings]
         place, cell = override([cells[i] for i in chosen], settings, standard)
+        check_counts(cell, itertools.chain.from_iterable(experiment.presets.values()))
         changed = f"\n{CUSTOM} is cell {chosen[place]} of {preset}, with {' '.join(settings)}"
         cells, preset, chosen = [cell], CUSTOM, [0]
+    if given.gpus and not given.workers:
+        raise UserError(f"--gpus {given.gpus} is for --workers N: give both, or --device cuda:0")
     if given.count:
         print(len(chosen))
     elif given.list:
-        _list(experiment, cells, chosen)
+        print(listing.cells_and_runs(experiment.name, cells, chosen))
     elif given.plan:
-        print(experiment.cost_card(preset, [cells[i] for i in chosen]))
+        some = [cells[i] for i in chosen]
+        print(experiment.cost_card(preset, some, speed=given.rate, price=given.price))
+        if stages := _stages(experiment, preset, given):
+            print(f"\n{stages}")
+    elif given.workers:
+        return _on_workers(experiment, given, chosen)
     else:
-        _run(experiment, preset, cells, chosen)
+        provenance.commit()  # of the code in memory, whatever is committed while it runs
+        with runs.remaking(given.remake), outdated.telling(process.is_first()):
+            if given.only:
+                _make_only(experiment, [cells[i] for i in chosen], given.only)
+            else:
+                _run(experiment, preset, cells, chosen)
     if settings and not given.count:
         print(changed)
     return 0
+
+
+def _stages(experiment: Experiment, preset: str, given: argparse.Namespace) -> str:
+    """The stages of a whole preset, as an array or the workers of one machine compute it."""
+    if given.cell is not None or preset == CUSTOM:
+        return ""
+    stages = importlib.import_module("experiments.cluster.stages")
+    return str(stages.card(experiment, preset, given.workers, given.rate))
+
+
+def _on_workers(experiment: Experiment, given: argparse.Namespace, chosen: list[int]) -> int:
+    """Compute a preset by processes of this machine, then print its numbers; the exit code."""
+    cells = experiment.cells(given.preset)
+    if len(chosen) != len(cells) or given.remake:
+        raise UserError("--workers does a whole preset: leave out --cell, --remake and settings")
+    local = importlib.import_module("experiments.cluster.local")
+    start = _start(experiment, cells)
+    code: int = local.compute(experiment, given.preset, given.workers, given.gpus)
+    if not code:
+        _run(experiment, given.preset, cells, chosen, start)
+    return code
+
+
+def _make_only(experiment: Experiment, cells: Sequence[Any], address: str) -> None:
+    """Compute cells as far as the run NAME/KEY, which they need."""
+    for cell in cells:
+        if not runs.present(address):
+            _choose_device(experiment, [cell])
+            with _process_group(experiment), progress.show(), runs.until(address):
+                experiment.once(cell)
+    if not runs.present(address):
+        raise UserError(f"there is no {address}, and these cells make none: leave out --only")
+    if process.is_first():
+        print(f"{address} is there")
 
 
 def _parser(experiment: Experiment) -> argparse.ArgumentParser:
     parser = Parser(
         prog=f"python -m experiments.{experiment.name}",
         description=experiment.summary or None,
-        epilog=_epilog(experiment),
+        epilog=listing.presets_and_fields(experiment.name, experiment.presets, experiment.seconds),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -194,82 +274,114 @@ def _parser(experiment: Experiment) -> argparse.ArgumentParser:
     parser.add_argument(
         "--cell", type=int, action="append", metavar="I", help="run only this cell (repeatable)"
     )
+    parser.add_argument("--only", metavar="NAME/KEY", help="compute only this run that it needs")
+    parser.add_argument(
+        "--workers", type=number(1), metavar="N", help="compute by N processes of this machine"
+    )
+    parser.add_argument(
+        "--gpus", metavar="G", help="of --workers: all, or 0,1 (default: all, if a cell uses one)"
+    )
     parser.add_argument("--count", action="store_true", help="print only the number of cells")
     parser.add_argument(
         "--list", action="store_true", help="print the cells, and whether each has a run"
     )
+    parser.add_argument(
+        "--remake", action="store_true", help="compute runs that other code made again"
+    )
     parser.add_argument("--plan", action="store_true", help="print what is missing and its cost")
+    parser.add_argument(
+        "--rate",
+        metavar="R",
+        help=f"of --plan: operations a second, as 40e12, or {', '.join(RATES)} "
+        "(default: $RETRACE_RATE, or the device here)",
+    )
+    parser.add_argument(
+        "--price", metavar="P", help="of --plan: of an hour of the device (default: $RETRACE_PRICE)"
+    )
     parser.add_argument(
         "--data", metavar="DIR", help="the folder of data sets (default: $RETRACE_DATA, data)"
     )
+    device_options(parser)
     return parser
 
 
-def _epilog(experiment: Experiment) -> str:
-    lines = ["presets:"]
-    width = max(map(len, experiment.presets))
-    for name, cells in experiment.presets.items():
-        price = cost.in_words(experiment.name, cells, experiment.seconds.get(name))
-        lines.append(f"  {name:{width}}  {counted(len(cells), 'cell')}, {price}")
-    name, cells = next(iter(experiment.presets.items()))
-    lines += ["", f"any field of a cell can be set; those of cell 0 of preset {name}:"]
-    lines += [f"  --{option} {value}" for option, value in options(cells[0]).items()]
-    if alternatives := parts(cells[0]):
-        lines += ["", "after them, a whole part can be chosen:"]
-        lines += [f"  {' '.join(kinds)}" for kinds in alternatives.values()]
-    lines += ["", "A cell with settings runs as preset `custom`, which no artifact reads."]
-    return "\n".join(lines)
+def _start(experiment: Experiment, cells: Sequence[Any]) -> tuple[float, int]:
+    """The time now, and how many of the cells have a run."""
+    return time.perf_counter(), sum(runs.find(experiment.name, c) is not None for c in cells)
 
 
-def _list(experiment: Experiment, cells: Sequence[Any], chosen: Sequence[int]) -> None:
-    settings = [flatten(runs.describe(cell)) for cell in cells]
-    names = varying(settings) or list(settings[0])
-    rows = []
-    for i in chosen:
-        state = "present" if runs.find(experiment.name, cells[i]) else "missing"
-        values = [str(settings[i].get(name, "")) for name in names]
-        rows.append([str(i), runs.key(cells[i]), state, *values])
-    print(aligned(["cell", "key", "run", *names], rows))
-
-
-def _run(experiment: Experiment, preset: str, cells: list[Any], chosen: list[int]) -> None:
-    began = time.perf_counter()
-    present = sum(runs.find(experiment.name, cells[i]) is not None for i in chosen)
+def _run(
+    experiment: Experiment,
+    preset: str,
+    cells: list[Any],
+    chosen: list[int],
+    start: tuple[float, int] | None = None,
+) -> None:
+    """Compute what is missing and print the numbers, with what was computed since the start."""
+    began, present = start or _start(experiment, [cells[i] for i in chosen])
     runs.plan(experiment.name, preset, cells)
-    mirror = tracking.Mirror(experiment.name, preset)
+    if present < len(chosen):
+        _choose_device(experiment, [cells[i] for i in chosen])
+    with trackers.Trackers(experiment.name, preset) as shown:
+        finished = _compute(experiment, preset, cells, chosen, shown)
+        if process.is_first():  # of several processes of a cell, only the first prints
+            made, seconds = len(finished) - present, time.perf_counter() - began
+            took = f"{made} computed now, in {cost.duration(seconds)}"
+            print(f"{_summary(experiment, finished)}: {took}", flush=True)
+
+
+def _compute(
+    experiment: Experiment,
+    preset: str,
+    cells: list[Any],
+    chosen: list[int],
+    shown: trackers.Trackers,
+) -> list[Run]:
     finished = []
     with _process_group(experiment), progress.show() as display:
         for i in display.track(chosen, f"{experiment.name} {preset}"):
             try:
-                with mirror.watching(cells[i]):
+                with shown.watching(cells[i]):
                     finished.append(experiment.once(cells[i]))
             except Exception as error:
                 if not _is_user_error(error) or len(cells) == 1:
                     raise
                 raise UserError(f"cell {i} of preset {preset}: {error}") from error
-            mirror.send(finished[-1])
+            shown.send(finished[-1])
         if len(chosen) == len(cells):  # otherwise the job that gathers all cells does it
-            mirror.finish()
-    if os.environ.get("RANK", "0") != "0":
-        return  # of several processes of a cell, only the first prints
+            shown.finish()
+    return finished
+
+
+def _summary(experiment: Experiment, finished: list[Run]) -> str:
+    """The table of finished runs, and where they are."""
     header, rows = (
         experiment.table(finished) if experiment.table else summarise(finished, experiment.columns)
     )
-    print(aligned(header, rows))
     home = runs.results() / "runs" / experiment.name
     if home.is_relative_to(os.getcwd()):
         home = home.relative_to(os.getcwd())
-    computed, seconds = len(finished) - present, time.perf_counter() - began
-    print(
-        f"\n{counted(len(finished), 'run')} in {home}: "
-        f"{computed} computed now, in {cost.duration(seconds)}"
-    )
+    return f"{aligned(header, rows)}\n\n{counted(len(finished), 'run')} in {quoted(home)}"
+
+
+def _choose_device(experiment: Experiment, cells: Sequence[Any]) -> None:
+    """Choose the device before anything is computed; a UserError if that cannot be."""
+    on_gpu = any(getattr(cell, "device", "") != "cpu" for cell in cells)
+    computes = experiment.gpu and _device_module() is not None and on_gpu
+    asked = os.environ.get("RETRACE_DEVICE", "auto") not in ("auto", "cpu")
+    if computes or asked or process.deterministic():
+        from experiments.laboratory.device import device
+
+        if device().type != "cpu" and not computes:
+            print(f"device: these cells of {experiment.name} stay on the CPU", file=sys.stderr)
 
 
 def _process_group(experiment: Experiment) -> AbstractContextManager[Any]:
-    """The processes that torchrun started, if the experiment can use several."""
+    """The processes that torchrun or srun started, if the experiment can use several."""
     if experiment.processes == 1:
         return nullcontext()
     from methods.workers import joined
 
-    return joined()
+    devices = _device_module()
+    chosen = {"device": devices.device} if devices else {}
+    return joined(**chosen, stop=process.stop_if_requested)

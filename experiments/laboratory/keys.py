@@ -4,12 +4,23 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
 from experiments.laboratory.errors import UserError
+
+LATER = "later"
+
+
+def later(default: Any) -> Any:
+    """The default of a field that a config gained when it had runs already.
+
+    It must mean what those runs did: a config with this default is described without the field, so
+    its runs keep their keys. The field comes last and is given by name, `Fit(precision="bf16")`.
+    """
+    return field(default=default, kw_only=True, metadata={LATER: True})
 
 
 class NotDescribable(UserError, TypeError):
@@ -19,7 +30,8 @@ class NotDescribable(UserError, TypeError):
 def describe(config: Any) -> Any:
     """A frozen dataclass as JSON-able data, nested ones too, each with its class as "type".
 
-    Fields with `compare=False` are left out: they change no number (batch sizes and the like).
+    Fields with `compare=False` are left out: they change no number (batch sizes and the like). So
+    are those of `later` while they have their default.
     """
     return _describe(config, type(config).__name__)
 
@@ -46,6 +58,8 @@ def _describe(value: Any, where: str) -> Any:
         if math.isfinite(value):
             return value
         raise NotDescribable(f"{where} is {value}: use None for a setting that has no number")
+    if isinstance(value, type):
+        return value.__name__
     if isinstance(value, tuple | list):
         return [_describe(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
@@ -58,14 +72,14 @@ def _describe(value: Any, where: str) -> Any:
 
 def _describe_dataclass(value: Any, where: str) -> dict[str, Any]:
     described: dict[str, Any] = {"type": type(value).__name__}
-    for field in fields(value):
-        if field.name == "type":
+    for one in fields(value):
+        if one.name == "type":
             raise NotDescribable(f"{where}.type: the name is taken by the class; rename the field")
-        if not field.compare:
+        item = getattr(value, one.name)
+        if not one.compare or (one.metadata.get(LATER) and item == one.default):
             continue
-        item = getattr(value, field.name)
         # 1 and 1.0 for the same learning rate are the same config.
-        if field.type in (float, "float") and type(item) is int:
+        if one.type in (float, "float") and type(item) is int:
             item = float(item)
-        described[field.name] = _describe(item, f"{where}.{field.name}")
+        described[one.name] = _describe(item, f"{where}.{one.name}")
     return described

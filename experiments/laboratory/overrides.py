@@ -4,7 +4,7 @@ import contextlib
 import io
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -12,14 +12,32 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from experiments.laboratory.errors import UserError, nearest
 
 CUSTOM = "custom"
+COUNTS = frozenset(
+    [
+        "count",
+        "draws",
+        "networks",
+        "queries",
+        "repeats",
+        "rounds",
+        "samples",
+        "seeds",
+        "stack",
+        "top",
+    ]
+)
 
 
 def options(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every setting of a config by dotted name, with its value."""
     settings: dict[str, Any] = {}
     for field in fields(config):
+        if not field.init:  # such as the name of a generator: no choice
+            continue
         value, name = getattr(config, field.name), f"{prefix}{field.name}"
-        if is_dataclass(value) and not isinstance(value, type):
+        if isinstance(value, type):  # chosen where the config is written
+            continue
+        if is_dataclass(value):
             settings |= options(value, f"{name}.")
         else:
             settings[name] = value
@@ -68,6 +86,24 @@ def override(
         if all(_has(cell, name) for name in names):
             return place, _parse(cell, words, subcommands=False)
     raise _unknown(cells, names, standard)
+
+
+def check_counts(cell: Any, known: Iterable[Any]) -> None:
+    """Refuse a number of things that leaves nothing to compute a number from.
+
+    A mean over no query is NaN, which would only be seen after everything was trained. Counts are
+    fields called `n_...`, or by one of COUNTS. Where some known cell has 0, that has a meaning.
+    """
+    least: dict[str, int] = {}
+    for other in known:
+        for name, value in options(other).items():
+            if type(value) is int:
+                least[name] = min(value, least.get(name, 1))
+    for name, value in options(cell).items():
+        last, fewest = name.rpartition(".")[2], max(0, least.get(name, 1))
+        counts = type(value) is int and (last.startswith("n_") or last in COUNTS)
+        if counts and value < fewest:
+            raise UserError(f"{name} is {value}: give {fewest} or more")
 
 
 def _has(cell: Any, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""This process: how it is asked to stop, and how it holds memory.
+"""This process: what is asked of it, how it holds memory, and whether it is first of several.
 
 A time limit that comes near, a preemption and an eviction all arrive as SIGUSR1 or SIGTERM. The
 first one only raises a flag; loops that keep their state on disk look at it, save, then stop. Code
@@ -8,11 +8,13 @@ done since the last save.
 
 import contextlib
 import ctypes
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
+GPU_SHARE = "RETRACE_GPU_SHARE"  # of the GPU's memory, which this process may take
 GRACE = 10.0  # seconds; Slurm's own default between asking and killing is 30
 INTERRUPTED = 130  # exit code
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
@@ -23,6 +25,25 @@ _flag = threading.Event()
 
 class Stopped(KeyboardInterrupt):
     """Raised where work stops on request; finished work and saved state are kept."""
+
+
+def is_first() -> bool:
+    """Whether this process is the only one, or the first of those that torchrun or srun started."""
+    from methods.launchers import is_first  # reading runs needs nothing of methods
+
+    return is_first()
+
+
+def deterministic() -> bool:
+    """Whether --deterministic, or RETRACE_DETERMINISTIC, asks for deterministic algorithms."""
+    return os.environ.get("RETRACE_DETERMINISTIC", "0") not in ("", "0")
+
+
+def cores() -> int:
+    """The cores that this process may use, whatever the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def stop_requested() -> bool:

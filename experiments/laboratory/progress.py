@@ -11,17 +11,26 @@ from typing import Any
 from methods.progress import show_with
 
 DELAY = 2.0  # seconds before a bar appears
+now = time.monotonic
 
-Watcher = Callable[[dict[str, float]], None]
+Watcher = Callable[[dict[str, Any]], None]
 
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
-def report(**values: float) -> None:
-    """Pass numbers of work in progress to the watcher, if any: `report(epoch=3, loss=0.1)`."""
+def report(**values: Any) -> None:
+    """Pass numbers of work in progress to the watcher, if any: `report(epoch=3, loss=0.1)`.
+
+    A value may be an array (K,), with a number for each of K networks.
+    """
     watcher = _watcher.get()
     if watcher is not None:
         watcher(values)
+
+
+def watched() -> bool:
+    """Whether someone has what is reported: what costs time is computed only then."""
+    return _watcher.get() is not None
 
 
 @contextlib.contextmanager
@@ -65,7 +74,7 @@ class _Bar:
 
     def __init__(self, label: str, total: int | None, waits: bool) -> None:
         self.label, self.total, self.done = label, total, 0
-        self.began, self.closed = time.monotonic(), False
+        self.began, self.closed = now(), False
         self.bar: Any = None
         self._lock = threading.Lock()
         self._timer = None if waits else threading.Timer(DELAY, self._show)
@@ -109,7 +118,7 @@ class _Bar:
             self.bar = bar
 
     def _elapsed(self) -> float:
-        return time.monotonic() - self.began
+        return now() - self.began
 
 
 @contextlib.contextmanager

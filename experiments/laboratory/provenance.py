@@ -14,31 +14,42 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from experiments.laboratory import privacy
+from experiments.laboratory.privacy import REPOSITORY
+
 P = ParamSpec("P")
 Loaded = TypeVar("Loaded")
 
 
 @dataclass
 class Ledger:
-    """Notes taken while one run is computed."""
+    """Notes taken while one run is computed.
 
-    began: float = field(default_factory=time.perf_counter)
+    `devices` are those it computes on: name, and when it first did. `gpu_peak` is in bytes.
+    """
+
+    began: float = field(default_factory=lambda: time.perf_counter())
+    inside: float = 0.0  # seconds of the runs computed meanwhile
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     parts: list[dict[str, str]] = field(default_factory=list)
+    devices: dict[str, tuple[str, float]] = field(default_factory=dict)
+    gpu_peak: int = 0
 
 
+_latest: dict[str, str] = {}
 _open: ContextVar[tuple[Ledger, ...]] = ContextVar("ledgers", default=())
 
 
 @contextlib.contextmanager
 def recording() -> Iterator[Ledger]:
     """Collect the notes of the run computed in this block, and of the runs computed inside it."""
+    _keep_peak()
     ledger = Ledger()
     token = _open.set((*_open.get(), ledger))
     try:
         yield ledger
     finally:
+        _keep_peak()
         _open.reset(token)
 
 
@@ -46,6 +57,22 @@ def note(section: str, facts: Mapping[str, Any]) -> None:
     """Add facts to meta.json of every run now being computed: `note("data", {file: md5})`."""
     for ledger in _open.get():
         ledger.notes.setdefault(section, {}).update(facts)
+
+
+def computes_on(device: str, name: str) -> None:
+    """Record the device, as `cuda:0`, and its name for every run now being computed.
+
+    A later run of this process that says nothing computes there too, on what is there already.
+    """
+    _latest.clear()
+    _latest[device] = name
+    for ledger in _open.get():
+        ledger.devices.setdefault(device, (name, time.perf_counter()))
+
+
+def latest_device() -> str | None:
+    """The name of the device that this process computes on, if that was said."""
+    return next(iter(_latest.values()), None)
 
 
 def remembered(load: Callable[P, Loaded]) -> Callable[P, Loaded]:
@@ -73,6 +100,17 @@ def remembered(load: Callable[P, Loaded]) -> Callable[P, Loaded]:
     return cached
 
 
+def own_seconds(ledger: Ledger) -> float:
+    """Seconds since a run began, without those of the runs computed inside it."""
+    return max(0.0, time.perf_counter() - ledger.began - ledger.inside)
+
+
+def spend(seconds: float) -> None:
+    """Take a finished run's own seconds off those of the runs that it was computed inside."""
+    for ledger in _open.get():
+        ledger.inside += seconds
+
+
 def cite(name: str, key: str, meta: Mapping[str, Any]) -> None:
     """Record that the run being computed uses this finished one, and hence its data."""
     if _open.get():
@@ -85,40 +123,55 @@ def cite(name: str, key: str, meta: Mapping[str, Any]) -> None:
 def describe(ledger: Ledger) -> dict[str, Any]:
     """Commit, versions, device, cost and command of the run that the ledger belongs to.
 
-    `peak_memory_bytes` is the peak of the whole process so far, not of this run alone.
+    `own_seconds` are without those of the runs computed inside this one; `peak_memory_bytes` is the
+    peak of the whole process so far, not of this run alone.
     """
     slurm = {
         name.removeprefix("SLURM_").lower(): value
         for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
         if (value := os.environ.get(name))
     }
+    device = _device(ledger)  # first: it has finished its work when the seconds are counted
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        **_commit(),
+    facts = {
+        **commit(),
         "versions": _versions(),
-        **_device(),
         "seconds": time.perf_counter() - ledger.began,
+        "own_seconds": own_seconds(ledger),
         "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
         "slurm": slurm or None,
-        "argv": [_relative(sys.argv[0]), *sys.argv[1:]] if sys.argv else [],
+        "argv": privacy.words(sys.argv),
         "parts": ledger.parts,
         "data": {},
         **ledger.notes,
+        **device,
     }
+    return {name: privacy.scrubbed(value) for name, value in facts.items()}
 
 
 @cache
-def _commit() -> dict[str, Any]:
-    """The commit of the code that makes numbers, read once: the code in memory stays that one."""
-    commit = _git("rev-parse", "HEAD")
+def commit() -> dict[str, Any]:
+    """The commit of the code that makes numbers; None where no repository holds this package.
+
+    It is asked once, before anything is computed: the code in memory stays that one.
+    """
+    here = str(Path(__file__).resolve().relative_to(REPOSITORY))
+    if _git("ls-files", "--error-unmatch", "--", here) is None:
+        return {"commit": None, "dirty": None}
     changed = _git("status", "--porcelain", "--", "methods", "experiments")
-    return {"commit": commit, "dirty": None if changed is None else bool(changed)}
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if changed is None else bool(changed),
+    }
 
 
 def _git(*arguments: str) -> str | None:
+    """What git says of the repository around this package, whatever GIT_DIR and the like say."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    words = ["git", "--no-optional-locks", *arguments]
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=20
+            words, cwd=REPOSITORY, env=own, capture_output=True, text=True, timeout=20
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -134,19 +187,49 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **loaded}
 
 
-def _device() -> dict[str, Any]:
-    device: dict[str, Any] = {"device": f"cpu ({platform.machine()})", "threads": os.cpu_count()}
+def _device(ledger: Ledger) -> dict[str, Any]:
+    """The device with its name, and of a GPU how much of it was used; it has finished its work.
+
+    `gpu.seconds` are those since its first use, of all GPUs: each of several processes has its own.
+    """
+    torch, gpu = sys.modules.get("torch"), None
+    device = f"cpu ({platform.machine()})"
+    known = ledger.devices or {used: (name, ledger.began) for used, name in _latest.items()}
+    for used, (name, began) in known.items():
+        if used != "cpu":
+            _keep_peak()
+            count = _processes()
+            device = f"{used.partition(':')[0]} ({name})"
+            gpu = {
+                "device": used,
+                "name": name,
+                "count": count,
+                "seconds": count * (time.perf_counter() - began),
+                "peak_memory_bytes": ledger.gpu_peak if used.startswith("cuda") else None,
+            }
+    dtype = "float64" if torch is None else str(torch.get_default_dtype()).partition(".")[2]
+    return {
+        "device": device,
+        "gpu": gpu,
+        "threads": os.cpu_count() if torch is None else torch.get_num_threads(),
+        "precision": {"attribution": f"{dtype} without TF32", **ledger.notes.get("precision", {})},
+        "deterministic": torch is not None and torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def _keep_peak() -> None:
+    """Add the peak of the GPU's memory since the last call to every run now being computed."""
     torch = sys.modules.get("torch")
-    if torch is not None:
-        device["threads"] = torch.get_num_threads()
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            device["device"] = torch.cuda.get_device_name()
-    return device
+    if torch is None or not torch.cuda.is_initialized():
+        return
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    for ledger in _open.get():
+        ledger.gpu_peak = max(ledger.gpu_peak, peak)
 
 
-def _relative(argument: str) -> str:
-    path = Path(argument)
-    if not path.is_absolute():
-        return argument
-    inside = path.is_relative_to(REPOSITORY)
-    return str(path.relative_to(REPOSITORY)) if inside else path.name
+def _processes() -> int:
+    """How many processes compute the run together."""
+    workers = sys.modules.get("methods.workers")
+    return 1 if workers is None else int(workers.here().size)

@@ -5,22 +5,36 @@ It exists if and only if it is complete: it is written elsewhere on the same dis
     results/runs/NAME/presets/PRESET.json     which runs a preset has, in order
 """
 
+import contextlib
 import errno
 import json
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from contextvars import ContextVar
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from experiments.laboratory import disk, provenance, run_files, scratch
+from experiments.laboratory import (
+    disk,
+    outdated,
+    presets,
+    process,
+    provenance,
+    resuming,
+    run_files,
+    scratch,
+    sources,
+)
 from experiments.laboratory.disk import write_file
-from experiments.laboratory.errors import CorruptRun, MissingRuns, Parser, UserError, nearest
+from experiments.laboratory.errors import MissingRuns, Parser, UserError, guarded, nearest, quoted
 from experiments.laboratory.keys import describe, digest, key
+from experiments.laboratory.outdated import tell
 from experiments.laboratory.provenance import note
+from experiments.laboratory.run import Run, reading
 from experiments.laboratory.run_files import Outcome
 
 __all__ = [
@@ -32,6 +46,7 @@ __all__ = [
     "describe",
     "entries",
     "find",
+    "guarded",
     "key",
     "load",
     "nearest",
@@ -39,119 +54,116 @@ __all__ = [
     "once",
     "plan",
     "planned",
+    "present",
+    "quoted",
+    "reading",
     "results",
+    "tell",
+    "until",
     "write_file",
 ]
+
+PATH, COMPONENT = 4_095, 255  # bytes of a path and of one of its names: Linux's limits
+LONGEST = 250  # bytes, below .scratch, of a file in a draft: key, owner, arrays, its name
+POLL_SECONDS = 1.0  # between two looks at a run that another process computes
+
+_remaking: ContextVar[bool] = ContextVar("remaking", default=False)
+_wanted: ContextVar[str | None] = ContextVar("wanted", default=None)
+
+
+class _Reached(BaseException):
+    """The run for whose sake something was computed is there; no code but `until` catches it."""
 
 
 def results() -> Path:
     """The folder of results: $RETRACE_RESULTS, or `results` in the repository."""
-    return Path(os.environ.get("RETRACE_RESULTS") or provenance.REPOSITORY / "results")
+    return Path(os.environ.get("RETRACE_RESULTS") or provenance.REPOSITORY / "results").expanduser()
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run: `config`, `metrics`, `meta` are its JSON files; arrays wait on disk."""
-
-    path: Path
-    name: str
-    key: str
-    config: dict[str, Any]
-    metrics: dict[str, Any]
-    meta: dict[str, Any]
-
-    @classmethod
-    def at(cls, path: Path) -> "Run":
-        """Read a run and check that it is complete (by sizes; `verify` reads every byte)."""
-        try:
-            meta = json.loads((path / "meta.json").read_bytes())
-            texts = {name: (path / name).read_bytes() for name in run_files.TEXTS}
-            for name, content in texts.items():
-                if disk.checksum(content) != meta["files"][name]:
-                    raise ValueError(f"{name} was changed")
-            config, metrics = (json.loads(content) for content in texts.values())
-            if digest(config) != path.name:
-                raise ValueError("config.json belongs to another run")
-            run = cls(path, path.parent.name, path.name, config, metrics, meta)
-            for name, facts in meta["arrays"].items():
-                size = run._file(name).stat().st_size
-                if size != facts["bytes"]:
-                    raise ValueError(f"arrays/{name}.npy has {size} of {facts['bytes']} bytes")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise CorruptRun(path, error) from error
-        return run
-
-    def array(self, name: str) -> np.ndarray:
-        """One array, mapped from disk and read-only."""
-        if name not in self.meta["arrays"]:
-            raise UserError(
-                f"{self.path} has no array {name!r}: it has {', '.join(self.meta['arrays'])}"
-            )
-        mapped = self.meta["arrays"][name]["elements"] > 0  # an empty file cannot be mapped
-        try:
-            return np.load(self._file(name), mmap_mode="r" if mapped else None)
-        except (OSError, ValueError, EOFError) as error:
-            raise CorruptRun(self.path, error) from error
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Every array by name."""
-        return {name: self.array(name) for name in self.meta["arrays"]}
-
-    def verify(self) -> None:
-        """Read every file and compare it with its checksum."""
-        for _ in self.files():
-            pass
-
-    def files(self) -> Iterator[tuple[str, bytes]]:
-        """Path in the folder and content of each file; a UserError if one has changed."""
-        sums = self.meta["files"] | {
-            f"arrays/{name}.npy": facts["sha256"] for name, facts in self.meta["arrays"].items()
-        }
-        for name in sorted([*sums, "meta.json"]):
-            try:
-                content = (self.path / name).read_bytes()
-            except OSError as error:
-                raise CorruptRun(self.path, error) from error
-            if name in sums and disk.checksum(content) != sums[name]:
-                raise CorruptRun(self.path, ValueError(f"{name} was changed"))
-            yield name, content
-
-    def _file(self, name: str) -> Path:
-        return self.path / "arrays" / f"{name}.npy"
+def check_place(name: str) -> None:
+    """Refuse a results folder in which the runs of an experiment would have too long a path."""
+    longest = len(os.fsencode((_home(name) / ".scratch").absolute())) + LONGEST
+    parts = [len(os.fsencode(part)) for part in results().parts]
+    if longest > PATH or max(parts) > COMPONENT:
+        raise UserError(
+            f"the path of the results folder is too long, {len(os.fsencode(results().absolute()))} "
+            f"bytes: set RETRACE_RESULTS to one of at most {PATH - LONGEST - 50:,}, with names of "
+            f"at most {COMPONENT}"
+        )
 
 
 def once(
-    name: str, config: Any, compute: Callable[[Path], Outcome], agree: Callable[[bool], bool] = bool
+    name: str,
+    config: Any,
+    compute: Callable[[Path], Outcome],
+    agree: Callable[[bool], bool] = bool,
+    patient: bool = False,
 ) -> Run:
     """The run of `config`, computing it if no finished one is on disk.
 
     `compute(scratch)` gets a folder that outlives a killed job, for checkpoints, and returns
     numbers and strings (metrics) and numpy arrays by name. Several processes may compute the same
     run at once, each in its own folder; the run of the first to finish stays. Processes that
-    compute one run together must `agree` whether it exists, or some would wait for the others.
+    compute one run together must `agree` whether it exists, or some would wait for the others. A
+    `patient` process waits for another that computes the run already, as is best for large files
+    that all jobs of an array need first.
     """
     described = describe(config)
     path = _home(name) / digest(described)
     try:
-        if not agree(path.exists()):
-            _compute(path, described, compute)
+        if patient:
+            _wait(path)
+        exists = agree(_usable(path))
+        if not exists:
+            _compute(path, config, described, compute, agree)
         elif (path.parent / ".scratch" / path.name).exists():
             scratch.sweep(path.parent, path.name)
     except OSError as error:
         raise (_unwritable(error, path) or error) from error
     run = Run.at(path)
+    if exists:
+        outdated.reuse(run)
     provenance.cite(name, run.key, run.meta)
+    if run.address == _wanted.get():
+        raise _Reached
     return run
+
+
+@contextlib.contextmanager
+def until(address: str) -> Iterator[None]:
+    """End the block as soon as `once` has the run NAME/KEY, which the block needs on its way."""
+    token = _wanted.set(address)
+    try:
+        with contextlib.suppress(_Reached):
+            yield
+    finally:
+        _wanted.reset(token)
+
+
+def present(address: str) -> bool:
+    """Whether there is a run NAME/KEY."""
+    return (results() / "runs" / address).is_dir()
 
 
 def find(name: str, config: Any) -> Run | None:
     """The finished run of `config`, or None."""
     path = _home(name) / key(config)
-    return Run.at(path) if path.exists() else None
+    return Run.at(path) if _usable(path) else None
+
+
+@contextlib.contextmanager
+def remaking(again: bool = True) -> Iterator[None]:
+    """Inside, runs that other code made count as missing: they are computed and replaced."""
+    token = _remaking.set(again)
+    try:
+        yield
+    finally:
+        _remaking.reset(token)
 
 
 def plan(name: str, preset: str, cells: Sequence[Any]) -> None:
     """Write the list of a preset's runs, so that they can be read without the experiment."""
+    check_place(name)
     content = json.dumps(entries(cells), indent=1).encode()
     path = _plan(name, preset)
     try:
@@ -176,17 +188,14 @@ def planned(name: str, preset: str) -> list[dict[str, Any]]:
     """The list that `plan` wrote: {"key", "config", "parts"} of each cell."""
     path = _plan(name, preset)
     try:
-        listed: list[dict[str, Any]] = json.loads(path.read_bytes())
-        if any({"key", "config", "parts"} - entry.keys() for entry in listed):
-            raise ValueError("an entry is incomplete")
+        return presets.read(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise MissingRuns(name, preset, 0, None) from None
-    except (ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         again = f"python -m experiments.{name} --preset {preset}"
         raise UserError(
-            f"{path} cannot be read ({error}): write it again with `{again}`"
+            f"{quoted(path)} cannot be read ({error}): write it again with `{again}`"
         ) from error
-    return listed
 
 
 def load(name: str, preset: str, partial: bool = False) -> list[Run]:
@@ -217,11 +226,52 @@ def _parts(config: Any) -> dict[str, str]:
     return {name: key(value) for name, value in values.items() if is_dataclass(value)}
 
 
-def _compute(path: Path, described: Any, compute: Callable[[Path], Outcome]) -> None:
+def _wait(path: Path) -> None:
+    """Wait while another process computes a run."""
+    watch, said = scratch.Watch(path.parent, path.name), False
+    while not path.exists() and watch.working():
+        if not said:
+            address = f"{path.parent.name}/{path.name}"
+            print(f"waiting for {address}: another process computes it", file=sys.stderr)
+            said = True
+        process.stop_if_requested()
+        time.sleep(POLL_SECONDS)
+
+
+def _usable(path: Path) -> bool:
+    """Whether there is a run, which is not to be remade."""
+    return path.exists() and not (_remaking.get() and outdated.outdated(Run.at(path)))
+
+
+def _compute(
+    path: Path,
+    config: Any,
+    described: Any,
+    compute: Callable[[Path], Outcome],
+    agree: Callable[[bool], bool],
+) -> None:
+    name, code = path.parent.name, sources.code(config, compute)
     with scratch.claim(path.parent, path.name) as slot, provenance.recording() as ledger:
-        outcome = compute(slot.work)
-        run_files.write(path.parent.name, slot.draft, described, outcome, ledger, slot.resumed)
-        disk.publish(slot.draft, path)
+        origins = resuming.begin(slot, f"{name}/{path.name}", code, agree)
+        try:
+            outcome = compute(slot.work)
+            facts: dict[str, Any] = {"resumed": slot.resumed, "code": code.described()}
+            if len(origins) > 1:
+                facts["origins"] = origins
+            run_files.write(name, slot.draft, described, outcome, ledger, facts)
+            if path.exists() and not _usable(path):
+                path.rename(slot.path / "replaced")
+            disk.publish(slot.draft, path)
+        except OSError as error:
+            if slot.path.is_dir():
+                raise
+            if not path.is_dir():
+                raise UserError(
+                    f"another process took over {quoted(path)} while this one gave no sign of "
+                    "life: once that has ended, the same command uses its run"
+                ) from error
+        own = provenance.own_seconds(ledger)
+    provenance.spend(own)
 
 
 def _unwritable(error: OSError, path: Path) -> UserError | None:
@@ -232,15 +282,21 @@ def _unwritable(error: OSError, path: Path) -> UserError | None:
     if not full and not inside and not above:
         return None
     reason = (error.strerror or str(error)).lower()
+    if error.errno == errno.EXDEV:
+        return UserError(
+            f"{quoted(path.parent / '.scratch')} is on another file system than the runs beside "
+            "it, so that none can be moved there in one step: remove it, or let it be a folder"
+        )
     again = "run the same command again; finished runs are kept"
     if not full:
         return UserError(
-            f"cannot write {path} ({reason}): set RETRACE_RESULTS to a folder you can write to, "
+            f"cannot write {quoted(path)} ({reason}): set RETRACE_RESULTS to a folder you can "
+            "write to, "
             f"and {again}"
         )
     existing = next(folder for folder in path.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(existing).free
     return UserError(
-        f"cannot write {path}: {reason} ({free:,} bytes free): make room, or set "
+        f"cannot write {quoted(path)}: {reason} ({free:,} bytes free): make room, or set "
         f"RETRACE_RESULTS to a folder on another disk, and {again}"
     )

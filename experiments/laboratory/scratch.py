@@ -36,6 +36,11 @@ class Slot:
         return self.path / "work"
 
     @property
+    def origin(self) -> Path:
+        """The file that says what code began the work."""
+        return self.path / "origin.json"
+
+    @property
     def draft(self) -> Path:
         return self.path / "draft"
 
@@ -60,6 +65,30 @@ def claim(home: Path, key: str) -> Iterator[Slot]:
     sweep(home, key)
 
 
+class Watch:
+    """Looks at the owners of a run for as long as one works, by this machine's running time alone.
+
+    A clock that was set may give a dead owner's last sign of life any age.
+    """
+
+    def __init__(self, home: Path, key: str) -> None:
+        self._parent = home / ".scratch" / key
+        self._signs: dict[Path, tuple[float, float]] = {}
+
+    def working(self) -> list[Path]:
+        """The slots whose owners have given a sign of life in the last STALE seconds."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            living = [slot for slot in self._parent.iterdir() if state(slot) == LIVING]
+            return [slot for slot in living if _is_here(slot) or self._gives_signs(slot)]
+        return []
+
+    def _gives_signs(self, slot: Path) -> bool:
+        sign, now = slot.stat().st_mtime, time.monotonic()
+        if self._signs.get(slot, (None, now))[0] != sign:
+            self._signs[slot] = sign, now
+        return now - self._signs[slot][1] <= STALE
+
+
 def slots(home: Path) -> dict[str, list[Path]]:
     """All slots of an experiment, whoever owns them, by the key of their run."""
     by_key: dict[str, list[Path]] = {}
@@ -80,8 +109,8 @@ def state(slot: Path) -> str:
         return DEAD
     if len(owner) != 6:
         return LIVING
-    host, pid, started, job, restart, _ = owner
-    if host == _host():
+    _, pid, started, job, restart, _ = owner
+    if _is_here(slot):
         return LIVING if _started(int(pid)) == started else DEAD
     if job and job == _slurm()[0] and int(restart) < int(_slurm()[1]):
         return DEAD  # the same Slurm job, requeued on another node
@@ -89,8 +118,25 @@ def state(slot: Path) -> str:
 
 
 def silence(slot: Path) -> float:
-    """Seconds since the owner's last sign of life."""
-    return max(0.0, time.time() - slot.stat().st_mtime)
+    """Seconds since the owner's last sign of life, by the clock of the file system.
+
+    A sign that lies in the future was given before that clock was set: it is as old.
+    """
+    return abs(_now(slot.parent) - slot.stat().st_mtime)
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock that gives files their times: on a network, another machine's."""
+    try:
+        os.utime(folder)
+        return folder.stat().st_mtime
+    except OSError:  # it may only be read
+        return time.time()
+
+
+def _is_here(slot: Path) -> bool:
+    """Whether the owner of a slot is, or was, a process of this machine."""
+    return slot.name.partition(".")[0] == _host()
 
 
 def job(slot: Path) -> str:
@@ -148,6 +194,7 @@ def _release(slot: Slot) -> None:
             slot.path.rename(slot.path.with_name(f"{FREE}.{uuid.uuid4().hex[:8]}"))
             return
         slot.work.rmdir()
+        slot.origin.unlink(missing_ok=True)
         for folder in (slot.path, slot.path.parent, slot.path.parent.parent):
             folder.rmdir()
 
@@ -209,10 +256,8 @@ def _started(pid: int) -> str:
 
 def _beat(path: Path, stop: threading.Event) -> None:
     while not stop.wait(BEAT):
-        try:
+        with contextlib.suppress(OSError):  # one that fails does not end them all
             os.utime(path)
-        except OSError:
-            return
 
 
 def _digest(text: str) -> str:

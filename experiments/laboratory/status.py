@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.laboratory import registry, runs, scratch
-from experiments.laboratory.errors import Parser
+from experiments.laboratory.errors import Parser, one_line
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.table import aligned, flatten, varying
 
@@ -81,7 +81,7 @@ def _importable() -> list[Experiment]:
         try:
             experiments.append(registry.named(name))
         except Exception as error:  # the others have a status all the same
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             print(f"{name} cannot be imported: {type(error).__name__}: {reason}", file=sys.stderr)
     return experiments
 

@@ -19,13 +19,29 @@ from torch import Tensor, nn
 from experiments.data import generated_pairs
 from experiments.data.pairs import Pairs
 from experiments.laboratory import data_folder
-from experiments.laboratory.errors import UserError
+from experiments.laboratory.device import device
+from experiments.laboratory.errors import UserError, quoted
 from experiments.laboratory.runs import note
+from experiments.laboratory.tensors import fits, sent
+from methods.precision import full_precision
+from methods.progress import track
 from methods.randomness import initial_values
+from methods.sources import Column
 
 Labels = Literal[2, 3]
+TRUNK_BATCH = 128  # pairs a pass through the frozen layers
 TokenLists = tuple[list[list[int]], list[list[int]]]  # numbers of tokens, and of their sentences
 Tokens = Callable[[Sequence[str], Sequence[str]], TokenLists]  # of premises and hypotheses
+
+
+SHAPES: dict[str, dict[str, int]] = {  # of models that may not be at hand, beside BERT base's
+    "bert-base-cased": {"vocab_size": 28_996},
+    "models/all-MiniLM-L6-v2": {
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "intermediate_size": 1_536,
+    },
+}
 
 
 class Network(Protocol):
@@ -33,7 +49,11 @@ class Network(Protocol):
 
     def open(self) -> "Encoder": ...
 
+    def shaped(self) -> "Encoder": ...
+
     def weights(self) -> str: ...
+
+    def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -48,6 +68,17 @@ class Bert:
     folder: str = "models/all-MiniLM-L6-v2"
     frozen: int = 3
     length: int = 64
+
+    def shaped(self) -> "Encoder":
+        """An encoder of this shape without its weights; only its sizes mean anything."""
+        from transformers import BertConfig, BertModel
+
+        path = data_folder.model_folder(self.folder)
+        known: dict[str, Any] = SHAPES.get(self.folder, SHAPES["bert-base-cased"])
+        config = BertConfig(**known) if path is None else BertConfig.from_pretrained(path)
+        with torch.device("meta"):
+            model = BertModel(config)
+        return Encoder(model, self.frozen, self.length, _no_tokens)
 
     def open(self) -> "Encoder":
         """Read tokenizer and weights; an error names what is missing."""
@@ -82,6 +113,26 @@ class Bert:
 
 
 @dataclass(frozen=True)
+class Streamed:
+    """A network whose frozen layers compute in bfloat16; their hidden states are on no disk."""
+
+    network: "Bert | TinyBert" = Bert()
+    precision: Literal["bfloat16"] = "bfloat16"
+
+    def open(self) -> "Encoder":
+        """The encoder, its frozen layers rounded."""
+        return self.network.open().halved()
+
+    def shaped(self) -> "Encoder":
+        """An encoder of this shape without its weights."""
+        return self.network.shaped()
+
+    def weights(self) -> str:
+        """The checksum of the network."""
+        return self.network.weights()
+
+
+@dataclass(frozen=True)
 class TinyBert:
     """An encoder with random weights over the words of the generated language."""
 
@@ -90,6 +141,10 @@ class TinyBert:
     frozen: int = 1
     length: int = 20
     seed: int = 0
+
+    def shaped(self) -> "Encoder":
+        """The encoder, which is small."""
+        return self.open()
 
     def weights(self) -> str:
         """A constant: these settings determine the weights."""
@@ -137,6 +192,23 @@ class Encoder:
     def width(self) -> int:
         return int(self.model.config.hidden_size)
 
+    def to(self, device: torch.device) -> "Encoder":
+        """This encoder, moved to a device."""
+        self.model.to(device)
+        return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the trunk."""
+        weight: Tensor = self.model.embeddings.word_embeddings.weight
+        return weight.dtype
+
+    def halved(self) -> "Encoder":
+        """This encoder with its trunk in bfloat16."""
+        for part in (self.model.embeddings, *self.model.encoder.layer[: self.frozen]):
+            part.bfloat16()
+        return self
+
     def tokens(self, pairs: Pairs) -> dict[str, Tensor]:
         """ids, types (n, T) and length (n,); T is the longest pair, at most `length`."""
         ids, types = self._tokens(pairs.premise, pairs.hypothesis)
@@ -162,8 +234,10 @@ class Encoder:
         return Encoder(self.model, frozen, self.length, self._tokens)
 
     @torch.no_grad()
+    @full_precision()
     def trunk(self, tokens: dict[str, Tensor]) -> Tensor:
-        """Hidden states that enter the first trained layer, (b, T, width)."""
+        """Hidden states that enter the first trained layer, (b, T, width), where the model is."""
+        tokens = {name: column.to(self.model.device) for name, column in tokens.items()}
         hidden = self.model.embeddings(tokens["ids"], tokens["types"])
         bias = attention_bias(tokens["length"], hidden)
         for layer in self.model.encoder.layer[: self.frozen]:
@@ -179,6 +253,58 @@ class Encoder:
         layers = deepcopy(self.model.encoder.layer[self.frozen :])
         top = Top(layers, deepcopy(self.model.pooler), classifier, dropout)
         return top.requires_grad_(True).eval()
+
+
+class States(Column):
+    """The hidden states of pairs (n, T, width), which `column[index]` gives on the device.
+
+    T is that of the longest pair asked for; behind the last token of a pair are zeros. The states
+    have the precision of the encoder. Where those of all pairs fit in the device's memory, they are
+    computed once and kept there, without padding; elsewhere a pass through the frozen layers
+    computes those that are asked for.
+    """
+
+    def __init__(self, encoder: Encoder, tokens: dict[str, Tensor], name: str) -> None:
+        self.device, self.tokens, self.name = device(), tokens, name
+        self.encoder, self.dtype = encoder.to(self.device), encoder.dtype
+        self.length = tokens["length"]
+        self.shape = (*tokens["ids"].shape, encoder.width)
+        self.start = self.length.cumsum(0) - self.length  # of each pair among all tokens
+        n = int(self.length.sum()) + 1
+        fit = fits(n * encoder.width * self.dtype.itemsize, self.device)
+        self.kept = self._all(n) if fit else None
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        rows = index.cpu() if isinstance(index, Tensor) else torch.arange(len(self))[index]
+        if self.kept is None:
+            return self._computed(rows)
+        return self.kept[sent(self._places(rows), self.device)]
+
+    def fingerprint(self) -> bytes:
+        """What the states depend on: the settings of encoder and sample."""
+        return self.name.encode()
+
+    def _places(self, rows: Tensor) -> Tensor:
+        """Where the tokens of pairs are kept, (b, T); those of padding have zeros, the last."""
+        length = self.length[rows][:, None]
+        token = torch.arange(int(length.max()) if len(rows) else 0)
+        return torch.where(token < length, self.start[rows][:, None] + token, -1)
+
+    def _computed(self, rows: Tensor) -> Tensor:
+        length = self.length[rows]
+        longest = int(length.max()) if len(rows) else 0
+        batch = {name: self.tokens[name][rows, :longest].long() for name in ("ids", "types")}
+        hidden = self.encoder.trunk({**batch, "length": length})
+        real = torch.arange(longest) < length[:, None]
+        return hidden * sent(real, self.device)[:, :, None]
+
+    def _all(self, n: int) -> Tensor:
+        """The states of all tokens, pair after pair, and a row of zeros: (n, width)."""
+        kept = torch.zeros(n, self.encoder.width, dtype=self.dtype, device=self.device)
+        for rows in track(list(self.length.argsort().split(TRUNK_BATCH)), "hidden states"):
+            # Padding is zero and goes to the last row.
+            kept[sent(self._places(rows), self.device)] = self._computed(rows)
+        return kept
 
 
 class Top(nn.Module):
@@ -201,7 +327,7 @@ class Top(nn.Module):
 
     def first(self, hidden: Tensor, length: Tensor) -> Tensor:
         """The first token of each pair after the last layer, the pooler's input, (b, width)."""
-        hidden = hidden[:, : longest(length, hidden.shape[1])]
+        hidden = hidden[:, : longest(length, hidden.shape[1])].to(self.classifier.weight.dtype)
         bias = attention_bias(length, hidden)
         for layer in self.layers[:-1]:
             hidden = _layer(layer, hidden, bias, self.softmax)
@@ -250,6 +376,10 @@ def longest(length: Tensor, most: int) -> int:
         return most
 
 
+def _no_tokens(premises: Sequence[str], hypotheses: Sequence[str]) -> TokenLists:
+    raise UserError("an encoder without weights has no tokenizer: open() reads both")
+
+
 def _read(where: str) -> tuple[Any, Any]:
     import transformers
 
@@ -259,8 +389,8 @@ def _read(where: str) -> tuple[Any, Any]:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, local_files_only=offline)
         model = transformers.AutoModel.from_pretrained(where, local_files_only=offline)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:  # the libraries raise errors of many kinds, with one remedy
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{where} is neither a local model folder nor a name on the hub ({first}): "
             "put the folder (config.json, model.safetensors, tokenizer.json) under --data DIR or "
@@ -281,11 +411,14 @@ def _check_folder(path: Path) -> None:
         known = False
     if not known:
         raise UserError(
-            f"{path} is not a model folder, as it has no config.json with a model_type: copy a "
+            f"{quoted(path)} is not a model folder, as it has no config.json with a "
+            "model_type: copy a "
             "complete Hugging Face folder there (config.json, model.safetensors, tokenizer.json)"
         )
     if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
-        raise UserError(f"{path} has a config.json but no weights: copy model.safetensors there")
+        raise UserError(
+            f"{quoted(path)} has a config.json but no weights: copy model.safetensors there"
+        )
 
 
 def _check_vocabulary(tokenizer: Any, model: Any, where: str) -> None:

@@ -1,8 +1,8 @@
 """The Transformer (Vaswani et al., 2017), encoder and decoder, of layers whose rows stay factored.
 
 Attention is written out: the fused kernels have no second derivatives, forward over reverse. Each
-block normalises its input first, as in the Flax example that Schioppa et al. train; one matrix
-embeds both languages and is the output layer too.
+block normalises its input first, and encoder and decoder their output, as in the Flax example that
+Schioppa et al. train; one matrix embeds both languages and is the output layer too.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,10 @@ class Transformer:
         return network.eval()
 
     def last_layers(self, count: int) -> tuple[str, ...]:
-        """Patterns of the parameters of the last `count` decoder layers and what follows them."""
+        """Patterns of the parameters of the last `count` decoder layers.
+
+        Neither the norm that follows them nor the output layer, which is the embedding, is theirs.
+        """
         if not 1 <= count <= self.layers:
             raise UserError(f"{count} of {self.layers} decoder layers: give 1 to {self.layers}")
         return tuple(f"decoder.{self.layers - 1 - i}.*" for i in range(count))
@@ -188,7 +191,6 @@ class Seq2Seq(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Logits of the word after each of `target` (b, T), (b, T, n_words)."""
-        source, target = trimmed(source), trimmed(target)
         memory, padded = self.encode(source)
         x = self.embed(target)
         ahead = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
@@ -212,12 +214,14 @@ def padding_bias(words: Tensor, dtype: torch.dtype) -> Tensor:
     return (words == PADDING).to(dtype)[:, None, None] * torch.finfo(dtype).min
 
 
-def trimmed(words: Tensor) -> Tensor:
+def trimmed(*several: Tensor) -> tuple[Tensor, ...]:
     """Words without the columns that are padding in every row, which need not be computed."""
+    longest = torch.stack([(words != PADDING).sum(1).max() for words in several])
     try:
-        return words[:, : int((words != PADDING).sum(1).max())]
+        widths = longest.tolist()  # the only wait for the device
     except RuntimeError:  # under vmap shapes cannot depend on examples
-        return words
+        return several
+    return tuple(words[:, :width] for words, width in zip(several, widths, strict=True))
 
 
 @dataclass(frozen=True)
@@ -227,8 +231,8 @@ class TranslationLoss:
     smoothing: float = 0.0
 
     def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        target = trimmed(batch["target"].long())
-        logits = model(batch["source"].long(), target[:, :-1])
+        source, target = trimmed(batch["source"].long(), batch["target"].long())
+        logits = model(source, target[:, :-1])
         wanted = target[:, 1:]
         losses = F.cross_entropy(
             logits.flatten(0, 1), wanted.flatten(), reduction="none", label_smoothing=self.smoothing

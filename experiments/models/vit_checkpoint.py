@@ -42,8 +42,8 @@ def _read(where: str) -> Any:
         source = transformers.ViTModel.from_pretrained(
             where, local_files_only=offline, add_pooling_layer=False
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:  # the libraries raise errors of many kinds, with one remedy
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{where} is neither a local folder of a vision Transformer nor a name on the hub "
             f"({first}): put the folder (config.json, model.safetensors) under --data DIR "

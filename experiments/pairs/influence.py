@@ -15,11 +15,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.laboratory import runs
+from experiments.laboratory import counting, runs
+from experiments.laboratory.device import device
 from experiments.laboratory.errors import UserError
-from experiments.pairs.models import Model, Sample, Simulator, load, passed, task_model, trained
+from experiments.laboratory.work import Step, Work
+from experiments.pairs.models import (
+    Model,
+    Sample,
+    Simulator,
+    load,
+    pass_work,
+    passed,
+    task_model,
+    trained,
+    unit,
+    work,
+)
 from methods.curvature.operators import Hessian
 from methods.errors import MethodError
+from methods.examples import Examples, count, take
 from methods.fastif import FastIF, inverted
 from methods.ihvp.arnoldi import krylov
 from methods.ihvp.inverse import largest_eigenvalue
@@ -28,8 +42,9 @@ from methods.progress import track
 from methods.randomness import numpy_generator
 from methods.rows.factored import Rows
 from methods.rows.gradients import Gradients, gradient_rows
-from methods.task import Examples, Task, count, take
+from methods.task import Task
 
+DEPTH = 1_000  # about, where the curvature decides it
 CONVERGED = 3.0  # depth * damping / scale: of the slowest direction's error exp(-3), 5%, remains
 
 
@@ -96,7 +111,7 @@ def measure(task: Task, train: Examples, config: Curvature) -> dict[str, Any]:
     pairs = take(train, torch.from_numpy(np.sort(chosen)))
     bare = Hessian(replace(task, weight_decay=0.0), pairs)
     _, projected = krylov(bare, config.steps, seed=0)
-    values = np.linalg.eigvalsh(((projected + projected.T) / 2).double().numpy())
+    values = np.linalg.eigvalsh(((projected + projected.T) / 2).double().cpu().numpy())
     batches = Hessian(task, train, sample=config.sample)
     batches_largest = largest_eigenvalue(batches, iterations=8, draws=config.draws)
     lowest = float(values[0])
@@ -170,8 +185,11 @@ def examples(model: Model | Simulator, sample: Sample, index: np.ndarray) -> Exa
 
 
 def features(model: Model | Simulator, sample: Sample) -> Tensor:
-    """The classifier's inputs for each pair, (n, width), whose distances define neighbours."""
-    return torch.from_numpy(np.array(passed(model, sample).array("features")))
+    """The classifier's inputs for each pair, (n, width), whose distances define neighbours.
+
+    They are on the device.
+    """
+    return torch.from_numpy(np.array(passed(model, sample).array("features"))).to(device())
 
 
 def influences(model: Model, query: Examples, settings: FastIF) -> dict[str, np.ndarray]:
@@ -186,7 +204,7 @@ def influences(model: Model, query: Examples, settings: FastIF) -> dict[str, np.
     directions = torch.cat([s_test.mean, gradients])
     products = gradient_products(classifier.task, classifier.train, directions)
     scores, similarity = (block.numpy() for block in products.split(len(gradients)))
-    error = s_test.relative_error.numpy()
+    error = s_test.relative_error.cpu().numpy()
     return {"scores": scores, "similarity": similarity, "relative_error": error}
 
 
@@ -215,3 +233,24 @@ def check_counts(n: int, **counts: tuple[int, ...]) -> None:
             raise UserError(
                 f"{name} asks for {listed} of {n:,} training pairs: give numbers from 1 to {n:,}"
             )
+
+
+def recursion_steps(plan: Plan, model: Model | Simulator, vectors: float) -> tuple[Step, ...]:
+    """What s_test of some points takes; a depth that the curvature decides is taken as DEPTH."""
+    base = task_model(model)
+    lissa = LiSSA(plan.depth or DEPTH, plan.sample, 1.0, plan.repeats)
+    return (counting.recursion(unit(base.network, base.labels), lissa, vectors),)
+
+
+def needed(model: Model | Simulator, plan: Plan | None, *samples: Sample) -> tuple[Work, ...]:
+    """What the model, its passes over samples, and its curvature for a plan take."""
+    base = task_model(model)
+    parts = work(model), *(pass_work(model, one) for one in (base.train, *samples))
+    if plan is None or (plan.damping is not None and plan.scale is not None):
+        return parts
+    config, of = Curvature(model, sample=plan.sample), unit(base.network, base.labels)
+    steps = (
+        counting.products(of, config.n, config.steps),
+        counting.products(of, plan.sample, 8 * config.draws),
+    )
+    return *parts, Work("curvature", steps, (work(model),), "nli_curvature", config)

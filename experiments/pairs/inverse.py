@@ -6,6 +6,7 @@ first token after the last encoder layer, is computed once as a column.
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from experiments.pairs.models import Model, Sample, in_batches, load, trained
 from experiments.training.plans import CrossEntropy
 from methods.curvature.operators import Hessian
 from methods.errors import MethodError
+from methods.examples import Examples, take
 from methods.fastif import FastIF, recursion_of
 from methods.ihvp.cg import CG
 from methods.ihvp.inverse import norms
 from methods.ihvp.lissa import LiSSA
 from methods.progress import track
 from methods.rows.gradients import gradient_rows
-from methods.task import Examples, Task, take
+from methods.task import Task
 
 
 class Head(nn.Module):
@@ -113,16 +115,19 @@ Part = HeadAlone | Everything
 class Inverse:
     """The grid of Sec. 5.2 over `part` of the parameters, and seconds per step over all of them.
 
-    One path of the recursion passes through every J, and its independent repeats are averaged for
-    every T up to `repeats`. All B share one damping and one scale, that of the smallest B unless
-    given. Errors are relative distances from two references: the solution by conjugate gradients,
-    and the estimate of the largest J, B and T.
+    J is given in decay lengths, scale / damping steps each: without curvature exp(-1) of the error
+    is left after one, so that J decides as much at any damping. 3.5 to 6.5 of them are
+    the paper's 700 to 1,300 steps at the released settings. Every point has minibatches of its own;
+    one path of the recursion passes through every J, and independent paths are averaged for every T
+    up to `repeats`. All B share one damping and one scale, that of the smallest B unless given.
+    Errors are relative distances from two references: the solution by conjugate gradients, and the
+    estimate of the largest J, B and T.
     """
 
     part: Part = HeadAlone()
     sample: Sample = Sample("mnli dev")
     n_points: int = 8
-    depths: tuple[int, ...] = (700, 800, 900, 1_000, 1_100, 1_200, 1_300)
+    lengths: tuple[float, ...] = (3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5)
     samples: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
     repeats: int = 4
     damping: float | None = None
@@ -135,27 +140,29 @@ class Inverse:
         """`error`, `distance` (samples, depths, repeats, n_points), `seconds` (..., repeats).
 
         error is from the solution, distance from the most expensive estimate; seconds are those of
-        one repeat for all points together. All are nan where the recursion diverged.
+        one repeat, the mean over points. All are nan where the recursion diverged.
         """
-        if not self.depths or not self.samples:
-            raise UserError("depths or samples are empty: give at least one of each")
+        if not self.lengths or not self.samples or min(self.lengths) <= 0:
+            raise UserError(
+                "lengths or samples are empty or not positive: give one of each at least"
+            )
         task, train = self.part.task(model), self.part.examples(model, model.train)
         index = influence.balanced(model, self.sample, self.n_points)
         query = take(self.part.examples(model, self.sample), torch.from_numpy(index))
         curvature = self.part.curvature(model, min(self.samples)).metrics
-        plan = Plan(None, max(self.depths), repeats=self.repeats, damping=self.damping)
+        plan = Plan(None, repeats=self.repeats, damping=self.damping)
         settings = plan.settled(curvature | ({} if self.scale is None else {"scale": self.scale}))
-        vectors = gradient_rows(task, query).dense()
+        depths, vectors = self.depths(settings), gradient_rows(task, query).dense()
         solved = checkpointed(
             scratch, "solution", partial(_solve, self.solver, task, train, vectors, settings)
         )
-        solution = torch.from_numpy(solved["solution"])
+        solution = torch.from_numpy(solved["solution"]).to(task.device)
         best: Tensor | None = None
         paths = []
         for sample in track(sorted(self.samples, reverse=True), "minibatch sizes"):
             path = partial(_path, self, sample, settings, task, train, vectors, solution, best)
             paths.append(checkpointed(scratch, f"sample-{sample}", path))
-            best = torch.from_numpy(paths[0]["last"])
+            best = torch.from_numpy(paths[0]["last"]).to(task.device)
         grids = {
             name: np.stack([path[name] for path in reversed(paths)])
             for name in ("error", "distance", "seconds")
@@ -163,11 +170,12 @@ class Inverse:
         cheapest, dearest = (np.nanmean(grids["error"][i, -1, j]) for i, j in ((0, 0), (-1, -1)))
         return {
             "work": "inverse",
-            "result": f"error {cheapest:.2g} at J = {max(self.depths):,}, B = {min(self.samples)}, "
+            "result": f"error {cheapest:.2g} at J = {depths[-1]:,}, B = {min(self.samples)}, "
             f"T = 1; {dearest:.2g} at B = {max(self.samples)}, T = {self.repeats}",
             **grids,
             "samples": np.array(sorted(self.samples)),
-            "depths": np.array(sorted(self.depths)),
+            "depths": np.array(depths),
+            "lengths": np.array(sorted(self.lengths)),
             "points": index,
             "right": influence.predicted(model, self.sample)[1][index],
             "whole_seconds": _step_seconds(self, model),
@@ -181,6 +189,19 @@ class Inverse:
             "diverged": int(np.isnan(grids["seconds"]).any(1).sum()),
         }
 
+    def depths(self, settings: FastIF) -> list[int]:
+        """J of each of the decay lengths, ascending and distinct."""
+        if settings.lissa.scale is None:
+            raise UserError("decay lengths are steps of scale / damping: settle the scale first")
+        one = settings.lissa.scale / settings.damping
+        depths = [max(1, round(length * one)) for length in sorted(self.lengths)]
+        if len(set(depths)) < len(depths):
+            raise UserError(
+                f"decay lengths of {one:.3g} steps make the depths {depths}: raise scale, lower "
+                "damping, or give lengths further apart"
+            )
+        return depths
+
 
 def _solve(
     solver: CG, task: Task, train: Examples, vectors: Tensor, settings: FastIF
@@ -189,7 +210,7 @@ def _solve(
     hessian = Hessian(task, train, settings.damping)
     solution = solver.invert(hessian, {}).apply(vectors)
     residual = norms(hessian.apply(solution) - vectors) / norms(vectors)
-    return {"solution": solution.numpy(), "residual": residual.numpy()}
+    return {"solution": solution.cpu().numpy(), "residual": residual.cpu().numpy()}
 
 
 def _path(
@@ -203,16 +224,16 @@ def _path(
     best: Tensor | None,
 ) -> dict[str, np.ndarray]:
     """`error`, `distance`, `seconds` at one B; `best` None is the last estimate at this B."""
-    depths = sorted(work.depths)
+    depths = work.depths(settings)
     lissa = LiSSA(depths[-1], sample, settings.lissa.scale, work.repeats)
     recursion = recursion_of(task, train, FastIF(None, lissa, settings.damping))
-    seconds = np.full((len(depths), work.repeats), np.nan)
-    sums = torch.zeros(len(depths), *vectors.shape)
-    means: dict[tuple[int, int], Tensor] = {}  # filled only while the best is not known yet
     shape = (len(depths), work.repeats, len(vectors))
-    error, distance = np.full(shape, np.nan), np.full(shape, np.nan)
-    for repeat in track(range(work.repeats), f"repeats of B = {sample}"):
-        path, spent = recursion.along(vectors, repeat, depths), 0.0
+    seconds, error, distance = (np.full(shape, np.nan) for _ in range(3))
+    sums = vectors.new_zeros(len(depths), *vectors.shape)
+    means: dict[tuple[int, int, int], Tensor] = {}  # filled only while the best is not known yet
+    paths = list(product(range(len(vectors)), range(work.repeats)))
+    for number, (point, repeat) in enumerate(track(paths, f"paths of B = {sample}")):
+        path, spent = recursion.along(vectors[point, None], number, depths), 0.0
         for place in range(len(depths)):
             began = clock.now(task.device.type)
             try:
@@ -223,33 +244,35 @@ def _path(
                         f"LiSSA diverged at the largest minibatch, {sample}: raise scale, or "
                         "damping"
                     ) from cause
-                none = {"seconds": np.full_like(seconds, np.nan), "last": np.zeros(0)}
-                return {"error": error, "distance": distance, **none}
+                none = np.full(shape, np.nan)
+                return {"error": none, "distance": none, "seconds": none[..., 0], "last": none[:0]}
             spent += clock.now(task.device.type) - began
-            seconds[place, repeat] = spent
-            sums[place] += estimate
-            mean = sums[place] / (repeat + 1)
-            error[place, repeat] = relative_distance(mean, solution)
+            at = place, repeat, point
+            seconds[at] = spent
+            sums[place, point] += estimate[0]
+            mean = sums[place, point, None] / (repeat + 1)
+            error[at] = relative_distance(mean, solution[point, None])[0]
             if best is None:
-                means[place, repeat] = mean
+                means[at] = mean
             else:
-                distance[place, repeat] = relative_distance(mean, best)
+                distance[at] = relative_distance(mean, best[point, None])[0]
     last = sums[-1] / work.repeats
-    for (place, repeat), mean in means.items():
-        distance[place, repeat] = relative_distance(mean, last)
-    return {"error": error, "distance": distance, "seconds": seconds, "last": last.numpy()}
+    for at, mean in means.items():
+        distance[at] = relative_distance(mean, last[at[2], None])[0]
+    outcome = {"error": error, "distance": distance, "seconds": seconds.mean(2)}
+    return {**outcome, "last": last.cpu().numpy()}
 
 
 def relative_distance(estimate: Tensor, reference: Tensor) -> np.ndarray:
     """Length of the difference over the length of the reference, row by row, (k,)."""
-    return ((estimate - reference).norm(dim=1) / norms(reference)).numpy()
+    return ((estimate - reference).norm(dim=1) / norms(reference)).cpu().numpy()
 
 
 def _step_seconds(work: Inverse, model: Model) -> np.ndarray:
     """Seconds of steps for one vector over all trained parameters, (whole_samples, whole_steps)."""
     classifier = trained(model)
     task = classifier.task
-    vector = torch.randn(1, task.size, generator=torch.Generator().manual_seed(0))
+    vector = torch.randn(1, task.size, generator=torch.Generator().manual_seed(0)).to(task.device)
     seconds = np.empty((len(work.whole_samples), work.whole_steps))
     for row, sample in zip(seconds, work.whole_samples, strict=True):
         hessian = Hessian(task, classifier.train, sample=sample)

@@ -5,10 +5,9 @@ computed once as a run; training and influence computations read it as a column.
 """
 
 import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,18 +17,33 @@ from torch import Tensor
 
 from experiments.data import generated_pairs, hans, mnli
 from experiments.data.pairs import Pairs
-from experiments.laboratory import runs
-from experiments.laboratory.errors import UserError
+from experiments.laboratory import counting, runs
+from experiments.laboratory.counting import FLOAT
+from experiments.laboratory.device import device, on_device
+from experiments.laboratory.errors import UserError, quoted
 from experiments.laboratory.runs import Run
-from experiments.models.bert import Bert, Encoder, Labels, Network, TinyBert, Top
+from experiments.laboratory.tensors import fits, mapped
+from experiments.laboratory.work import Step, Unit, Work
+from experiments.models.bert import (
+    TRUNK_BATCH,
+    Bert,
+    Encoder,
+    Labels,
+    Network,
+    States,
+    Streamed,
+    TinyBert,
+    Top,
+)
 from experiments.training import models as training
 from experiments.training.loop import fit
 from experiments.training.plans import AdamW, CrossEntropy, Decayed, Fit
+from methods.examples import Examples, take
+from methods.precision import full_precision
 from methods.progress import track
 from methods.randomness import Purpose, numpy_generator
-from methods.task import Examples
 
-TRUNK_BATCH, BATCH = 128, 256  # pairs a pass through the frozen and through the trained layers
+BATCH = 256  # pairs a pass through the trained layers
 GENERATED_SEED = {"mnli train": 0, "mnli dev": 1, "hans train": 2, "hans evaluation": 3}
 Source = Literal["subset", "whole", "generated"]
 Which = Literal["mnli train", "mnli dev", "hans train", "hans evaluation"]
@@ -126,6 +140,11 @@ class Tuned:
         """The network with the layers of the model that was trained before."""
         return self.network.open().tuned(trained(self.first()).module, self.frozen)
 
+    def shaped(self) -> Encoder:
+        """The network without weights, `frozen` of its layers frozen."""
+        encoder = self.network.shaped()
+        return Encoder(encoder.model, self.frozen, encoder.length, encoder._tokens)
+
     def weights(self) -> str:
         """The checksum of the network: these settings determine the rest."""
         return self.network.weights()
@@ -139,7 +158,7 @@ class Tuned:
 class Model:
     """A fine-tuned classifier; the seed draws its last layer, order and dropout."""
 
-    network: Bert | TinyBert | Tuned = Bert()
+    network: Bert | TinyBert | Tuned | Streamed = Bert()
     train: Sample = Sample()
     labels: Labels = 3
     fit: Fit = FIT
@@ -163,10 +182,12 @@ SMOKE = Model(
     ),
 )
 
-PAPER = Model(  # settings that the paper does not state are those of its released code
-    Bert("bert-base-cased", frozen=10, length=128),
+# Settings that the paper does not state are those of its released code. Influence is that of the
+# trained model, in float32: it does not depend on the precision of training and of frozen layers.
+PAPER = Model(
+    Streamed(Bert("bert-base-cased", frozen=10, length=128)),
     Sample("mnli train", "whole"),
-    fit=replace(FIT, epochs=10, batch_size=512, lr=2e-5, every=10),
+    fit=replace(FIT, epochs=10, batch_size=512, lr=2e-5, every=10, precision="bf16"),
 )
 
 
@@ -181,6 +202,20 @@ def small(labels: Labels = 3, seed: int = 0) -> Model:
 SMOKE_TWO, SMALL_TWO, PAPER_TWO = replace(SMOKE, labels=2), small(2), replace(PAPER, labels=2)
 
 
+SIZE = {  # pairs of a whole set, and of the subset of MultiNLI
+    ("mnli train", "whole"): 392_702,
+    ("mnli train", "subset"): 6_000,
+    ("mnli dev", "whole"): 9_815,
+    ("mnli dev", "subset"): 1_999,
+}
+USUAL = 40  # tokens of a pair of MultiNLI, special ones included
+
+
+def pairs_of(sample: Sample) -> int:
+    """The number of pairs of a sample, without reading them; HANS has 30,000 in either part."""
+    return sample.n or SIZE.get((sample.which, sample.source), 30_000)
+
+
 @dataclass(frozen=True)
 class Hidden:
     """The settings that the hidden states of a sample depend on."""
@@ -190,25 +225,58 @@ class Hidden:
 
 
 def column(network: Network, sample: Sample) -> tuple[Examples, Pairs]:
-    """Examples with `hidden` (n, T, width), mapped from disk, `length` and `label` (n,); the pairs.
+    """Examples with `hidden` (n, T, width), `length` and `label` (n,); and the pairs.
 
-    Both have the labels of the data set.
+    Both have the labels of the data set. The hidden states are on the device where they fit. Others
+    are mapped from disk, or, of a `Streamed` network, computed as they are read.
     """
     pairs = sample.load()
     config = Hidden(network, sample)
-    run = runs.once("nli_hidden", config, lambda scratch: _hidden_states(config, pairs, scratch))
+    streamed = isinstance(network, Streamed)
+    name, compute = ("nli_tokens", _tokens) if streamed else ("nli_hidden", _hidden_states)
+    run = runs.once(name, config, lambda scratch: compute(config, pairs, scratch))
     _check_weights(network, run)
     if len(run.array("length")) != len(pairs):
-        raise UserError(f"{run.path} has other pairs: remove it with `rm -r {run.path}`")
+        raise UserError(
+            f"{quoted(run.path)} has other pairs: remove it with `rm -r {quoted(run.path)}`"
+        )
+    hidden: Any = (
+        _streamed(network, run.path, device()) if streamed else _stored(run.path, device())
+    )
     return {
-        "hidden": _mapped(run.array("hidden")),
+        "hidden": hidden,
         "length": torch.from_numpy(np.array(run.array("length"))),
         "label": torch.from_numpy(np.array(pairs.label)),
     }, pairs
 
 
+@cache
+def _stored(path: Path, place: torch.device) -> Tensor:
+    """The hidden states of a run: on the device where they fit, else mapped from disk."""
+    hidden = mapped(Run.at(path).array("hidden"))
+    return hidden.to(place) if fits(hidden.nbytes, place) else hidden
+
+
+@cache
+def _streamed(network: Network, path: Path, place: torch.device) -> States:
+    """The hidden states of a run's tokens."""
+    run = Run.at(path)
+    tokens = {n: torch.from_numpy(np.array(run.array(n))) for n in ("ids", "types", "length")}
+    return States(network.open(), tokens, f"{run.key} {run.metrics['weights']}")
+
+
+def _tokens(config: Hidden, pairs: Pairs, scratch: Path) -> dict[str, Any]:
+    tokens = config.network.open().tokens(pairs)
+    return {
+        "ids": tokens["ids"].int().numpy(),
+        "types": tokens["types"].to(torch.int8).numpy(),
+        "length": tokens["length"].numpy(),
+        "weights": config.network.weights(),
+    }
+
+
 def _hidden_states(config: Hidden, pairs: Pairs, scratch: Path) -> dict[str, Any]:
-    encoder = config.network.open()
+    encoder = config.network.open().to(device())
     tokens = encoder.tokens(pairs)
     n, width = tokens["ids"].shape
     size = 4 * n * width * encoder.width
@@ -216,8 +284,9 @@ def _hidden_states(config: Hidden, pairs: Pairs, scratch: Path) -> dict[str, Any
     if 2 * size > free:
         raise UserError(
             f"hidden states of {n:,} pairs take {size / 1e9:.1f} GB, twice while they are written, "
-            f"and {free / 1e9:.1f} GB are free at {scratch}: lower `length` or `n`, or set "
-            "RETRACE_RESULTS to a folder on another disk"
+            f"and {free / 1e9:.1f} GB are free at {quoted(scratch)}: lower `length` or `n`, set "
+            "RETRACE_RESULTS to a folder on another disk, or choose a Streamed network, which "
+            "stores none"
         )
     hidden = np.lib.format.open_memmap(
         scratch / "hidden.npy", mode="w+", dtype=np.float32, shape=(n, width, encoder.width)
@@ -226,7 +295,7 @@ def _hidden_states(config: Hidden, pairs: Pairs, scratch: Path) -> dict[str, Any
     for rows in track(list(order.split(TRUNK_BATCH)), "hidden states"):
         longest = int(tokens["length"][rows].max())
         batch = {k: v[rows] if v.ndim == 1 else v[rows, :longest] for k, v in tokens.items()}
-        hidden[rows.numpy(), :longest] = encoder.trunk(batch).numpy()
+        hidden[rows.numpy(), :longest] = encoder.trunk(batch).cpu().numpy()
     return {
         "hidden": hidden,
         "length": tokens["length"].numpy(),
@@ -237,17 +306,10 @@ def _hidden_states(config: Hidden, pairs: Pairs, scratch: Path) -> dict[str, Any
 def _check_weights(network: Network, run: Run) -> None:
     if run.metrics["weights"] != network.weights():
         raise UserError(
-            f"{run.path} was computed with other weights than "
+            f"{quoted(run.path)} was computed with other weights than "
             f"{getattr(network, 'folder', network)} has now: put those back, or remove the runs "
-            f"made with them, `rm -r {run.path.parent}`"
+            f"made with them, `rm -r {quoted(run.path.parent)}`"
         )
-
-
-def _mapped(array: np.ndarray) -> Tensor:
-    """A read-only array on disk as a tensor, without a copy: nothing writes to a column."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.asarray(array))
 
 
 @dataclass(frozen=True)
@@ -312,7 +374,7 @@ def passed(model: Model | Simulator, sample: Sample) -> Run:
         examples, _ = load(task_model(model), sample)
         features = in_batches(module.features, examples, "features")
         with torch.no_grad():
-            predicted = module.classifier(features)
+            predicted = module.classifier(features.to(device())).cpu()
         right = float((predicted.argmax(1) == examples["label"]).float().mean())
         return {"features": features.numpy(), "logits": predicted.numpy(), "accuracy": right}
 
@@ -325,21 +387,22 @@ def logits(module: Top, examples: Examples) -> Tensor:
 
 
 @torch.no_grad()
+@full_precision()
 def in_batches(
     function: Callable[[Tensor, Tensor], Tensor], examples: Examples, title: str
 ) -> Tensor:
-    """Rows of a function of hidden states and lengths, in batches of similar length.
+    """Rows of a function of hidden states and lengths on the device, in the CPU's memory.
 
-    So little is padded. The title is that of the progress bar.
+    Batches are of similar length, so little is padded. The title is that of the progress bar.
     """
     order = examples["length"].argsort(stable=True)
     if not len(order):
         raise UserError("no examples to predict: choose a part of the sample that has some")
-    batches = [
-        function(examples["hidden"][rows], examples["length"][rows])
-        for rows in track(list(order.split(BATCH)), title)
-    ]
-    return torch.cat(batches)[order.argsort()]
+    batches = []
+    for rows in track(list(order.split(BATCH)), title):
+        batch = on_device(take(examples, rows))
+        batches.append(function(batch["hidden"], batch["length"]))
+    return torch.cat(batches).cpu()[order.argsort()]
 
 
 def accuracy(module: Top, examples: Examples) -> float:
@@ -360,3 +423,59 @@ def _train(model: Model | Simulator, module: Top, scratch: Path) -> dict[str, An
     train, _ = _training_set(model)
     results = fit(module, cross_entropy, train, task_model(model).fit, model.seed, scratch)
     return {**results, "accuracy_train": accuracy(module, train)}
+
+
+@cache
+def encoder_of(network: Network) -> tuple[int, int, int]:
+    """Frozen layers, width, and the most tokens of a pair."""
+    encoder = network.shaped()
+    return encoder.frozen, encoder.width, encoder.length
+
+
+@cache
+def unit(network: Network, labels: Labels) -> Unit:
+    """A pass of the trained layers over the hidden states of a usual pair."""
+    _, width, longest = encoder_of(network)
+    tokens = min(USUAL, longest)
+    columns = {
+        "hidden": ((tokens, width), torch.float32),
+        "length": ((), torch.int64),
+        "label": ((), torch.int64),
+    }
+    return counting.unit(lambda: network.shaped().top(labels, 0.0, 0), cross_entropy, columns)
+
+
+def hidden_work(network: Network, sample: Sample) -> Work:
+    """What the hidden states of a sample take: 12 width^2 weights a frozen layer, and attention."""
+    n, (frozen, width, longest) = pairs_of(sample), encoder_of(network)
+    tokens = min(USUAL, longest)
+    layer = 24 * width**2 + 4 * tokens * width
+    operations = TRUNK_BATCH * tokens * frozen * layer
+    times = max(1, n / TRUNK_BATCH)
+    if isinstance(network, Streamed):  # computed anew by whoever reads them, kept in memory
+        step = Step(operations, 12 * frozen, times, "bf16")
+        return Work("hidden states", (step,), memory=FLOAT / 2 * n * tokens * width)
+    step = Step(operations, 12 * frozen, times)
+    parts = (work(network.first()),) if isinstance(network, Tuned) else ()
+    disk, wanted = FLOAT * n * longest * width, Hidden(network, sample)
+    return Work("hidden states", (step,), parts, "nli_hidden", wanted, disk=disk, scratch=disk)
+
+
+def work(model: Model | Simulator) -> Work:
+    """What training takes, with the hidden states."""
+    base = task_model(model)
+    parts: tuple[Work, ...] = (hidden_work(base.network, base.train),)
+    if isinstance(model, Simulator):
+        parts += (pass_work(model.of, base.train),)
+    of, n = unit(base.network, base.labels), pairs_of(base.train)
+    label = f"{of.size:,} parameters of BERT"
+    return training.training_work("nli_model", model, of, n, base.fit, label, parts=parts, scored=n)
+
+
+def pass_work(model: Model | Simulator, sample: Sample) -> Work:
+    """What one forward pass over a sample takes, with the model and the hidden states."""
+    base, n = task_model(model), pairs_of(sample)
+    of = unit(base.network, base.labels)
+    parts = work(model), hidden_work(base.network, sample)
+    step = counting.forward(of, n)
+    return Work("passes", (step,), parts, "nli_pass", Pass(model, sample), disk=FLOAT * n * 800)

@@ -7,14 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.laboratory import runs
+from experiments.laboratory import counting, runs
+from experiments.laboratory.counting import FLOAT
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.runs import Run
-from experiments.pairs.influence import Plan, balanced, examples, features
-from experiments.pairs.models import Model, Sample, Trained, trained
+from experiments.laboratory.work import Step, Work
+from experiments.pairs.influence import Plan, balanced, examples, features, needed, recursion_steps
+from experiments.pairs.models import Model, Sample, Trained, pairs_of, trained, unit
 from methods import fastif
+from methods.examples import Examples
 from methods.rows.gradients import gradient_rows
-from methods.task import Examples
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _by_features(
     label: Tensor, labels: Tensor, both: tuple[Tensor, Tensor], keep: int
 ) -> dict[str, Any]:
     """Scores are distances, negative for another label."""
-    distance = torch.cdist(*both, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = torch.cdist(*both, compute_mode="donot_use_mm_for_euclid_dist").cpu()
     same = labels == label[:, None]
     fewest = min(int(same.sum(1).min()), int((~same).sum(1).min()))
     if fewest < keep:
@@ -137,3 +139,20 @@ def _by_features(
         arrays[name] = order.numpy()
         arrays[f"{name}_score"] = (sign * distance).gather(1, order).numpy()
     return arrays
+
+
+def work(config: Ranking) -> Work:
+    """What a ranking takes, with the model, its passes and its curvature."""
+    model, system = config.model, config.system
+    of, n = unit(model.network, model.labels), pairs_of(model.train)
+    plan = system if isinstance(system, Plan) else None
+    steps: tuple[Step, ...] = (counting.dot(config.points, 768, n),)
+    if not isinstance(system, SameFeatures):
+        k = min(system.k or n, n)
+        seen = n if system.k is None else config.points * k
+        steps += (counting.gradients(of, seen), counting.dot(config.points, of.size, k))
+    if plan is not None:
+        steps += recursion_steps(plan, model, config.points)
+    parts = needed(model, plan, config.sample)
+    memory = FLOAT * of.size * 3 * config.points
+    return Work("rankings", steps, parts, "nli_ranking", config, memory=memory)

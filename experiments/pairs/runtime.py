@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from experiments.data.pairs import Pairs
 from experiments.laboratory import clock, runs
+from experiments.laboratory.device import device, on_device
 from experiments.models.bert import Encoder, Top
 from experiments.pairs import influence, models
 from experiments.pairs.influence import check_counts
@@ -27,11 +28,12 @@ from experiments.pairs.models import Model, Pass, Sample, Trained, cross_entropy
 from methods import workers
 from methods.curvature.operators import Hessian
 from methods.errors import at_least
+from methods.examples import Examples, chunks, count, take
 from methods.fastif import FastIF, averaged, neighbours, recursion_of, scores
 from methods.ihvp.lissa import LiSSA, Recursion
+from methods.precision import FullPrecision
 from methods.randomness import numpy_generator, torch_generator
 from methods.rows.gradients import gradient_rows
-from methods.task import Examples, chunks, count, take
 from methods.workers import ALONE, Group
 
 DAMPING, SCALE = FastIF().damping, 1e4  # the released settings, which do not affect the time
@@ -45,12 +47,12 @@ def through_trunk(encoder: Encoder, pairs: Pairs) -> States:
 
     The tokens are computed once.
     """
-    tokens = encoder.tokens(pairs)
+    tokens = encoder.to(device()).tokens(pairs)
 
     def states(index: Tensor) -> tuple[Tensor, Tensor]:
         length = tokens["length"][index]
         batch = {name: tokens[name][index, : int(length.max())] for name in ("ids", "types")}
-        return encoder.trunk({**batch, "length": length}), length
+        return encoder.trunk({**batch, "length": length}), length.to(device())
 
     return states
 
@@ -60,18 +62,19 @@ def from_column(examples: Examples) -> States:
 
     def states(index: Tensor) -> tuple[Tensor, Tensor]:
         length = examples["length"][index]
-        return examples["hidden"][index, : int(length.max())], length
+        hidden = examples["hidden"][index][:, : int(length.max())]
+        return hidden.to(device()), length.to(device())
 
     return states
 
 
-class PlainAutograd:
+class PlainAutograd(FullPrecision):
     """Gradients and Hessian products of a classifier by autograd over its own parameters."""
 
     def __init__(self, top: Top, states: States, label: Tensor) -> None:
         self.module = deepcopy(top).requires_grad_(True)
         self.params = list(self.module.parameters())
-        self.states, self.label = states, label
+        self.states, self.label = states, label.to(device())
 
     def loss(self, index: Tensor) -> Tensor:
         """The mean loss of the pairs at some positions."""
@@ -125,14 +128,15 @@ class Product:
         task, n = classifier.task, len(classifier.pairs)
         check_counts(n, batch=(self.batch,))
         draw = numpy_generator(model.seed, "batches of products that are timed")
-        vector = torch.randn(1, task.size, generator=torch_generator(model.seed, "direction"))
+        drawn = torch.randn(1, task.size, generator=torch_generator(model.seed, "direction"))
+        vector = drawn.to(task.device)
         module = deepcopy(classifier.module).requires_grad_(True)
         unit = partial(one_pass, module, list(module.parameters()))
         seconds = Seconds(self.takes)
         with clock.threads(1):
             for _ in range(self.batches):
                 chosen = np.sort(draw.permutation(n)[: self.batch])
-                batch = take(classifier.train, torch.from_numpy(chosen))
+                batch = task.move(take(classifier.train, torch.from_numpy(chosen)))
                 seconds.add(
                     {
                         "product": (partial(Hessian(task, batch).apply, vector), 1),
@@ -155,8 +159,9 @@ class RunTime:
 
     ks          sizes of the candidate set
     depth       J of both; the artifact multiplies seconds of a step by it
-    batch       B of the released code; the fast recursion has 1
-    workers     processes, and T of the fast s_test
+    batch       B of the released script of this table; the fast recursion has 1
+    repeats     T of the fast s_test, as released, shared by the processes
+    workers     processes
     candidates  pairs for each point whose influence is computed one at a time
     batched     nearest pairs for each point whose influence is computed in batches
     steps       of the recursion, for each point and process
@@ -167,7 +172,8 @@ class RunTime:
     n_points: int = 10
     ks: tuple[int, ...] = (10_000, 1_000)
     depth: int = 1_000
-    batch: int = 32
+    batch: int = 128
+    repeats: int = 4
     workers: int = 2
     candidates: int = 30
     batched: int = 1_000
@@ -198,7 +204,8 @@ class RunTime:
             at = slice(point, point + 1)
             seconds.add(bench.works(take(query, at), features[at], train_features, near[at], point))
         began = time.perf_counter()
-        shared, spent = workers.run(_shared, self.workers, self, model, query, near)
+        query = {name: column.cpu() for name, column in query.items()}  # a GPU's cannot be sent
+        shared, spent = workers.run(_shared, self.workers, self, model, query, near, device=device)
         start = time.perf_counter() - began - spent
         return {
             "work": "run time",
@@ -226,7 +233,8 @@ class Seconds:
         """Time every work; the first time, one more round comes before to warm up."""
         calls = {name: call for name, (call, _) in works.items()}
         rounds = self.takes + (not self._medians)
-        for name, values in clock.in_turns(calls, rounds, time.perf_counter, warm=True).items():
+        now = partial(clock.wall, device().type)
+        for name, values in clock.in_turns(calls, rounds, now, warm=True).items():
             seconds = median(values[-self.takes :]) / works[name][1]
             self._medians.setdefault(name, []).append(seconds)
 
@@ -254,7 +262,7 @@ class _Bench:
         self.whole = PlainAutograd(module, trunk, label)
         self.cached = PlainAutograd(module, from_column(examples), label)
         self.recursion = recursion(classifier, work.steps, 1)
-        self.batch = take(classifier.train, self.pool[: work.batch])
+        self.batch = on_device(take(classifier.train, self.pool[: work.batch]))
         self.hessian = Hessian(classifier.task, self.batch)
         self.unit = partial(one_pass, self.cached.module, self.cached.params)
 
@@ -270,7 +278,7 @@ class _Bench:
             [torch.from_numpy(self.draw.permutation(size)[:b]) for _ in range(work.steps)]
             for b in (work.batch, 1)
         )
-        candidates = take(train, near[0, train["length"][near[0]].argsort()])
+        candidates = on_device(take(train, near[0, train["length"][near[0]].argsort()]))
         works: Works = {
             f"search_{k}": (partial(neighbours, features, train_features, k), 1) for k in work.ks
         }

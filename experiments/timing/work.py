@@ -10,14 +10,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.laboratory.device import device, on_device
 from experiments.models.mnist_cnn import LargeCNN, SmallCNN
 from experiments.models.resnet import ResNet
 from experiments.training.plans import cross_entropy
-from methods.attributor import Bilinear, Embedded
 from methods.curvature.exact_hessian import exact_hessian
 from methods.curvature.operators import Hessian
-from methods.rows.projections import Directions
-from methods.task import Examples, Task, chunks, take
+from methods.examples import Examples, chunks, take
+from methods.fitted.embedded import Bilinear, Embedded
+from methods.rows.maps import Directions
+from methods.sources import Source
+from methods.task import Task
 from methods.tracin import TracIn
 
 UNIT_CHUNK = 64
@@ -27,7 +30,8 @@ UNIT_CHUNK = 64
 class Timed:
     """A call to time, and its unit.
 
-    `factor` turns time(work) / time(unit) into the reported ratio.
+    `factor` turns time(work) / time(unit) into the reported ratio; `memory` says whether its peak
+    is measured too.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Timed:
     factor: float = 1.0
     flops: float = 0.0
     bytes: float = 0.0
+    memory: bool = True
 
 
 class TimedWork(ABC):
@@ -52,17 +57,24 @@ class TimedWork(ABC):
     def network(self) -> Any:
         return LargeCNN()
 
+    def module(self) -> nn.Module:
+        """The network, on the device."""
+        module: nn.Module = self.network.build(0).to(device())
+        return module
+
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 
 
 def examples(n: int, seed: int = 0, shape: tuple[int, int, int] = MNIST) -> Examples:
-    """n random images with labels of ten classes."""
+    """n random images with labels of ten classes, on the device."""
     draw = torch.Generator().manual_seed(seed)
-    return {
-        "image": torch.rand(n, *shape, generator=draw),
-        "label": torch.randint(0, 10, (n,), generator=draw),
-    }
+    return on_device(
+        {
+            "image": torch.rand(n, *shape, generator=draw),
+            "label": torch.randint(0, 10, (n,), generator=draw),
+        }
+    )
 
 
 def forward_flops(module: nn.Module, n: int, shape: tuple[int, int, int] = MNIST) -> float:
@@ -83,6 +95,17 @@ def one_pass(module: nn.Module, batch: Examples) -> Callable[[], None]:
     return both
 
 
+def forward_pass(module: nn.Module, batch: Examples) -> Callable[[], None]:
+    """The unit where nothing is differentiated below the last layer."""
+
+    def forward() -> None:
+        with torch.inference_mode():
+            for some in chunks(batch, UNIT_CHUNK):
+                module(some["image"])
+
+    return forward
+
+
 def _sizes(module: nn.Module) -> tuple[float, float]:
     """Multiply-adds of one inner product: materialised convolutions, factored linear layers."""
     dense = sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Conv2d))
@@ -97,7 +120,7 @@ class SelfInfluence(TimedWork):
     n: int = 1_024
 
     def build(self) -> Timed:
-        module, batch = self.network.build(0), examples(self.n)
+        module, batch = self.module(), examples(self.n)
         fitted = TracIn(learning_rates=False).fit(Task.of(module, cross_entropy), batch)
         flops = 3 * forward_flops(module, self.n)
         size = sum(p.numel() for p in module.parameters())
@@ -119,7 +142,7 @@ class Matrix(TimedWork):
     queries: int = 100
 
     def build(self) -> Timed:
-        module, batch, query = self.network.build(0), examples(self.n), examples(self.queries, 1)
+        module, batch, query = self.module(), examples(self.n), examples(self.queries, 1)
         fitted = TracIn(learning_rates=False).fit(Task.of(module, cross_entropy), batch)
         dense, factored = _sizes(module)
         products = 2.0 * self.n * self.queries * (dense + factored)
@@ -130,6 +153,81 @@ class Matrix(TimedWork):
             bound=2.2,
             flops=3 * forward_flops(module, self.n + self.queries) + products,
             bytes=4.0 * self.n * (784 + self.queries),
+        )
+
+
+@dataclass(frozen=True)
+class LastLayer(TimedWork):
+    """The same matrix from the last layer alone, compared with a mere forward pass."""
+
+    n: int = 6_000
+    queries: int = 100
+
+    def build(self) -> Timed:
+        module, batch, query = self.module(), examples(self.n), examples(self.queries, 1)
+        layers: list[tuple[str, Any]] = list(module.named_children())
+        name, head = layers[-1]
+        method = TracIn(learning_rates=False, layers=(f"{name}.*",))
+        fitted = method.fit(Task.of(module, cross_entropy), batch)
+        products = 2.0 * self.n * self.queries * (head.in_features + head.out_features)
+        return Timed(
+            f"{self.n:,} x {self.queries} of the last layer, against forward passes",
+            lambda: fitted.scores(query, batch),
+            forward_pass(module, batch),
+            bound=1.25,
+            flops=forward_flops(module, self.n + self.queries) + products,
+            bytes=4.0 * self.n * (784 + self.queries),
+        )
+
+
+class Endless:
+    """n images with labels that are computed when they are read, each other than all others.
+
+    A slice is a dict of columns: what `Source` reads a chunk at a time.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.drawn = examples(509)  # of which the others are shades
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, some: slice) -> Examples:
+        where = range(self.n)[some]
+        place = torch.arange(where.start, where.stop, where.step, device=device())
+        which, shade = place % 509, place // 509
+        darker = 1 / (1 + 0.01 * shade)
+        image = self.drawn["image"][which] * darker[:, None, None, None]
+        return {"image": image, "label": self.drawn["label"][which]}
+
+
+@dataclass(frozen=True)
+class BeyondMemory(TimedWork):
+    """Proponents among candidates that are read as they are needed, against those in memory.
+
+    The latter are `held` examples, of which there are scores, and their time is scaled to n.
+    """
+
+    n: int = 10_000
+    queries: int = 100
+    k: int = 10
+    held: int = 2_000
+
+    def build(self) -> Timed:
+        module, query = self.module(), examples(self.queries, 1)
+        candidates, batch = Source(Endless(self.n)), Source(Endless(self.held)).read(slice(None))
+        fitted = TracIn(learning_rates=False).fit(Task.of(module, cross_entropy), batch)
+        dense, factored = _sizes(module)
+        products = 2.0 * self.n * self.queries * (dense + factored)
+        return Timed(
+            f"proponents of {self.queries} queries among examples read as needed",
+            lambda: fitted.proponents(query, candidates, self.k),
+            lambda: fitted.scores(query, batch),
+            bound=1.1,
+            factor=self.held / self.n,
+            flops=3 * forward_flops(module, self.n + self.queries) + products,
+            bytes=4.0 * self.n * 784,
         )
 
 
@@ -145,7 +243,7 @@ class Proponents(TimedWork):
         return ResNet(depth=8)
 
     def build(self) -> Timed:
-        module = self.network.build(0).eval()
+        module = self.module().eval()
         batch, query = (examples(m, m, CIFAR) for m in (self.n, self.queries))
         both = {name: torch.cat([column, query[name]]) for name, column in batch.items()}
         fitted = TracIn(learning_rates=False).fit(Task.of(module, cross_entropy), batch)
@@ -173,10 +271,10 @@ class ScoreDirections(TimedWork):
     passes: int = 3
 
     def build(self) -> Timed:
-        module, batch = self.network.build(0), examples(self.n)
+        module, batch = self.module(), examples(self.n)
         task = Task.of(module, cross_entropy)
         draw = torch.Generator().manual_seed(3)
-        matrix = torch.randn(self.directions, task.size, generator=draw)
+        matrix = torch.randn(self.directions, task.size, generator=draw).to(task.device)
         projection = Directions(matrix, task)
         fitted = Embedded(task, Bilinear(projection, projection))
 
@@ -199,7 +297,7 @@ class ScoreDirections(TimedWork):
 
 
 def _vector(task: Task) -> Tensor:
-    return torch.randn(1, task.size, generator=torch.Generator().manual_seed(2))
+    return torch.randn(1, task.size, generator=torch.Generator().manual_seed(2)).to(task.device)
 
 
 @dataclass(frozen=True)
@@ -209,7 +307,7 @@ class FreshProduct(TimedWork):
     n: int = 512
 
     def build(self) -> Timed:
-        module, batch = self.network.build(0), examples(self.n)
+        module, batch = self.module(), examples(self.n)
         task = Task.of(module, cross_entropy)
         hessian, vector = Hessian(task, batch), _vector(task)
         return Timed(
@@ -230,7 +328,7 @@ class ReusedProduct(TimedWork):
     n: int = 256
 
     def build(self) -> Timed:
-        module, batch = self.network.build(0), examples(self.n)
+        module, batch = self.module(), examples(self.n)
         task = Task.of(module, cross_entropy)
         hessian, vector = Hessian(task, batch).linearized(), _vector(task)
         return Timed(
@@ -258,7 +356,7 @@ class ExactHessian(TimedWork):
         return SmallCNN()
 
     def build(self) -> Timed:
-        module, batch = self.network.build(0), examples(self.n)
+        module, batch = self.module(), examples(self.n)
         task = Task.of(module, cross_entropy)
         few = take(batch, slice(0, self.theirs))
 

@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from experiments.laboratory import runs
+from experiments.laboratory.counting import FLOAT, forward
+from experiments.laboratory.device import device
 from experiments.laboratory.runs import Outcome, Run
+from experiments.laboratory.work import Step, Unit, Work
 from experiments.training.loop import Module, load_buffers, load_params
-from experiments.training.plans import Loss
-from methods.task import Checkpoint, Task, floating_buffers
+from experiments.training.plans import Fit, Loss, SharpnessAware
+from methods.checkpoints import Checkpoint
+from methods.task import Task, floating_buffers
 
 
 @dataclass(frozen=True)
@@ -44,16 +48,17 @@ def train_once(
     """The network of `model`, trained as the run `name` if no run has it yet.
 
     `train(network, scratch)` trains a network of `build()` in place and returns what `fit` does,
-    with metrics. The parameters are those of its last checkpoint, or of its array `final`.
+    with metrics. The parameters are those of its last checkpoint, or of its array `final`. The
+    network and its task are on the experiments' device.
     """
 
     def compute(scratch: Path) -> Outcome:
-        module = build()
+        module = build().to(device())
         size = sum(value.numel() for value in module.parameters())
         return {**train(module, scratch), "num_params": size}
 
     run = runs.once(name, model, compute)
-    module = build().to(dtype)
+    module = build().to(device(), dtype)
     params, has = run.array("params"), run.meta["arrays"]
     buffers = run.array("buffers") if "buffers" in has else None
     moments = []
@@ -87,6 +92,48 @@ def checkpoints(
         state: dict[str, Tensor] = dict(module.named_parameters())
         if buffers is not None:
             state |= floating_buffers(module)
-        copied = {name: value.detach().clone() for name, value in state.items()}
-        made.append(Checkpoint(copied, float(lr)))
+        made.append(Checkpoint(state, float(lr)))
     return made
+
+
+def training_work(
+    name: str,
+    config: Any,
+    of: Unit,
+    n: int,
+    plan: Fit,
+    label: str,
+    *,
+    networks: int = 1,
+    parts: tuple[Work, ...] = (),
+    scored: float = 0,
+    kept: bool = True,
+    together: bool = False,
+) -> Work:
+    """The work of training networks by a plan on n examples each.
+
+    `scored` examples pass forward at the end. The checkpoints are stored if they are `kept`.
+    Networks are trained one after another, or `together`, as `fit_stack` does.
+    """
+    passes = 2 if isinstance(plan, SharpnessAware) else 1
+    copies = 2 + (2 if plan.adam else 1)  # parameters, gradients, the state of the optimizer
+    step = Step(
+        of.operations * min(plan.batch_size, n) * passes,
+        of.kernels * passes,
+        networks * plan.epochs * max(1, n / plan.batch_size),
+        plan.precision,
+        together,
+    )
+    low = 0.5 if plan.precision == "bf16" else 1.0
+    one = FLOAT * of.size * copies + low * of.held * min(plan.batch_size, n)
+    stored = networks * -(-plan.epochs // plan.every) if kept else 0
+    return Work(
+        label,
+        (step, forward(of, networks * scored)) if scored else (step,),
+        parts,
+        name,
+        config,
+        "training",
+        one * (networks if together else 1),
+        FLOAT * of.size * stored + networks * scored,
+    )

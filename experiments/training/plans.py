@@ -3,16 +3,19 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.laboratory.errors import UserError
+from experiments.laboratory.keys import later
+from methods.errors import misfit
 from methods.randomness import Purpose, numpy_generator, torch_seeds
 
+Precision = Literal["float32", "tf32", "bf16"]
 Loss = Callable[[Any, dict[str, Tensor]], Tensor]
 """A function of network and batch with one value per example, (b,), as tasks expect it."""
 
@@ -27,8 +30,18 @@ class CrossEntropy:
         logits = model(*(batch[name] for name in self.inputs))
         return F.cross_entropy(logits, batch["label"], reduction="none")
 
+    def hits(self, model: Callable[..., Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+        """1.0 where the given label has the largest logit, 0.0 elsewhere, (b,)."""
+        logits = model(*(batch[name] for name in self.inputs))
+        return (logits.argmax(-1) == batch["label"]).to(torch.float32)
+
 
 cross_entropy = CrossEntropy()
+
+
+def hits(loss: Loss) -> Loss | None:
+    """Which examples a network has right, by its loss; None if the loss is not of classes."""
+    return getattr(loss, "hits", None)
 
 
 def negative_log_odds(model: Callable[[Tensor], Tensor], batch: dict[str, Tensor]) -> Tensor:
@@ -38,12 +51,22 @@ def negative_log_odds(model: Callable[[Tensor], Tensor], batch: dict[str, Tensor
     return others - logits.gather(1, label)[:, 0]
 
 
+def _within(interval: str, **settings: float) -> None:
+    """Refuse a setting of a plan that no training can follow."""
+    for name, value in settings.items():
+        if advice := misfit(interval, value):
+            raise UserError(f"fit.{name} is {value}: {advice}")
+
+
 @dataclass(frozen=True)
 class Adam:
     """Adam's decay rates; weight decay is added to the gradient, as for an L2 penalty."""
 
     beta1: float = 0.9
     beta2: float = 0.999
+
+    def __post_init__(self) -> None:
+        _within("[0, 1)", **{"adam.beta1": self.beta1, "adam.beta2": self.beta2})
 
 
 @dataclass(frozen=True)
@@ -56,6 +79,10 @@ class Fit:
     """Minibatch descent on mean loss + weight_decay/2 |params|^2, by momentum, or Adam if given.
 
     `every` is the number of epochs between checkpoints; the last epoch always ends with one.
+    `precision` is that of products in training: float32 in full, whatever torch is set to; by TF32;
+    or in bfloat16, where torch's autocast takes it. Parameters and the optimizer's state are
+    float32 all the same. With `channels_last`, convolutions keep channels together in memory, which
+    is faster on a GPU, and on a CPU in bfloat16.
     """
 
     epochs: int = 10
@@ -65,6 +92,16 @@ class Fit:
     weight_decay: float = 0.0
     every: int = 1
     adam: Adam | None = None
+    precision: Precision = later("float32")
+    channels_last: bool = later(False)
+
+    def __post_init__(self) -> None:
+        _within("[1, inf)", epochs=self.epochs, batch_size=self.batch_size, every=self.every)
+        _within("(0, inf)", lr=self.lr)
+        _within("[0, 1)", momentum=self.momentum)
+        _within("[0, inf)", weight_decay=self.weight_decay)
+        if self.precision not in (known := get_args(Precision)):
+            raise UserError(f"fit.precision is {self.precision!r}: give {' or '.join(known)}")
 
     def rate(self, epoch: float) -> float:
         """The learning rate after so many epochs."""
@@ -86,6 +123,12 @@ class Stepped(Fit):
 
     drops: tuple[float, ...] = (0.5, 0.75)
     factor: float = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within("(0, inf)", factor=self.factor)
+        for share in self.drops:
+            _within("[0, 1]", drops=share)
 
     def rate(self, epoch: float) -> float:
         passed = sum(epoch >= round(share * self.epochs) for share in self.drops)
@@ -129,6 +172,10 @@ class Grouped(Fit):
 
     pool: int = 40
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within("[1, inf)", pool=self.pool)
+
     def batches(self, train: Mapping[str, Tensor], draw: np.random.Generator) -> list[Tensor]:
         length = train["length"].cpu()
         order = torch.from_numpy(draw.permutation(len(length)))
@@ -161,6 +208,11 @@ class SharpnessAware(Fit):
     rho: float = 0.05
     warmup: float = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within("(0, inf)", rho=self.rho)
+        _within("[0, 1)", warmup=self.warmup)
+
     def rate(self, epoch: float) -> float:
         rise = self.warmup * self.epochs
         if epoch < rise:
@@ -176,6 +228,10 @@ class Warmed(Grouped):
     """
 
     warmup: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _within("[0, inf)", warmup=self.warmup)
 
     def rate(self, epoch: float) -> float:
         if epoch < self.warmup:
@@ -248,3 +304,30 @@ class Cycled:
 
     def noise(self, epoch: int, n_steps: int) -> list[int]:
         return torch_seeds(self.seed, Purpose.NOISE, epoch, n_steps)
+
+
+def sharpen(module: nn.Module, rho: float, loss: Callable[[], Tensor]) -> None:
+    """The step of sharpness-aware minimisation (Foret et al., 2021, arXiv:2010.01412, Eqs. 2, 3).
+
+    Replaces the gradient g of the parameters by the gradient of the mean of `loss()` at
+    params + rho g / |g|; the parameters do not change by a bit. `loss()` is the loss of the same
+    batch, (b,); its random numbers must be seeded as they were for g.
+    """
+    params = [value for value in module.parameters() if value.grad is not None]
+    originals = [value.detach().clone() for value in params]
+    gradients = [value.grad.detach() for value in params if value.grad is not None]
+    norm = torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()
+    with torch.no_grad():
+        for value, gradient in zip(params, gradients, strict=True):
+            value.add_(gradient * (rho / norm.clamp_min(torch.finfo(torch.float32).tiny)))
+            value.grad = None
+    values = loss()
+    if values.ndim != 1:
+        raise UserError(
+            "sharpness-aware minimisation would mix the gradients of a stack of networks: train "
+            "them one after another"
+        )
+    values.mean().backward()
+    with torch.no_grad():
+        for value, original in zip(params, originals, strict=True):
+            value.copy_(original)

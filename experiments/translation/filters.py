@@ -11,12 +11,20 @@ from experiments.laboratory.attribution import Loss, arnoldi, family, randproj
 from experiments.laboratory.errors import UserError
 from experiments.training.plans import Warmed
 from experiments.translation import models
-from experiments.translation.models import ADAM, Language, Model, Subwords, examples, in_blocks
-from experiments.translation.scores import BLOCK, Crawl, Method, Polluted, Pool, scores
+from experiments.translation.models import ADAM, Language, Model, Subwords
+from experiments.translation.scores import (
+    BLOCK,
+    Crawl,
+    Method,
+    Polluted,
+    Pool,
+    scores,
+    shard_numbers,
+)
+from methods.examples import Examples
 from methods.ihvp.arnoldi import Krylov
 from methods.progress import track
 from methods.randomness import Purpose, numpy_generator
-from methods.task import Examples
 
 
 @dataclass(frozen=True)
@@ -114,19 +122,19 @@ def select(
 
 
 def encoded(model: Model, pool: Pool, index: np.ndarray) -> Examples:
-    """The pairs at `index` as a model takes them, encoded in blocks: their text is never in memory.
+    """The pairs at increasing positions as a model takes them, on the CPU.
 
     In 16-bit numbers, 100 million pairs of 64 subwords a side take 26 GB.
     """
-    columns: dict[str, np.ndarray] = {}
-    start = 0
-    for pairs in in_blocks(pool.chosen(index), BLOCK):
-        for name, column in examples(model, pairs).items():
+    length, columns, start = model.language.length, dict[str, np.ndarray](), 0
+    for shard in track(range(pool.shards), "shards"):
+        pairs = shard_numbers(model.language, pool, shard)
+        first, last = np.searchsorted(index, [start, start + len(pairs)])
+        for name, column in pairs.columns(index[first:last] - start, length).items():
             values = column.numpy()
-            width = (model.language.length,) if values.ndim == 2 else ()
+            width = (length,) if values.ndim == 2 else ()
             whole = columns.setdefault(name, np.zeros((len(index), *width), values.dtype))
-            block = whole[start : start + len(pairs)]
-            block[tuple(slice(size) for size in values.shape)] = values
+            whole[first:last][tuple(slice(size) for size in values.shape)] = values
         start += len(pairs)
     return {name: torch.from_numpy(values) for name, values in columns.items()}
 

@@ -1,10 +1,9 @@
 """Translation models: subwords, training, translation by beam search, and BLEU."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,26 @@ import torch
 from torch import Tensor
 
 from experiments.data.parallel import Corpus, Pairs, texts
+from experiments.data.words import Numbered
 from experiments.laboratory import runs
-from experiments.laboratory.device import device, on_device
+from experiments.laboratory.counting import unit
+from experiments.laboratory.device import device
 from experiments.laboratory.errors import UserError
+from experiments.laboratory.work import Step, Unit, Work
 from experiments.models.transformer import Cache, Seq2Seq, Transformer, TranslationLoss, trimmed
 from experiments.training import models as training
 from experiments.training.loop import fit
 from experiments.training.plans import Adam, Warmed
+from methods.examples import Examples
+from methods.memory import temporary
 from methods.progress import track
-from methods.task import Examples
 
 SPECIAL = ("[PAD]", "[BOS]", "[EOS]", "[UNK]")
 PADDING, FIRST, LAST, UNKNOWN = range(4)
 ENCODED = 20_000  # sentences encoded at a time
-BATCH = 64  # sentences translated at a time
+BATCH = 64  # sentences translated at a time on the CPU
+PAIR_SECONDS = 7e-5  # to encode a pair, on one core
+USUAL = 31  # subwords of a sentence of WMT: 25k of each side in 826 pairs
 ADAM = Adam(0.9, 0.98)
 Trained = training.Trained[Seq2Seq]
 
@@ -50,19 +55,13 @@ class Vocabulary:
     def __len__(self) -> int:
         return int(self.tokenizer.get_vocab_size())
 
-    def encode(self, sentences: Sequence[str], length: int, begin: bool) -> np.ndarray:
-        """Numbers padded at the end, (n, T), int16 or int32; sentences are cut at `length`."""
+    def encode(self, sentences: Sequence[str]) -> Numbered:
+        """Sentences as int16 or int32 numbers, without marks, however long they are."""
         kind = np.int16 if len(self) < 2**15 else np.int32
-        rows = []
-        head = [FIRST] if begin else []
-        for start in range(0, len(sentences), ENCODED):
-            some = list(sentences[start : start + ENCODED])
-            for one in self.tokenizer.encode_batch(some):
-                rows.append([*head, *one.ids[: length - 1 - len(head)], LAST])
-        padded = np.full((len(rows), max(map(len, rows), default=1)), PADDING, dtype=kind)
-        for place, row in zip(padded, rows, strict=True):
-            place[: len(row)] = row
-        return padded
+        starts = range(0, max(1, len(sentences)), ENCODED)
+        blocks = (list(sentences[start : start + ENCODED]) for start in starts)
+        found = (self.tokenizer.encode_batch(block) for block in blocks)
+        return Numbered.joined([Numbered.of([one.ids for one in block], kind) for block in found])
 
     def decode(self, rows: Iterable[Sequence[int]]) -> list[str]:
         """The sentences of rows of numbers, each up to its end mark."""
@@ -80,6 +79,66 @@ class Language:
         """The vocabulary, learnt if no run has it yet."""
         run = runs.once("translation_subwords", self.subwords, lambda _: _learn(self.subwords))
         return _opened(bytes(run.array("tokenizer")))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Sentence pairs as subwords, encoded once, for all processes and lengths.
+
+    pairs  the config of where they come from: a corpus, or part of a pool
+    """
+
+    subwords: Subwords
+    pairs: Any
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Sentences and their translations as subwords, without marks."""
+
+    source: Numbered
+    target: Numbered
+
+    @classmethod
+    def of(cls, words: Vocabulary, blocks: Iterable[Pairs]) -> "Numbers":
+        """Those of pairs that come in blocks."""
+        parts = [(words.encode(block.source), words.encode(block.target)) for block in blocks]
+        source, target = zip(*parts, strict=True)
+        return cls(Numbered.joined(source), Numbered.joined(target))
+
+    @classmethod
+    def once(cls, wanted: Encoded, blocks: Callable[[], Iterable[Pairs]]) -> "Numbers":
+        """Those of a run, mapped from its files; the pairs are read if no run has them yet."""
+
+        def compute(_scratch: Path) -> dict[str, Any]:
+            made = cls.of(Language(wanted.subwords).open(), blocks())
+            return {
+                f"{side}_{name}": array
+                for side, texts in vars(made).items()
+                for name, array in vars(texts).items()
+            }
+
+        run = runs.once("translation_pairs", wanted, compute, patient=True)
+        source, target = (
+            Numbered(run.array(f"{side}_numbers"), run.array(f"{side}_bounds"))
+            for side in ("source", "target")
+        )
+        return cls(source, target)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def columns(self, rows: np.ndarray, length: int) -> Examples:
+        """Columns source (n, S), target (n, T) with its begin mark, and length (n,) of both.
+
+        Sentences are cut at `length` subwords, including begin and end marks.
+        """
+        if length < 4:
+            raise UserError(f"length is {length}: give 4 or more subwords")
+        source = torch.from_numpy(self.source.padded(rows, length, LAST))
+        target = torch.from_numpy(self.target.padded(rows, length, LAST, FIRST))
+        both = (source != PADDING).sum(1) + (target != PADDING).sum(1)
+        return {"source": source, "target": target, "length": both}
 
 
 @dataclass(frozen=True)
@@ -136,7 +195,15 @@ class Translated:
 
 def examples(model: Model, pairs: Pairs) -> Examples:
     """Pairs as a model takes them: source, target and length."""
-    return columns(model.language.open(), pairs, model.language.length)
+    numbers = Numbers.of(model.language.open(), [pairs])
+    return numbers.columns(np.arange(len(pairs)), model.language.length)
+
+
+def train_examples(model: Model) -> Examples:
+    """The training set of a model, as it takes it, on the CPU."""
+    wanted = Encoded(model.language.subwords, model.train)
+    numbers = Numbers.once(wanted, lambda: [model.train.load()])
+    return numbers.columns(np.arange(len(numbers)), model.language.length)
 
 
 def trained(model: Model) -> Trained:
@@ -146,7 +213,7 @@ def trained(model: Model) -> Trained:
 
 
 def _train(model: Model, module: Seq2Seq, scratch: Path) -> dict[str, Any]:
-    train = on_device(examples(model, model.train.load()))
+    train = train_examples(model)
     outcome = fit(module, model.loss, train, model.fit, model.seed, scratch)
     return {**outcome, "n_train": len(train["length"])}
 
@@ -184,26 +251,6 @@ def _learn(subwords: Subwords) -> dict[str, Any]:
     }
 
 
-def columns(words: Vocabulary, pairs: Pairs, length: int) -> dict[str, Tensor]:
-    """Columns source (n, S), target (n, T) with its begin mark, and length (n,) of both together.
-
-    Sentences are cut at `length` subwords, including begin and end marks.
-    """
-    if length < 4:
-        raise UserError(f"length is {length}: give 4 or more subwords")
-    source = torch.from_numpy(words.encode(pairs.source, length, begin=False))
-    target = torch.from_numpy(words.encode(pairs.target, length, begin=True))
-    both = (source != PADDING).sum(1) + (target != PADDING).sum(1)
-    return {"source": source, "target": target, "length": both}
-
-
-def in_blocks(items: Iterable[tuple[str, str]], size: int) -> Iterable[Pairs]:
-    """Pairs in blocks of `size`, in order."""
-    remaining = iter(track(items, "sentence pairs"))
-    while block := list(islice(remaining, size)):
-        yield Pairs([source for source, _ in block], [target for _, target in block])
-
-
 def translated(config: Translated) -> runs.Run:
     """The run with `bleu`, its `signature`, and the translations."""
     scorer()
@@ -218,7 +265,7 @@ def translated(config: Translated) -> runs.Run:
 def measure_bleu(module: Seq2Seq, model: Model, test: Pairs, beam: Beam) -> dict[str, Any]:
     """BLEU of a network on test pairs, its signature, and the translations."""
     words = model.language.open()
-    source: Tensor = columns(words, test, model.language.length)["source"]
+    source = examples(model, test)["source"]
     texts: Sequence[str] = words.decode(translate(module.eval(), source, beam))
     value, signature = bleu(texts, test.target)
     return {"bleu": value, "signature": signature, "translations": np.array(texts)}
@@ -232,11 +279,19 @@ def translate(module: Seq2Seq, source: Tensor, beam: Beam) -> list[list[int]]:
     """
     order = (source != PADDING).sum(1).argsort(stable=True)
     out: list[list[int]] = [[] for _ in range(len(source))]
-    for rows in track(list(order.split(BATCH)), "translating"):
-        some = trimmed(source[rows].long().to(module.places.device))
+    for rows in track(list(order.split(_at_once(module, source, beam))), "translating"):
+        (some,) = trimmed(source[rows].long().to(module.places.device))
         for row, words in zip(rows.tolist(), _search(module, some, beam), strict=True):
             out[row] = words
     return out
+
+
+def _at_once(module: Seq2Seq, source: Tensor, beam: Beam) -> int:
+    """Sentences searched together: BATCH on the CPU, elsewhere as many as memory holds."""
+    n_words, width = module.words.weight.shape
+    kept = 4 * len(module.decoders) * width * (source.shape[1] + beam.more)  # keys and values
+    each = 8 * beam.size * (kept + 2 * n_words)  # bytes, with a copy of each
+    return max(1, temporary(module.places.device, BATCH * each) // each)
 
 
 def _search(module: Seq2Seq, source: Tensor, beam: Beam) -> list[list[int]]:
@@ -293,6 +348,44 @@ def bleu(translations: Sequence[str], references: Sequence[str]) -> tuple[float,
     return float(result.score), str(metric.get_signature())
 
 
+@cache
+def _unit(network: Transformer, words: int, length: int, loss: TranslationLoss) -> Unit:
+    columns = dict.fromkeys(("source", "target"), ((length,), torch.int64))
+    return unit(lambda: network.build(words, 0), loss, columns)
+
+
+def unit_of(model: Model) -> Unit:
+    """A pass of the network over a pair of the usual length, without padding."""
+    length = min(USUAL, model.language.length)
+    return _unit(model.network, model.language.subwords.size, length, model.loss)
+
+
+def work(model: Model) -> Work:
+    """What training takes."""
+    n, of = model.train.about, unit_of(model)
+    label = f"Transformer of {of.size:,} parameters"
+    read = encoding(Encoded(model.language.subwords, model.train), n)
+    return training.training_work(
+        "translation_model", model, of, n, model.fit, label, parts=(read,)
+    )
+
+
+def encoding(wanted: Encoded, n: float) -> Work:
+    """What encoding n pairs takes, once for all runs that read them."""
+    kept = (2 * USUAL * np.int16().itemsize + 2 * np.int64().itemsize) * n
+    seconds = PAIR_SECONDS * n
+    return Work(
+        "subwords", name="translation_pairs", config=wanted, disk=kept, given=seconds, gpu=False
+    )
+
+
+def translation_steps(model: Model, sentences: int, beam: Beam) -> tuple[Step, ...]:
+    """What translating takes: a pass for each hypothesis, subword by subword."""
+    of = unit_of(model)
+    each = Step(of.forward * BATCH * beam.size, of.kernels / 3 * USUAL, sentences / BATCH)
+    return (each,)
+
+
 SMOKE = Model(
     Transformer(width=32, heads=2, layers=2, inner=64, longest=64),
     Language(Subwords(Corpus("generated"), 300), 24),
@@ -312,5 +405,6 @@ PAPER = Model(
     Transformer(),
     Language(Subwords(Corpus("wmt17"), 32_000), 128),
     Corpus("wmt17", 0, 5_900_000),
-    Warmed(epochs=14, batch_size=826, lr=7e-4, every=2, adam=ADAM, warmup=0.56),
+    # In bfloat16, as translation models are trained: BLEU differs by more from seed to seed.
+    Warmed(epochs=14, batch_size=826, lr=7e-4, every=2, adam=ADAM, warmup=0.56, precision="bf16"),
 )

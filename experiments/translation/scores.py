@@ -4,9 +4,8 @@ The once-per-model work of a method is a run. A pool is scored shard by shard, e
 that was killed is redone alone. Its pairs stream past in blocks, so memory does not grow with it.
 """
 
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,46 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.data.parallel import FILES, Corpus, Lines, Name, Pairs, marks, misaligned, side
+from experiments.data.parallel import (
+    FILES,
+    Corpus,
+    Lines,
+    Name,
+    Pairs,
+    check,
+    marks,
+    misaligned,
+    side,
+)
 from experiments.data.translation_noise import pollute
-from experiments.laboratory import attribution, runs
+from experiments.laboratory import attribution, clock, counting, runs
 from experiments.laboratory.attribution import Loss, dimension, family
 from experiments.laboratory.data_folder import root
-from experiments.laboratory.device import on_device
+from experiments.laboratory.device import device
 from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.errors import UserError
-from experiments.translation.models import Model, Trained, examples, trained
-from methods.attributor import Bilinear, Embedded, Fitted, State
+from experiments.laboratory.work import Unit, Work
+from experiments.translation import models
+from experiments.translation.models import (
+    Encoded,
+    Language,
+    Model,
+    Numbers,
+    Trained,
+    train_examples,
+    trained,
+)
+from methods.attributor import State
+from methods.examples import Examples, take
+from methods.fitted.embedded import Bilinear, Embedded
+from methods.fitted.scoring import Fitted
 from methods.influence import Influence
 from methods.progress import track
 from methods.random_projection import RandomProjection
 from methods.randomness import numpy_generator
-from methods.rows.projections import Directions, Select
-from methods.task import Examples, Task, take
+from methods.rows.maps import Directions
+from methods.rows.projections import Select
+from methods.task import Task
 from methods.tracin import TracIn
 
 LOSSES = 256  # pairs in a forward pass
@@ -72,6 +95,11 @@ class Polluted:
     def size(self) -> int:
         """The number of pairs."""
         return len(self.corpus.load())
+
+    @property
+    def about(self) -> float:
+        """The number of pairs of a shard, without reading them."""
+        return self.corpus.about / self.shards
 
     def part(self, shard: int) -> "Shard":
         """One of the shards."""
@@ -121,6 +149,8 @@ class Crawl:
             )
             if n != n_english:
                 raise misaligned(stem, n, n_english)
+            marked = {"de": german, "en": english}
+            check(stem, Lines(stem, STRIDE, marked, n).take(0, STRIDE))
             return {"n": n, "de": german, "en": english}
 
         run = runs.once("translation_marks", Marks(self.name, STRIDE), compute)
@@ -137,6 +167,11 @@ class Crawl:
         """The number of pairs."""
         return self.open().n
 
+    @property
+    def about(self) -> float:
+        """The number of pairs of a shard, without reading them."""
+        return self.lines
+
     def part(self, shard: int) -> Shard:
         """One of the shards."""
         lines, first = self.open(), shard * self.lines
@@ -149,6 +184,25 @@ class Crawl:
 
 
 Pool = Polluted | Crawl
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One shard of a pool."""
+
+    pool: Pool
+    shard: int
+
+
+def shard_numbers(language: Language, pool: Pool, shard: int) -> Numbers:
+    """The subwords of a shard's pairs, encoded by the first run that needs them."""
+
+    def blocks() -> Iterator[Pairs]:
+        part = pool.part(shard)
+        for start, end in streamed(part.n, BLOCK, "subwords"):
+            yield part.take(start, end)
+
+    return Numbers.once(Encoded(language.subwords, Piece(pool, shard)), blocks)
 
 
 @dataclass(frozen=True)
@@ -178,8 +232,7 @@ def fitted(
 
         def load() -> tuple[Task, Examples]:
             again = trained(model)  # noted as what the run was made of
-            train = on_device(examples(model, model.train.load()))
-            return narrowed(model, again.task, part), train
+            return narrowed(model, again.task, part), train_examples(model)
 
         state, _ = attribution.stored_state("translation_basis", wanted, method, load)
     return method.fit(task, state=state)
@@ -249,16 +302,16 @@ def nested(values: Tensor, dims: tuple[int, ...], method: Method) -> np.ndarray:
     return np.stack([sums[:, dim - 1].numpy() * (size / dim if unbiased else 1.0) for dim in dims])
 
 
-def streamed(n: int, block: int) -> Iterator[tuple[int, int]]:
+def streamed(n: int, block: int, what: str = "scoring") -> Iterator[tuple[int, int]]:
     """Ranges of at most `block` of n pairs, so that memory does not grow with n."""
-    for start in track(list(range(0, n, block)), "scoring"):
+    for start in track(list(range(0, n, block)), what):
         yield start, min(start + block, n)
 
 
 def score(config: Scoring, scratch: Path) -> dict[str, Any]:
     """Self-influence of each pair by each method, `score_NAME` (n,).
 
-    `seconds_NAME` is processor time, without that of the model and the basis.
+    `seconds_NAME` is by the clock of the device, without the model and the basis.
     """
     if not 0 <= config.shard < config.pool.shards:
         raise UserError(
@@ -273,20 +326,21 @@ def score(config: Scoring, scratch: Path) -> dict[str, Any]:
         else fitted(config.model, learned, method, None)
         for method in config.methods
     }
-    part = config.pool.part(config.shard)
+    pairs = shard_numbers(config.model.language, config.pool, config.shard)
     blocks: dict[str, list[np.ndarray]] = {name: [np.empty(0, np.float32)] for name in methods}
-    seconds = dict.fromkeys(methods, 0.0)
-    for start, end in streamed(part.n, BLOCK):
+    seconds, now = dict.fromkeys(methods, 0.0), partial(clock.now, device().type)
+    for start, end in streamed(len(pairs), BLOCK):
 
         def block(start: int = start, end: int = end) -> dict[str, np.ndarray]:
-            some, arrays = examples(config.model, part.take(start, end)), {}
+            some = pairs.columns(np.arange(start, end), config.model.language.length)
+            arrays = {}
             for name, method in methods.items():
-                began = time.process_time()
+                began = now()
                 values = (
                     losses(learned.task, some) if method is None else contributions(method, some)
                 )
                 arrays[f"score {name}"] = values.sum(1).float().numpy()
-                arrays[f"seconds {name}"] = np.array(time.process_time() - began)
+                arrays[f"seconds {name}"] = np.array(now() - began)
             return arrays
 
         values = checkpointed(scratch, f"pairs-{start}", block)
@@ -294,7 +348,7 @@ def score(config: Scoring, scratch: Path) -> dict[str, Any]:
             blocks[name].append(values[f"score {name}"])
             seconds[name] += float(values[f"seconds {name}"])
     return {
-        "n_pairs": part.n,
+        "n_pairs": len(pairs),
         **{f"dim_{family(method)}": dimension(method) for method in config.methods},
         **{f"seconds_{name}": value for name, value in seconds.items()},
         **{f"score_{name}": np.concatenate(values) for name, values in blocks.items()},
@@ -313,6 +367,36 @@ def _check_computed(config: Scoring) -> None:
         wanted = basis(config.model, method)
         if wanted is not None and runs.find("translation_basis", wanted) is None:
             raise UserError(f"the basis of {family(method)} is not computed: {first}")
+
+
+def once(model: Model, method: Method, part: int | None) -> Work | None:
+    """What a method computes once for a model, if anything."""
+    of, n = unit(model, part), model.train.about
+    made = counting.once_per_model("translation_basis", basis(model, method, part), method, of, n)
+    return made and replace(made, parts=(models.work(model),))
+
+
+def encoding(language: Language, pool: Pool, shard: int) -> Work:
+    """What encoding a shard takes."""
+    return models.encoding(Encoded(language.subwords, Piece(pool, shard)), pool.about)
+
+
+def unit(model: Model, part: int | None) -> Unit:
+    """A pass of the network over a pair, on the last `part` decoder layers or on all."""
+    of = models.unit_of(model)
+    return of if part is None else of.part(part / (2 * model.network.layers + 2))
+
+
+def work(config: Scoring) -> Work:
+    """What scoring a shard takes, with the model and its bases."""
+    n, of, pool = config.model.train.about, models.unit_of(config.model), config.pool
+    lines, read = pool.about, encoding(config.model.language, pool, config.shard)
+    bases = (once(config.model, one, None) for one in config.methods)
+    parts = models.work(config.model), read, *bases
+    each = [counting.attributed(one, of, n, parts, candidates=lines) for one in config.methods]
+    steps = tuple(step for one in each for step in one.steps)
+    memory = max(one.memory for one in each)
+    return replace(each[0], label="shards", steps=steps, memory=memory, disk=4 * lines * len(each))
 
 
 def scores(model: Model, pool: Pool, methods: tuple[Method, ...], name: str) -> np.ndarray:

@@ -6,6 +6,7 @@ file mapped into memory. Computations with them use the operator's own precision
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from methods.errors import MethodError
 from methods.memory import available, gigabytes, on_disk
+from methods.precision import FullPrecision
+
+log = logging.getLogger(__name__)
 
 COLUMNS = 1 << 22  # numbers converted or moved at a time, of a basis of up to 8 vectors
 
@@ -31,8 +35,10 @@ class Native:
 
 @dataclass(frozen=True)
 class BFloat16:
-    """In memory, at half the size of float32: 8 bits of precision, the same range.
+    """At half the size of float32: 8 bits of precision, the same range.
 
+    It is on the operator's device if it fits there, otherwise in the host's memory, pinned for a
+    GPU, and otherwise in a file. The numbers are the same.
     Products and coefficients both use the rounded vectors, so the only error is that these are
     not quite orthonormal: by about 2^-9 / sqrt(p).
     """
@@ -63,28 +69,43 @@ class Disk:
 Storage = Native | BFloat16 | Disk
 
 
-class Basis:
-    """`count` orthonormal vectors of `size` numbers, with capacity for `most`."""
+class Basis(FullPrecision):
+    """`count` orthonormal vectors of `size` numbers, with capacity for `most`.
+
+    They are computed with on `device` and lie at `place`, a device or a folder.
+    """
 
     def __init__(
-        self, storage: Storage, most: int, size: int, dtype: torch.dtype, device: torch.device
+        self,
+        storage: Storage,
+        most: int,
+        size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        place: torch.device | str | None = None,
     ) -> None:
         self.storage, self.dtype, self.device, self.count = storage, dtype, device, 0
-        if isinstance(storage, Disk):
-            self.rows = _mapped(storage.place, most, size, dtype)
+        place = storage.place if isinstance(storage, Disk) else place or device
+        stored = torch.bfloat16 if isinstance(storage, BFloat16) else dtype
+        if isinstance(place, str):
+            self.rows = _mapped(place, most, size, stored)
         else:
-            stored = torch.bfloat16 if isinstance(storage, BFloat16) else dtype
-            self.rows = torch.empty(most, size, dtype=stored, device=device)
+            pinned = place.type == "cpu" and device.type == "cuda"
+            self.rows = torch.empty(most, size, dtype=stored, device=place, pin_memory=pinned)
         self._direct = self.rows.dtype == dtype and self.rows.device == device
 
     def append(self, vector: Tensor) -> None:
         """Store one more vector, (p,)."""
-        self.rows[self.count] = vector
+        self.rows[self.count].copy_(vector)
         self.count += 1
 
     def row(self, index: int) -> Tensor:
         """One vector as stored, (p,), converted to the operator's precision."""
-        return self.rows[index].to(self.device, self.dtype)
+        return self._moved(self.rows[index])
+
+    def _moved(self, stored: Tensor) -> Tensor:
+        """Moved first, then converted: half as much is moved."""
+        return stored.to(self.device, non_blocking=True).to(self.dtype)
 
     def clear(self, vector: Tensor) -> Tensor:
         """Make `vector` (p,) orthogonal to the basis, in place; return what was removed, (count,).
@@ -131,17 +152,19 @@ class Basis:
         width = max(1, COLUMNS * 8 // max(1, self.count))
         for start in range(0, self.rows.shape[1], width):
             columns = slice(start, start + width)
-            yield columns, self.rows[: self.count, columns].to(self.device, self.dtype)
+            yield columns, self._moved(self.rows[: self.count, columns])
 
 
 def _mapped(folder: str, most: int, size: int, dtype: torch.dtype) -> Tensor:
     """Memory mapped to an unlinked file: it is freed when the last process closes it."""
     handle, path = tempfile.mkstemp(prefix="retrace-basis-", dir=folder)
-    os.close(handle)
     try:
+        if hasattr(os, "posix_fallocate"):  # now: a disk that fills up later ends the process
+            os.posix_fallocate(handle, 0, max(1, most * size * dtype.itemsize))
         # torch keeps its mapping until the tensor is freed.
         flat = torch.from_file(path, shared=True, size=most * size, dtype=dtype)
     finally:
+        os.close(handle)
         os.unlink(path)
     return flat.view(most, size)
 
@@ -153,8 +176,12 @@ def check_room(
     size: int,
     dtype: torch.dtype,
     device: torch.device,
-) -> None:
-    """Refuse a basis that will not fit together with the `keep` eigenvectors made of it."""
+) -> torch.device | str:
+    """Where a basis fits, a device or a folder, with the `keep` eigenvectors on the device.
+
+    A quarter of an accelerator, and of its host, is left to Hessian products. A basis that fits
+    nowhere is refused.
+    """
     each, eigenvector = storage.bytes_each(size, dtype), size * dtype.itemsize
     basis, eigenvectors = iterations * each, (keep + 3) * eigenvector
     free, place = available(device), str(device)
@@ -163,12 +190,26 @@ def check_room(
         space = on_disk(storage.place)
         _refuse(f"a basis of {iterations}", basis, each, space, storage.place, advice)
         _refuse(f"{keep} eigenvectors", eigenvectors, eigenvector, free, place, "lower `keep`")
-        return
+        return storage.place
+    accelerated, host, folder = device.type != "cpu", torch.device("cpu"), tempfile.gettempdir()
+    usable = free - free // 4 if accelerated else free
+    if basis + eigenvectors <= usable:
+        return device
+    if isinstance(storage, BFloat16) and eigenvectors <= usable:
+        if accelerated and basis <= available(host) * 3 // 4:
+            log.info("a basis of %s is in the host's memory", gigabytes(basis))
+            return host
+        if basis <= on_disk(folder):
+            log.info("a basis of %s is in %s", gigabytes(basis), folder)
+            return folder
     advice = "lower `iterations` or `keep`"
     if isinstance(storage, Native):
         advice += ", or store the basis in bfloat16 or on disk (StoredKrylov)"
+    else:
+        advice += ", or set TMPDIR to a folder with more room"
     what = f"a basis of {iterations} and {keep} eigenvectors"
-    _refuse(what, basis + eigenvectors, each, free, place, advice)
+    _refuse(what, basis + eigenvectors, each, usable, place, advice)
+    return device
 
 
 def _refuse(what: str, needed: int, each: int, free: int, place: str, advice: str) -> None:

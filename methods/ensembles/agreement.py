@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from methods.ensembles.arrays import array
 from methods.errors import MethodError
 
 
@@ -30,7 +31,7 @@ def chance_agreement(predicted: np.ndarray, labels: np.ndarray | None = None) ->
     """
     classes = _classes(predicted)
     width = int(classes.max()) + 1
-    within = np.zeros(classes.shape[1], dtype=np.int64) if labels is None else np.asarray(labels)
+    within = np.zeros(classes.shape[1], dtype=np.int64) if labels is None else array(labels)
     if within.shape != (classes.shape[1],):
         raise MethodError(
             f"{len(within)} labels for {classes.shape[1]} examples: give one label per example"
@@ -44,7 +45,7 @@ def chance_agreement(predicted: np.ndarray, labels: np.ndarray | None = None) ->
 
 
 def _classes(predicted: np.ndarray) -> np.ndarray:
-    classes = np.asarray(predicted)
+    classes = array(predicted)
     if classes.ndim != 2 or classes.size == 0 or classes.dtype.kind not in "iu":
         raise MethodError(
             f"predictions are {classes.dtype} of shape {classes.shape}: give whole numbers, "

@@ -16,28 +16,29 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from methods.ensembles.arrays import array
 from methods.errors import MethodError
 
 BLOCK = 1 << 24  # numbers ranked at once
 
 
 def predicted(masks: ArrayLike, scores: ArrayLike) -> np.ndarray:
-    """The summed scores of each mask's examples, (n_models, n_query), without a constant.
+    """The summed scores of each mask's examples, (n_models, n_query), float64, without a constant.
 
     A score of nan, which an example in all masks of a small ensemble has, adds 0.
     """
-    inside, given = np.asarray(masks, dtype=np.float32), np.asarray(scores, dtype=np.float32)
+    inside, given = (array(x).astype(float, copy=False) for x in (masks, scores))
     if inside.shape[1] != given.shape[1]:
         raise MethodError(
             f"masks over {inside.shape[1]} examples, scores of {given.shape[1]}: give a score of "
             "every training example"
         )
-    return inside @ np.where(np.isnan(given), np.float32(0), given).T
+    return inside @ np.where(np.isnan(given), 0.0, given).T
 
 
 def lds(masks: ArrayLike, outcomes: ArrayLike, scores: ArrayLike) -> np.ndarray:
     """The linear datamodeling score of each query, (n_query,); nan where nothing varies."""
-    return spearman(np.asarray(outcomes).T, predicted(masks, scores).T)
+    return spearman(array(outcomes).T, predicted(masks, scores).T)
 
 
 def spearman(one: ArrayLike, other: ArrayLike) -> np.ndarray:
@@ -45,7 +46,7 @@ def spearman(one: ArrayLike, other: ArrayLike) -> np.ndarray:
 
     Equal values share their mean rank. nan where a row is constant, and where a value is nan.
     """
-    left, right = np.asarray(one), np.asarray(other)
+    left, right = array(one), array(other)
     if left.shape != right.shape:
         raise MethodError(f"rows {left.shape} and {right.shape}: correlate the same examples")
     correlation, step = np.empty(len(left)), max(1, BLOCK // max(1, left.shape[1]))
@@ -53,6 +54,14 @@ def spearman(one: ArrayLike, other: ArrayLike) -> np.ndarray:
         some = slice(start, start + step)
         correlation[some] = _pearson(*(stats.rankdata(x[some], axis=1) for x in (left, right)))
     return correlation
+
+
+def pearson(one: ArrayLike, other: ArrayLike) -> np.ndarray:
+    """Pearson's correlation of each row of (n, m) with that of the other, (n,)."""
+    left, right = array(one).astype(float), array(other).astype(float)
+    if left.shape != right.shape:
+        raise MethodError(f"rows {left.shape} and {right.shape}: correlate the same examples")
+    return _pearson(left, right)
 
 
 def _pearson(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -67,12 +76,12 @@ def reliability(one: ArrayLike, other: ArrayLike) -> np.ndarray:
     If outcomes are a function of the mask plus independent noise, it is the share of their variance
     that the mask explains.
     """
-    return spearman(np.asarray(one).T, np.asarray(other).T)
+    return spearman(array(one).T, array(other).T)
 
 
 def averaged(reliability: ArrayLike, trainings: int) -> np.ndarray:
     """The reliability of the mean of several trainings a mask (Spearman and Brown, 1910)."""
-    rho = np.asarray(reliability, dtype=float)
+    rho = array(reliability).astype(float)
     return trainings * rho / (1 + (trainings - 1) * rho)
 
 
@@ -82,7 +91,20 @@ def ceiling(reliability: ArrayLike, trainings: int = 1) -> np.ndarray:
     It is the root of the reliability of outcomes averaged over `trainings` for each mask: exact for
     Pearson's correlation, close for Spearman's. An estimated reliability below 0 counts as 0.
     """
-    return np.sqrt(averaged(np.maximum(np.asarray(reliability, dtype=float), 0), trainings))
+    return np.sqrt(averaged(np.maximum(array(reliability).astype(float), 0), trainings))
+
+
+def of_noise(explained: ArrayLike, n_train: int, trainings: ArrayLike) -> np.ndarray:
+    """The score that sampling noise leaves to a difference of means over so many `trainings`.
+
+    explained  R^2, the share of an outcome's variance that a linear function of the mask explains
+    Each of n_train weights is estimated with an error of variance 1 / (R^2 trainings) relative to
+    their mean square, so that the estimate is worth sqrt(R^2) / sqrt(1 + n_train / (R^2 trainings))
+    on masks it has not seen.
+    """
+    r2 = np.maximum(array(explained).astype(float), 0)
+    times = array(trainings).astype(float)
+    return np.asarray(r2 * np.sqrt(times) / np.sqrt(times * r2 + n_train))
 
 
 def area(scores: ArrayLike, wanted: ArrayLike) -> np.ndarray:
@@ -90,7 +112,7 @@ def area(scores: ArrayLike, wanted: ArrayLike) -> np.ndarray:
 
     wanted (n, m) marks the positives; nan where a row has only positives, or none.
     """
-    ranks, truth = stats.rankdata(scores, axis=1), np.asarray(wanted, dtype=bool)
+    ranks, truth = stats.rankdata(array(scores), axis=1), array(wanted).astype(bool)
     hits = truth.sum(1)
     misses = truth.shape[1] - hits
     above = (ranks * truth).sum(1) - hits * (hits + 1) / 2

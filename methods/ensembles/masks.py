@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from methods.ensembles.arrays import array
 from methods.errors import MethodError
 from methods.randomness import stream
 
@@ -22,7 +23,7 @@ class Packed:
     @classmethod
     def of(cls, rows: Tensor | np.ndarray) -> Packed:
         """Pack an array (n_rows, width) of anything that is true or false."""
-        truth = np.asarray(rows).astype(bool)
+        truth = array(rows).astype(bool)
         return cls(np.packbits(truth, axis=1, bitorder="little"), truth.shape[1])
 
     def __len__(self) -> int:

@@ -18,9 +18,9 @@ def iou(one: Tensor, other: Tensor, thresholds: Sequence[float]) -> Tensor:
     the threshold.
     """
     order = torch.tensor(thresholds, dtype=torch.float64).argsort()
-    edges = torch.tensor(thresholds, dtype=one.dtype)[order]
+    edges = torch.tensor(thresholds, dtype=one.dtype)[order].to(one.device)
     both, either = (torch.zeros(len(edges) + 1, dtype=torch.int64) for _ in range(2))
-    pieces = (flat.reshape(-1).split(ROWS) for flat in (one, other))
+    pieces = (flat.reshape(-1).split(ROWS) for flat in (one, other.to(one.device)))
     for left, right in zip(*pieces, strict=True):
         known = ~(left.isnan() | right.isnan())
         left, right = left[known], right[known]
@@ -33,7 +33,7 @@ def iou(one: Tensor, other: Tensor, thresholds: Sequence[float]) -> Tensor:
 
 def _passed(values: Tensor, edges: Tensor) -> Tensor:
     """How many values pass exactly 0, 1, ... of the ascending edges, (n_edges + 1,)."""
-    return torch.bucketize(values, edges, right=True).bincount(minlength=len(edges) + 1)
+    return torch.bucketize(values, edges, right=True).bincount(minlength=len(edges) + 1).cpu()
 
 
 def _at_least(counts: Tensor) -> Tensor:

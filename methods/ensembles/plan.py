@@ -17,6 +17,7 @@ from functools import cache
 import numpy as np
 from scipy.stats import binom, hypergeom
 
+from methods.ensembles.arrays import array
 from methods.ensembles.power import Count, arms, passes, search, surely
 from methods.errors import MethodError
 
@@ -106,7 +107,7 @@ def null_passes(total: np.ndarray, n_models: int, n_in: int, threshold: float) -
     hypergeometric for any p (Fisher's exact test).
     """
     n_out = n_models - n_in
-    least = np.ceil((threshold + np.asarray(total) / n_out) / (1 / n_in + 1 / n_out) - 1e-9)
+    least = np.ceil((threshold + array(total) / n_out) / (1 / n_in + 1 / n_out) - 1e-9)
     return hypergeom.sf(least - 1, n_models, total, n_in)
 
 
@@ -121,9 +122,9 @@ def false_share(
     """
     if not n_found:
         return math.nan
-    queries = np.unique(np.asarray(total), return_counts=True)
+    queries = np.unique(array(total), return_counts=True)
     expected = 0.0
-    for n_in, n_examples in zip(*np.unique(np.asarray(inside), return_counts=True), strict=True):
+    for n_in, n_examples in zip(*np.unique(array(inside), return_counts=True), strict=True):
         if 0 < n_in < n_models:
             rates = null_passes(queries[0], n_models, int(n_in), threshold)
             expected += n_examples * float(rates @ queries[1])

@@ -84,7 +84,8 @@ class _Sums(ABC):
             )
         for start in range(0, len(masks), MODELS):
             some = slice(start, start + MODELS)
-            self._add(_taken(masks, some).bool(), _taken(outcomes, some))
+            results = _taken(outcomes, some)
+            self._add(_taken(masks, some).bool().to(results.device), results)
 
     def merge(self, other: Self) -> None:
         """Count in the models of other sums, another job's for instance."""

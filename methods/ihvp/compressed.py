@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from methods.attributor import Bilinear, State
-from methods.curvature.operators import Hessian
+from methods.attributor import State
+from methods.curvature.curvature import Curvature
 from methods.errors import MethodError, at_least
+from methods.finite import finite
+from methods.fitted.embedded import Bilinear
 from methods.ihvp.inverse import NOT_FINITE, Inverse
 from methods.progress import track
 from methods.rows.projections import Gaussian, Projection
@@ -30,7 +32,7 @@ class Compressed(Inverse):
         at_least(1, sample=self.sample)
         at_least(0, seed=self.seed)
 
-    def state(self, hessian: Hessian) -> State:
+    def state(self, hessian: Curvature) -> State:
         """G H G^T, (d, d), of the Hessian with its weight decay, undamped."""
         projection = self.projection.draw(hessian.task)
         directions = projection.directions()
@@ -38,12 +40,12 @@ class Compressed(Inverse):
             hessian.apply(some) @ directions.T
             for some in track(directions.split(8), "projected Hessian")
         ]
-        if not all(torch.isfinite(row).all() for row in rows):
+        if not finite(rows):
             raise MethodError(NOT_FINITE)
         matrix = torch.cat(rows) - hessian.damping * (directions @ directions.T)
         return {"projected": (matrix + matrix.T) / 2, "gram": directions @ directions.T}
 
-    def invert(self, hessian: Hessian, state: State) -> Bilinear:
+    def invert(self, hessian: Curvature, state: State) -> Bilinear:
         matrix = state["projected"].double() + hessian.damping * state["gram"].double()
         values, vectors = torch.linalg.eigh(matrix)
         tiny = torch.finfo(hessian.dtype).eps * float(values.abs().max())

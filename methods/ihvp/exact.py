@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from methods.attributor import State
+from methods.curvature.curvature import Curvature
 from methods.curvature.exact_hessian import exact_hessian
-from methods.curvature.operators import Hessian, Matrix
+from methods.curvature.matrix import Matrix
+from methods.curvature.operators import Hessian
 from methods.errors import MethodError, at_least
 from methods.ihvp.inverse import Inverse
 
@@ -30,11 +32,16 @@ class Exact(Inverse):
         at_least(1, sample=self.sample)
         at_least(0, seed=self.seed)
 
-    def state(self, hessian: Hessian) -> State:
-        """The undamped Hessian of the mean loss (p, p)."""
-        return {"hessian": exact_hessian(hessian.task, hessian.batch(0))}
+    def state(self, hessian: Curvature) -> State:
+        """The undamped Hessian of the mean loss (p, p), or another curvature of it."""
+        if type(hessian) is Hessian:
+            return {"hessian": exact_hessian(hessian.task, hessian.batch(0))}
+        eye = torch.eye(hessian.size, dtype=hessian.dtype, device=hessian.device)
+        matrix = torch.cat([hessian.apply(rows, 0) for rows in eye.split(256)])
+        matrix.diagonal().sub_(hessian.shift)
+        return {"hessian": (matrix + matrix.T) / 2}
 
-    def invert(self, hessian: Hessian, state: State) -> Matrix:
+    def invert(self, hessian: Curvature, state: State) -> Matrix:
         matrix = state["hessian"].double().to(hessian.device)
         if not torch.isfinite(matrix).all():
             raise MethodError("the Hessian is not finite: look for NaN in the parameters or data")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from methods.attributor import State
-from methods.curvature.operators import Hessian, Operator
-from methods.errors import MethodError, at_least
+from methods.curvature.curvature import Curvature
+from methods.curvature.matrix import Operator
+from methods.errors import MethodError, at_least, within
 from methods.ihvp.inverse import Inverse, largest_eigenvalue, norms
 
 log = logging.getLogger(__name__)
@@ -45,10 +46,9 @@ class LiSSA(Inverse):
     def __post_init__(self) -> None:
         at_least(1, depth=self.depth, sample=self.sample, repeats=self.repeats)
         at_least(0, seed=self.seed)
-        if self.scale is not None and not self.scale > 0:
-            raise MethodError(f"scale is {self.scale}: give a positive number, or None to find one")
+        within("(0, inf)", scale=self.scale)
 
-    def state(self, hessian: Hessian) -> State:
+    def state(self, hessian: Curvature) -> State:
         """The scale, found by power iteration unless given, and the effective damping."""
         scale = self.scale
         if scale is None:
@@ -65,14 +65,14 @@ class LiSSA(Inverse):
             "effective_damping": torch.tensor(hessian.shift, dtype=torch.float64),
         }
 
-    def invert(self, hessian: Hessian, state: State) -> Recursion:
+    def invert(self, hessian: Curvature, state: State) -> Recursion:
         return Recursion(self, hessian, float(state["scale"]))
 
 
 class Recursion(Operator):
     """The inverse by LiSSA's recursion, at a known scale."""
 
-    def __init__(self, settings: LiSSA, hessian: Hessian, scale: float) -> None:
+    def __init__(self, settings: LiSSA, hessian: Curvature, scale: float) -> None:
         self.settings, self.hessian, self.scale = settings, hessian, scale
         self.size, self.dtype, self.device = hessian.size, hessian.dtype, hessian.device
 
@@ -93,20 +93,30 @@ class Recursion(Operator):
         self, vectors: Tensor, repeat: int, depths: Iterable[int]
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield each of several depths, ascending, and what one repeat would return there."""
-        depth, wanted = self.settings.depth, set(depths)
-        bound = DIVERGED * depth * norms(vectors)
-        h = vectors.clone()
-        for step in range(max(wanted)):
-            product = self.hessian.apply(h, draw=repeat * depth + step)
-            h.add_(vectors).sub_(product, alpha=1 / self.scale)
-            if step % 10 == 9 or step + 1 in wanted:
-                size = h.norm(dim=1)
-                if not (size <= bound).all():
-                    raise MethodError(
-                        f"LiSSA diverged at step {step + 1} of {depth}: |h| is "
-                        f"{float((size / norms(vectors)).max()):.1e} |v|; raise "
-                        f"`scale` above {self.scale:.3g}, say to {4 * self.scale:.3g}, or "
-                        "`sample`, or `damping`"
-                    )
-            if step + 1 in wanted:
-                yield step + 1, h / self.scale
+        bound = DIVERGED * self.settings.depth * norms(vectors)
+        h, other, begin = vectors.clone(), torch.empty_like(vectors), 0
+        for end in sorted(set(depths)):
+            with self.hessian.held():
+                for step in range(begin, end):
+                    self._step(h, vectors, repeat, step, other)
+                    h, other = other, h
+                    if step % 10 == 9 or step + 1 == end:
+                        self._bounded(h, vectors, bound, step)
+            begin = end
+            yield end, h / self.scale
+
+    def _step(self, h: Tensor, vectors: Tensor, repeat: int, step: int, out: Tensor) -> None:
+        """Write v + h - (H + shift) h / scale to `out`, with one pass over memory beside H's."""
+        torch.add(vectors, h, alpha=1 - self.hessian.shift / self.scale, out=out)
+        draw = repeat * self.settings.depth + step
+        self.hessian.add_products(out, h, -1 / self.scale, draw=draw)
+
+    def _bounded(self, h: Tensor, vectors: Tensor, bound: Tensor, step: int) -> None:
+        """Refuse an h of a recursion that diverges."""
+        size = h.norm(dim=1)
+        if not (size <= bound).all():
+            raise MethodError(
+                f"LiSSA diverged at step {step + 1} of {self.settings.depth}: |h| is "
+                f"{float((size / norms(vectors)).max()):.1e} |v|; raise `scale` above "
+                f"{self.scale:.3g}, say to {4 * self.scale:.3g}, or `sample`, or `damping`"
+            )

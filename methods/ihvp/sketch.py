@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.attributor import Bilinear, State
-from methods.curvature.operators import Hessian
-from methods.errors import MethodError, at_least
+from methods.attributor import State
+from methods.curvature.curvature import Curvature
+from methods.errors import MethodError, at_least, within
+from methods.fitted.embedded import Bilinear
 from methods.ihvp.inverse import Inverse, largest_eigenvalue
 from methods.progress import track
-from methods.rows.projections import Directions, Gaussian, Projection
+from methods.rows.maps import Directions
+from methods.rows.projections import Gaussian, Projection
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,14 @@ class Sketch(Inverse):
 
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps, sample=self.sample)
+        within("(0, inf)", lr=self.lr)
+        within("[0, 1)", momentum=self.momentum)
+        within("[0, 1]", average=self.average)
         at_least(0, seed=self.seed)
 
-    def state(self, hessian: Hessian, watch: Callable[[int, Tensor], None] | None = None) -> State:
+    def state(
+        self, hessian: Curvature, watch: Callable[[int, Tensor], None] | None = None
+    ) -> State:
         """S^T and G, (d, p) both; `watch(step, S^T)` is called after every step."""
         target = self.projection.draw(hessian.task).directions()
         draws = 1 if hessian.sample is None else 8
@@ -64,7 +71,7 @@ class Sketch(Inverse):
                 )
         return {"sketch": mean if counted else sketch, "directions": target}
 
-    def invert(self, hessian: Hessian, state: State) -> Bilinear:
+    def invert(self, hessian: Curvature, state: State) -> Bilinear:
         left, right = (
             Directions(state[name].to(hessian.device, hessian.dtype), hessian.task)
             for name in ("sketch", "directions")

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import product
+from itertools import chain, product
 
 import torch
 from torch import Tensor
 
+from methods.finite import finite
+from methods.precision import FullPrecision
 from methods.rows.inner_products import inner
 from methods.rows.parts import Dense, Outer, Part, paired
 
 
-class Rows:
+class Rows(FullPrecision):
     """Rows of n examples: for each key (a parameter, or one at a checkpoint) the parts they sum.
 
     Two Rows can be multiplied if they have the same keys.
@@ -47,10 +49,12 @@ class Rows:
         rows = tuple(rows)
         if len(rows) == 1:
             return rows[0]
-        parts = {
-            key: [_stack(pieces) for pieces in zip(*(r.parts[key] for r in rows), strict=True)]
-            for key in rows[0].parts
-        }
+        parts = {}
+        for key in rows[0].parts:
+            own = [r.parts[key] for r in rows]
+            if len({len(pieces) for pieces in own}) > 1:  # called more often in some batches
+                own = [(Dense(_sum(part.matrix() for part in pieces)),) for pieces in own]
+            parts[key] = [_stack(pieces) for pieces in zip(*own, strict=True)]
         return cls(parts, sum(r.count for r in rows))
 
     @property
@@ -60,7 +64,8 @@ class Rows:
 
     def finite(self) -> bool:
         """Whether no number kept is NaN or infinite; no products are formed for that."""
-        return all(part.finite() for parts in self.parts.values() for part in parts)
+        kept = (part.numbers() for parts in self.parts.values() for part in parts)
+        return finite(chain.from_iterable(kept))
 
     def compact(self) -> Rows:
         """The same rows, each part in its smaller form: for rows kept for many inner products."""
@@ -125,6 +130,8 @@ def _stack(pieces: tuple[Part, ...]) -> Part:
     done = len(outers) < len(pieces) or all(p.smaller_dense and "dense" in vars(p) for p in outers)
     if done:
         dense = [p.dense if isinstance(p, Outer) else p for p in pieces]
+        if len({(p.order, p.scale) for p in dense}) > 1:
+            dense = [Dense(p.matrix()) for p in dense]
         return replace(dense[0], values=torch.cat([p.values for p in dense]))
     terms = max(p.terms for p in outers)
     left = torch.cat([_lengthened(p.left, terms) for p in outers])

@@ -35,8 +35,13 @@ def _inner_factored(a: Outer, b: Outer) -> Tensor:
     if a.terms == b.terms == 1:
         right = product(a.right[:, 0], b.right[:, 0])
         return right.mul_(_left_products(a, b)[:, 0, :, 0])
-    step = max(1, BUFFER // max(1, a.terms * b.count * b.terms))
-    out = []
+    step = BUFFER // max(1, a.terms * b.count * b.terms)
+    if step == 0 and b.count > 1:
+        half = b.count // 2
+        parts = (slice(0, half), slice(half, b.count))
+        halves = [replace(b, left=b.left[part], right=b.right[part]) for part in parts]
+        return torch.cat([_inner_factored(a, one) for one in halves], dim=1)
+    step, out = max(1, step), []
     for start in range(0, a.count, step):
         some = replace(a, left=a.left[start : start + step], right=a.right[start : start + step])
         right = torch.tensordot(some.right, b.right, dims=([2], [2]))

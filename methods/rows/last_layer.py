@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from methods.errors import MethodError
+from methods.examples import Examples, chunks, count, take
+from methods.losses.failures import explained
+from methods.losses.objective import Objective
 from methods.rows.factored import Rows
 from methods.rows.gradients import Gradients
 from methods.rows.layers import recorded
 from methods.rows.parts import Outer
-from methods.task import Examples, Objective, Task, chunks, count, explained, take
+from methods.task import Task
 
 
 class Head:

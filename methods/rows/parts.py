@@ -35,9 +35,17 @@ class Dense:
     def elements(self) -> int:
         return self.values.numel()
 
-    def finite(self) -> bool:
-        """Whether every number is finite."""
-        return _finite(self.values)
+    def one(self, i: int) -> Dense:
+        """The row of one example alone."""
+        return replace(self, values=self.values[i : i + 1])
+
+    def to(self, dtype: torch.dtype) -> Dense:
+        """The same rows in a floating type."""
+        return replace(self, values=self.values.to(dtype))
+
+    def numbers(self) -> list[Tensor]:
+        """What is kept."""
+        return [self.values]
 
     def stored(self) -> Tensor:
         """(b, size) in the stored order, without the scale."""
@@ -56,8 +64,10 @@ class Dense:
         return replace(self, scale=self.scale * factor)
 
     def squared_norms(self) -> Tensor:
-        values = self.stored()
-        return torch.linalg.vecdot(values, values) * self.scale**2
+        axes = tuple(range(1, self.values.ndim))  # as they lie: a vecdot writes all squares first
+        values = self.values
+        squared = torch.linalg.vector_norm(values, dim=axes).square_() if axes else values.square()
+        return squared if self.scale == 1.0 else squared * self.scale**2
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +93,18 @@ class Outer:
     def elements(self) -> int:
         return self.left.numel() + self.right.numel()
 
-    def finite(self) -> bool:
-        """Whether every number of both factors is finite."""
-        return _finite(self.right) and (self.one_hot or _finite(self.left))
+    def one(self, i: int) -> Outer:
+        """The row of one example alone."""
+        return replace(self, left=self.left[i : i + 1], right=self.right[i : i + 1])
+
+    def to(self, dtype: torch.dtype) -> Outer:
+        """The same rows in a floating type."""
+        left = self.left if self.one_hot else self.left.to(dtype)
+        return replace(self, left=left, right=self.right.to(dtype))
+
+    def numbers(self) -> list[Tensor]:
+        """What is kept: the factors, or the right one where the left are indices."""
+        return [self.right] if self.one_hot else [self.left, self.right]
 
     @property
     def one_hot(self) -> bool:
@@ -119,6 +138,15 @@ class Outer:
             values = torch.bmm(self.left.transpose(1, 2), self.right)
         return Dense(values.view(b, *shape), order, self.scale)
 
+    def in_order(self) -> Outer:
+        """The same rows with n in the parameter's own order; for factors that are not one-hot."""
+        if self.order is None:
+            return self
+        own = self.right.unflatten(2, self.stored_shape)
+        own = own.permute(0, 1, *(1 + axis for axis in self.order[1:])).flatten(2)
+        shape = tuple(self.stored_shape[axis - 1] for axis in self.order[1:])
+        return replace(self, right=own, stored_shape=shape, order=None)
+
     def rescaled(self, factor: float) -> Outer:
         """The same rows times a number; a materialised form is kept."""
         made = replace(self, scale=self.scale * factor)
@@ -144,9 +172,12 @@ class Outer:
 Part = Dense | Outer
 
 
-def _finite(values: Tensor) -> bool:
-    # The sum is cheaper: it allocates nothing. It may overflow though every number is finite.
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+def stored_positions(order: tuple[int, ...], shape: torch.Size) -> Tensor:
+    """For each entry of a parameter of `shape`, its place in the stored order."""
+    stored = [0] * len(order)
+    for axis, size in zip(order, shape, strict=True):
+        stored[axis] = size
+    return torch.arange(shape.numel()).view(stored).permute(order).reshape(-1)
 
 
 def paired(a: Part, b: Part) -> Tensor:

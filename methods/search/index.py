@@ -8,7 +8,6 @@ the roots of their learning rates, end to end. `Projected` makes such rows short
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods import folders
-from methods.attributor import Fitted
+from methods import folders, memory
 from methods.errors import MethodError
-from methods.progress import track
+from methods.examples import Examples, count, sourced, take
+from methods.fitted.scoring import Fitted
 from methods.rows.factored import Rows
 from methods.search.projected import Projected
-from methods.search.searches import HNSW, IVF, Exact, Search, load_faiss
-from methods.task import Examples, chunks, count, take
+from methods.search.searches import HNSW, IVF, Exact, Search, load_faiss, refuse_rows
 
 BUDGET = 4 << 30  # bytes an index may take while it is built
 PROBES = 4  # candidates whose rows distinguish one index from another
@@ -53,7 +51,7 @@ class Index:
 
         `effort` replaces the method's own: a higher one finds more of the true ones, and is slower.
         """
-        dense = (rows.dense() if isinstance(rows, Rows) else rows).cpu()
+        dense = rows.dense() if isinstance(rows, Rows) else rows
         if dense.shape[1] != self.dim:
             raise MethodError(
                 f"query rows of {dense.shape[1]} numbers, the index has {self.dim}: "
@@ -61,6 +59,7 @@ class Index:
             )
         if not 0 < k <= self.n:
             raise MethodError(f"the {k} nearest of {self.n} candidates: choose from 1 to {self.n}")
+        refuse_rows("the rows of query", dense)
         return self.method.find(self.engine, dense, k, effort)
 
 
@@ -71,7 +70,8 @@ def build(
 
     `fitted` may be Projected, so that rows are short.
     """
-    method, n = method or Exact(), count(candidates)
+    candidates, method = sourced(candidates), method or Exact()
+    n = count(candidates)
     method.check(n)
     dim = width(fitted, candidates)
     _check_budget(method, n, dim, fitted, budget)
@@ -82,24 +82,28 @@ def build_from_rows(rows: Tensor, method: Search) -> Index:
     """Index rows (n, dim) that `candidate_rows` made."""
     n, dim = rows.shape
     method.check(n)
-    return Index(method, method.build(rows), n, dim, rows[_probed(n)].clone())
+    refuse_rows("the rows of candidate", rows)
+    if not (rows[:1].any() or rows.any()):
+        raise MethodError("every row is 0: look for a loss that is saturated or constant")
+    return Index(method, method.build(rows), n, dim, rows[_probed(n)].cpu())
 
 
 def candidate_rows(fitted: Fitted, candidates: Examples, dim: int | None = None) -> Tensor:
-    """The candidates' rows, term after term, (n, dim), on the CPU."""
+    """The candidates' rows, term after term, (n, dim); on the CPU unless the device has room."""
+    candidates = sourced(candidates)
     n = count(candidates)
     dim = width(fitted, candidates) if dim is None else dim
-    rows, first = torch.empty(n, dim, dtype=fitted.task.dtype), 0
+    dtype, first = fitted.task.dtype, 0
+    place = memory.place(fitted.task.device, n * dim * dtype.itemsize)
+    rows = torch.empty(n, dim, dtype=dtype, device=place)
     for term in fitted.terms():
         start, size = 0, 0
-        for some in track(list(chunks(candidates, term.chunk(candidates))), "rows"):
+        for some in term.tracked(candidates, "rows"):
             block = term.train_rows(some).dense()
             size = block.shape[1]
             rows[start : start + len(block), first : first + size] = block
             start += len(block)
         first += size
-    if not torch.isfinite(rows).all():
-        raise MethodError("a row is not finite: look for NaN in the candidates or the parameters")
     return rows
 
 
@@ -113,7 +117,7 @@ def save(index: Index, folder: Path | str) -> None:
 
     def fill(unfinished: Path) -> None:
         if isinstance(index.method, Exact):
-            np.save(unfinished / "rows.npy", index.engine.numpy())
+            np.save(unfinished / "rows.npy", index.engine.cpu().numpy())
         else:
             load_faiss().write_index(index.engine, str(unfinished / "index.faiss"))
         np.save(unfinished / "probe.npy", index.probe.numpy())
@@ -127,20 +131,26 @@ def load(folder: Path | str, fitted: Fitted, candidates: Examples) -> Index:
 
     A few candidates' rows are computed again and compared with those it was built from.
     """
+    candidates = sourced(candidates)
     index: Index = folders.read(folder, "index.json", "index", _read)
     again = "build it again, or load it with what it was built from"
     n, dim = count(candidates), width(fitted, candidates)
     if index.n != n:
-        raise MethodError(f"{folder} indexes {index.n} candidates, these are {n}: {again}")
+        raise MethodError(
+            f"{folders.quoted(folder)} indexes {index.n} candidates, these are {n}: {again}"
+        )
     if index.dim != dim:
-        raise MethodError(f"{folder} has rows of {index.dim} numbers, these have {dim}: {again}")
+        raise MethodError(
+            f"{folders.quoted(folder)} has rows of {index.dim} numbers, these have {dim}: {again}"
+        )
     rows = fitted.train_rows(take(candidates, _probed(n))).dense().cpu()
     gaps = (rows - index.probe).norm(dim=1)
     wrong = gaps > CLOSE * index.probe.norm(dim=1)
     if wrong.any():
         place = int(_probed(n)[wrong][0])
         raise MethodError(
-            f"{folder} has another row for candidate {place}: it is of other candidates, another "
+            f"{folders.quoted(folder)} has another row for candidate {place}: it is of other "
+            "candidates, another "
             f"model, other checkpoints or another projection; {again}"
         )
     return index
@@ -164,7 +174,7 @@ def _check_budget(method: Search, n: int, dim: int, fitted: Fitted, budget: int)
         return
     terms = len(fitted.addends if isinstance(fitted, Projected) else list(fitted.terms()))
     per_row = budget // n - method.overhead
-    fits = isqrt(max(0, per_row // (method.copies * itemsize * terms))) ** 2
+    fits = max(0, per_row // (method.copies * itemsize * terms))
     remedy = f"project them, Projected(fitted, TwoSided({fits})) fits, or" if fits else "please"
     raise MethodError(
         f"{n} rows of {dim} numbers take {planned / 2**30:.3g} GiB, the budget is "

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from methods.attributor import Fitted, FittedSum
+from methods import memory
 from methods.errors import MethodError
+from methods.examples import Examples
+from methods.fitted.scoring import Fitted, FittedSum
 from methods.randomness import stream
 from methods.rows.factored import Rows
-from methods.rows.projections import LIMIT, Map, Projection, Select, TwoSided
-from methods.task import Examples
+from methods.rows.maps import LIMIT, Map
+from methods.rows.projections import Projection
+from methods.task import Task
 
 
 class Projected(FittedSum):
@@ -22,9 +25,8 @@ class Projected(FittedSum):
     def __init__(self, fitted: Fitted, projection: Projection) -> None:
         super().__init__(list(fitted.terms()))
         self.fitted, self.projection = fitted, projection
-        elements = len(self.addends) * projection.dim * self.task.size
-        small = isinstance(projection, TwoSided | Select)
-        self._keeps_maps = small or elements * self.task.dtype.itemsize <= LIMIT
+        nbytes = len(self.addends) * projection.bytes(self.task)
+        self._keeps_maps = nbytes <= memory.held(self.task.device, LIMIT)
         self._maps: dict[int, Map] = {}
 
     def terms(self) -> Iterator[Fitted]:
@@ -48,6 +50,9 @@ class ProjectedTerm(Fitted):
 
     def __init__(self, term: Fitted, projection: Map) -> None:
         self.term, self.task, self.projection = term, term.task, projection
+
+    def measuring(self) -> Task:
+        return self.term.measuring()
 
     def query_rows(self, examples: Examples) -> Rows:
         return self._apply(self.term.query_rows(examples))

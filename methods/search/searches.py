@@ -16,27 +16,56 @@ import torch
 from torch import Tensor
 
 from methods.errors import MethodError
+from methods.finite import finite
+from methods.precision import FullPrecision
 from methods.rows.matmul import product
 
 BLOCK = 1 << 24  # scores in memory at once in an exact search
+NOT_FINITE = (
+    "a score or a distance is not finite: its numbers are too large for their type, so scale them "
+    "down, or give them in float64"
+)
 
 
 def highest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row of (n, m) and their positions, (n, k) both; ties by position."""
-    if not 0 < k <= scores.shape[1]:
-        raise MethodError(
-            f"the {k} highest of {scores.shape[1]} scores: choose from 1 to {scores.shape[1]}"
-        )
+    refuse_k(k, scores.shape[1])
     values, positions = scores.topk(k)
     least = values[:, -1:]
-    crowded = (scores >= least).sum(1) > k  # topk picks any of those tied at the last value
-    for row in crowded.nonzero()[:, 0].tolist():
-        above = int((values[row] > least[row]).sum())
-        tied = (scores[row] == least[row]).nonzero()[:, 0]
-        positions[row, above:] = tied[: k - above]
+    # topk picks any of those tied at the last value
+    crowded = ((scores >= least).sum(1) > k).nonzero()[:, 0]
+    for rows in crowded.split(max(1, BLOCK // scores.shape[1])) if len(crowded) else ():
+        above, tied = scores[rows] > least[rows], scores[rows] == least[rows]
+        room = k - above.sum(1, keepdim=True)
+        chosen = above | (tied & (tied.cumsum(1) <= room))
+        positions[rows] = chosen.nonzero()[:, 1].view(-1, k)
     positions = positions.sort(dim=1).values
     values, order = scores.gather(1, positions).sort(dim=1, descending=True, stable=True)
     return values, positions.gather(1, order)
+
+
+def ordered(values: Tensor) -> Tensor:
+    """The best values of a search, refused if they are not finite: NaN and infinity come first."""
+    if not finite([values]):
+        raise MethodError(NOT_FINITE)
+    return values
+
+
+def refuse_rows(what: str, rows: Tensor) -> None:
+    """Refuse rows (n, d) with a number that is not finite: no distance or product orders them."""
+    if not finite([rows]):
+        wrong = int((~rows.isfinite().all(1)).nonzero()[0, 0])
+        raise MethodError(
+            f"{what} {wrong} have a number that is not finite: look for NaN in the data or the "
+            "parameters"
+        )
+
+
+def refuse_k(k: int, n: int) -> None:
+    if isinstance(k, bool) or not hasattr(k, "__index__"):
+        raise MethodError(f"k is {k}: give a whole number from 1 to {n}")
+    if not 0 < k <= n:
+        raise MethodError(f"the {k} highest of {n} scores: choose from 1 to {n}")
 
 
 def lowest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -45,7 +74,7 @@ def lowest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return -values, positions
 
 
-class Search(ABC):
+class Search(FullPrecision, ABC):
     """A way to search candidates: a frozen dataclass."""
 
     copies: ClassVar[int] = 1
@@ -71,7 +100,7 @@ class Search(ABC):
 
     @abstractmethod
     def find(self, engine: Any, rows: Tensor, k: int, effort: int | None) -> tuple[Tensor, Tensor]:
-        """Scores and positions of the k best for each row, (n_query, k) both."""
+        """Scores and positions of the k best for each row, (n_query, k) both, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +113,11 @@ class Exact(Search):
     def find(
         self, engine: Tensor, rows: Tensor, k: int, effort: int | None
     ) -> tuple[Tensor, Tensor]:
-        step = max(1, BLOCK // len(engine))
-        blocks = [highest(product(some, engine), k) for some in rows.split(step)]
-        return torch.cat([v for v, _ in blocks]), torch.cat([i for _, i in blocks])
+        some = rows.to(engine.device).split(max(1, BLOCK // len(engine)))
+        blocks = [highest(product(each, engine), k) for each in some]
+        return ordered(torch.cat([v for v, _ in blocks]).cpu()), torch.cat(
+            [i for _, i in blocks]
+        ).cpu()
 
 
 class _Faiss(Search):
@@ -103,7 +134,7 @@ class _Faiss(Search):
     def _parameters(self, faiss: Any, effort: int | None) -> Any: ...
 
     def build(self, rows: Tensor) -> Any:
-        faiss, values = load_faiss(), rows.float().numpy()
+        faiss, values = load_faiss(), rows.float().cpu().numpy()
         engine = self._empty(faiss, *values.shape)
         if not engine.is_trained:
             engine.train(values)
@@ -112,8 +143,12 @@ class _Faiss(Search):
 
     def find(self, engine: Any, rows: Tensor, k: int, effort: int | None) -> tuple[Tensor, Tensor]:
         parameters = self._parameters(load_faiss(), effort)
-        scores, positions = engine.search(rows.float().numpy(), k, params=parameters)
-        return torch.from_numpy(scores), torch.from_numpy(positions)
+        found = engine.search(rows.float().cpu().numpy(), k, params=parameters)
+        scores, positions = (torch.from_numpy(each) for each in found)
+        # FAISS finds no place for NaN, and none where a search ends before k candidates.
+        if (positions[:, 0] < 0).any() or not finite([scores[positions >= 0]]):
+            raise MethodError(NOT_FINITE)
+        return scores, positions
 
 
 @dataclass(frozen=True)

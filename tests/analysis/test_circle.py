@@ -4,19 +4,24 @@ import numpy as np
 import pytest
 
 from analysis import fastif_fig6
-from analysis.fastif_fig6 import INNER, RADII, Links
+from analysis.fastif_fig6 import OUTER, RADII, Links
 
 GROUPS = {"a": [0, 1, 2, 3], "b": [4, 5, 6, 7], "c": [8, 9, 10, 11]}
 
 
 def links(*edges):
-    inner, outer, weight = zip(*edges, strict=True)
-    return Links(np.array(inner), np.array(outer), np.array(weight, dtype=float))
+    query, train, weight = zip(*edges, strict=True)
+    return Links(np.array(query), np.array(train), np.array(weight, dtype=float))
 
 
 def distance(one, other):
     """The angle between two directions."""
     return abs(np.angle(np.exp(1j * (one - other))))
+
+
+def test_evaluation_is_on_the_outer_circle_and_training_on_the_inner():
+    """As the caption of the figure says; the first sentence of B.2 says otherwise."""
+    assert max(RADII.values()) < OUTER < fastif_fig6.NAMED
 
 
 def test_groups_have_arcs_of_their_own():
@@ -49,7 +54,7 @@ def test_no_other_place_on_the_circle_has_a_smaller_weighted_distance():
 
     def cost(at):
         ends = RADII["mnli"] * np.exp(1j * np.asarray(at))
-        return sum(w * abs(ends - INNER * np.exp(1j * angles[node])) ** 2 for node, w in edges)
+        return sum(w * abs(ends - OUTER * np.exp(1j * angles[node])) ** 2 for node, w in edges)
 
     grid = np.linspace(0, 2 * np.pi, 2_000)
     assert cost(angle) <= cost(grid).min() + 1e-9

@@ -17,7 +17,8 @@ from experiments.data.words import PADDING, words
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.models.text_classifier import TextClassifier
-from methods.task import Checkpoint, Task
+from methods.checkpoints import Checkpoint
+from methods.task import Task
 from methods.tracin import TracIn
 from tests.analysis.synthetic import dbpedia as synthetic_dbpedia
 from tests.experiments.data.test_dbpedia_data import NAMES

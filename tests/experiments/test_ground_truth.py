@@ -178,6 +178,7 @@ def test_queries_on_which_half_of_the_networks_agree_have_no_score():
     assert np.isfinite(found[2])
 
 
+@pytest.mark.long
 def test_the_paper_s_networks_are_scored(scratch, monkeypatch):
     tiny = of_few_photos(PAPER, 8, monkeypatch)
     paper = PRESETS["paper"][2]
@@ -208,8 +209,8 @@ def built():
 def test_attributions_that_do_as_claimed_are_reproduced(made_up):
     synthetic.write("paper", 12)
     word, claims, rows = built()
-    assert word == "direction", "the estimate of 12 models is not in the runs"
-    assert set(claims["verdict"]) == {"reproduced", "not run"}
+    assert word == "partly", "the estimate of 12 models is not in the runs"
+    assert set(claims["verdict"]) == {"holds", "not run"}
     single = claims.loc[
         ("Influence − Gradients, of one network", "MNIST, MLP: LDS, paired"), "ours"
     ]
@@ -217,12 +218,12 @@ def test_attributions_that_do_as_claimed_are_reproduced(made_up):
     ceiling = rows[rows["measure"] == "ceiling"]["ours"].iat[0]
     assert ceiling == pytest.approx(0.6, abs=0.02)
     page = artifact.page(rows)
-    assert {"LDS", "own", "AUC"} <= set(page.columns)
+    assert {"LDS", "own", "LDS left by noise"} <= set(page.columns)
 
 
 def test_averaging_that_brings_nothing_is_not_reproduced(made_up):
     synthetic.write("paper", 3, gain=-0.05)
     word, claims, _ = built()
-    assert word == "not reproduced"
-    wrong = claims[claims["verdict"] == "not reproduced"].reset_index()["method"]
+    assert word in ("partly", "not met")
+    wrong = claims[claims["verdict"] == "fails"].reset_index()["method"]
     assert set(wrong) == {f"{name} of all networks − of one" for name in artifact.TESTED}

@@ -18,8 +18,8 @@ from experiments.pairs.influence import Plan
 from experiments.pairs.models import SMOKE_TWO, Sample, hans_pairs, load, trained
 from methods import fastif
 from methods.errors import MethodError
+from methods.examples import take
 from methods.rows.gradients import gradient_rows
-from methods.task import take
 from tests.analysis.synthetic import mnli_effects as synthetic_mnli_effects
 
 MODEL = replace(
@@ -126,9 +126,9 @@ def test_what_cannot_be_asked_is_one_line(change, error, message, tmp_path):
 
 
 def test_presets_are_the_protocol_of_the_paper():
-    for preset in ("small", "paper"):
+    for preset, ks in {"small": {33, 300}, "paper": {1_000}}.items():
         cells = mnli_effects.PRESETS[preset]
-        assert {(cell.n, cell.plan.k) for cell in cells} == {(100, 1_000)}
+        assert {(cell.n, cell.plan.k) for cell in cells} == {(100, k) for k in ks}
         assert {cell.model.train.which for cell in cells} == {"mnli train", "hans train"}
         assert {cell.part for cell in cells} == set(influence_graph.SLICES)
 
@@ -153,7 +153,7 @@ def test_few_strong_helpful_edges_are_told_from_many_weak_harmful_ones(tmp_path,
     _, rows = built(fastif_table4, tmp_path, monkeypatch)
     claims = rows[rows["kind"] == "claim"]
     assert len(claims) == 8
-    assert set(claims["verdict"]) == {"reproduced"}
+    assert set(claims["verdict"]) == {"holds"}
     shares = rows[rows["quantity"] == fastif_table4.SHARE]
     assert (shares["query_low"] <= shares["ours"]).all()
     assert (shares["query_high"] >= shares["ours"]).all()
@@ -198,8 +198,8 @@ def test_correlations_are_of_mean_influences_over_pairs_that_have_both():
 def test_slices_that_are_influenced_alike_correlate(tmp_path, monkeypatch):
     _, rows = built(fastif_table5, tmp_path, monkeypatch)
     claims = rows[rows["kind"] == "claim"]
-    assert len(claims) == 4
-    assert set(claims["verdict"]) == {"reproduced"}
+    assert len(claims) == 7
+    assert set(claims["verdict"]) <= {"holds", "leans"}
     numbers = rows[rows["quantity"] == "correlation"].set_index("method")
     assert numbers.loc["H (L), H (S)", "paper"] == 0.99
     assert numbers.loc["H (L), H (S)", "query_low"] > 0.9

@@ -20,7 +20,7 @@ from experiments.pairs.rankings import Ranking, SameFeatures, SameGradient, rank
 from experiments.training import loop
 from methods import fastif
 from methods.errors import MethodError
-from methods.task import take
+from methods.examples import take
 from methods.tracin import TracIn
 from tests.analysis.synthetic import mnli_simulator as synthetic
 from tests.analysis.synthetic import shapes
@@ -241,6 +241,7 @@ def test_the_verdict_follows_the_changes(effect, word, empty):
     assert artifact.judge(rows).word == word
 
 
+@pytest.mark.long
 def test_the_figure_of_four_has_four_and_claims_over_all(empty):
     synthetic.write("paper", 5)
     for module, lines in ((fastif_fig5, 4), (fastif_fig9, 10)):
@@ -248,7 +249,10 @@ def test_the_figure_of_four_has_four_and_claims_over_all(empty):
         rows = table.from_csv(module.ARTIFACT.path("paper", "csv").read_text())
         drawn = rows[rows["kind"] == "line"]
         assert len(drawn[["group", "point"]].drop_duplicates()) == lines
-        assert set(rows.loc[rows["kind"] == "claim", "n"]) == {5}
+        claims = rows[rows["kind"] == "claim"]
+        assert set(claims.loc[claims["unit"] == "nats", "n"]) == {5}
+        beyond = claims[claims["quantity"] == "points that improve further"]
+        assert beyond["n"].tolist() == [10]
     run = runs.load("mnli_simulator", "paper")[0]
     wanted = run.array("loss")[0, 0].mean(0)
     first = np.array(drawn["mean"].iat[0].split(), float)

@@ -12,7 +12,7 @@ from experiments.laboratory import runs
 from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.errors import UserError
 from experiments.mnli_speed import Agreement, Config, Recall, recalls
-from experiments.pairs import influence, models
+from experiments.pairs import influence, inverse, models
 from experiments.pairs.influence import Plan, gradient_products
 from experiments.pairs.inverse import Everything, HeadAlone, Inverse
 from experiments.pairs.models import PAPER, SMOKE, Sample, load, trained
@@ -20,9 +20,9 @@ from experiments.pairs.runtime import PlainAutograd, Product, RunTime, from_colu
 from methods import fastif, workers
 from methods.curvature.operators import Hessian
 from methods.errors import MethodError
+from methods.examples import take
 from methods.ihvp.cg import CG
 from methods.rows.gradients import gradient_rows
-from methods.task import take
 from methods.workers import ALONE
 from tests.analysis.synthetic import shapes
 
@@ -153,7 +153,7 @@ def test_a_piece_that_is_there_is_not_computed_again(tmp_path):
 SHORT = Inverse(
     sample=FEW,
     n_points=4,
-    depths=(30, 60),
+    lengths=(1.0, 2.0),
     samples=(4, 30),
     repeats=2,
     whole_samples=(1,),
@@ -173,15 +173,31 @@ def test_paths_near_the_solution_with_more_examples(classifier, tmp_path):
     assert result["diverged"] == 0
 
 
+def test_points_have_minibatches_of_their_own(classifier, tmp_path):
+    """Of the same point twice, the errors of single examples differ."""
+    few = replace(SHORT, samples=(1, N), repeats=1)
+    index = influence.balanced(TINY, FEW, 2)[[0, 0]]
+    task, train = few.part.task(TINY), few.part.examples(TINY, TINY.train)
+    vectors = gradient_rows(task, take(few.part.examples(TINY, FEW), torch.from_numpy(index)))
+    settings = Plan(None, damping=4.0, scale=200.0, depth=1).settled({})
+    same = vectors.dense()
+    path = inverse._path(few, 1, settings, task, train, same, same, same)
+    one, other = path["error"][-1, 0]
+    assert one != other
+    np.testing.assert_allclose(
+        *inverse._path(few, N, settings, task, train, same, same, same)["error"][-1, 0], rtol=1e-4
+    )
+
+
 def test_the_solution_is_that_of_the_whole_training_set(classifier, tmp_path):
-    result = replace(SHORT, samples=(N,), repeats=1, depths=(400,)).run(TINY, tmp_path)
+    result = replace(SHORT, samples=(N,), repeats=1, lengths=(5.0,)).run(TINY, tmp_path)
     assert result["error"].max() < 0.02
 
 
 def test_a_minibatch_size_that_diverges_is_told_and_the_largest_is_an_error(classifier, tmp_path):
     task = HeadAlone().task(TINY)
     largest = HeadAlone().curvature(TINY, 4).metrics["largest"]
-    loose = replace(SHORT, samples=(1, N), depths=(300,), repeats=1, damping=0.5)
+    loose = replace(SHORT, samples=(1, N), lengths=(10.0,), repeats=1, damping=0.5)
     result = replace(loose, scale=0.6 * (largest + 0.5)).run(TINY, tmp_path)
     assert task.size == result["num_params"]
     assert np.isfinite(result["error"][1]).all()
@@ -193,6 +209,7 @@ def test_a_minibatch_size_that_diverges_is_told_and_the_largest_is_an_error(clas
         replace(loose, scale=0.1 * largest).run(TINY, again)
 
 
+@pytest.mark.long
 def test_systems_agree_where_all_that_differs_is_noise(classifier, tmp_path):
     plan = Plan(depth=30, damping=4.0, scale=40.0, sample=30)
     work = Agreement(FEW, 4, (10, 40), full=plan, fast=plan, few=STEEP)
@@ -226,6 +243,7 @@ def agreed(group, scratch):
     return Agreement(FEW, 2, (10,), full=plan, fast=plan).run(TINY, own)
 
 
+@pytest.mark.long
 def test_processes_divide_repeats_and_agree_on_what_a_killed_attempt_left(classifier, tmp_path):
     shared = workers.run(agreed, 2, tmp_path)
     (tmp_path / "alone").mkdir()
@@ -268,7 +286,8 @@ def test_a_hessian_product_is_timed_beside_a_pass_and_leaves_the_model_as_it_was
         (Recall(FEW, 6, ks=(N + 1,), ms=(3,)), "ks asks for 91 of 90 training pairs: give numbers"),
         (Recall(FEW, 6, ks=(3,), ms=()), "ms asks for nothing of 90 training pairs"),
         (Recall(FEW, 180, ks=(3,), ms=(3,)), "points at most"),
-        (replace(SHORT, depths=()), "depths or samples are empty"),
+        (replace(SHORT, lengths=()), "lengths or samples are empty"),
+        (replace(SHORT, lengths=(1.0, 1.001), damping=40.0), "give lengths further apart"),
         (Agreement(FEW, 4, (1_000,)), "ks asks for 1,000 of 90 training pairs"),
         (replace(TIMED, batched=200), "batched asks for 200 of 90 training pairs"),
         (replace(TIMED, ks=(0,)), "ks asks for 0 of 90 training pairs"),
@@ -301,7 +320,7 @@ def shrunk(work):
     if isinstance(work, Recall):
         return replace(few, ks=(3, 9), ms=(2, 5), plan=replace(STEEP, repeats=2))
     if isinstance(work, Inverse):
-        grid = replace(few, depths=(3, 6), samples=(2, 20), repeats=2, whole_samples=(1, 4))
+        grid = replace(few, lengths=(0.5, 1.0), samples=(2, 20), repeats=2, whole_samples=(1, 4))
         return replace(grid, whole_steps=2, solver=CG(1e-2))
     if isinstance(work, Agreement):
         full, fast = (replace(one, depth=3, sample=2, repeats=2) for one in (work.full, work.fast))
@@ -309,7 +328,14 @@ def shrunk(work):
     return replace(few, ks=(20, 5), batch=4, workers=1, candidates=2, batched=10, steps=1)
 
 
-@pytest.mark.parametrize("cell", mnli_speed.PRESETS["paper"], ids=lambda c: type(c.work).__name__)
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(cell, marks=pytest.mark.long if isinstance(cell.work, Inverse) else ())
+        for cell in mnli_speed.PRESETS["paper"]
+    ],
+    ids=lambda cell: type(cell.work).__name__,
+)
 def test_a_cell_of_the_paper_tier_runs(cell, classifier, tmp_path):
     assert cell.model == PAPER
     result = shrunk(cell.work).run(TINY, tmp_path)
@@ -320,16 +346,20 @@ def test_a_cell_of_the_paper_tier_runs(cell, classifier, tmp_path):
 
 def test_the_paper_tier_has_the_papers_settings():
     works = [cell.work for cell in mnli_speed.PRESETS["paper"]]
-    recall, inverse, released, agreement, again, run_time, product = works
+    recall, recalled, inverse, released, agreement, again, run_time, product = works
+    assert (recalled.plan.damping, recalled.plan.k, recalled.ks) == (50.0, None, recall.ks)
+    assert (run_time.batch, run_time.repeats, run_time.workers) == (128, 4, 4)
     assert PAPER.fit.lr == 2e-5
-    assert (PAPER.network.frozen, PAPER.network.length, PAPER.train.n) == (10, 128, None)
+    network = PAPER.network.network
+    assert (network.frozen, network.length, PAPER.train.n) == (10, 128, None)
     assert {10, 100, 1_000, 10_000, 50_000, 100_000} <= set(recall.ks)
     assert (recall.n_points, inverse.n_points, agreement.n_points, run_time.n_points) == (
         100, 8, 6, 10,
     )  # fmt: skip
     assert (product.batch, product.batches) == (32, 10)
     assert inverse.samples == tuple(2**i for i in range(8))
-    assert inverse.depths == tuple(range(700, 1_301, 100))
+    settled = Plan(None, damping=50.0, scale=1e4, depth=1).settled({})
+    assert released.depths(settled) == list(range(700, 1_301, 100))
     assert (released.damping, released.scale) == (50.0, 1e4)
     assert again.fast == Plan(depth=1_000, damping=50.0, scale=1e4, repeats=3)
     assert (again.full.depth, again.full.sample, again.few.damping) == (1_000, 32, 50.0)

@@ -1,5 +1,6 @@
 """The count of models as an experiment and as a tool, and what its artifacts say."""
 
+import json
 import re
 
 import numpy as np
@@ -96,7 +97,10 @@ def test_the_figure_shows_where_the_text_and_the_code_of_the_paper_disagree():
     rows = rows_of(models_fig3.ARTIFACT)
     text = rows[(rows["kind"] == "claim") & (rows["paper"] == 100)]
     assert text["ours"].tolist() == [67]
-    assert text["verdict"].tolist() == ["not reproduced"]
+    assert text["verdict"].tolist() == ["fails"]
+    about = json.loads(models_fig3.ARTIFACT.path("paper", "json").read_text())
+    assert about["verdict"]["word"] == "paper contradicts itself"
+    assert "67" in about["claims"][0]["note"]
     code = rows[rows["method"] == "the paper's code"]
     assert dict(zip(code["quantity"], code["ours"], strict=True)) == {
         "models, delta 0.05": 67,

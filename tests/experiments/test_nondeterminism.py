@@ -107,10 +107,11 @@ def test_what_the_paper_prints_reproduces_its_figure_and_tables():
     synthetic.write("paper", 20)
     for module in ARTIFACTS:
         word, claims, rows = words_of(module.ARTIFACT)
-        assert word == "reproduced", module.ARTIFACT.id
-        assert set(claims["verdict"]) == {"reproduced"}
+        hard = module is models_fig2  # DTD and Flowers are not among the made-up runs
+        assert word == ("partly" if hard else "reproduced"), module.ARTIFACT.id
+        assert set(claims["verdict"]) == {"holds"}
         numbers = rows[rows["kind"] == "number"]
-        assert set(numbers["verdict"]) <= {"reproduced", ""}
+        assert set(numbers["verdict"]) <= {"holds", ""}
         page = agreement_numbers.page(rows)
         assert set(page["classifier"]) == set(rows[rows["kind"] != "claim"]["method"])
         assert not page.duplicated().any()
@@ -125,9 +126,9 @@ def test_agreement_that_rises_with_difficulty_is_not_reproduced(monkeypatch):
     monkeypatch.setattr(synthetic, "GROUPS", synthetic.GROUPS | harder)
     synthetic.write("paper", 6)
     word, claims, _ = words_of(models_fig2.ARTIFACT)
-    assert word == "not reproduced"
+    assert word != "reproduced"
     assert set(claims["quantity"]) == {"agreement, CIFAR-10 − CIFAR-100"}
-    assert set(claims["verdict"]) == {"not reproduced"}
+    assert set(claims["verdict"]) == {"fails"}
 
 
 def test_the_hardest_data_sets_are_held_to_what_the_text_says(monkeypatch):
@@ -136,23 +137,32 @@ def test_the_hardest_data_sets_are_held_to_what_the_text_says(monkeypatch):
     synthetic.write("paper", 6)
     _, claims, _ = words_of(models_fig2.ARTIFACT)
     by = claims.set_index(["method", "quantity"])["verdict"]
-    assert by["Flowers, Inception", "agreement, of a hard data set"] == "reproduced"
-    assert by["DTD, Inception", "agreement, of a hard data set"] == "not reproduced"
+    assert by["Flowers, Inception", "agreement, of a hard data set"] == "holds"
+    assert by["DTD, Inception", "agreement, of a hard data set"] == "fails"
 
 
 def test_sources_that_differ_are_not_alike():
     synthetic.write("paper", 6, closer=0.05)
     word, claims, _ = words_of(models_table3.ARTIFACT)
-    assert word == "not reproduced"
+    assert word != "reproduced"
     by = claims.groupby("quantity")["verdict"].agg(set)
-    assert by["agreement, initial parameters − both"] == {"not reproduced"}
-    assert by["agreement, order − both"] == {"reproduced"}
+    assert "fails" in by["disagreement, initial parameters ÷ both"]
+    assert by["disagreement, order ÷ both"] == {"holds"}
 
 
-@pytest.mark.parametrize("gain", [(-0.01, 0.01), (0.02, -0.005), (0.08, 0.01)])
-def test_a_loss_or_a_large_gain_is_no_slight_gain(gain):
+@pytest.mark.parametrize(
+    ("gain", "failing"),
+    [
+        ((-0.01, 0.01), models_table2.RAISES),
+        ((0.02, -0.005), models_table2.ACCURACY),
+        ((0.08, 0.01), models_table2.SLIGHTLY),
+    ],
+)
+def test_a_loss_or_a_large_gain_is_no_slight_gain(gain, failing):
     synthetic.write("paper", 6, gain=gain)
-    assert words_of(models_table2.ARTIFACT)[0] == "not reproduced"
+    word, claims, _ = words_of(models_table2.ARTIFACT)
+    assert set(claims.loc[claims["verdict"] == "fails", "claim"]) == {failing.name}
+    assert word != "reproduced" or not failing.papers
 
 
 def test_p_that_moves_much_is_not_marginal():
@@ -178,7 +188,7 @@ def test_the_right_panel_has_the_networks_of_the_highest_tier_that_was_run():
     models_fig3.ARTIFACT.build("paper")
     found = right_panel()
     assert set(found["of_tier"]) == {"small"}
-    assert set(found[found["kind"] == "claim"]["verdict"]) == {"direction"}
+    assert set(found[found["kind"] == "claim"]["verdict"]) <= {"holds", "leans"}
     assert found[found["kind"] == "bin"]["ours"].sum() == pytest.approx(1, abs=1e-4)
     about = json.loads(models_fig3.ARTIFACT.path("paper", "json").read_text())
     loaded = runs.load("nondeterminism", "small")

@@ -82,7 +82,16 @@ def folder(tmp_path_factory):
         models.load_data.cache_clear()
 
 
-@pytest.mark.parametrize("name", CELLS)
+SLOW = (
+    "LargeCNN Influence LiSSA",
+    "SmallCNN Influence Compressed Gaussian",
+    "SmallCNN Influence Exact",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.long if n in SLOW else ()) for n in CELLS]
+)
 def test_a_cell_of_the_paper_tier_runs(name, folder):
     outcome = mnist_mislabel.run(CELLS[name], folder)
     assert outcome["self_influence"].shape == (N_TRAIN,)

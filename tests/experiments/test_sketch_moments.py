@@ -12,6 +12,7 @@ from torch import Tensor
 
 from analysis import tracin_sketch
 from analysis.ink import style
+from analysis.numbers.claims import Claim, judge_claims
 from analysis.numbers.table import from_csv, to_csv
 from experiments import tracin_sketch as experiment
 from experiments import tracin_sketch as sketch_cost
@@ -171,7 +172,8 @@ def test_a_cost_counts_what_is_drawn() -> None:
         size = 4 * sketch_cost.numbers(cost)
         assert measured["map_bytes"] == size <= measured["peak_bytes"] < size + 6_000
         assert measured["seconds"] > 0
-    assert sketch_cost.measure(dense, 0)["peak_bytes"] >= 4 * 60_300 * 64
+    words = 2 * 60_300 * 64  # a number of a dense map is a word of 16 bits until it is used
+    assert sketch_cost.measure(dense, 0)["peak_bytes"] >= words
 
 
 # --- the artifact ---------------------------------------------------------------------------------
@@ -216,19 +218,18 @@ def test_sketches_as_theory_says_are_reproduced() -> None:
 @pytest.mark.parametrize(
     ("excess", "biased", "wrong"),
     [
-        (1.3, 0.0, "TwoSided variance ÷ theory 1.3"),
-        (1.3, 0.0, "factorised ÷ Gaussian variance, aligned"),
-        (1.0, 0.05, "TwoSided p, unbiased at every d"),
-        (1.0, 0.05, "TwoSided bias "),
-        (1.0, 0.05, "TwoSided bias, library "),
+        (1.3, 0.0, tracin_sketch.NOISY),
+        (1.0, 0.05, tracin_sketch.TESTED),
+        (1.0, 0.05, tracin_sketch.FACTORISED),
     ],
 )
 def test_what_theory_does_not_say_is_not_reproduced(
-    excess: float, biased: float, wrong: str
+    excess: float, biased: float, wrong: Claim
 ) -> None:
-    verdict = tracin_sketch.ARTIFACT.judge(tabulated(excess, biased))
-    assert verdict.word == "not reproduced"
-    assert wrong in verdict.evidence
+    rows = tabulated(excess, biased)
+    words = {one.claim: one.word for one in judge_claims(rows, tracin_sketch.ARTIFACT.claims)}
+    assert words[wrong] == "fails"
+    assert (tracin_sketch.ARTIFACT.judge(rows).word != "reproduced") == (biased > 0)
 
 
 def test_the_pair_furthest_from_theory_decides() -> None:
@@ -259,7 +260,7 @@ def test_what_is_there_is_tabulated_and_drawn(there: set[str], left_out: str) ->
     rows = from_csv(to_csv(tracin_sketch.tabulate(found).assign(tier="paper", missing=9)))
     with style.settings():
         tracin_sketch.ARTIFACT.draw(rows).draw_without_rendering()
-    assert tracin_sketch.ARTIFACT.judge(rows).word in ("direction", "not run")
+    assert tracin_sketch.ARTIFACT.judge(rows).word not in ("reproduced", "not reproduced")
 
 
 def test_presets_draw_the_library_s_factorised_map_at_every_dimension() -> None:

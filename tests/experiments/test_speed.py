@@ -9,9 +9,21 @@ from experiments import speed
 from experiments.models.mnist_cnn import LargeCNN
 from experiments.speed import peak_memory
 from experiments.timing import work as speed_work
+from experiments.timing.peers.cells import Peer
+from experiments.timing.projected import Projected
+from methods.rows.projections import TwoSided
+
+OWN = [cell for cell in speed.PRESETS["smoke"] if not isinstance(cell.work, Peer)]
+
+SCORING = [
+    speed_work.LastLayer(32, 4),
+    speed_work.BeyondMemory(16, 4, 2, 8),
+    Projected(8, TwoSided(7)),
+]
+LATER = [speed.Config(work, 1, judged=False) for work in SCORING]
 
 
-@pytest.mark.parametrize("cell", speed.PRESETS["smoke"], ids=lambda c: type(c.work).__name__)
+@pytest.mark.parametrize("cell", [*OWN, *LATER], ids=lambda c: type(c.work).__name__)
 def test_a_tiny_cell_reports_its_ratio_and_its_operations(cell, tmp_path):
     before = torch.get_num_threads()
     metrics = speed.run(cell, tmp_path)
@@ -54,8 +66,16 @@ def test_a_bound_is_judged_in_its_own_direction(tmp_path, monkeypatch):
         assert speed.run(speed.Config(Work(), 3), tmp_path)["within"] is met
 
 
+@pytest.mark.long
 def test_peak_memory_is_that_of_the_work_alone():
     parent = torch.ones(1 << 26)  # 256 MB in the parent process must not count
     metrics = peak_memory(speed_work.SelfInfluence(n=64), 1)
     assert 1e6 < metrics["peak_bytes"] < 4 * parent.numel()
     assert metrics["peak_bytes_x4"] < 4 * parent.numel()
+
+
+def test_candidates_beyond_memory_are_other_than_each_other_and_the_same_at_each_read():
+    many = speed_work.Endless(1_200)
+    whole = many[slice(0, 1_200)]["image"]
+    assert len(torch.unique(whole.flatten(1), dim=0)) == 1_200
+    torch.testing.assert_close(many[slice(700, 710)]["image"], whole[700:710], rtol=0, atol=0)

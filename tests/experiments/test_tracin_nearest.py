@@ -148,7 +148,7 @@ def test_a_fast_and_faithful_index_is_reproduced() -> None:
     rows = tabulated()
     assert artifact.ARTIFACT.judge(rows).word == "reproduced"
     claims = rows[rows["kind"] == "claim"].set_index(["method", "quantity"])["ours"]
-    assert claims[("HNSW", "recall of exact")] > 0.9
+    assert claims[("HNSW", "recall of exact, of 10")] > 0.9
     assert claims[("HNSW", "latency ÷ exact, alone")] < 0.5
     projected = rows[rows["quantity"] == "recall of TracInCP"].set_index("method")["ours"]
     assert projected["Exact, TwoSided 256"] > projected["Exact, TwoSided 64"]
@@ -160,14 +160,14 @@ def test_a_fast_and_faithful_index_is_reproduced() -> None:
 @pytest.mark.parametrize(
     ("settings", "wrong"),
     [
-        ({"slow": 30.0}, "HNSW latency ÷ exact, alone"),
-        ({"best": 0.8}, "IVF recall of exact"),
-        ({"other": 1}, "Exact ids other than TracInCP's"),
+        ({"slow": 30.0}, "HNSW, latency ÷ exact, alone"),
+        ({"best": 0.8}, "recall of exact"),
+        ({"other": 1}, "Exact, ids other than TracInCP's"),
     ],
 )
 def test_a_slow_or_faithless_index_is_not(settings: dict[str, float], wrong: str) -> None:
     verdict = artifact.ARTIFACT.judge(tabulated(**settings))
-    assert verdict.word == "not reproduced"
+    assert (verdict.word, verdict.holding) == ("partly", 2)
     assert wrong in verdict.evidence
 
 
@@ -178,4 +178,5 @@ def test_what_is_there_is_drawn(there: tuple[str, ...]) -> None:
     rows = from_csv(to_csv(artifact.tabulate(made).assign(tier="paper", missing=1)))
     with style.settings():
         artifact.ARTIFACT.draw(rows).draw_without_rendering()
-    assert artifact.ARTIFACT.judge(rows).word == "direction"
+    decided = ("reproduced", "not reproduced")
+    assert artifact.ARTIFACT.judge(rows).word not in decided, "for want of runs"

@@ -5,15 +5,17 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from experiments import wmt_filtering, wmt_retrieval, wmt_scoring
 from experiments.data import translation_noise as noise
+from experiments.data import words
 from experiments.data.parallel import Corpus
 from experiments.laboratory import runs
 from experiments.laboratory.attribution import Loss, arnoldi, randproj
 from experiments.laboratory.errors import UserError
 from experiments.training.plans import Cycled, Warmed
-from experiments.translation import filters
+from experiments.translation import models
 from experiments.translation import scores as scoring
 from experiments.translation.filters import (
     PAPER,
@@ -176,20 +178,30 @@ def test_arms_keep_what_they_say():
         select(Chance(0), MODEL, POOL, METHODS, 0)
 
 
-def test_pairs_are_encoded_block_by_block(monkeypatch):
-    index = np.arange(3, 60, 7)
-    whole = encoded(MODEL, POOL, index)
-    monkeypatch.setattr(filters, "BLOCK", 2)
-    blocks = encoded(MODEL, POOL, index)
-    for name, column in whole.items():
-        assert (column == blocks[name]).all()
+@pytest.mark.parametrize("length", [6, 20])
+@pytest.mark.parametrize("index", [np.arange(3, 60, 7), np.arange(70), np.array([69])])
+def test_selected_pairs_are_those_encoded_alone_padded_to_one_length(index, length, monkeypatch):
+    model = replace(MODEL, language=replace(MODEL.language, length=length))
+    monkeypatch.setattr(words, "BLOCK", 4)
+    monkeypatch.setattr(scoring, "BLOCK", 16)
+    found = encoded(model, POOL, index)
     pairs, _ = POOL.load()
-    assert len(whole["length"]) == len(pairs.take(index))
+    alone = models.examples(model, pairs.take(index))
+    assert found["source"].shape == found["target"].shape == (len(index), length)
+    for name, column in alone.items():
+        assert found[name].dtype == column.dtype
+        width = column.shape[-1] if column.ndim == 2 else None
+        assert torch.equal(found[name][..., :width] if width else found[name], column)
+        assert not width or not found[name][:, width:].any()
+
+
+def test_a_pool_is_encoded_once(monkeypatch):
+    encoded(MODEL, POOL, np.arange(70))
+    monkeypatch.setattr(models.Vocabulary, "encode", lambda self, sentences: pytest.fail("again"))
+    encoded(MODEL, POOL, np.arange(5))
 
 
 def test_training_sets_of_any_size_get_the_same_steps():
-    import torch
-
     plan = Warmed(batch_size=4, pool=2)
     seen = []
     for n in (3, 10, 50):

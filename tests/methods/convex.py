@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.task import Examples, Task
+from methods.examples import Examples
+from methods.task import Task
 from tests.methods.networks import built, examples, nll, normal
 
 

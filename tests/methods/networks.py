@@ -16,7 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from methods.task import Checkpoint, Examples, Params, PerExample, Task
+from methods.checkpoints import Checkpoint
+from methods.examples import Examples
+from methods.losses.objective import Params, PerExample
+from methods.task import Task
 
 REFERENCE = json.loads(Path(__file__).with_name("reference.json").read_text())
 DOUBLE = torch.float64
@@ -203,7 +206,7 @@ def checkpoints(model: nn.Module, lrs: tuple[float, ...] = (0.3, 0.1)) -> tuple[
     """Checkpoints of a made-up training, the last of them the model itself."""
     last: Params = {n: v.detach().clone() for n, v in model.named_parameters()}
     moments = [
-        {n: v + 0.1 * normal(*v.shape, seed=i) for n, v in last.items()}
+        {n: v + 0.1 * normal(*v.shape, seed=i).to(v.device) for n, v in last.items()}
         for i in range(len(lrs) - 1)
     ]
     return tuple(Checkpoint(p, lr) for p, lr in zip([*moments, last], lrs, strict=True))

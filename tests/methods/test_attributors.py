@@ -12,23 +12,35 @@ from torch import Tensor
 import methods
 from methods import ihvp
 from methods.attributor import Attributor
+from methods.checkpoints import Checkpoint
+from methods.curvature.operators import GaussNewton
+from methods.datainf import DataInf
 from methods.errors import MethodError
+from methods.examples import Examples, take
 from methods.fastif import FastIF
+from methods.gradcos import GradCos
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.ihvp.cg import CG
+from methods.ihvp.cholesky import Cholesky
 from methods.ihvp.compressed import Compressed
 from methods.ihvp.deflated import Deflated
 from methods.ihvp.exact import Exact
 from methods.ihvp.inverse import Inverse
+from methods.ihvp.kfac import EKFAC, KFAC
 from methods.ihvp.lissa import LiSSA
 from methods.ihvp.sketch import Sketch
+from methods.ihvp.truncated import Truncated
 from methods.influence import Influence
+from methods.logra import LoGra
 from methods.random_projection import RandomProjection
+from methods.relatif import RelatIF
 from methods.representer import Representer
-from methods.rows.projections import Gaussian, Rademacher, Select, TwoSided
+from methods.rows.projections import SJLT, Gaussian, Rademacher, Select, TwoSided
 from methods.search.projected import Projected
-from methods.task import Checkpoint, Examples, Task, take
+from methods.task import Task
 from methods.tracin import TracIn
+from methods.trak import TRAK
+from methods.unrolling import Unrolling
 from tests.methods import networks
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-10}
@@ -40,10 +52,13 @@ ENTRIES: dict[str, Attributor] = {
     "tracin-last": TracIn(checkpoints=(-1,)),
     "gaussian": RandomProjection(Gaussian(8)),
     "rademacher": RandomProjection(Rademacher(8)),
+    "sjlt": RandomProjection(SJLT(8)),
     "select": RandomProjection(Select(8)),
-    "two-sided": RandomProjection(TwoSided(9)),
+    "two-sided": RandomProjection(TwoSided(10)),
     "cg": Influence(CG(tolerance=1e-12), DAMPING),
     "exact": Influence(Exact(), DAMPING),
+    "cholesky": Influence(Cholesky(), DAMPING),
+    "truncated": Influence(Truncated(4), DAMPING),
     "lissa": Influence(LiSSA(depth=10, sample=4, scale=20.0), DAMPING),
     "arnoldi": Influence(Arnoldi(3, Krylov(8, sample=None, keep=5)), DAMPING),
     "deflated": Influence(Deflated(3, Krylov(8, sample=None, keep=5)), DAMPING),
@@ -52,6 +67,21 @@ ENTRIES: dict[str, Attributor] = {
     "fastif": FastIF(3, LiSSA(depth=10, sample=4, scale=20.0, repeats=2), DAMPING),
     "representer": Representer(),
     "representer-labels": Representer(labels="y"),
+    "cosine": GradCos(),
+    "gauss-newton": Influence(
+        Deflated(3, Krylov(8, sample=None, keep=5)), DAMPING, curvature=GaussNewton
+    ),
+    "relatif-l": RelatIF(Influence(Deflated(3, Krylov(8, sample=None, keep=5)), DAMPING)),
+    "relatif-theta": RelatIF(
+        Influence(Arnoldi(3, Krylov(8, sample=None, keep=5)), DAMPING, curvature=GaussNewton),
+        "theta",
+    ),
+    "kfac": Influence(KFAC(), DAMPING),
+    "ekfac": Influence(EKFAC(labels="y", rank=3), DAMPING),
+    "trak": TRAK(SJLT(6)),
+    "datainf": DataInf(),
+    "unrolling": Unrolling(40, segments=2, damping=0.1),
+    "logra": LoGra(3, 4),
 }
 TRAIN, QUERY = networks.examples(13, 6), networks.examples(5, 6, seed=20)
 
@@ -128,14 +158,15 @@ def test_rows_multiply_to_the_scores(method: Attributor) -> None:
     equal(query.paired(train), fitted.self_influence(TRAIN))
 
 
-@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize("chunk", [1, pytest.param(4, marks=pytest.mark.long)])
 def test_independent_of_batch_size(
     method: Attributor, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = the_task()
     scores, own = method.scores(task, TRAIN, QUERY), method.self_influence(task, TRAIN)
     monkeypatch.setattr("methods.rows.gradients.CHUNK", chunk)
-    monkeypatch.setattr("methods.attributor.QUERY_BYTES", 1)
+    monkeypatch.setattr("methods.rows.gradients.MOST", chunk)
+    monkeypatch.setattr("methods.fitted.scoring.QUERY_BYTES", 1)
     equal(method.scores(task, TRAIN, QUERY), scores)
     equal(method.self_influence(task, TRAIN), own)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from methods.errors import MethodError
-from methods.tracin import Phases, evenly, phases, propose
+from methods.tracin import Calm, Phases, evenly, phases, propose
 
 TIME = np.arange(40)
 FLUCTUATING = np.array([2.3, 2.9, 2.0, 2.7, 1.93, 2.6, 2.2, 2.8])
@@ -19,6 +19,26 @@ def test_phases_are_those_the_curve_was_made_of():
     assert phase.settled == np.flatnonzero(np.minimum.accumulate(WHOLE) < 1.93)[0]
     assert WHOLE[phase.converged] <= 0.5 + 0.05 * 1.4
     assert phase.converged < 8 + 20
+
+
+def test_a_loss_settles_in_time_and_for_good():
+    """Ten values of the first epoch are a moment; a swing before convergence unsettles again."""
+    steps = np.concatenate([np.arange(10) / 10, np.arange(1, 31)])
+    falling = np.concatenate([2.3 - 0.01 * np.arange(10), 2.2 - 0.06 * np.arange(30)])
+    assert phases(falling, steps).settled == 0
+    swung = falling.copy()
+    swung[15] += 0.5
+    assert swung[phases(swung, steps).settled] < falling[14]
+    assert phases(swung, steps).settled > 15
+    late = np.concatenate([np.exp(-TIME / 4), [0.3, *np.full(9, 0.001)]])
+    assert phases(late).settled == 0  # a swing after convergence is none of the steady decrease
+
+
+def test_a_calm_too_short_is_none():
+    short = np.concatenate([np.tile([2.0, 3.0], 20), 1.9 - 0.2 * np.arange(8)])
+    with pytest.raises(MethodError, match="no phase of it is steady"):
+        phases(short)
+    assert phases(short, calm=Calm(lasting=0.1)).settled == 40
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 10])

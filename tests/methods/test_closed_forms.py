@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from methods.examples import Examples, take
 from methods.ihvp.cg import CG
 from methods.ihvp.exact import Exact
 from methods.influence import Influence
-from methods.task import Examples, Params, Task, take
+from methods.losses.objective import Params
+from methods.task import Task
 from methods.tracin import TracIn
 from tests.methods.convex import convex, minimise
 from tests.methods.networks import DOUBLE, REFERENCE, Mlp, built, examples, nll

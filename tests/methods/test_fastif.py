@@ -13,12 +13,13 @@ from torch.nn import functional as F
 
 from methods import fastif, workers
 from methods.errors import MethodError
+from methods.examples import take
 from methods.fastif import FastIF, neighbours
 from methods.ihvp.cg import CG
 from methods.ihvp.lissa import LiSSA
 from methods.influence import Influence
 from methods.rows.gradients import gradient_rows
-from methods.task import Task, take
+from methods.task import Task
 from methods.workers import ALONE, Group
 
 N, D = 60, 4
@@ -63,7 +64,9 @@ def test_neighbours_are_the_nearest_by_distance_nearest_first():
 def test_neighbours_without_faiss_are_the_same(monkeypatch):
     draw = torch.Generator().manual_seed(2)
     query, train = torch.randn(5, 3, generator=draw), torch.randn(400, 3, generator=draw)
+    train[200:] = train[:200]  # every neighbour has one at the same distance
     wanted = neighbours(query, train, 9)
+    assert (wanted[:, :-1:2] + 200 == wanted[:, 1::2]).all()
     monkeypatch.setitem(sys.modules, "faiss", None)
     monkeypatch.setattr(fastif, "DISTANCES", 1_000)  # two queries at a time
     assert torch.equal(neighbours(query, train, 9), wanted)
@@ -148,14 +151,13 @@ def test_two_processes_find_what_one_does():
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.long
 def test_processes_of_torchrun_find_what_one_does(tmp_path):
     path = tmp_path / "result.pt"
     torchrun = "-m torch.distributed.run --standalone --nproc-per-node=2"
     command = f"{torchrun} -m tests.methods.fastif_by_torchrun"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, *command.split(), path], env=environment, check=True, timeout=300
-    )
+    subprocess.run([sys.executable, *command.split(), path], env=environment, check=True)
     size, shared = torch.load(path)
     assert size == 2
     for one, other in zip(in_a_group(ALONE), shared, strict=True):
@@ -203,3 +205,26 @@ def test_a_process_started_alone_joins_a_group_of_one(monkeypatch):
 def test_no_workers_are_refused(size):
     with pytest.raises(MethodError, match="give 1 or more"):
         workers.run(in_a_group, size)
+
+
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("where", ["query", "train"])
+def test_features_without_a_distance_have_no_neighbours(where, bad, library, monkeypatch):
+    if not library:
+        monkeypatch.setattr(fastif, "load_faiss", _absent)
+    features = {"query": torch.randn(3, 4), "train": torch.randn(20, 4)}
+    features[where][1:] = bad
+    if (where, bad, library) == ("query", 1e30, False):  # it forms no square of a query
+        wanted = torch.cdist(*(each.double() for each in features.values())).topk(4, largest=False)
+        assert neighbours(*features.values(), 4)[0].equal(wanted.indices[0])
+        return
+    said = (
+        "not finite" if bad == 1e30 else f"features of {'query' if where == 'query' else 'train'}"
+    )
+    with pytest.raises(MethodError, match=said):
+        neighbours(features["query"], features["train"], 4)
+
+
+def _absent():
+    raise MethodError("no FAISS")

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.errors import MethodError
-from methods.task import Examples, Task, take
+from methods.examples import Examples, take
+from methods.task import Task
 from methods.tracin import TracIn, descent, measure, moved, watch
 from tests.methods import networks
 

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from methods.attributor import Attributor
+from methods.examples import Examples
 from methods.ihvp.cg import CG
 from methods.ihvp.exact import Exact
 from methods.influence import Influence
 from methods.random_projection import RandomProjection
 from methods.rows.projections import Gaussian
-from methods.task import Examples, Task
+from methods.task import Task
 from methods.tracin import TracIn
 from tests.methods import networks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
+from methods.checkpoints import Checkpoint
 from methods.curvature.exact_hessian import exact_hessian
 from methods.curvature.operators import GaussNewton, Hessian
 from methods.errors import MethodError
+from methods.examples import Examples, take
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.ihvp.cg import CG
 from methods.ihvp.exact import Exact
@@ -22,7 +24,7 @@ from methods.influence import Influence
 from methods.random_projection import RandomProjection
 from methods.representer import Representer
 from methods.rows.projections import Gaussian
-from methods.task import Examples, Task, take
+from methods.task import Task
 from methods.tracin import TracIn, descent, measure, watch
 from tests.methods import networks
 
@@ -51,8 +53,8 @@ def method(request: pytest.FixtureRequest) -> Any:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (X, "found a tensor of shape (80, 6); give"),
         ((X, Y), 'found a tuple of 2; give {"image": ..., "label": ...}'),
-        (TensorDataset(X, Y), "found a TensorDataset; give"),
         ({"x": X, "y": Y.tolist()}, "found y: a list of 80; give"),
         ({"x": X, "y": torch.tensor(1)}, "found y: a tensor of shape (); give"),
         ({}, "found a dict of 0; give"),
@@ -136,18 +138,26 @@ def test_what_is_no_mistake_with_examples_passes_unchanged(method: Any, error: A
     assert caught.value is error
 
 
-def test_what_fails_only_under_vmap_is_not_blamed_on_the_examples() -> None:
+def test_what_fails_only_under_vmap_goes_example_by_example(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def loss(model: nn.Module, batch: Examples) -> Tensor:
-        scale = 1.0 if batch["x"].sum().item() > 0 else 2.0
+        scale = [1.0 if x.item() > 0 else 2.0 for x in batch["x"][:, 0]]
         logits = batch["x"] @ model.inner.weight.T  # not by its layer
-        return scale * logits.square().sum(1)
+        return torch.tensor(scale, dtype=X.dtype) * logits.square().sum(1)
 
-    with pytest.raises(RuntimeError, match="vmap"):
-        TracIn(False, layers=("inner.weight",)).self_influence(the_task(loss), TRAIN)
+    task = the_task(loss, only=["inner.weight"])
+    own = TracIn(False).self_influence(task, TRAIN)
+    truth = networks.gradient_rows(task, task.loss, TRAIN)
+    torch.testing.assert_close(own, truth.square().sum(1))
+    assert "by a pass for each example, many times as slow, for: inner.weight (vmap" in caplog.text
 
 
-def test_a_loss_is_called_no_more_often_than_before() -> None:
-    """Once for all examples of a batch and once for each of the probe of three, all together."""
+def test_a_loss_is_called_as_often_as_is_said() -> None:
+    """For the types it computes in, for the probe of three alone and together, for the buffers of
+    two (forward only), for the proof that examples are independent (all, each half and three
+    alone, forward only), for all, for one of their rows.
+    """
     seen: list[int] = []
 
     def loss(model: nn.Module, batch: Examples) -> Tensor:
@@ -155,7 +165,7 @@ def test_a_loss_is_called_no_more_often_than_before() -> None:
         return networks.nll(model, batch)
 
     TracIn(False).self_influence(the_task(loss), take(TRAIN, slice(0, 20)))
-    assert seen == [3, 1, 1, 1, 20]
+    assert seen == [3, 1, 1, 1, 3, 2, 20, 10, 10, 1, 1, 1, 20, 1]
 
 
 def test_a_reduced_loss_is_told_in_words_that_are_true() -> None:
@@ -215,3 +225,43 @@ def test_a_parameter_without_axes_is_a_parameter_like_any_other():
     ours = TracIn(learning_rates=False).self_influence(task, examples)
     torch.testing.assert_close(ours, torch.tensor(norms, dtype=torch.float64))
     assert Influence(CG(), damping=1.0).self_influence(task, examples).shape == (5,)
+
+
+def test_a_checkpoint_and_a_task_are_copies_of_a_model_that_trains_on() -> None:
+    def trained(keep: Any) -> Any:
+        model, moments = networks.built(networks.Mlp), []
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        for _ in range(3):
+            networks.nll(model, TRAIN).mean().backward()
+            optimizer.step()
+            moments.append(Checkpoint(keep(model.state_dict()), 0.5))
+        return model, optimizer, moments
+
+    expected = None
+    for keep in (copy.deepcopy, lambda state: state):
+        model, optimizer, moments = trained(keep)
+        task = Task.of(model, networks.nll, checkpoints=moments)
+        fitted = [TracIn().fit(task, TRAIN), Influence(Exact(), 4.0).fit(task, TRAIN)]
+        scores = [each.scores(TRAIN, TRAIN) for each in fitted]
+        networks.nll(model, TRAIN).mean().backward()
+        optimizer.step()
+        again = [each.scores(TRAIN, TRAIN) for each in fitted]
+        torch.testing.assert_close(again, scores, rtol=0, atol=0)
+        torch.testing.assert_close(scores, expected or scores)
+        expected = scores
+
+
+def test_what_is_frozen_is_left_out_and_need_not_be_in_a_checkpoint(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = networks.built(networks.Mlp)
+    model.inner.requires_grad_(False)
+    learnt = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    task = Task.of(model, networks.nll, checkpoints=[Checkpoint(learnt, 1.0)])
+    assert list(task.params) == list(learnt)
+    assert "4 of 6 parameters (48 of 83 numbers) are differentiated" in caplog.text
+    rows = networks.gradient_rows(task, task.loss, TRAIN)
+    torch.testing.assert_close(TracIn().scores(task, TRAIN, TRAIN), rows @ rows.T)
+    chosen = Task.of(model, networks.nll, only=["inner.*"])
+    assert list(chosen.params) == ["inner.weight", "inner.bias"]
+    assert len(Task.of(model.requires_grad_(False), networks.nll).params) == 6

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from methods.errors import MethodError
+from methods.examples import Examples, take
+from methods.losses.objective import Objective
 from methods.representer import Representer, solve
 from methods.rows.last_layer import Head
-from methods.task import Examples, Objective, Task, take
+from methods.task import Task
 from methods.tracin import TracIn
 from tests.methods import networks
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from methods.checkpoints import Checkpoint
 from methods.errors import MethodError
-from methods.task import Checkpoint, Task
+from methods.task import Task
 from methods.tracin import TracIn
 from tests.methods import networks
 from tests.methods.test_attributors import ENTRIES, QUERY, TRAIN, equal, swapped_nll, the_task

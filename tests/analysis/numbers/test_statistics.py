@@ -135,3 +135,48 @@ def test_the_bootstrap_over_seeds_knows_the_error_of_a_mean():
     assert ours.mean == pytest.approx(sample.mean())
     assert ours.high - ours.mean == pytest.approx(1.96 * error, rel=0.12)
     assert math.isnan(statistics.resampled(sample[:1], lambda some: float(some.mean())).low)
+
+
+def test_a_share_has_wilson_s_interval():
+    ours = statistics.share(10, 10)
+    z2 = stats.norm.ppf(0.975) ** 2
+    assert (ours.mean, ours.low, ours.high) == (1.0, pytest.approx(10 / (10 + z2)), 1.0)
+    assert statistics.share(0, 0) == NONE
+
+
+def test_an_interval_that_leaves_its_range_becomes_wilson_s_and_others_stay():
+    inside = statistics.Interval(90.0, 85.0, 95.0, 3)
+    assert statistics.in_range(inside, 0, 100) == inside
+    n, p, z = 20, 0.9, 2.0
+    half = z * math.sqrt(p * (1 - p) / n)  # as many independent cases would have it
+    ours = statistics.in_range(statistics.Interval(p, p - half, p + half, 3), 0, 1)
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    spread = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    assert p + half > 1 > ours.high
+    assert (ours.low, ours.high) == (pytest.approx(centre - spread), pytest.approx(centre + spread))
+    scaled = statistics.Interval(100 * p, 100 * (p - half), 100 * (p + half), 3)
+    assert statistics.in_range(scaled, 0, 100).low == pytest.approx(100 * ours.low)
+    assert statistics.in_range(ours, 0, 1) == ours
+
+
+def test_the_mean_of_means_on_the_same_seeds_is_covered():
+    draw, hits = np.random.default_rng(6), 0
+    for _ in range(300):
+        rows = draw.normal(size=(5, 1)) + 0.3 * draw.normal(size=(5, 4))  # they share their seeds
+        ours = statistics.average([statistics.over_seeds(row) for row in rows.T])
+        exact = statistics.over_seeds(rows.mean(1))
+        assert ours.mean == pytest.approx(exact.mean)
+        assert ours.high - ours.low >= exact.high - exact.low - 1e-9
+        hits += ours.low < 0 < ours.high
+    assert 0.93 < hits / 300 < 0.99
+    assert statistics.average([statistics.over_seeds([1.0, 2.0]), NONE]) == NONE
+
+
+def test_a_quotient_has_the_error_of_both():
+    one, other = statistics.Interval(4.0, 3.6, 4.4, 5), statistics.Interval(2.0, 1.9, 2.1, 8)
+    ours = statistics.quotient(one, other)
+    relative = math.hypot(0.1, 0.05)
+    assert (ours.mean, ours.n) == (2.0, 5)
+    assert (ours.low, ours.high) == (
+        pytest.approx(2 * math.exp(-relative)), pytest.approx(2 * math.exp(relative)),
+    )  # fmt: skip

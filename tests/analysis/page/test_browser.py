@@ -43,7 +43,7 @@ def looked_at(page: Path, width: int, *options: str) -> dict:
             f"--window-size={width},900", "--virtual-time-budget=20000", "--dump-dom", *options,
             probed.as_uri(),
         ],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
     assert title, done.stderr[-2000:]
@@ -61,6 +61,7 @@ def page(tmp_path_factory):
         return report.build(everything.artifacts()[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [500, 760, 1100, 1280])
 def test_the_report_is_whole_at_every_width(page, width):
     seen = looked_at(page, width)
@@ -70,6 +71,7 @@ def test_the_report_is_whole_at_every_width(page, width):
     assert seen["console"] == []
 
 
+@pytest.mark.long
 def test_the_report_follows_a_dark_screen(page):
     light, dark = (
         looked_at(page, 1280, f"--blink-settings=preferredColorScheme={scheme}")["ground"]

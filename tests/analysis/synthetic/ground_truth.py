@@ -46,6 +46,7 @@ def attribution(name: str, n: int, gain: float) -> dict:
     counts = (1, n) if n > 1 else (1,)
     means = [LEVEL[name] + gain * (count > 1) * (name != "Random") for count in counts]
     made = {"method": name, "ap_chance": 0.1, "counts": np.array(counts)}
+    made["choosing_trainings"] = 200 if name == "Influence" else 0
     made |= {"damping": 0.1} if name == "Influence" else {}
     for key, scale, start in (("lds", 1.0, 0.0), ("pairs", 0.5, 0.0), ("area", 1.0, 0.5)):
         each = start + scale * (LEVEL[name] + 0.02 * draw.normal(size=(n, n)))
@@ -63,6 +64,7 @@ def estimate(n: int) -> dict:
     pairs = lds.copy()
     pairs[-1] = np.nan  # models in common with the truth
     return {
+        "of_noise": np.array([0.03, 0.12, 0.45]),
         "reliability": 0.36 + 0.02 * draw.normal(size=n),
         "contested": np.arange(n) < max(1, n // 2),
         "memorized": 4,

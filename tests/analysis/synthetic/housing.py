@@ -11,9 +11,15 @@ N, QUERIES, IN_THE_CITY, TOP = 400, 50, 11, 4
 
 
 @dataclass(frozen=True)
+class Network:
+    hidden: tuple[int, ...] = (64, 64)
+
+
+@dataclass(frozen=True)
 class Model:
     seed: int
     coordinates: bool = True
+    network: Network = Network()
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ def cells(seeds: int) -> list[Config]:
     for seed in range(seeds):
         made += [Config(Model(seed)), Config(Model(seed, False))]
         made += [Config(Model(seed), NearestInputs())]
+        made += [Config(Model(seed, network=Network((512, 512))))]
     return made
 
 
@@ -53,6 +60,7 @@ def result(cell: Config, dense: float, near: float, away: float) -> dict[str, An
     draw = np.random.default_rng([cell.model.seed, cell.model.coordinates])
     place = np.stack([draw.uniform(33, 41, N), draw.uniform(-124, -115, N)], axis=1)
     made: dict[str, Any] = {"r2_test": 0.8 + 0.01 * draw.random()}
+    made["r2_train"] = made["r2_test"] + 0.05
     made |= {"train_place": place, "test_place": place[::3] + 0.02}
     known = cell.model.coordinates and isinstance(cell.method, TracIn)
     for which, n in (("query", QUERIES), ("city", IN_THE_CITY)):

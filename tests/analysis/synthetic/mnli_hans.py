@@ -9,7 +9,7 @@ from tests.analysis.synthetic.shapes import write_made_up
 
 PARTS = ("lexical_overlap", "subsequence", "constituent")
 STEPS = 10
-PACE = {  # points a step at the second rate
+PACE = {  # points a step at the rate by rule
     "helpful": 0.9, "harmful": -0.4, "Random": 0.2, "Anchors": 0.5, "Similar": 0.8, "Nearest": 0.3
 }  # fmt: skip
 
@@ -51,12 +51,28 @@ class Anchors:
 
 
 @dataclass(frozen=True)
+class Fixed:
+    lr: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Predicted:
+    share: float = 0.05
+
+
+@dataclass(frozen=True)
+class Plan:
+    damping: float | None = None
+
+
+@dataclass(frozen=True)
 class Config:
     model: Model
     arm: Influential | Random | Similar | Nearest | Anchors
     part: str
-    lr: float
+    rate: Fixed | Predicted
     repeat: int
+    plan: Plan = Plan()
 
 
 def arms() -> list[Any]:
@@ -68,21 +84,23 @@ def arms() -> list[Any]:
 
 
 def cells(seeds: int) -> list[Config]:
+    damped = [Influential(Sample("mnli train"), side) for side in ("helpful", "harmful")]
+    settings = [(arm, Plan()) for arm in arms()] + [(arm, Plan(5e3)) for arm in damped]
     return [
-        Config(Model(seed), arm, part, lr, repeat)
+        Config(Model(seed), arm, part, rate, repeat, plan)
         for seed in range(seeds)
-        for lr, repeats in ((1e-4, 2), (1e-2, 1))
+        for rate, repeats in ((Predicted(), 2), (Fixed(), 1))
         for repeat in range(repeats)
         for part in PARTS
-        for arm in arms()
+        for arm, plan in settings
     ]
 
 
-def write(preset: str, seeds: int, *, at_the_paper_rate: float = 1.0) -> None:
-    """Write a preset; arms move as fast at the paper's rate times a factor as at the second."""
+def write(preset: str, seeds: int, *, at_our_rate: float = 1.0) -> None:
+    """Write a preset; arms move as fast at the rate by rule times a factor as at the paper's."""
 
     def made(cell: Config) -> dict[str, Any]:
-        return result(cell, at_the_paper_rate if cell.lr == 1e-4 else 1.0)
+        return result(cell, at_our_rate if isinstance(cell.rate, Predicted) else 1.0)
 
     write_made_up("mnli_hans", preset, cells(seeds), made)
 
@@ -102,7 +120,11 @@ def result(cell: Config, factor: float) -> dict[str, Any]:
         "gain": float(path[-1]),
         "own_slice": 0.4,
         "entailed": 0.2,
+        "lr": 1e-4,
         "accuracy": start + path,
+        "accuracy_entailed": 0.9 - path,
+        "accuracy_other": 0.2 + 3 * path,
+        "auc": 0.6 + path,
         "loss": loss,
         "anchor_loss": loss - 0.1 * path,
         "chosen": np.zeros((STEPS, 10), dtype=np.int64),

@@ -12,13 +12,7 @@ import numpy as np
 
 from tests.analysis.synthetic.shapes import write_made_up
 
-N, KS, MS = 12_808, (10, 100, 163, 1_000, 1_631, 5_000, 10_000), (10, 100, 1_000)
-
-
-@dataclass(frozen=True)
-class Recall:
-    ks: tuple[int, ...] = KS
-    ms: tuple[int, ...] = MS
+N, KS, MS = 12_808, (10, 100, 163, 1_000, 1_631, 5_000, 10_000), (1, 3, 33, 100)
 
 
 @dataclass(frozen=True)
@@ -34,6 +28,13 @@ class Full:
 
 
 @dataclass(frozen=True)
+class Recall:
+    ks: tuple[int, ...] = KS
+    ms: tuple[int, ...] = MS
+    plan: Full = Full()
+
+
+@dataclass(frozen=True)
 class Agreement:
     ks: tuple[int, ...] = (1_000, 10_000)
     full: Full = Full()
@@ -44,6 +45,7 @@ class Agreement:
 class RunTime:
     ks: tuple[int, ...] = (10_000, 1_000)
     depth: int = 1_000
+    repeats: int = 4
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Config:
 
 WORKS = (
     Recall(),
+    Recall(plan=Full(50.0)),
     Inverse(),
     Inverse(50.0, 1e4),
     Agreement(),
@@ -104,13 +107,15 @@ def recall(work: Recall, right: np.ndarray, draw: np.random.Generator, backwards
         made[0, :, :, :, point] = curves[:, None]
         made[1, :, :, :, point] = curves[:, None] ** 0.7
     error = np.abs(noisy(draw, 0.1, len(right)))
-    return {"recall": made.clip(0, 1), "n_train": N, "relative_error": error}
+    damping = 0.5 if work.plan.damping is None else work.plan.damping
+    facts = {"n_train": N, "relative_error": error, "damping": damping}
+    return {"recall": made.clip(0, 1), **facts}
 
 
 def inverse(work: Inverse, right: np.ndarray, draw: np.random.Generator, backwards: bool) -> dict:
     repeats = min(4, len(right))  # a single point: no interval over repeats either
     samples, depths = np.array([1, 4, 16, 64]), np.array([700, 1_000, 1_300])
-    noise = 0.3 / np.sqrt(samples[:, None, None] * np.arange(1, repeats + 1))
+    noise = 0.1 / np.sqrt(samples[:, None, None] * np.arange(1, repeats + 1))
     left = np.exp(-0.003 * depths)[None, :, None]
     error = np.sqrt(noise**2 + left**2) ** (-1 if backwards else 1)
     errors = np.moveaxis(noisy(draw, error, len(right)), 0, -1)
@@ -124,6 +129,7 @@ def inverse(work: Inverse, right: np.ndarray, draw: np.random.Generator, backwar
         "seconds": noisy(draw, np.repeat(seconds, repeats, 2)),
         "samples": samples,
         "depths": depths,
+        "lengths": depths / 200,
         "whole_seconds": noisy(draw, np.array([[0.04], [0.2], [0.8]]).repeat(steps, 1)),
         "damping": 0.5 if work.damping is None else work.damping,
         "scale": 60.0 if work.scale is None else work.scale,
@@ -141,7 +147,7 @@ def agreement(
     n = max(work.ks)
     truth = draw.normal(size=(len(right), n))
     near = np.argsort(draw.random((len(right), n)), axis=1)[:, : max(work.ks)]
-    systems = {"full": 0.0, **{f"fast_{k}": 0.02 for k in work.ks}}
+    systems = {"full": 0.0, **{f"fast_{k}": 0.003 if work.few else 0.02 for k in work.ks}}
     systems |= {"few": 0.005} if work.few else {}
     made: dict[str, Any] = {"neighbours": near, "n_train": n, "work": "agreement"}
     for name, spread in {**systems, "gradients": 0.01 if work.few else 0.6}.items():
@@ -157,7 +163,7 @@ def agreement(
 SECONDS = {
     "whole_candidate": 0.04, "whole_step_large": 3.0, "whole_step_one": 0.12,
     "cached_candidate": 0.025, "cached_step_large": 2.0, "cached_step_one": 0.08,
-    "rows_candidate": 0.02, "rows_pass": 0.014, "step_one": 0.04, "product": 1.0,
+    "rows_candidate": 0.02, "rows_pass": 0.014, "step_one": 0.09, "product": 1.0,
     "product_pass": 0.45, "together_step": 0.045, "together_candidate": 0.011,
     "alone_step": 0.08, "alone_candidate": 0.02,
 }  # fmt: skip

@@ -35,6 +35,11 @@ class Fit:
     every: int = 1
 
 
+@dataclass(frozen=True)
+class Data:
+    noise: float = 0.2
+
+
 FITS = {LargeCNN: Fit(10), SmallCNN: Fit(25), DigitsCNN: Fit(5)}
 
 
@@ -43,6 +48,7 @@ class Model:
     network: LargeCNN | SmallCNN | DigitsCNN
     seed: int
     fit: Fit
+    data: Data = Data()
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,14 @@ GRID = (5, 10, 20, 50, 100)
 
 
 def table_cells(network: type, seeds: Iterable[int], methods: Iterable[str]) -> list[Config]:
+    """Single checkpoints are of models with fewer wrong labels, as TracIn's Figure 8 is."""
     return [
-        Config(Model(network(), seed, FITS[network]), attributor(name, draw), name, draw)
+        Config(
+            Model(network(), seed, FITS[network], Data(0.1 if "@" in name else 0.2)),
+            attributor(name, draw),
+            name,
+            draw,
+        )
         for seed in seeds
         for name in methods
         for draw in range(TABLE.get(name, (0, 0, 0, 1))[3])
@@ -139,7 +151,7 @@ def sketch_result(cell: Sketch, final_error: float) -> dict:
     noise = np.random.default_rng([cell.seed, cell.batch_size]).normal(size=101)
     steps = np.arange(0, 2001, 20)
     error = final_error + np.exp(-steps / 200 + 0.05 * noise)
-    return {"steps": steps, "error": error, "damping": 0.05, "fit_seconds": 3.0}
+    return {"steps": steps, "error": error, "damping": 0.0, "fit_seconds": 3.0}
 
 
 def mislabel_result(cell: Config) -> dict:

@@ -1,4 +1,4 @@
-"""A Slurm of one machine in a folder: munged, slurmctld and slurmd, stopped by their ids."""
+"""A Slurm of two nodes on one machine, in a folder: its daemons are stopped by their ids."""
 
 import contextlib
 import os
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
+NODES = ("one", "two")
 PLACES = (*os.environ.get("PATH", "").split(":"), "/usr/sbin", "/sbin")
 
 CONF = """
@@ -22,13 +23,13 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
 CredType=cred/munge
 SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
+MaxArraySize=4
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -42,13 +43,18 @@ KillWait=10
 GresTypes=gpu
 # More CPUs and GPUs than there are: what is tested sleeps most of its time.
 SlurmdParameters=config_overrides
-NodeName=localhost CPUs=8 Gres=gpu:2
+NodeName=DEFAULT CPUs=32 RealMemory=64000 Gres=gpu:2
+NodeName=one NodeHostname=localhost Port={ports[1]}
+NodeName=two NodeHostname=localhost Port={ports[2]}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 GRES = """
 Name=gpu File=/dev/null
 Name=gpu File=/dev/zero
 """
+
+
+_daemons: list[subprocess.Popen[bytes]] = []  # of the cluster that is running
 
 
 def missing() -> str:
@@ -63,7 +69,8 @@ def missing() -> str:
 def started(folder: Path) -> Iterator[dict[str, str]]:
     """Run a cluster whose files are in `folder`; yield the environment that its commands need."""
     (folder / "state").mkdir()
-    (folder / "spool").mkdir()
+    for node in NODES:
+        (folder / f"spool-{node}").mkdir()
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(1024))
     key.chmod(0o600)
@@ -75,20 +82,19 @@ def started(folder: Path) -> Iterator[dict[str, str]]:
         f"--log-file={folder}/munged.log", f"--pid-file={folder}/munged.pid",
         f"--seed-file={folder}/munged.seed",
     ]  # fmt: skip
-    commands = {
-        "munged": ["--foreground", *munge],
-        "slurmctld": ["-D"],
-        "slurmd": ["-D", "-N", "localhost"],
-    }
-    processes = []
+    commands = [
+        ["munged", "--foreground", *munge],
+        ["slurmctld", "-D"],
+        *(["slurmd", "-D", "-N", node] for node in NODES),
+    ]
     try:
-        for name, options in commands.items():
-            with (folder / f"{name}.out").open("wb") as out:
+        for name, *options in commands:
+            with (folder / f"{name}.out").open("ab") as out:
                 words = [_program(name), *options]
                 process = subprocess.Popen(
                     words, env=os.environ | environment, stdout=out, stderr=out
                 )
-            processes.append(process)
+            _daemons.append(process)
             if name == "munged":
                 until((folder / "munge.socket").exists, "munged answers")
         idle = ["sinfo", "--noheader", "--format=%T"]
@@ -97,27 +103,23 @@ def started(folder: Path) -> Iterator[dict[str, str]]:
             asked = subprocess.run(
                 idle, env=os.environ | environment, capture_output=True, text=True
             )
-            return asked.stdout.strip() == "idle"
+            return set(asked.stdout.split()) == {"idle"}
 
-        until(is_up, f"the node is idle: see {folder}/*.log")
+        until(is_up, f"the nodes are idle: see {folder}/*.log")
         yield environment
     finally:
-        for process in reversed(processes):
+        for process in reversed(_daemons):
             process.terminate()
-        for process in reversed(processes):
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        while _daemons:
+            _daemons.pop().wait()
 
 
-def until(holds: Callable[[], bool], what: str, seconds: float = 300.0) -> None:
-    """Wait until something holds; an AssertionError says what did not."""
-    end = time.monotonic() + seconds
+def until(holds: Callable[[], bool], what: str) -> None:
+    """Wait until something holds, as long as all daemons live; else say what did not."""
     while not holds():
-        assert time.monotonic() < end, f"waited {seconds:.0f} s until {what}"
-        time.sleep(0.2)
+        ended = [process.args for process in _daemons if process.poll() is not None]
+        assert not ended, f"waited until {what}, but {ended} ended"
+        time.sleep(0.2)  # between two looks, whose number decides nothing
 
 
 def _program(name: str) -> str:
@@ -125,7 +127,8 @@ def _program(name: str) -> str:
 
 
 def _ports() -> list[int]:
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("localhost", 0))
-        two.bind(("localhost", 0))
-        return [one.getsockname()[1], two.getsockname()[1]]
+    with socket.socket() as one, socket.socket() as two, socket.socket() as three:
+        sockets = [one, two, three]
+        for each in sockets:
+            each.bind(("localhost", 0))
+        return [each.getsockname()[1] for each in sockets]

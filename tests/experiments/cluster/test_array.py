@@ -5,18 +5,19 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from experiments import speed_ensembles
-from experiments.cluster import array, jobs, slurm
+from experiments.cluster import array, jobs, plan, slurm, stages, together
 from experiments.cluster import submit as cluster
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
-from experiments.laboratory.experiment import Experiment, sweep
+from experiments.laboratory.experiment import Experiment
 from tests.experiments.cluster.slurm_cluster import until
 from tests.experiments.laboratory import pair, tiny
 from tests.experiments.laboratory.code_copy import Laboratory
@@ -36,88 +37,15 @@ def fresh(laboratory, tmp_path, monkeypatch):
     return Laboratory(laboratory.code, tmp_path / "results")
 
 
-def entries(models: list[str]) -> list[dict]:
-    return [{"key": f"{i:016}", "config": {}, "parts": {"model": m}} for i, m in enumerate(models)]
+def queued(task: plan.Plan, *indices: int) -> list[slurm.Queued]:
+    comment = jobs.Array(task, (0,)).comment
+    return [slurm.Queued(str(20 + i), "20", i, "PENDING", comment) for i in indices]
 
 
-def test_cells_that_share_a_model_are_one_task():
-    assert jobs.divide(entries(["a", "b", "a", "c"]), "model") == [[0, 2], [1], [3]]
-    assert jobs.divide(entries(["a", "b", "a"]), "stored") == [[0], [1], [2]]
-
-
-def test_fewer_tasks_take_whole_groups_and_more_halve_the_largest():
-    listed = entries([*"aaaa", *"bb", "c", "d"])
-    assert jobs.divide(listed, "model", 2) == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert jobs.divide(listed, "model", 5) == [[0, 1], [2, 3], [4, 5], [6], [7]]
-    assert jobs.divide(listed, "model", 100) == [[i] for i in range(8)]
-    assert len(jobs.divide(entries([str(i) for i in range(2_500)]), "model")) == 1_000
-
-
-@pytest.mark.parametrize("tasks", [None, *range(1, 13)])
-def test_every_cell_is_in_one_task_and_the_number_of_tasks_gives_the_division_again(tasks):
-    listed = entries([*"abcabcaadda"])
-    tasks = jobs.divide(listed, "model", tasks)
-    assert sorted(cell for task in tasks for cell in task) == list(range(11))
-    assert jobs.divide(listed, "model", len(tasks)) == tasks
-
-
-def test_indices_are_written_as_slurm_reads_them():
-    assert jobs.ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
-    assert jobs.ranges([3]) == "3"
-
-
-def queued(task: jobs.Array, *indices: int) -> list[slurm.Queued]:
-    return [slurm.Queued(str(20 + i), "20", i, "PENDING", task.comment) for i in indices]
-
-
-def test_what_is_finished_or_queued_is_not_submitted(fresh):
-    experiment = tiny.EXPERIMENT
-    walks = jobs.divided(experiment, "slow", None, [])
-    assert walks.tasks == [[0, 1], [2, 3], [4, 5]]
-    assert walks.todo([]) == [0, 1, 2]
-    assert walks.todo(queued(walks, 1)) == [0, 2]
-    for cell in SMALL[:2]:
-        experiment.once(cell)
-    assert walks.todo([]) == [1, 2]
-    experiment.once(SMALL[2])
-    assert walks.todo(queued(walks, 2)) == [1], "one of its two cells is missing"
-
-
-def test_what_is_queued_for_another_store_or_preset_does_not_count(fresh, monkeypatch):
-    here = jobs.divided(tiny.EXPERIMENT, "slow", None, [])
-    other = jobs.divided(tiny.EXPERIMENT, "smoke", None, [])
-    assert here.todo(queued(other, 0, 1, 2)) == [0, 1, 2]
-    monkeypatch.setenv("RETRACE_RESULTS", "elsewhere")
-    there = jobs.divided(tiny.EXPERIMENT, "slow", None, queued(here, 0))
-    assert there.todo(queued(here, 0, 1, 2)) == [0, 1, 2]
-
-
-def test_a_preset_in_the_queue_keeps_its_division(fresh):
-    two = jobs.divided(tiny.EXPERIMENT, "slow", 2, [])
-    assert len(two.tasks) == 2
-    assert jobs.divided(tiny.EXPERIMENT, "slow", None, queued(two, 0)) == two
-    assert jobs.divided(tiny.EXPERIMENT, "slow", 2, queued(two, 0)) == two
-    with pytest.raises(UserError, match=r"job 20 has tiny/slow in 2 tasks.*`scancel 20`"):
-        jobs.divided(tiny.EXPERIMENT, "slow", 3, queued(two, 0))
-
-
-@dataclass(frozen=True)
-class Rows:
-    n: int = 3
-
-
-@dataclass(frozen=True)
-class Config:
-    rows: Rows = Rows()
-    k: int = 0
-
-
-def test_an_experiment_says_which_field_its_cells_share(fresh):
-    presets = {"smoke": sweep(Config(), rows__n=[1, 2], k=[0, 1])}
-    alone = Experiment("a", lambda config, scratch: {}, presets)
-    assert jobs.divided(alone, "smoke", None, []).tasks == [[0], [1], [2], [3]]
-    together = Experiment("a", lambda config, scratch: {}, presets, shared="rows")
-    assert jobs.divided(together, "smoke", None, []).tasks == [[0, 1], [2, 3]]
+def divided(tasks: int | None = None) -> plan.Plan:
+    made = stages.staged(tiny.EXPERIMENT, "slow", tasks)
+    made.save()
+    return made
 
 
 @pytest.fixture
@@ -127,6 +55,7 @@ def submit(fresh, monkeypatch):
     monkeypatch.setattr("experiments.laboratory.registry.named", known.__getitem__)
     monkeypatch.setattr(slurm, "present", lambda: True)
     monkeypatch.setattr(slurm, "queue", list)
+    monkeypatch.setattr(slurm, "told", lambda *words: "")
     taken = []
     monkeypatch.setattr(slurm, "submit", lambda words: taken.append(words) or str(30 + len(taken)))
 
@@ -151,11 +80,11 @@ def test_an_array_and_a_job_after_it_are_submitted_with_what_was_asked_for(submi
 
 
 def test_a_gathering_job_that_was_refused_is_submitted_by_the_next_try(submit, monkeypatch):
-    walks = jobs.divided(tiny.EXPERIMENT, "slow", None, [])
+    walks = divided()
     monkeypatch.setattr(slurm, "queue", lambda: queued(walks, 0, 1, 2))
     (gather,) = submit()
     assert "--dependency=afterany:20" in gather
-    waiting = slurm.Queued("9", "9", None, "PENDING", f"gather {walks.comment}")
+    waiting = slurm.Queued("9", "9", None, "PENDING", jobs.gather_comment(walks))
     monkeypatch.setattr(slurm, "queue", lambda: [*queued(walks, 0, 1, 2), waiting])
     assert submit() == []
 
@@ -165,13 +94,17 @@ def test_devices_are_asked_for_where_a_cell_can_use_them(submit, monkeypatch, ca
         chosen = replace(tiny.EXPERIMENT, **declared)
         monkeypatch.setattr("experiments.laboratory.registry.named", lambda name: chosen)
         job = submit(*words)[0]
-        return [w for w in job if re.match("--(gres|cpus-per-task|processes)", w)]
+        return [w for w in job if re.match("--(gres|cpus|processes)", w)]
 
-    assert device_options() == ["--processes=1"]
-    assert device_options(gpu=True) == ["--gres=gpu:1", "--processes=1"]
-    assert device_options("--gpus", "0", gpu=True) == ["--processes=1"]
-    assert device_options("--gpus", "3", gpu=True, processes=4) == ["--gres=gpu:3", "--processes=3"]
-    assert device_options("--processes", "3", processes=4) == ["--cpus-per-task=3", "--processes=3"]
+    cores, one = "--cpus-per-task=", "--processes=1"
+    assert device_options() == [f"{cores}2", one]
+    assert device_options(gpu=True) == ["--gres=gpu:1", f"{cores}4", one]
+    assert device_options("--gpus", "0", gpu=True) == [f"{cores}2", one]
+    three = device_options("--gpus", "3", gpu=True, processes=4)
+    assert three == ["--gres=gpu:3", f"{cores}12", "--processes=3"]
+    assert device_options("--processes", "3", processes=4) == [f"{cores}3", "--processes=3"]
+    for word, gres in (("a100:1", "gpu:a100:1"), ("1g.10gb", "gpu:1g.10gb:1"), ("shard:4",) * 2):
+        assert device_options("--gpus", word, gpu=True) == [f"--gres={gres}", f"{cores}4", one]
     capsys.readouterr()
     device_options("--gpus", "0", "--processes", "2", gpu=True, processes=4)
     assert "core hours" in capsys.readouterr().out
@@ -179,6 +112,52 @@ def test_devices_are_asked_for_where_a_cell_can_use_them(submit, monkeypatch, ca
     out = capsys.readouterr().out
     assert "GPU hours" in out
     assert "core hours" not in out
+
+
+def test_the_device_is_handed_to_the_tasks_and_a_cpu_asks_for_no_gpu(submit, monkeypatch, capsys):
+    chosen = replace(tiny.EXPERIMENT, gpu=True)
+    monkeypatch.setattr("experiments.laboratory.registry.named", lambda name: chosen)
+    for name in ("RETRACE_DEVICE", "RETRACE_DETERMINISTIC"):
+        monkeypatch.setenv(name, "")
+
+    def device_words(*words: str) -> list[str]:
+        job = submit(*words)[0]
+        return [w for w in job if re.match("--(gres|device|deterministic)", w)]
+
+    assert device_words() == ["--gres=gpu:1"]
+    assert device_words("--device", "cuda:0") == ["--gres=gpu:1", "--device=cuda:0"]
+    monkeypatch.setenv("RETRACE_DEVICE", "auto")
+    assert device_words("--device", "cpu", "--deterministic") == ["--device=cpu", "--deterministic"]
+    assert device_words() == ["--device=cpu", "--deterministic"], "children have it too"
+    capsys.readouterr()
+    mistakes = {
+        "--device cpu --gpus 1": "uses no GPU with --device cpu: leave out --gpus",
+        "--device gpu": "there is no device 'gpu'",
+        "--device cuda:1": "a task with 1 GPU has no cuda:1: leave out --device",
+        "--device cuda --gpus 0": "a task with 0 GPUs has no cuda: leave out --device",
+        "--device mps": "a task with 1 GPU has no mps: leave out --device",
+    }
+    for words, said in mistakes.items():
+        assert cluster.main(["tiny", "slow", *words.split()]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert said in err
+
+
+def test_a_task_computes_on_the_device_that_was_submitted(fresh, monkeypatch):
+    for name in ("RETRACE_DEVICE", "RETRACE_DETERMINISTIC"):
+        monkeypatch.setenv(name, "")
+    seen = []
+
+    def main(words):
+        seen.append((os.environ["RETRACE_DEVICE"], os.environ["RETRACE_DETERMINISTIC"]))
+        return 0
+
+    words = [*task_words(0), "--device=cuda:1", "--deterministic"]
+    experiment = SimpleNamespace(presets={"small": SMALL}, main=main, processes=1)
+    monkeypatch.setattr("experiments.laboratory.registry.named", lambda name: experiment)
+    assert array.main(words) == 0
+    assert set(seen) == {("cuda:1", "1")}
 
 
 def test_a_preset_whose_cells_say_cpu_uses_no_gpu():
@@ -192,7 +171,7 @@ def test_processes_share_the_cores_that_array_sbatch_gave_to_one(monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
     for given, cores in (("8", "2"), ("1", "1"), ("3", "3")):
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-        array._share_cores(4)
+        together._share_cores(4)
         assert os.environ["OMP_NUM_THREADS"] == cores
 
 
@@ -205,7 +184,7 @@ def test_the_cost_card_says_what_its_hours_come_from(submit, capsys):
     tiny.EXPERIMENT.once(SMALL[0])
     submit("--dry-run")
     out = capsys.readouterr().out
-    assert "core hours: at least 0.00 with 1 per task, from 1 run measured on cpu" in out
+    assert re.search(r"core hours: .+ with 2 per task, from ", out)
     for cell in SMALL:
         tiny.EXPERIMENT.once(cell)
     assert submit() == []
@@ -242,10 +221,17 @@ MISTAKES = {
     "tiny slow --processes 2": "runs in 1 process at most, not 2: give --processes 1",
     "pair smoke --gpus 3": "uses 2 GPUs at most, not 3: give --gpus 2",
     "pair smoke --processes 2": "--processes 2 with 1 GPU: each process has a GPU of its own",
-    "tiny slow --gpus x": "'x' is not a number from 0 on",
+    "tiny slow --gpus x:y": "--gpus x:y cannot be read: give a number, as 2, or a type",
+    "tiny slow --gpus a100": "a cell of tiny, preset slow, uses no GPU: leave out --gpus\n",
+    "tiny slow --nodes 2": "a cell of tiny runs in 1 process, on one node: leave out --nodes",
+    "pair smoke --nodes 3": "3 nodes of 1 process are more than the 2 that a cell of pair runs in",
+    "tiny slow --pack 2": "--pack puts several tasks on one GPU: give it with one GPU on one node",
+    "tiny slow -- --array=1-2": "--array is set by slurm/submit, which follows its jobs by it",
     "tiny slow --time 3:00": "--time 3:00 is less than 10 minutes",
     "tiny slow --time 0-0:05": "--time 0-0:05 is less than 10 minutes",
     "tiny slow --time soon": "--time soon cannot be read",
+    "tiny slow --time ²": "--time ² cannot be read",
+    "tiny slow --gpus ²": "--gpus ² cannot be read",
     "tiny slow --tasks 0": "'0' is not a number from 1 on",
     "tiny": "the following arguments are required: preset",
     "tiny slow --gpu 2": "unrecognized arguments: --gpu 2",
@@ -273,28 +259,72 @@ def test_an_unknown_experiment_is_named_with_the_nearest(fresh, capsys):
     assert "did you mean 'mnist_mislabel'?" in capsys.readouterr().err
 
 
-def task_words(number: int, plan: str | None = None) -> list[str]:
-    """The words with which array.sbatch starts a task of the slow walks, there the small tier."""
-    runs.plan("tiny", "small", SMALL)
-    listed = runs.entries(SMALL)
-    made = jobs.fingerprint(listed, jobs.divide(listed, "model", 3))
-    options = ["--shared=model", "--tasks=3", f"--plan={plan or made}", f"--task={number}"]
-    return ["tiny", "small", *options]
+def saved(experiment: Experiment = tiny.EXPERIMENT, preset: str = "slow") -> str:
+    """The words with which array.sbatch starts tasks of a preset, there of the small tier."""
+    some = replace(experiment, presets={"small": experiment.presets[preset]})
+    made = stages.staged(some, "small")
+    made.save()
+    return f"{some.name} small --plan={made.id}"
+
+
+def task_words(number: int) -> list[str]:
+    return [*saved().split(), f"--index={number}"]
 
 
 def test_a_task_whose_cells_are_there_ends_at_once(fresh, monkeypatch, capsys):
+    words = task_words(1)
     monkeypatch.setattr(
         "experiments.laboratory.registry.named", lambda name: pytest.fail("imported")
     )
     for cell in SMALL[2:4]:
         tiny.EXPERIMENT.once(cell)
-    assert array.main(task_words(1)) == 0
-    assert capsys.readouterr().out == "task 1: 0 of 2 cells to compute\n"
+    assert array.main(words) == 0
+    assert capsys.readouterr().out == "task 1: 0 of 2 runs to make\n"
 
 
-def test_a_task_of_a_preset_that_was_changed_since_computes_nothing(fresh, capsys):
-    assert array.main(task_words(1, plan="0" * 12)) == 2
+@pytest.mark.parametrize("number", [3, 99])
+def test_a_task_that_there_is_none_of_is_one_line(number, fresh, monkeypatch, capsys):
+    assert array.main(task_words(number)) == 2
+    said = f"error: index {number} of 3 bundles: give --index 0 to 2, or let `slurm/submit tiny"
+    assert said in capsys.readouterr().err
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
+    assert array.main(task_words(0)[:-1]) == 2
+    assert capsys.readouterr().err.startswith("error: index None of 3 bundles")
+    for wrong in ("--task=-1", "--index=²", "--nodes=0", "--processes=0"):
+        assert array.main([*task_words(0), wrong]) == 2
+        assert "is not a number from" in capsys.readouterr().err
+
+
+def test_a_results_folder_of_any_name_has_its_logs_or_is_refused(
+    submit, monkeypatch, tmp_path, capsys
+):
+    for name in ("50% off %a", "a blank"):
+        monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path / name))
+        job, gather = submit()
+        logs = f"--output={tmp_path}/{name.replace('%', '%%')}/runs/tiny/logs/slow-"
+        assert [f"{logs}%A_%a.log", f"{logs}gather-%j.log"] == [
+            word for word in (*job, *gather) if word.startswith("--output=")
+        ]
+        assert (tmp_path / name / "runs" / "tiny" / "presets" / "slow.json").exists()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RETRACE_RESULTS", "~/mine")
+    submit()
+    assert (tmp_path / "mine" / "runs" / "tiny" / "presets" / "slow.json").exists()
+    long = "/".join(["x" * 200] * 19)
+    for wrong, said in (("a\\b", "has a backslash"), (long, "too long"), ("y" * 300, "too long")):
+        monkeypatch.setenv("RETRACE_RESULTS", str(tmp_path / wrong))
+        with pytest.raises(AssertionError):
+            submit()
+        assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_task_of_a_preset_that_was_changed_since_computes_nothing(fresh, monkeypatch, capsys):
+    assert array.main(["tiny", "small", "--plan=0123456789ab", "--index=1"]) == 2
     assert "`slurm/submit tiny small` submits what is missing now" in capsys.readouterr().err
+    changed = replace(tiny.EXPERIMENT, presets={"small": SMALL[1:]})
+    monkeypatch.setattr("experiments.laboratory.registry.named", lambda name: changed)
+    assert array.main(task_words(1)) == 2
+    assert "are no longer those that were submitted" in capsys.readouterr().err
 
 
 def test_a_mistake_in_one_cell_leaves_the_others_of_its_task(fresh, monkeypatch):
@@ -303,9 +333,9 @@ def test_a_mistake_in_one_cell_leaves_the_others_of_its_task(fresh, monkeypatch)
             raise UserError("lower lr")
         return {"size": config.size}
 
-    broken = Experiment("tiny", run, {"small": SMALL})
+    broken, words = Experiment("tiny", run, {"small": SMALL}), task_words(0)
     monkeypatch.setattr("experiments.laboratory.registry.named", lambda name: broken)
-    assert array.main(task_words(0)) == 2
+    assert array.main(words) == 2
     assert len(runs.load("tiny", "small", partial=True)) == 1
 
 
@@ -372,11 +402,12 @@ def test_a_cancelled_task_saves_and_is_not_requeued(fresh, tmp_path):
     assert list(fresh.results.glob("runs/tiny_model/.scratch/*/free.*/work/state.json"))
 
 
+@pytest.mark.long
 def test_several_processes_compute_a_cell_together_and_write_it_once(fresh):
-    listed = [{"key": runs.key(pair.Config(n)), "config": {}, "parts": {}} for n in (1, 2)]
-    plan = jobs.fingerprint(listed, jobs.divide(listed, "", 1))
+    made = stages.staged(pair.EXPERIMENT, "smoke", 1)
+    made.save()
     runs.plan("pair", "smoke", pair.EXPERIMENT.presets["smoke"])
-    options = ["--tasks=1", f"--plan={plan}", "--task=0", "--processes=2"]
+    options = [f"--plan={made.id}", "--index=0", "--processes=2"]
     done = fresh.python("experiments", "array", "pair", "smoke", *options)
     assert done.returncode == 0, done.stderr
     loaded = runs.load("pair", "smoke")

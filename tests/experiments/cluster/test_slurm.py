@@ -16,7 +16,7 @@ from tests.experiments.laboratory import tiny
 from tests.experiments.laboratory.code_copy import Laboratory, contents
 
 ABSENT = slurm_cluster.missing()
-pytestmark = pytest.mark.skipif(bool(ABSENT), reason=ABSENT)
+pytestmark = [pytest.mark.skipif(bool(ABSENT), reason=ABSENT), pytest.mark.long]
 
 
 class Cluster:
@@ -68,6 +68,19 @@ class Cluster:
         return (self.laboratory.results / "runs" / "tiny" / "logs" / name).read_text()
 
 
+@pytest.fixture
+def own(cluster, tmp_path):
+    """The same cluster with results and a gate of its own; its jobs end with the test."""
+    gate = tmp_path / "gate"
+    laboratory = Laboratory(cluster.laboratory.code, tmp_path / "results")
+    own = Cluster(laboratory, cluster.environment | {"TINY_GATE": str(gate)}, gate)
+    yield own
+    gate.touch()
+    own.run("scancel", "--state=PENDING", "--me")
+    own.run("scancel", "--me")
+    own.until(own.is_idle, "its jobs have ended")
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slurm")
@@ -82,6 +95,7 @@ def jobs(output: str) -> list[str]:
     return re.findall(r"submitted (?:array|job) (\d+)", output)
 
 
+@pytest.mark.long
 def test_requeued_killed_cancelled_and_resubmitted_a_preset_ends_as_if_undisturbed(
     cluster, tmp_path
 ):
@@ -130,11 +144,12 @@ def test_requeued_killed_cancelled_and_resubmitted_a_preset_ends_as_if_undisturb
     models = [runs.Run.at(path.parent) for path in home.glob("runs/tiny_model/*/meta.json")]
     assert all(model.meta["resumed"] for model in models)
     assert "start 2" in cluster.log(f"small-{first}_0.log")
-    assert "walk_figure small: direction" in cluster.log(f"small-gather-{last}.log")
+    assert "walk_figure small: open, 0 of 1" in cluster.log(f"small-gather-{last}.log")
     assert (home / "artifacts" / "small" / "walk_figure.png").exists()
     assert "nothing to submit: `python -m analysis" in cluster.submit("tiny", "small")
 
 
+@pytest.mark.long
 def test_a_task_with_gpus_runs_a_cell_in_as_many_processes_and_a_mistake_is_not_requeued(cluster):
     cluster.submit("pair", "smoke", "--gpus", "2", "--tasks", "1")
     wrong, gather = jobs(cluster.submit("pair", "small", "--gpus", "1"))
@@ -150,3 +165,86 @@ def test_a_task_with_gpus_runs_a_cell_in_as_many_processes_and_a_mistake_is_not_
     named = (home / "logs" / f"small-gather-{gather}.log").read_text()
     assert "slurm/submit pair small" in named
     assert not (home.parent.parent / "artifacts" / "small" / "pair.png").exists()
+
+
+def test_what_follows_two_dashes_reaches_sbatch_and_arrays_respect_the_limits(own, tmp_path):
+    # Without Slurm's database, an account's limit is told by a sacctmgr that knows it.
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "sacctmgr").write_text('#!/bin/sh\ncase "$5" in user=*) echo "lab|normal|6|";; esac\n')
+    (tools / "sacctmgr").chmod(0o755)
+    own.environment["PATH"] = f"{tools}:{own.environment['PATH']}"
+    words = "tiny small --gpus 0 --tasks 6 -- --nice=7 --mem=1G"
+    output = own.submit(*words.split())
+    first, second, rest = jobs(output)
+    assert "to submit: 5 tasks with 5 cells, and a job that submits the rest" in output
+    assert "1 more task must wait: Slurm takes 6 jobs of yours at once" in output
+    asked = own.run("squeue", "--noheader", "--array", "--format=%i %y %m").stdout.split("\n")
+    assert sorted(filter(None, asked)) == sorted(
+        [f"{first}_{i} 7 1G" for i in range(4)] + [f"{second}_0 7 1G", f"{rest} 7 4G"]
+    ), "an array has four indices at most here"
+    own.gate.touch()
+    own.until(own.is_idle, "the queue is empty")
+    assert "to submit: 1 task with 1 cell" in own.log(f"small-gather-{rest}.log")
+    assert len(runs_of(own, "tiny")) == 6
+
+
+def runs_of(cluster: Cluster, name: str) -> list[runs.Run]:
+    home = cluster.laboratory.results / "runs" / name
+    return [runs.Run.at(path.parent) for path in sorted(home.glob("*/meta.json"))]
+
+
+def test_stages_follow_each_other_and_what_needs_no_gpu_holds_none(own):
+    output = own.submit("chain", "small", "--tasks", "9", "--dry-run")
+    commands = [line for line in output.splitlines() if line.startswith("sbatch ")]
+    assert ["--gres=gpu:1" in command for command in commands] == [True, True, False, True, False]
+    *arrays, gather = jobs(own.submit("chain", "small", "--tasks", "9"))
+    assert len(arrays) == 4
+    waits = own.run("squeue", "--noheader", "--format=%i %E", "--jobs", arrays[3]).stdout
+    assert f"afterany:{arrays[1]}" in waits
+    own.until(own.is_idle, "the queue is empty")
+    made = [*runs_of(own, "chain_network"), *runs_of(own, "chain_basis"), *runs_of(own, "chain")]
+    assert len(made) == 2 + 1 + 6
+    by = [run.meta["slurm"]["array_job_id"] for run in made]
+    assert by[:3] == [arrays[0]] * 2 + [arrays[1]], "each in the stage of its own"
+    assert set(by[3:]) == {arrays[0], arrays[2], arrays[3]}
+    log = own.laboratory.results / "runs" / "chain" / "logs" / f"small-gather-{gather}.log"
+    assert "chain" in log.read_text()
+
+
+def test_packed_tasks_share_a_job_and_have_logs_of_their_own(own):
+    output = own.submit("chain", "small", "--tasks", "9", "--pack", "3")
+    assert "to submit: 4 tasks with 6 cells and 1 run that they need" in output
+    own.until(own.is_idle, "the queue is empty")
+    assert len(runs_of(own, "chain")) == 6
+    logs = own.laboratory.results / "runs" / "chain" / "logs"
+    assert len(list(logs.glob("small-*-task-*.log"))) == 2 + 3
+    assert all("runs to make" in path.read_text() for path in logs.glob("small-*-task-*.log"))
+
+
+def test_nodes_meet_under_torchrun_to_compute_a_cell(own):
+    own.submit("pair", "smoke", "--gpus", "1", "--nodes", "2", "--tasks", "1")
+    own.until(own.is_idle, "the queue is empty")
+    logs = (own.laboratory.results / "runs" / "pair" / "logs").glob("smoke-*.log")
+    text = "\n".join(path.read_text() for path in logs)
+    assert sorted(run.metrics["total"] for run in runs_of(own, "pair")) == [3.0, 6.0], text
+    assert {run.metrics["processes"] for run in runs_of(own, "pair")} == {2}
+
+
+def test_what_ran_on_a_node_that_drains_goes_on_elsewhere(own):
+    first, _ = jobs(own.submit("tiny", "small", "--gpus", "0", "--", "--nodelist=one"))
+    own.until(lambda: all(map(own.walkers, range(3))), "every task has saved a step")
+    own.run("scontrol", "update", "NodeName=one", "State=DRAIN", "Reason=disk")
+    try:
+        tasks = [f"{first}_{i}" for i in range(3)]
+        for task in tasks:
+            own.run("scontrol", "requeue", task)
+        for task in tasks:
+            own.until(lambda t=task: own.states()[t].startswith("PENDING"), f"{task} is requeued")
+            own.run("scontrol", "update", f"JobId={task}", "ReqNodeList=", "StartTime=now+3")
+        own.gate.touch()
+        own.until(own.is_idle, "the queue is empty")
+    finally:
+        own.run("scontrol", "update", "NodeName=one", "State=RESUME")
+    assert len(runs_of(own, "tiny")) == 6
+    assert all(model.meta["resumed"] for model in runs_of(own, "tiny_model"))

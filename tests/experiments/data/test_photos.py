@@ -59,7 +59,7 @@ def test_torchvision_reads_the_same_flowers(plants, folder, monkeypatch):
 def test_splits_share_no_photograph_and_a_run_names_what_it_read(textures):
     def compute(_):
         parts = [dtd.load(split, np.arange(6))[0] for split in ("train", "val", "test")]
-        assert len({path for part in parts for path in part.paths}) == 18
+        assert len({photo.numpy().tobytes() for part in parts for photo in part}) == 18
         return {}
 
     noted = runs.once("t", photos_config(), compute).meta["data"]
@@ -73,12 +73,36 @@ def photos_config():
     return Photographed()
 
 
-def test_decoded_photographs_are_kept_where_asked(textures):
-    kept, _ = dtd.load("train", np.arange(2), keep=True)
-    assert kept[1] is kept[1]
-    fresh, _ = dtd.load("train", np.arange(2))
-    assert fresh[1] is not fresh[1]
-    assert len(fresh) == 2
+def test_photographs_are_decoded_once_for_all_and_anew_where_a_file_has_changed(
+    textures, folder, monkeypatch
+):
+    first, _ = dtd.load("train", np.arange(2))
+    opened = []
+    true = Image.open
+    monkeypatch.setattr(Image, "open", lambda file: opened.append(1) or true(file))
+    again, _ = dtd.load("train", np.arange(2))
+    assert not opened
+    assert len(again) == 2
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one, other)
+    image = folder / "dtd" / "dtd" / "images" / CLASSES[0] / f"{CLASSES[0]}_0000.jpg"
+    Image.fromarray(np.full((9, 7), 100, np.uint8)).save(image)
+    changed, _ = dtd.load("train", np.arange(2))
+    assert len(opened) == 2
+    assert {tuple(photo.shape) for photo in changed} >= {(3, 9, 7)}
+    none, labels = dtd.load("val", np.arange(0))
+    assert len(none) == len(labels) == len(opened) - 2 == 0
+
+
+def test_some_photographs_are_taken_as_they_are_wherever_they_lie(textures):
+    every, _ = dtd.load("train", np.arange(6))
+    there = torch.device("meta")
+    assert every.to(there).take([1], there)[0].device == there
+    for device in (torch.device("cpu"), there):
+        some = every.take([4, 0, 4], device)
+        assert [some[i].shape for i in range(3)] == [every[i].shape for i in (4, 0, 4)]
+    some = every.take([4, 0, 4], torch.device("cpu"))
+    assert all(torch.equal(some[i], every[j]) for i, j in enumerate((4, 0, 4)))
 
 
 @pytest.mark.parametrize("module", [dtd, flowers])
@@ -119,9 +143,8 @@ def test_what_is_broken_is_named(textures, plants, folder):
     whole = image.read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"no photograph"):
         image.write_bytes(content)
-        result, _ = dtd.load("train", np.arange(6))
         with pytest.raises(UserError, match=rf"{image} is truncated or not a JPEG"):
-            [result[i] for i in range(6)]
+            dtd.load("train", np.arange(6))
     image.unlink()
     with pytest.raises(UserError, match=rf"cannot read {image} \(no such file"):
         dtd.load("train", np.arange(6))

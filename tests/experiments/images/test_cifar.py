@@ -89,7 +89,9 @@ def test_the_figure_rests_on_shares_of_its_stratum(figure, stratum):
     from analysis import tracin_fig5, tracin_fig6
 
     artifact = {5: tracin_fig5, 6: tracin_fig6}[figure].ARTIFACT
-    assert artifact.build("small").verdict.word == "direction"
+    built = artifact.build("small").verdict
+    assert built.word == "partly", "types within a class are not measured"
+    assert built.holding == built.counted - 1
     rows = table.from_csv(artifact.path("small", "csv").read_text())
     claims = rows[rows["kind"] == "claim"]
     assert set(claims["quantity"].str.endswith(stratum)) == {True}
@@ -111,9 +113,9 @@ class Timed:
 
 
 def test_the_cost_is_shown_beside_the_method_and_decides_nothing(monkeypatch):
-    monkeypatch.setattr(proponents.proponents, "tabulate", lambda *_: table.tabulated([]))
+    monkeypatch.setattr(proponents.proponents, "tabulate", lambda *_, **__: table.tabulated([]))
     ratios = (2.1, 2.2, 2.3)
-    rows = proponents.tabulate([Timed(r) for r in ratios], "correctly classified", 0)
+    rows = proponents.tabulate([Timed(r) for r in ratios], {}, "correctly classified", 0)
     cost = rows[rows["quantity"] == "cost of scores"].iloc[0]
     assert cost["ours"] == pytest.approx(np.mean(ratios))
     assert cost["kind"] == "curve"

@@ -152,7 +152,7 @@ def test_a_method_may_be_named_where_the_field_is_a_union():
 
 
 def test_settings_change_the_chosen_preset_and_cell():
-    assert MAIN(["--preset", "slow", "--cell", "1", "--model.pause", "0", "--size", "8"]) == 0
+    assert MAIN(["--preset", "slow", "--cell", "1", "--model.remark", "again", "--size", "8"]) == 0
     (run,) = runs.load("tiny", "custom")
     cell = replace(EXPERIMENT.presets["slow"][1], size=8)
     assert run.config == runs.describe(cell)

@@ -3,7 +3,6 @@
 import shlex
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -114,24 +113,28 @@ def test_columns_are_aligned_numbers_to_the_right():
 
 
 def test_a_bar_appears_only_for_what_is_slow(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "DELAY", 60.0)
+    seconds = 0.0
+    monkeypatch.setattr(progress, "DELAY", 3_600.0)
+    monkeypatch.setattr(progress, "now", lambda: seconds)
     with progress.show() as display:
         assert list(display.track(range(1000), "quick")) == list(range(1000))
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(progress, "DELAY", 0.05)
     with progress.show() as display:
         for _ in display.track([1, 2], "slow"):
-            time.sleep(0.15)
+            seconds += 3_601.0
     assert "slow" in capsys.readouterr().err
 
 
 def test_in_a_log_file_what_follows_a_bar_begins_a_line(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "DELAY", 0.05)
+    seconds = 0.0
+    monkeypatch.setattr(progress, "DELAY", 3_600.0)
+    monkeypatch.setattr(progress, "now", lambda: seconds)
     with progress.show() as display:
-        for _ in display.track([1], "outer"):
+        for _ in display.track([1, 2], "outer"):
             for _ in display.track([1, 2], "inner"):
-                time.sleep(0.15)
-            break  # as an error does
+                seconds += 3_601.0
+            if seconds > 10_000.0:
+                break  # as an error does
     err = capsys.readouterr().err
     assert "outer" in err
     assert err.endswith("\n")

@@ -127,6 +127,7 @@ def train_digits(folder: str, kill_at: int) -> None:
         runs.once("digits", Job(seed), train)
 
 
+@pytest.mark.long
 def test_training_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(

@@ -7,8 +7,9 @@ import pytest
 from experiments import mnist_mislabel
 from experiments.cluster import array
 from experiments.digits import models
-from experiments.laboratory import status, tracking
+from experiments.laboratory import status
 from experiments.laboratory import store as store_commands
+from experiments.laboratory.tracking import command as tracking_command
 from experiments.mnist_mislabel import Config, Part
 from experiments.training.plans import Adam, Fit
 from methods.ihvp.lissa import LiSSA
@@ -41,6 +42,14 @@ MISTAKES = {
     "--method.inverse.sample 0": "sample is 0: give 1 or more",
     "--method.inverse.num-eigen 0": "num_eigen is 0: give 1 or more",
     "--method.inverse.basis.iterations 0": "iterations is 0: give 1 or more",
+    "--model.data.noise 0": "data.noise is 0.0, which makes 0 of 1,000 labels wrong",
+    "--model.data.noise 1": "which makes 1,000 of 1,000 labels wrong",
+    "--model.data.n-train=-5": "model.data.n_train is -5: give 1 or more",
+    "--model.fit.lr nan": "fit.lr is nan: give a positive number",
+    "--model.fit.lr=-0.1": "fit.lr is -0.1: give a positive number",
+    "--model.fit.weight-decay=-1": "fit.weight_decay is -1.0: give 0 or more",
+    "--preset parts --model.fit.adam.beta1 2": "fit.adam.beta1 is 2.0: give a number from 0 and",
+    "--method.damping inf": "damping is inf: give 0 or more, and finite",
     "--preset paper --model.data.source digits --model.data.n-train 1000 --model.data.n-eval 797": (
         "LargeCNN takes images of shape (1, 28, 28), digits has (1, 8, 8)"
     ),
@@ -62,7 +71,9 @@ def test_a_setting_that_cannot_be_is_one_line_and_a_code(words, store, capsys):
     assert not [path for path in store.glob("mnist_mislabel/*") if path.name != "presets"]
 
 
-@pytest.mark.parametrize("command", [status.main, tracking.main, store_commands.main, array.main])
+@pytest.mark.parametrize(
+    "command", [status.main, tracking_command.main, store_commands.main, array.main]
+)
 def test_a_mistyped_option_is_one_line_of_every_command(command, store, capsys):
     assert command(["--presett"]) == 2
     out, err = capsys.readouterr()

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments.laboratory import provenance, runs
+from experiments.laboratory.keys import later
 from experiments.laboratory.runs import MissingRuns, UserError
 from tests.experiments.laboratory.tiny import Config, Mean, Model, Power
 
@@ -67,6 +68,32 @@ def test_nothing_but_the_run_is_left_in_the_store(store):
     assert [path.name for path in (store / "a").iterdir()] == [run.key]
 
 
+@dataclass(frozen=True)
+class Early:
+    """A config as it was when its first runs were made."""
+
+    lr: float = 0.1
+
+
+def test_a_field_added_later_leaves_the_keys_of_earlier_runs_and_makes_new_ones():
+    early = Early()
+    now = make_dataclass(
+        "Early",
+        [("lr", float, 0.1), ("precision", str, later("float32")), ("parts", tuple, later((1, 2)))],
+        frozen=True,
+    )
+    assert runs.key(now()) == runs.key(early)
+    assert runs.key(now(precision="float32", parts=(1, 2))) == runs.key(early)
+    assert runs.key(now(lr=0.2)) == runs.key(Early(0.2))
+    described = runs.describe(now(precision="bf16"))
+    assert described == {"type": "Early", "lr": 0.1, "precision": "bf16"}
+    keys = {runs.key(now(**c)) for c in ({}, {"precision": "bf16"}, {"parts": (1,)})}
+    assert len(keys) == 3
+    finer = make_dataclass("Finer", [("steps", int, 3)], bases=(now,), frozen=True)
+    assert finer(0.2, 5).steps == 5  # what comes by position stays where it was
+    assert "precision" not in runs.describe(finer(0.2, 5))
+
+
 def test_every_field_of_the_config_is_in_the_key_but_those_that_change_no_number():
     one = Config(Model(seed=1), Power(exponent=3.0))
     assert runs.describe(one) == {
@@ -77,7 +104,7 @@ def test_every_field_of_the_config_is_in_the_key_but_those_that_change_no_number
     }
     others = [Config(Model(seed=2), one.method), Config(one.model, Mean(3.0)), Config(one.model)]
     assert len({runs.key(config) for config in [one, *others]}) == 4
-    assert runs.key(Config(Model(pause=1.0))) == runs.key(Config())
+    assert runs.key(Config(Model(remark="again"))) == runs.key(Config())
     assert len(runs.key(one)) == 16
     assert runs.key(Mean(1)) == runs.key(Mean(1.0))
     assert runs.key(Mean(np.float64(0.1))) == runs.key(Mean(0.1)) != runs.key(Mean(0.1 + 1e-16))

@@ -75,8 +75,13 @@ def test_a_changed_run_is_not_packed_but_named_with_what_mends_it(capsys, tmp_pa
 def test_each_file_of_a_run_is_read_once_to_be_packed(monkeypatch, tmp_path):
     compute(3)
     read = []
-    plain = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or plain(path))
+    plain = Path.open
+
+    def opened(path, *given, **options):
+        read.append(path.name)
+        return plain(path, *given, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
     assert main(["pack", str(tmp_path / "runs.tar")]) == 0
     assert read.count("score.npy") == 1
 

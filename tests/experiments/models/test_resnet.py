@@ -10,12 +10,13 @@ from torch.func import grad, vmap
 
 from experiments.laboratory.errors import UserError
 from experiments.models.resnet import ResNet
+from methods.checkpoints import Checkpoint
 from methods.curvature.operators import Hessian
 from methods.errors import MethodError
-from methods.rows import layers
+from methods.rows import convolutions, layers
 from methods.rows.gradients import Gradients
 from methods.rows.parts import Dense, Outer
-from methods.task import Checkpoint, Task, floating_buffers
+from methods.task import Task, floating_buffers
 from methods.tracin import TracIn
 from tests.methods import networks
 
@@ -100,7 +101,7 @@ def test_tracin_sums_over_checkpoints_each_with_its_own_statistics():
 def test_a_checkpoint_without_buffers_is_refused_not_mixed():
     model = normalised()
     params = {n: v for n, v in state(model).items() if n in dict(model.named_parameters())}
-    with pytest.raises(MethodError, match=r"lacks batch\.running_mean: .* lacks buffers"):
+    with pytest.raises(MethodError, match=r"lacks batch\.running_mean .*: .* lacks buffers"):
         Task.of(model, networks.nll).at(Checkpoint(params, 0.1))
 
 
@@ -119,10 +120,10 @@ def test_buffers_are_no_parameters_and_constants_stay_inside():
 
 
 def test_statistics_of_the_batch_have_no_factored_form():
-    assert not layers.supported(nn.BatchNorm1d(3, track_running_stats=False).eval())
-    assert not layers.supported(nn.BatchNorm2d(3, affine=False).eval())
-    assert not layers.supported(nn.BatchNorm2d(3).train())
-    assert not layers.supported(nn.GroupNorm(1, 3, affine=False))
+    assert not layers.builder(nn.BatchNorm1d(3, track_running_stats=False).eval())
+    assert not layers.builder(nn.BatchNorm2d(3, affine=False).eval())
+    assert not layers.builder(nn.BatchNorm2d(3).train())
+    assert not layers.builder(nn.GroupNorm(1, 3, affine=False))
 
 
 def test_hessian_products_through_normalisation_are_right():
@@ -143,9 +144,9 @@ def test_hessian_products_through_normalisation_are_right():
 def test_convolutions_materialised_at_once_in_pieces_have_the_same_rows(monkeypatch):
     task, batch = Task.of(networks.built(networks.ConvNet), networks.nll), None
     batch = networks.examples(7, 2, 6, 7)
-    monkeypatch.setattr(layers, "PATCHES", 100)  # a few examples at a time
+    monkeypatch.setattr(convolutions, "PATCHES", 100)  # a few examples at a time
     lazy = Gradients(task, task.loss).rows(batch)
-    monkeypatch.setattr(layers, "FACTORS", 0)
+    monkeypatch.setattr(convolutions, "FACTORS", 0)
     eager = Gradients(task, task.loss).rows(batch)
     assert isinstance(lazy.parts["body.2.weight"][0], Outer)
     assert isinstance(eager.parts["body.2.weight"][0], Dense)

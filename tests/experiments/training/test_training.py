@@ -12,7 +12,7 @@ from experiments.laboratory.errors import UserError
 from experiments.models.mnist_cnn import DigitsCNN, SmallCNN
 from experiments.training import loop
 from experiments.training.loop import fit, flat_params, load_params
-from experiments.training.plans import Adam, Fit
+from experiments.training.plans import Adam, AdamW, Fit, Grouped, SharpnessAware, Stepped, Warmed
 
 DRAW = np.random.default_rng(0)
 TRAIN = {
@@ -206,12 +206,28 @@ def test_parameters_go_back_into_the_same_architecture_only():
         load_params(target, flat.reshape(2, 724))
 
 
+NAN, INF = float("nan"), float("inf")
+
+
 @pytest.mark.parametrize(
-    "plan", [Fit(epochs=0), Fit(batch_size=0), Fit(lr=0.0), Fit(lr=-1.0), Fit(every=0)]
+    ("make", "settings"),
+    [
+        (Fit, {"epochs": [0, -1], "batch_size": [0], "every": [0], "lr": [0.0, -1.0, NAN, INF]}),
+        (Fit, {"momentum": [1.0, -0.1, NAN], "weight_decay": [-1e-4, NAN, INF]}),
+        (Stepped, {"factor": [0.0, INF], "drops": [(0.5, 1.5)], "lr": [-0.1]}),
+        (Grouped, {"pool": [0], "momentum": [2.0]}),
+        (SharpnessAware, {"rho": [0.0, NAN], "warmup": [-0.1, 1.0]}),
+        (Warmed, {"warmup": [-1.0, INF], "pool": [0]}),
+        (Adam, {"beta1": [2.0, 1.0, NAN], "beta2": [-0.1, 2.0]}),
+        (AdamW, {"beta2": [1.0]}),
+    ],
 )
-def test_a_plan_that_cannot_be_followed_is_refused(plan, tmp_path):
-    with pytest.raises(UserError, match=r"fit\."):
-        fit(digits_network(), nll, TRAIN, plan, 0, tmp_path)
+def test_a_plan_that_cannot_be_followed_is_refused_where_it_is_set(make, settings):
+    assert make()
+    for name, values in settings.items():
+        for value in values:
+            with pytest.raises(UserError, match=rf"fit\.(adam\.)?{name} is .*: give"):
+                make(**{name: value})
 
 
 def test_columns_of_different_lengths_are_refused(tmp_path):

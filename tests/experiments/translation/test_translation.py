@@ -28,8 +28,9 @@ from experiments.translation.models import (
 )
 from experiments.translation.models import Translated as Asked
 from methods.curvature.operators import Hessian
+from methods.examples import take
 from methods.rows.gradients import Gradients
-from methods.task import Task, take
+from methods.task import Task
 from tests.methods import networks
 
 TINY = Transformer(width=8, heads=2, layers=2, inner=12, longest=16)
@@ -55,13 +56,14 @@ def test_subwords_give_sentences_back_and_are_learnt_once():
     asked = Subwords(Corpus("generated"), 300)
     words = Language(asked).open()
     text = Corpus("generated", 0, 5).load().source
-    rows = words.encode(text, 40, begin=True)
+    every, known = np.arange(5), words.encode(text)
+    rows = known.padded(every, 40, LAST, FIRST)
     assert rows.dtype == np.int16
     assert set(rows[:, 0]) == {FIRST}
     assert words.decode(row[1:] for row in rows) == text
     assert len(words) <= 300
     assert Language(asked).open() is words
-    cut = words.encode(text, 5, begin=True)
+    cut = known.padded(every, 5, LAST, FIRST)
     assert cut.shape == (5, 5)
     assert set(cut[:, -1]) == {LAST}
     with pytest.raises(UserError, match="5 subwords: give 100"):
@@ -223,6 +225,22 @@ def test_a_beam_finds_translations_at_least_as_likely():
         likelihood(translate(net, some["source"], Beam(size, 0.0, 2))) for size in (1, 6)
     )
     assert wide >= greedy - 1e-4
+
+
+@pytest.mark.parametrize("free", [1, 1 << 36], ids=["one at a time", "all at once"])
+def test_a_gpu_translates_as_many_sentences_as_its_memory_holds(free, monkeypatch, pretend_gpu):
+    net, some = TINY.build(WORDS, 3), batch()
+    expected = translate(net, some["source"], Beam(3, more=3))
+    sizes, search = [], models._search
+    monkeypatch.setattr(
+        models,
+        "_search",
+        lambda net, source, beam: sizes.append(len(source)) or search(net, source, beam),
+    )
+    pretend_gpu.free = free
+    assert translate(net.to("cuda"), some["source"], Beam(3, more=3)) == expected
+    n = len(some["source"])
+    assert sizes == ([1] * n if free == 1 else [n])
 
 
 def test_a_beam_that_cannot_be_is_one_line():

@@ -4,7 +4,7 @@ One file: the networks that its tests go through are most of it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -15,9 +15,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
-from methods.curvature import operators
-from methods.curvature.operators import Hessian, vectors_at_once
-from methods.task import Examples, Task
+from methods.curvature import products
+from methods.curvature.operators import Hessian
+from methods.curvature.products import forward_pays
+from methods.examples import Examples
+from methods.task import Task
 from tests.methods import networks
 from tests.methods.curvature.test_operators import differences, directions, gradient_at
 
@@ -150,21 +152,70 @@ def reference(task: Task, batch: Examples, rows: Tensor) -> Tensor:
     return torch.stack([task.flatten(jvp(gradient, (task.params,), (t,))[1]) for t in tangents])
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
+WAYS = {"singly": (False, 1), "three at once": (False, 3), "forward": (True, 3)}
+
+
+def go(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Let Hessians multiply one way, whatever pays."""
+    forward, width = WAYS[way]
+    monkeypatch.setattr(products, "CHUNK", 4)  # the last of three chunks is smaller
+    monkeypatch.setattr(products, "forward_pays", lambda vectors, n, size: forward)
+    monkeypatch.setattr(products, "backward_width", lambda n, size: width)
+    monkeypatch.setattr(products, "forward_width", lambda n, size: width)
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_products_equal_those_of_jvp_of_grad_singly_and_in_blocks(
-    case: Case, dtype: torch.dtype, at_once: int, monkeypatch: pytest.MonkeyPatch
+def test_products_equal_those_of_jvp_of_grad_each_way(
+    case: Case, dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task, batch = case.task(dtype), case.batch(9, dtype)
     v = moving(case, task, 4).to(dtype)
     expected = reference(task, batch, v)
-    monkeypatch.setattr(operators, "CHUNK", 4)  # the last of three chunks is smaller
-    monkeypatch.setattr(operators, "vectors_at_once", lambda n, size: at_once)
+    go(monkeypatch, way)
     bound = (case.tolerance if dtype == torch.float64 else 3e-6) * expected.norm()
     assert (Hessian(task, batch).apply(v) - expected).norm() <= bound
-    v = directions(task, 3).to(dtype)
-    products = v @ Hessian(task, batch).apply(v).T
+    v = directions(task, 4).to(dtype)
+    hessian = Hessian(task, batch)
+    products = v @ hessian.apply(v).T
     assert (products - products.T).norm() <= bound
+    if way == "forward" and case.tolerance < 1e-12:
+        assert hessian.forward == (not case.constant), "a padding row moves in forward mode"
+
+
+class Straight(torch.autograd.Function):
+    """A square without a forward derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        return 2 * ctx.saved_tensors[0] * slope
+
+
+def held_still(model: nn.Module, batch: Examples) -> Tensor:
+    """A loss with a factor that forward mode moves and backward mode does not."""
+    with torch.no_grad():
+        weight = model(batch["x"]).square().sum(1)
+    return weight.clone().requires_grad_(False) * model(batch["x"]).square().sum(1)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda model, batch: Straight.apply(model(batch["x"])).sum(1), held_still],
+    ids=["no forward derivative", "a constant factor"],
+)
+def test_many_vectors_of_any_loss_have_the_products_of_one(loss: Any) -> None:
+    batch = networks.examples(5, 6)
+    task = Task.of(networks.built(networks.Mlp), loss)
+    v = directions(task, 20)
+    assert forward_pays(len(v), 5, task.size)
+    hessian = Hessian(task, batch)
+    expected = torch.cat([hessian.apply(row[None]) for row in v])
+    torch.testing.assert_close(hessian.apply(v), expected, rtol=1e-10, atol=1e-13)
 
 
 def test_products_equal_central_differences(case: Case) -> None:
@@ -182,14 +233,17 @@ def test_products_equal_central_differences(case: Case) -> None:
     assert (product - expected).norm() <= 1e-6 * expected.norm() + 1e-10
 
 
-def test_vectors_share_a_backward_pass_where_work_is_small_and_memory_allows() -> None:
-    assert vectors_at_once(1, 20_000) > 8
-    assert vectors_at_once(64, 1_000_000) == 1
-    assert all(
-        n * size * vectors_at_once(n, size) <= operators.NUMBERS
-        for n in (1, 8, 64)
-        for size in (100, 10_000, 300_000)
-    )
+@pytest.mark.parametrize("vectors", [1, 8, 64, 512])
+def test_many_vectors_of_a_small_network_go_forward_and_no_others(vectors: int) -> None:
+    assert forward_pays(vectors, 1, 1_448) == (vectors >= 16)
+    assert not forward_pays(vectors, 64, 1_000_000)
+
+
+def test_what_is_multiplied_at_once_is_bounded() -> None:
+    for n in (1, 8, 64, 4_096):
+        for size in (100, 10_000, 10_000_000):
+            for width in (products.backward_width(n, size), products.forward_width(n, size)):
+                assert width == 1 or n * size * width <= products.NUMBERS
 
 
 @pytest.mark.parametrize(
@@ -217,3 +271,43 @@ def test_the_gradient_of_a_product_is_not_kept_nor_the_model_changed() -> None:
     assert not hessian.apply(directions(task, 1)).requires_grad
     assert not any(value.requires_grad for value in task.params.values())
     assert torch.equal(gradient_at(task, batch)(task.params), before)
+
+
+LAYOUTS = {
+    "one channel, channels last": torch.empty(4, 1, 3, 3).to(memory_format=torch.channels_last),
+    "channels last": torch.empty(4, 2, 3, 3).to(memory_format=torch.channels_last),
+    "transposed": torch.empty(5, 3).T,
+    "plain": torch.empty(5, 3),
+    "a number": torch.empty(()),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
+def test_tangents_lie_in_memory_as_their_parameters_do(name: str, lead: tuple[int, ...]) -> None:
+    params = {"other": torch.zeros(2), "one": torch.zeros_like(LAYOUTS[name])}
+    task = Task(params, lambda p, _: p["one"].sum()[None], lambda p, _: p["one"].sum()[None])
+    flat = torch.randn(*lead, task.size)
+    tangent = task.tangents(flat)["one"]
+    assert tangent.stride()[len(lead) :] == params["one"].stride()
+    assert torch.equal(tangent, flat[..., 2:].reshape((*lead, *params["one"].shape)))
+
+
+def test_a_block_inside_a_block_leaves_the_model_as_the_outer_one_set_it() -> None:
+    module = networks.built(networks.Mlp)
+    task = Task.of(module, networks.nll)
+    moved = replace(task, params={n: 2 * v for n, v in task.params.items()})
+    weight, before = module.head.weight, module.head.weight.detach().clone()
+    for _ in range(2):
+        with task.leaves(task.loss) as (outer, _):
+            with task.leaves(task.loss) as (inner, _):
+                assert inner["head.weight"] is outer["head.weight"] is weight
+            assert weight.data_ptr() == task.params["head.weight"].data_ptr()
+            with moved.leaves(moved.loss):
+                assert torch.equal(weight, 2 * before)
+                with task.leaves(task.loss):
+                    assert torch.equal(weight, before)
+                assert torch.equal(weight, 2 * before)
+            assert weight.data_ptr() == task.params["head.weight"].data_ptr()
+        module.head.weight.data = 3 * before
+    assert torch.equal(weight, 3 * before)

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from methods.curvature.operators import Curvature, GaussNewton, Hessian, Matrix
+from methods.curvature.curvature import Curvature
+from methods.curvature.matrix import Matrix
+from methods.curvature.operators import GaussNewton, Hessian
 from methods.errors import MethodError
-from methods.task import Examples, Task
+from methods.examples import Examples
+from methods.task import Task
 from tests.methods import networks
 from tests.methods.curvature.test_operators import OPERATORS, directions
 
@@ -100,3 +103,51 @@ def test_a_sampled_curvature_moves_and_checks_what_it_draws_alone(
         strict.apply(directions(task, 1), draw=0)
     with pytest.raises(MethodError, match="column x has 1 of 300 numbers not finite"):
         kind(task, with_nan(outside))
+
+
+class Doubled(Hessian):
+    """A curvature that says in `apply` what it is: twice the Hessian, damped as ever."""
+
+    def apply(self, vectors: Tensor, draw: int | None = None) -> Tensor:
+        return 2 * super().apply(vectors, draw) - self.shift * vectors
+
+
+@pytest.mark.parametrize("kind", [Hessian, GaussNewton, Counted, Doubled])
+def test_products_are_added_in_place_to_what_there_is(kind: type[Curvature]) -> None:
+    task = Task.of(networks.built(networks.Mlp), networks.nll, weight_decay=0.3)
+    operator = kind(task, networks.examples(50, 6), 0.2, sample=8)
+    before, v = directions(task, 2), networks.normal(2, task.size, seed=5)
+    total = before.clone()
+    operator.add_products(total, v, -0.7, draw=4)
+    undamped = operator.apply(v, draw=4) - 0.5 * v
+    torch.testing.assert_close(total, before - 0.7 * undamped)
+
+
+@pytest.mark.parametrize("sample", [1, 2, 8])
+def test_a_loss_is_proved_once_however_few_examples_a_product_takes(sample: int) -> None:
+    calls: list[int] = []
+
+    def counted(model: nn.Module, batch: Examples) -> Tensor:
+        calls.append(len(batch["x"]))
+        return networks.nll(model, batch)
+
+    task = Task.of(networks.built(networks.Mlp), counted)
+    operator, v = Hessian(task, networks.examples(50, 6), sample=sample), directions(task, 1)
+    for _ in range(8):  # one example of batches 2, 4 and 8 is held against its loss alone
+        operator.apply(v)
+    calls.clear()
+    for _ in range(3):
+        operator.apply(v)
+    assert calls == [sample] * 3
+
+
+def test_a_loss_that_was_proved_of_examples_alone_is_proved_again_of_several() -> None:
+    def coupled(model: nn.Module, batch: Examples) -> Tensor:
+        values = networks.nll(model, batch)
+        return values + values.std(correction=0)  # nothing among copies of one example
+
+    task, batch = Task.of(networks.built(networks.Mlp), coupled), networks.examples(50, 6)
+    v = directions(task, 1)
+    Hessian(task, batch, sample=1).apply(v)
+    with pytest.raises(MethodError, match="depends on its batch"):
+        Hessian(task, batch, sample=4).apply(v)

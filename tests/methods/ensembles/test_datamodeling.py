@@ -7,7 +7,16 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from methods.ensembles.lds import area, averaged, ceiling, lds, predicted, reliability, spearman
+from methods.ensembles.lds import (
+    area,
+    averaged,
+    ceiling,
+    lds,
+    of_noise,
+    predicted,
+    reliability,
+    spearman,
+)
 from methods.ensembles.masks import draw_masks
 from methods.ensembles.subset import influence
 from methods.errors import MethodError
@@ -121,3 +130,21 @@ def test_scores_of_other_examples_are_refused():
         predicted(np.ones((2, 4)), np.ones((1, 3)))
     with pytest.raises(MethodError, match="correlate the same examples"):
         spearman(np.ones((2, 4)), np.ones((2, 3)))
+
+
+def test_the_score_of_noise_is_what_simulated_ensembles_reach():
+    """A linear outcome of masks with noise, estimated by the difference of means."""
+    draw, n_train, n_models, r2 = np.random.default_rng(0), 60, 4_000, 0.5
+    weights = draw.normal(size=n_train)
+    masks = draw.random((n_models, n_train)) < 0.5
+    signal = masks @ weights
+    outcome = signal + draw.normal(size=n_models) * signal.std() * np.sqrt(1 / r2 - 1)
+    for trainings in (30, 120):
+        found = []
+        for start in range(0, 2_400, trainings):
+            some = slice(start, start + trainings)
+            scores = influence(masks[some], outcome[some, None])
+            found.append(lds(masks[2_400:], outcome[2_400:, None], scores)[0])
+        assert np.mean(found) == pytest.approx(of_noise(r2, n_train, trainings), abs=0.03)
+    wanted = [0.031, 0.070, 0.137, 0.228, 0.356]
+    np.testing.assert_allclose(of_noise(0.444, 2_000, [10, 50, 200, 600, 1_800]), wanted, atol=2e-3)

@@ -10,21 +10,28 @@ import torch
 from torch import Tensor
 
 import methods.ihvp
-from methods.attributor import Bilinear
 from methods.curvature.exact_hessian import KnownHessian
-from methods.curvature.operators import Hessian, Matrix, Operator
+from methods.curvature.krylov_basis import BFloat16, Disk
+from methods.curvature.matrix import Matrix, Operator
+from methods.curvature.operators import Hessian
 from methods.errors import MethodError
-from methods.ihvp.arnoldi import Arnoldi, Krylov, distill, krylov
+from methods.examples import Examples
+from methods.fitted.embedded import Bilinear
+from methods.ihvp.arnoldi import Arnoldi, Krylov, StoredKrylov, distill, krylov
 from methods.ihvp.cg import CG
+from methods.ihvp.cholesky import Cholesky
 from methods.ihvp.compressed import Compressed
 from methods.ihvp.deflated import Deflated
 from methods.ihvp.exact import Exact
 from methods.ihvp.inverse import Inverse, largest_eigenvalue
+from methods.ihvp.kfac import EKFAC, KFAC
 from methods.ihvp.lissa import LiSSA
 from methods.ihvp.sketch import Sketch
+from methods.ihvp.truncated import Galerkin, Truncated
 from methods.influence import Influence
+from methods.losses.objective import Params
 from methods.rows.projections import Gaussian, Select
-from methods.task import Examples, Params, Task
+from methods.task import Task
 from tests.methods.convex import Convex, convex
 from tests.methods.networks import DOUBLE, REFERENCE, normal, subclasses
 
@@ -36,14 +43,19 @@ FULL = Krylov(iterations=50, sample=None, keep=8)
 AGREE: list[tuple[Inverse, float]] = [
     (Exact(), 1e-12),
     (CG(tolerance=1e-10), 1e-9),
+    (Cholesky(), 1e-12),
+    (Truncated(P), 1e-8),
     (LiSSA(depth=120, sample=None), 1e-9),
     (Arnoldi(8, FULL), 1e-9),
     (Deflated(8, FULL), 1e-9),
     (Compressed(Select(P)), 1e-10),
+    (KFAC("y", relative_damping=0.0), 0.5),  # whose Fisher matrix is that of few labels drawn
+    (EKFAC("y", relative_damping=0.0), 0.5),
     (Sketch(Select(P), steps=500, sample=None), 1e-8),
 ]
 SAMPLED: list[Inverse] = [
     Exact(sample=20),
+    EKFAC(sample=20),
     LiSSA(depth=30, sample=5, repeats=2),
     Arnoldi(3, Krylov(iterations=10, sample=20, keep=5)),
     Deflated(3, Krylov(iterations=10, sample=20, keep=5)),
@@ -151,6 +163,73 @@ def test_arnoldi_inverts_only_what_it_kept() -> None:
         inverse(4)
 
 
+def test_a_pair_that_has_not_converged_is_not_divided_by() -> None:
+    """Of p values spread evenly, the last that few products find are anywhere between them."""
+    p, few = 200, Krylov(iterations=12, sample=None, keep=12)
+    turn, _ = torch.linalg.qr(normal(p, p, seed=6))
+    spectrum = torch.linspace(-1, 1, p, dtype=DOUBLE) ** 3
+    hessian = KnownHessian(
+        quadratic(*([1.0] * p)).task, {"x": torch.zeros(1)}, turn @ spectrum.diag() @ turn.T, 0.0
+    )
+    state = Arnoldi(12, few).state(hessian)
+    values, vectors = state["eigenvalues"], state["eigenvectors"]
+    true = (hessian.apply(vectors) - values[:, None] * vectors).norm(dim=1)
+    torch.testing.assert_close(state["residuals"], true, rtol=1e-6, atol=1e-8)
+    assert (true > values.abs()).any()
+    with pytest.raises(MethodError, match=r"has not converged.*to more than twice num_eigen"):
+        Arnoldi(12, few).invert(hessian, state)
+    assert Arnoldi(2, few).invert(hessian, state)
+
+
+def test_deflated_refuses_an_eigenvalue_near_minus_the_damping() -> None:
+    basis = Krylov(4, None, 0, 4)
+    for lowest, refused in ((-0.49, True), (-0.54, True), (-0.4, False), (-0.6, False)):
+        hessian = damped(0.5, 8.0, 4.0, 0.1, lowest)
+        if refused:
+            with pytest.raises(MethodError, match=r"nearly minus the damping of 0\.5"):
+                inverted(Deflated(4, basis), hessian)
+        else:
+            assert inverted(Deflated(4, basis), hessian)
+
+
+def low_rank(rank: int, p: int = 24) -> tuple[Task, Examples]:
+    """A linear model whose Hessian has a known rank, in float32: more eigenvalues are noise."""
+    model = torch.nn.Linear(p, 1, bias=False).eval()
+    train = {"x": normal(rank, p, seed=3).float(), "y": normal(rank, seed=4).float()}
+    return Task.of(model, lambda model, b: (model(b["x"])[:, 0] - b["y"]).square() / 2), train
+
+
+WIDE = Krylov(24, None, keep=24)
+
+
+@pytest.mark.parametrize("basis", [WIDE, StoredKrylov(24, None, 0, 24, Disk())], ids=repr)
+@pytest.mark.parametrize("kind", [Arnoldi, Deflated])
+def test_what_lies_beyond_the_rank_is_not_divided_by(kind: Any, basis: Krylov) -> None:
+    task, train = low_rank(5)
+    damping = 0.0 if kind is Arnoldi else 1e-3
+    right = Influence(kind(5, basis), damping).fit(task, train)
+    assert right.scores(train, train).isfinite().all()
+    if kind is Arnoldi:
+        for beyond in (6, 7, 24):
+            with pytest.raises(
+                MethodError, match=r"rounding noise.*lower num_eigen to 5, or raise"
+            ):
+                Influence(kind(beyond, basis)).fit(task, train)
+        assert Influence(kind(7, basis), damping=0.1).fit(task, train)
+    for small in (1e-12, 1e-7):
+        if kind is Deflated:
+            with pytest.raises(MethodError, match="rounding noise"):
+                Influence(kind(5, basis), small).fit(task, train)
+
+
+def test_a_basis_in_bfloat16_says_what_it_cannot_resolve(caplog: Any) -> None:
+    task, train = low_rank(5)
+    for num_eigen, said in ((5, False), (7, True)):
+        inverse = Arnoldi(num_eigen, StoredKrylov(24, None, 0, 24, BFloat16()))
+        Influence(inverse).fit(task, train)
+        assert ("a basis in bfloat16 resolves" in caplog.text) == said
+
+
 @pytest.mark.parametrize("name", REFERENCE["lissa"])
 def test_lissa_reproduces_the_reference(name: str) -> None:
     damp, scale, depth = (
@@ -252,3 +331,30 @@ def test_deflated_is_off_by_the_largest_eigenvalue_left_out() -> None:
         inverted(Deflated(2, Krylov(4, None, 0, 4)), damped(0.0, 8.0, 4.0, 0.1, -0.2))
     with pytest.raises(MethodError, match="4 eigenvalues for num_eigen=5"):
         inverted(Deflated(5, Krylov(4, None, 0, 5)), hessian)
+
+
+def test_truncated_solutions_are_galerkin_s_at_every_damping():
+    """On the span of v, H v, H^2 v the residual is orthogonal to it, the Hessian indefinite too."""
+    hessian = quadratic(5.0, 3.0, -1.0, 0.5, 0.1)
+    vectors = torch.stack([torch.ones(5, dtype=DOUBLE), torch.arange(1.0, 6.0, dtype=DOUBLE)])
+    shifts = (0.0, 0.3, 2.0)
+    matrix = torch.diag(torch.tensor([5.0, 3.0, -1.0, 0.5, 0.1], dtype=DOUBLE))
+    for shift, found in zip(shifts, Galerkin(hessian, 3).shifted(vectors, shifts), strict=True):
+        for vector, solution in zip(vectors, found, strict=True):
+            powers = torch.stack([vector, matrix @ vector, matrix @ matrix @ vector])
+            moved = matrix + shift * torch.eye(5, dtype=DOUBLE)
+            small = powers @ moved @ powers.T
+            weights = torch.linalg.solve(small, powers @ vector)
+            torch.testing.assert_close(solution, powers.T @ weights)
+
+
+def test_a_span_that_ends_early_is_solved_exactly():
+    hessian = quadratic(4.0, 4.0, 2.0)
+    vectors = torch.tensor([[1.0, 2.0, 0.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0]], dtype=DOUBLE)
+    found = Galerkin(hessian, 3).apply(vectors)
+    torch.testing.assert_close(found, vectors / torch.tensor([4.0, 4.0, 2.0], dtype=DOUBLE))
+
+
+def test_cholesky_refuses_what_damping_does_not_make_definite():
+    with pytest.raises(MethodError, match=r"not positive definite: raise .damping., or use Exact"):
+        Cholesky().invert(quadratic(2.0, -1.0), Cholesky().state(quadratic(2.0, -1.0)))

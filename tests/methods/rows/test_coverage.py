@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from methods.examples import Examples, count, take
 from methods.rows import gradients
 from methods.rows.gradients import Gradients
 from methods.rows.parts import Outer
-from methods.task import Examples, Task, count
+from methods.task import Task
 from methods.tracin import TracIn
 from tests.methods import networks
 
@@ -43,9 +44,13 @@ def late(n: int) -> Examples:
     [
         (networks.RawWeight, weighed, {"middle.weight"}),
         (networks.Mlp, weighed, set()),
-        (Called, weighed_elsewhere, {"middle.weight", "middle.bias"}),
+        (Called, weighed_elsewhere, set()),
     ],
-    ids=["a weight in a raw product", "layers alone", "a layer called along another axis"],
+    ids=[
+        "a weight in a raw product",
+        "layers alone",
+        "a layer also called for all examples at once",
+    ],
 )
 @pytest.mark.parametrize("batches", [(7,), (3, 4), (1, 2, 3, 1), (4, 3)])
 def test_coverage_is_not_concluded_from_gradients_that_are_zero(
@@ -72,13 +77,13 @@ def test_examples_are_moved_to_the_device_in_chunks_and_for_the_probe_alone(
         return move(task, batch)
 
     monkeypatch.setattr(Task, "move", noted)
-    train, query = networks.examples(200, 6), networks.examples(100, 6, seed=3)
+    train, query = networks.examples(300, 6), networks.examples(100, 6, seed=3)
     fitted = TracIn(False).fit(Task.of(networks.built(networks.Mlp), networks.nll), train)
     fitted.scores(query, train)
     fitted.self_influence(train)
     assert moved[0] == gradients.PROBE
-    assert max(moved) == gradients.CHUNK
-    assert sum(moved) == gradients.PROBE + 100 + 200 + 200
+    assert max(moved) == gradients.MOST
+    assert sum(moved) == gradients.PROBE + 100 + 300 + 300
 
 
 def split(batch: Examples, sizes: tuple[int, ...]) -> list[Examples]:
@@ -90,5 +95,6 @@ def test_what_was_zero_at_first_is_factored_once_it_is_proven() -> None:
     task, batch = Task.of(networks.built(lambda: networks.Mlp(40, 30)), weighed), late(8)
     batch["x"] = networks.normal(8, 40)
     source = Gradients(task, task.loss)
+    source.rows(take(batch, slice(0, gradients.PROBE)))
     assert not isinstance(source.rows(batch).parts["inner.weight"][0], Outer)
     assert isinstance(source.rows(batch).parts["inner.weight"][0], Outer)

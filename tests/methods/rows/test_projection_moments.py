@@ -1,11 +1,14 @@
 """Projected inner products are unbiased and as noisy as theory says."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from methods.rows.factored import Rows
-from methods.rows.projections import Gaussian, Projection, Rademacher, Select, TwoSided
+from methods.rows.projections import SJLT, Gaussian, Projection, Rademacher, Select, TwoSided
 from methods.task import Task
 from tests.methods import networks
 from tests.methods.rows.test_projections import KINDS, M, N, matrix_task
@@ -13,7 +16,7 @@ from tests.methods.rows.test_projections import KINDS, M, N, matrix_task
 DRAWS = 2500
 
 
-def products(kind: type[Projection], dim: int, task: Task, pair: Tensor) -> Tensor:
+def products(kind: Callable[[int, int], Projection], dim: int, task: Task, pair: Tensor) -> Tensor:
     """<Gu, Gv> over draws of G, for the two rows of `pair`."""
     rows = Rows.dense_of(pair, {n: v.numel() for n, v in task.params.items()})
     out = []
@@ -52,8 +55,23 @@ def test_moments_of_dense_and_selected_inner_products() -> None:
     assert_moments(products(Gaussian, 6, task, pair), true, gaussian)
     signs = gaussian - 2 * float(both @ both) / 6
     assert_moments(products(Rademacher, 6, task, pair), true, signs)
+    assert_moments(products(partial(SJLT, nonzeros=2), 6, task, pair), true, signs)
     without_replacement = p**2 / 6 * (1 - 6 / p) * float(both.var())
     assert_moments(products(Select, 6, task, pair), true, without_replacement)
+
+
+def test_moments_of_a_sparse_map_whose_ranges_differ() -> None:
+    """Each of s ranges of d_i dimensions is a count sketch of variance V / d_i: V sum 1/d_i / s^2.
+
+    With s | d that is V / d, Rademacher's.
+    """
+    task = matrix_task()
+    u, v = pair = networks.normal(2, task.size, seed=1)
+    v += u
+    both = u * v
+    variance = one_sided(u, v, 1) - 2 * float(both @ both)
+    variance *= (1 / 2 + 1 / 2 + 1 / 3) / 9
+    assert_moments(products(partial(SJLT, nonzeros=3), 7, task, pair), float(u @ v), variance)
 
 
 def test_moments_of_factorised_inner_products() -> None:
@@ -63,6 +81,22 @@ def test_moments_of_factorised_inner_products() -> None:
     pair = torch.stack([torch.outer(a, x).flatten(), torch.outer(b, y).flatten()])
     sample = products(TwoSided, 25, matrix_task(), pair)
     assert_moments(sample, float(a @ b * (x @ y)), two_sided(a, x, b, y, 5))
+
+
+def test_moments_of_factorised_inner_products_of_any_number() -> None:
+    """Products that share one of their sides are correlated: a short last row shares fewer."""
+    a, b = networks.normal(2, M, seed=2)
+    x, y = networks.normal(2, N, seed=3)
+    b, y = a + b / 2, x + y / 2
+    pair = torch.stack([torch.outer(a, x).flatten(), torch.outer(b, y).flatten()])
+    rows, columns, dim = [4, 4, 2], [3, 3, 2, 2], 10
+    first, second = float(a @ b) ** 2, float(x @ y) ** 2
+    left, right = one_sided(a, b, 1), one_sided(x, y, 1)
+    variance = dim * ((first + left) * (second + right) - first * second)
+    variance += (sum(c * c for c in rows) - dim) * left * second
+    variance += (sum(c * c for c in columns) - dim) * right * first
+    sample = products(TwoSided, dim, matrix_task(), pair)
+    assert_moments(sample, float(a @ b * (x @ y)), variance / dim**2)
 
 
 def test_moments_of_factorised_inner_products_of_a_bias() -> None:
@@ -91,6 +125,7 @@ def test_moments_for_aligned_unit_vectors_are_the_reference(
     assert_moments(sample, 1.0, networks.REFERENCE["jl"]["unit_aligned"]["64"][name])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_unbiased_over_several_parameters(kind: type[Projection]) -> None:
     task = Task.of(networks.built(lambda: networks.Mlp(3, 2, 2)), networks.nll)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from methods.attributor import Fitted
 from methods.errors import MethodError
+from methods.examples import Examples, take
+from methods.fitted.scoring import Fitted
 from methods.rows.projections import TwoSided
 from methods.search.index import Index, build, load, save
 from methods.search.projected import Projected
 from methods.search.searches import HNSW, IVF, Exact, Search
-from methods.task import Examples, take
 from methods.tracin import TracIn
 from tests.methods.search.test_nearest import Given, faiss_or_skip, rows
 from tests.methods.test_attributors import QUERY, TRAIN, the_task

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.attributor import Fitted
 from methods.errors import MethodError
+from methods.examples import Examples
+from methods.fitted.scoring import Fitted
 from methods.rows import matmul
 from methods.rows.factored import Rows
 from methods.rows.projections import TwoSided
 from methods.search.index import build, build_from_rows
 from methods.search.projected import Projected
 from methods.search.searches import HNSW, IVF, Exact, Search, highest, lowest
-from methods.task import Examples
 from methods.tracin import TracIn
 from tests.methods import networks
 from tests.methods.test_attributors import QUERY, TRAIN, equal, swapped_nll, the_task
@@ -110,9 +110,9 @@ def test_rows_of_a_nan_are_an_error() -> None:
 def test_a_budget_names_the_projection_that_fits() -> None:
     fitted = TracIn().fit(the_task(), TRAIN)
     budget = 13 * 2 * 30 * 8
-    with pytest.raises(MethodError, match=r"13 rows of .* TwoSided\(25\)\) fits, or raise"):
+    with pytest.raises(MethodError, match=r"13 rows of .* TwoSided\(30\)\) fits, or raise"):
         build(fitted, TRAIN, budget=budget)
-    assert build(Projected(fitted, TwoSided(25)), TRAIN, budget=budget).dim == 50
+    assert build(Projected(fitted, TwoSided(30)), TRAIN, budget=budget).dim == 60
     with pytest.raises(MethodError, match="please raise"):
         build(fitted, TRAIN, budget=100)
 

@@ -3,15 +3,16 @@
 import pytest
 import torch
 
+from methods import memory
 from methods.errors import MethodError
 from methods.random_projection import RandomProjection
-from methods.rows.projections import Gaussian, Projection, Rademacher, Select, TwoSided
+from methods.rows.projections import SJLT, Gaussian, Projection, Rademacher, Select, TwoSided
 from methods.search.index import build, candidate_rows
 from methods.search.projected import Projected
 from methods.tracin import TracIn
 from tests.methods.test_attributors import QUERY, TRAIN, equal, the_task
 
-KINDS = (Gaussian, Rademacher, Select, TwoSided)
+KINDS = (Gaussian, Rademacher, SJLT, Select, TwoSided)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -25,6 +26,7 @@ def test_an_index_of_projected_rows_ranks_as_their_scores(kind: type[Projection]
     assert torch.equal(ids, candidates)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_projected_scores_average_to_the_scores(kind: type[Projection]) -> None:
     whole = TracIn().fit(the_task(), TRAIN)
@@ -47,8 +49,7 @@ def test_every_checkpoint_has_a_map_of_its_own() -> None:
 def test_maps_too_large_to_hold_are_applied_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = TracIn().fit(the_task(), TRAIN)
     expected = Projected(whole, Gaussian(12)).scores(QUERY, TRAIN)
-    for module in ("rows.projections", "search.projected"):
-        monkeypatch.setattr(f"methods.{module}.LIMIT", 5 * whole.task.size * 8)
+    monkeypatch.setattr(memory, "held", lambda device, least: Gaussian(5).bytes(whole.task))
     sliced = Projected(whole, Gaussian(12))
     assert len(list(sliced.terms())) == 6
     assert not sliced._maps

@@ -1,0 +1,1 @@
+"""Tests of what is shown elsewhere: nothing depends on it, and everything is sent once."""
