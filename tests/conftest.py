@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.laboratory import provenance
 from tests.pretend_device import PretendGpu
 
 torch.set_num_threads(1)  # tensors here are small: threads only wait for each other
@@ -18,6 +19,12 @@ def no_waiting_for_the_disk():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_device_yet():
+    """What an earlier test computed on, a pretended GPU maybe, is not where this one does."""
+    provenance.forget_device()
 
 
 @pytest.fixture(scope="session")

@@ -70,6 +70,11 @@ def computes_on(device: str, name: str) -> None:
         ledger.devices.setdefault(device, (name, time.perf_counter()))
 
 
+def forget_device() -> None:
+    """Let this process, as one that has just begun, have computed nowhere yet."""
+    _latest.clear()
+
+
 def latest_device() -> str | None:
     """The name of the device that this process computes on, if that was said."""
     return next(iter(_latest.values()), None)
