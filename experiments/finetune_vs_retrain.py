@@ -22,7 +22,7 @@ from experiments.laboratory.device import device
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
-from experiments.laboratory.table import interval, plus_minus
+from experiments.laboratory.table import estimated
 from experiments.laboratory.work import Work
 from experiments.training.loop import flat_buffers, flat_params
 from experiments.training.models import restore
@@ -218,7 +218,7 @@ def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
         off = ~np.eye(config["n_seeds"], dtype=bool)
         between = np.asarray(run_.array("between_retrained"))[off]
         numbers = [
-            plus_minus(*interval(list(np.asarray(run_.array(name)).mean(1))))
+            estimated(list(np.asarray(run_.array(name)).mean(1)), name)
             for name in ("tuned_retrained", "tuned_full", "accuracy_retrained", "accuracy_tuned")
         ]
         seeds = f"{between.mean():.4f}" if len(between) else ""

@@ -4,9 +4,9 @@ Reproduces the left and the middle of Figure 3 of Subsets (Doubov et al., 2022) 
 questions it leaves open: what two unknown probabilities need, and what a subset ensemble of a given
 size can resolve. It is a tool as well:
 
-    python -m experiments.model_count --p .6 --q .4 --delta .05
-    python -m experiments.model_count --models 400
-    python -m experiments.model_count --threshold .15
+    python -m experiments.model_count --cell 0 --p .6 --q .4 --delta .05
+    python -m experiments.model_count --cell 1 --models 400
+    python -m experiments.model_count --cell 2 --threshold .15
 """
 
 import math
@@ -309,7 +309,7 @@ def table(runs: list[Run]) -> tuple[list[str], list[list[str]]]:
 
 MODELS = (25, 50, 100, 200, 400, 1000, 2000)
 ACCURACY = (0.5, 0.9, 0.99)
-TOOL = (Pair(), Budget(), Threshold())  # the cells that command-line options change
+TOOL = (Pair(), Budget(), Threshold())  # cells 0 to 2 of every preset: questions to be changed
 PRESETS: dict[str, list[Config]] = {
     "smoke": [
         *TOOL,

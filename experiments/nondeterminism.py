@@ -22,7 +22,7 @@ from experiments.laboratory import counting, runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
-from experiments.laboratory.table import interval, plus_minus
+from experiments.laboratory.table import estimated
 from experiments.laboratory.work import Work
 from methods.ensembles.agreement import agreement, chance_agreement
 
@@ -148,7 +148,7 @@ def table(results: list[Run]) -> tuple[list[str], list[list[str]]]:
             for suffix, views in (("", "plain"), ("_views", "views")):
                 pairs = np.asarray(run_.array(f"agreement{suffix}"))[off]
                 agreed = f"{pairs.mean():.4f}" if len(pairs) else ""
-                right = plus_minus(*interval(list(run_.array(f"accuracy{suffix}"))))
+                right = estimated(list(run_.array(f"accuracy{suffix}")), "accuracy")
                 rows.append([*about, config["vary"], views, agreed, right])
         elif config["type"] == "Trial":
             rate = f"trial of lr {m['lr']:g}, decay {m['weight_decay']:g}"

@@ -27,7 +27,9 @@ SHARED = (  # known to a reader already
     "methods.", "experiments.laboratory.", "experiments.cluster.",
     "analysis.numbers.", "analysis.ink.", "analysis.page.",
 )  # fmt: skip
-READ_BY_ANALYSIS = {f"experiments.laboratory.{name}" for name in ("runs", "records")}
+READ_BY_ANALYSIS = {
+    f"experiments.laboratory.{name}" for name in ("lists", "ranges", "records", "runs")
+}
 NAMELESS = {"utils", "helpers", "common", "base", "core", "misc"}
 
 

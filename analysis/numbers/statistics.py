@@ -1,6 +1,5 @@
 """Intervals over seeds, differences and ratios of paired seeds, and tests."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,6 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
+
+from experiments.laboratory.ranges import within
 
 LEVEL = 0.95
 NUM_SAMPLES = 9999  # drawn for a p-value
@@ -122,23 +123,8 @@ def share(count: int, n: int) -> Interval:
 
 
 def in_range(ours: Interval, least: float, most: float) -> Interval:
-    """The interval; by Wilson's score between `least` and `most` if it would leave that range.
-
-    Wilson's variance is that of a share at each end of the interval instead of at the mean; here it
-    is scaled so that near the mean it is the one that the half-widths say. Nothing is cut off; a
-    mean at an end keeps that end.
-    """
-    if math.isnan(ours.low) or (least <= ours.low and ours.high <= most):
-        return ours
-    p = (ours.mean - least) / (most - least)
-    if not 0 < p < 1:
-        return Interval(ours.mean, max(ours.low, least), min(ours.high, most), ours.n)
-    ends = []
-    for sign, end in ((-1, ours.low), (1, ours.high)):
-        scaled = ((end - ours.mean) / (most - least)) ** 2 / (p * (1 - p))
-        root = math.sqrt(scaled * (p * (1 - p) + scaled / 4))
-        ends.append(least + (most - least) * (p + scaled / 2 + sign * root) / (1 + scaled))
-    return Interval(ours.mean, ends[0], ends[1], ours.n)
+    """The interval; by Wilson's score between `least` and `most` if it would leave that range."""
+    return Interval(ours.mean, *within(ours.mean, ours.low, ours.high, least, most), ours.n)
 
 
 def average(parts: Sequence[Interval]) -> Interval:

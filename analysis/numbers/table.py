@@ -16,20 +16,13 @@ from analysis.numbers.bounds import NOT_RUN, Bound, judge, judge_factor, judge_n
 from analysis.numbers.claims import Claim
 from analysis.numbers.frame import Method
 from analysis.numbers.statistics import Interval, in_range
+from experiments.laboratory.ranges import UNITS
 
 COLUMNS = [
     "kind", "method", "proj_dim", "quantity", "unit", "paper", "ours", "difference", "low", "high",
     "n", "verdict", "claim", "at_least", "at_most",
 ]  # fmt: skip
 NUMBERS = ["proj_dim", "paper", "ours", "difference", "low", "high", "at_least", "at_most"]
-RANGES = {  # by unit: what a quantity cannot leave, nor its interval
-    "%": (0.0, 100.0),
-    "x100": (0.0, 100.0),
-    "points": (-100.0, 100.0),
-    "share": (0.0, 1.0),
-    "correlation": (-1.0, 1.0),
-    "correlation, %": (-100.0, 100.0),
-}
 Row = dict[str, Any]
 
 
@@ -39,7 +32,7 @@ def curve(method: str | Method, quantity: str, unit: str, ours: Interval, **more
     `more` are further columns: kind, proj_dim, or this artifact's own, such as a step or a class.
     The interval stays in the range of the unit.
     """
-    ours = in_range(ours, *RANGES[unit]) if unit in RANGES else ours
+    ours = in_range(ours, *UNITS[unit]) if unit in UNITS else ours
     row = {
         "kind": "curve",
         "method": str(method),

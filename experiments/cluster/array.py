@@ -66,7 +66,7 @@ def _compute(plan: Plan, number: int, processes: int, nodes: int) -> int:
         print(f"error: {blocked}: see that task's log", file=sys.stderr)
         return CRASHED
     experiment = registry.named(plan.name)
-    cells = experiment.presets.get(plan.preset, [])
+    cells = experiment.cells(plan.preset) if plan.preset in experiment.tiers() else []
     if tuple(entry["key"] for entry in runs.entries(cells)) != plan.keys:
         raise changed(plan.name, plan.preset)
     several = min(nodes * processes, experiment.processes) > 1

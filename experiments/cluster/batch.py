@@ -94,7 +94,7 @@ class Batch:
     def submit(self, experiment: Experiment) -> int:
         """Send everything to Slurm; if it refuses one, what was taken stays in the queue."""
         if self.now:
-            runs.plan(self.plan.name, self.plan.preset, experiment.presets[self.plan.preset])
+            runs.plan(self.plan.name, self.plan.preset, experiment.cells(self.plan.preset))
             self.plan.save()
             self.plan.logs.mkdir(parents=True, exist_ok=True)
 

@@ -61,7 +61,7 @@ def _main(given: argparse.Namespace, words: Sequence[str], extra: Sequence[str])
 
 
 def _print_cost(experiment: Experiment, plan: Plan, resources: Resources) -> None:
-    cells, gpus = experiment.presets[plan.preset], resources.gpus.processes * resources.nodes
+    cells, gpus = experiment.cells(plan.preset), resources.gpus.processes * resources.nodes
     cores = max((task.cores for task in plan.tasks), default=1)
     per_task, unit = (gpus, "GPU") if gpus else (max(cores, resources.processes), "core")
     print(experiment.cost_card(plan.preset, cells, per_task, unit))

@@ -13,7 +13,15 @@ from experiments.laboratory.runs import Run
 from experiments.laboratory.table import aligned, counted
 from experiments.laboratory.work import RATES, Rate, Work
 
+MEASURED, CORRECTED, DECLARED, COUNTED = "measured", "corrected", "declared", "counted"
+SOURCES = {  # what the seconds of a piece of work come from, the best first
+    MEASURED: "by finished runs of it in this results folder",
+    CORRECTED: "counted, and scaled as finished runs of the same kind were",
+    DECLARED: "written in its file, of a run of the whole preset on two cores",
+    COUNTED: "operations over the rate of a device",
+}
 PROGRAM_BYTES = 5e8  # the program alone, torch included
+SOURCE = 5  # the column of a row
 JSON_BYTES = 4_096  # the JSON files of one run take about this much
 
 
@@ -95,13 +103,13 @@ def estimate(cells: Sequence[Work], rate: Rate, declared: float | None = None) -
         alike = [item for item in known if item in members]
         others = [i for i in known if i.work.kind == kind and i.seconds is not None]
         counts = all(item.seconds is not None for item in members)
-        factor, source = 1.0, "counted" if counts and members[0].work.steps else "declared"
+        factor, source = 1.0, COUNTED if counts and members[0].work.steps else DECLARED
         if alike:
-            factor, source = _factor(alike), "measured"
+            factor, source = _factor(alike), MEASURED
         elif counts and scale is not None:
-            factor, source = scale, "declared"
+            factor, source = scale, DECLARED
         elif counts and others:
-            factor, source = _factor(others), "corrected"
+            factor, source = _factor(others), CORRECTED
         elif not counts:
             source = "unknown"
         elif not any(item.seconds for item in members):
@@ -197,6 +205,8 @@ def lines(
         "",
         f"hours are those of one device: {_described(rate)}",
     ]
+    shown = [word for word in SOURCES if any(row[SOURCE] == word for row in estimate.rows)]
+    made += [f"{word}: {SOURCES[word]}" for word in shown]
     made += [f"elsewhere, by operations alone: {elsewhere}"] if elsewhere else []
     made += [
         f"memory: about {_bytes(PROGRAM_BYTES + estimate.memory)} at most",
@@ -258,9 +268,9 @@ def device_hours(name: str, preset: str, estimate: Estimate, per_task: int, unit
 def in_words(name: str, cells: Sequence[Any], declared: float | None) -> str:
     """The cost of a whole preset: the declared seconds, or the mean of its runs on this disk."""
     if declared is not None:
-        return f"{duration(declared)} measured"
+        return f"{duration(declared)} {DECLARED}"
     each = _mean_seconds([runs.find(name, cell) for cell in cells])
-    return f"about {duration(each * len(cells))} here" if each else "cost not measured yet"
+    return f"about {duration(each * len(cells))} {MEASURED} here" if each else "cost unknown"
 
 
 def duration(seconds: float) -> str:
@@ -283,12 +293,12 @@ def hours(seconds: float) -> str:
 
 def _source(sources: Sequence[str], known: Sequence[Item], rate: Rate) -> str:
     words = []
-    if {"measured", "corrected"} & set(sources):
+    if {MEASURED, CORRECTED} & set(sources):
         devices = sorted({str(item.run.meta["device"]) for item in known if item.run})
         words.append(f"{counted(len(known), 'run')} measured on {' and '.join(devices)}")
-    if "declared" in sources:
+    if DECLARED in sources:
         words.append("the seconds declared in its file")
-    if {"counted", "corrected"} & set(sources):
+    if {COUNTED, CORRECTED} & set(sources):
         words.append(f"operations counted, at the rate of {rate.name}")
     return " and ".join(words)
 

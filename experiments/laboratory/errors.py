@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import experiments
 from experiments.laboratory.process import INTERRUPTED
@@ -144,6 +144,26 @@ def number(least: int) -> Callable[[str], int]:
         return int(word)
 
     return parse
+
+
+class Once(argparse.Action):
+    """For argparse: an option whose value would be lost if it were given again."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Set the value, or refuse the second."""
+        given = vars(namespace).setdefault("_given", {})
+        if self.dest in given:
+            raise UserError(
+                f"{option_string} is given twice, {given[self.dest]} and {values}: give it once"
+            )
+        given[self.dest] = values
+        setattr(namespace, self.dest, values)
 
 
 class Parser(argparse.ArgumentParser):

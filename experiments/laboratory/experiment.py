@@ -3,7 +3,10 @@
 import argparse
 import importlib
 import itertools
+import math
 import os
+import re
+import shlex
 import sys
 import time
 import warnings
@@ -14,10 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import experiments
-from experiments.laboratory import cost, listing, outdated, process, progress, provenance, runs
+from experiments.laboratory import (
+    cost,
+    listing,
+    lists,
+    outdated,
+    process,
+    progress,
+    provenance,
+    runs,
+)
 from experiments.laboratory.cost import Estimate
 from experiments.laboratory.errors import (
     USER_MISTAKE,
+    Once,
     Parser,
     UserError,
     failed,
@@ -27,11 +40,12 @@ from experiments.laboratory.errors import (
     quoted,
     say,
 )
+from experiments.laboratory.lists import CUSTOM
 from experiments.laboratory.options import device_options, hand_down
-from experiments.laboratory.overrides import CUSTOM, check_counts, override
+from experiments.laboratory.overrides import changed, check_counts, in_ranges
 from experiments.laboratory.runs import Outcome, Run
 from experiments.laboratory.sweeps import sweep
-from experiments.laboratory.table import aligned, counted, summarise
+from experiments.laboratory.table import aligned, counted, summarise, width
 from experiments.laboratory.tracking import trackers
 from experiments.laboratory.work import RATES, Rate, Work, rate
 
@@ -69,15 +83,38 @@ class Experiment:
     work: Callable[[Any], Work] | None = None
     forecast: Callable[[list[Run]], str] | None = None
 
-    def cells(self, preset: str) -> list[Any]:
-        """The configs of a preset; a UserError suggests the nearest name if there is none."""
-        if preset not in self.presets:
-            raise UserError(f"no preset {preset!r}: {nearest(preset, self.presets)}")
-        return list(self.presets[preset])
+    def tiers(self) -> list[str]:
+        """Names of its presets, then of the lists of cells that are kept here."""
+        return [
+            *self.presets,
+            *(name for name in lists.kept(self.name) if name not in self.presets),
+        ]
 
-    def uses_gpu(self, preset: str) -> bool:
-        """Whether a cell of a preset can use a GPU: not if every config says `device="cpu"`."""
-        cells = self.presets.get(preset, ())
+    def cells(self, tier: str) -> list[Any]:
+        """The configs of a preset or of a kept list; a UserError suggests the nearest name."""
+        if tier in lists.kept(self.name):
+            return lists.read(self.name, tier, self.presets)
+        if tier not in self.presets:
+            raise UserError(f"no preset {tier!r}: {nearest(tier, self.tiers())}")
+        return list(self.presets[tier])
+
+    def readable(self) -> dict[str, list[Any]]:
+        """The cells of every tier; a kept list that cannot be read is said and left out."""
+        found: dict[str, list[Any]] = {}
+        for tier in self.tiers():
+            try:
+                found[tier] = self.cells(tier)
+            except UserError as error:
+                say(f"error: {one_line(error)}")
+        return found
+
+    def preset_of(self, tier: str) -> str:
+        """The preset that the cells of a tier are of: its own name, if it is no kept list."""
+        return lists.of(self.name, tier) if tier in lists.kept(self.name) else tier
+
+    def uses_gpu(self, tier: str) -> bool:
+        """Whether a cell of a tier can use a GPU: not if every config says `device="cpu"`."""
+        cells = self.cells(tier) if tier in self.tiers() else ()
         return self.gpu and {getattr(cell, "device", "") for cell in cells} != {"cpu"}
 
     def once(self, config: Any) -> Run:
@@ -106,7 +143,8 @@ class Experiment:
     ) -> tuple[Rate, Estimate]:
         """The rate of the device, and what is left of the cells' work at it."""
         whole, devices = self.presets.get(preset), _device_module()
-        gpu = unit == "GPU" and self.uses_gpu(preset) and preset not in ("smoke", "small")
+        large = self.preset_of(preset) not in ("smoke", "small")
+        gpu = unit == "GPU" and large and self.uses_gpu(preset)
         name = devices.gpu_name() if devices else None
         here = rate(cost.asked(speed, "RETRACE_RATE"), name, gpu)
         declared = self.seconds.get(preset) if whole and len(works) == len(whole) else None
@@ -185,35 +223,30 @@ def _main(experiment: Experiment, argv: list[str]) -> int:
     warnings.filterwarnings("ignore", message=PYTORCH_WARNING)
     process.keep_freed()
     parser = _parser(experiment)
-    given, settings = parser.parse_known_args(argv)
+    given, settings = parser.parse_known_args(_one_by_one(argv, "--cell"))
     if given.data:
         os.environ["RETRACE_DATA"] = given.data
     hand_down(given)
-    preset = given.preset
-    cells = experiment.cells(preset)
-    chosen = list(range(len(cells))) if given.cell is None else given.cell
-    for cell in chosen:
-        if not 0 <= cell < len(cells):
-            raise UserError(f"no cell {cell}: preset {preset} has cells 0 to {len(cells) - 1}")
-    if settings:
-        standard = [option for action in parser._actions for option in action.option_strings]
-        place, cell = override([cells[i] for i in chosen], settings, standard)
-        check_counts(cell, itertools.chain.from_iterable(experiment.presets.values()))
-        changed = f"\n{CUSTOM} is cell {chosen[place]} of {preset}, with {' '.join(settings)}"
-        cells, preset, chosen = [cell], CUSTOM, [0]
+    if given.help:
+        parser.epilog = _below_options(experiment, given)
+        parser.print_help()
+        return 0
+    preset, cells, chosen, said = _cells(experiment, given, argv, settings, parser)
     if given.gpus and not given.workers:
         raise UserError(f"--gpus {given.gpus} is for --workers N: give both, or --device cuda:0")
     if given.count:
         print(len(chosen))
     elif given.list:
-        print(listing.cells_and_runs(experiment.name, cells, chosen))
+        print(listing.cells_and_runs(experiment.name, cells, chosen, width()))
     elif given.plan:
         some = [cells[i] for i in chosen]
         print(experiment.cost_card(preset, some, speed=given.rate, price=given.price))
-        if stages := _stages(experiment, preset, given):
+        if stages := _stages(experiment, preset, given, len(some) == len(cells)):
             print(f"\n{stages}")
     elif given.workers:
-        return _on_workers(experiment, given, chosen)
+        _check_whole(preset, given, len(chosen) == len(cells))
+        if code := _on_workers(experiment, preset, given):
+            return code
     else:
         provenance.commit()  # of the code in memory, whatever is committed while it runs
         with runs.remaking(given.remake), outdated.telling(process.is_first()):
@@ -221,29 +254,125 @@ def _main(experiment: Experiment, argv: list[str]) -> int:
                 _make_only(experiment, [cells[i] for i in chosen], given.only)
             else:
                 _run(experiment, preset, cells, chosen)
-    if settings and not given.count:
-        print(changed)
+    if said and not given.count:
+        print(f"\n{said}")
     return 0
 
 
-def _stages(experiment: Experiment, preset: str, given: argparse.Namespace) -> str:
+def _cells(
+    experiment: Experiment,
+    given: argparse.Namespace,
+    argv: Sequence[str],
+    settings: Sequence[str],
+    parser: argparse.ArgumentParser,
+) -> tuple[str, list[Any], list[int], str]:
+    """The tier that is asked for, its cells, the places of those chosen, and what was made of it.
+
+    Changed cells are a tier of their own: `custom`, or the list that they are kept as.
+    """
+    preset, cells = given.preset, experiment.cells(given.preset)
+    chosen = _places(given.cell, preset, len(cells))
+    if given.replace and not given.name:
+        raise UserError("--replace is for --as NAME: give both")
+    if not (settings or given.sweep or given.name):
+        return preset, cells, chosen, ""
+    made = [cells[i] for i in chosen]
+    if settings or given.sweep:
+        standard = [option for action in parser._actions for option in action.option_strings]
+        made = changed(cells, chosen, settings, given.sweep or [], standard)
+        check_counts(made, itertools.chain.from_iterable(experiment.presets.values()))
+    which = "all" if len(chosen) == len(cells) else in_ranges(chosen)
+    words = [*settings, *(word for axis in given.sweep or [] for word in ("--sweep", axis))]
+    said = f"{given.name or CUSTOM} is {counted(len(made), 'cell')}: {which} of {preset}"
+    said += f", with {shlex.join(words)}" if words else ""
+    combinations = math.prod(axis.count(",") + 1 for axis in given.sweep or [])
+    said += ", equal ones once" if len(made) < len(chosen) * combinations else ""
+    if given.name:
+        command = shlex.join(["python", "-m", f"experiments.{experiment.name}", *argv])
+        path = lists.keep(
+            experiment.name,
+            given.name,
+            experiment.presets,
+            made,
+            of=experiment.preset_of(preset),
+            words=[command],
+            replace=given.replace,
+        )
+        said += f"; kept in {quoted(path)}, `python -m analysis --preset {given.name}` draws it"
+    return given.name or CUSTOM, made, list(range(len(made))), said
+
+
+def _places(words: Sequence[str] | None, preset: str, count: int) -> list[int]:
+    """The places that `--cell 0 13 20-29` names, in order, each once; all without it."""
+    if words is None:
+        return list(range(count))
+    found: dict[int, None] = {}
+    for word in words:
+        numbers = re.fullmatch(r"(-?[0-9]+)(?:-([0-9]+))?", word)
+        if not numbers:
+            raise UserError(f"--cell {word}: give numbers of cells, as --cell 0 13 20-29")
+        first, last = int(numbers[1]), int(numbers[2] or numbers[1])
+        for place in (first, last):
+            if not 0 <= place < count:
+                raise UserError(f"no cell {place}: preset {preset} has cells 0 to {count - 1}")
+        found |= dict.fromkeys(range(first, last + 1))
+    return list(found)
+
+
+def _one_by_one(argv: Sequence[str], option: str) -> list[str]:
+    """Words in which an option with several numbers, `--cell 0 13`, is given once for each."""
+    words: list[str] = []
+    follows = False
+    for word in argv:
+        if follows and re.fullmatch("[0-9]+(-[0-9]+)?", word):
+            if words[-1] != option:
+                words.append(option)
+            words.append(word)
+        else:
+            follows = word == option
+            words.append(word)
+    return words
+
+
+def _below_options(experiment: Experiment, given: argparse.Namespace) -> str:
+    """The end of the help: presets, and the fields of the cell that was named, or of the first."""
+    cells = experiment.cells(given.preset)
+    place = _places(given.cell, given.preset, len(cells))[0]
+    return "\n\n".join(
+        [
+            listing.tiers_and_cost(experiment.name, experiment.readable(), experiment.seconds),
+            listing.fields_of(cells[place], f"cell {place} of preset {given.preset}"),
+        ]
+    )
+
+
+def _stages(experiment: Experiment, preset: str, given: argparse.Namespace, whole: bool) -> str:
     """The stages of a whole preset, as an array or the workers of one machine compute it."""
-    if given.cell is not None or preset == CUSTOM:
+    if preset == CUSTOM or not whole:
         return ""
     stages = importlib.import_module("experiments.cluster.stages")
     return str(stages.card(experiment, preset, given.workers, given.rate))
 
 
-def _on_workers(experiment: Experiment, given: argparse.Namespace, chosen: list[int]) -> int:
+def _check_whole(preset: str, given: argparse.Namespace, whole: bool) -> None:
+    """Refuse workers for what is no tier: their tasks find their cells by its name."""
+    if given.remake:
+        raise UserError("--workers does not remake runs: leave out --workers, or --remake")
+    if preset == CUSTOM or not whole:
+        raise UserError(
+            "--workers does a whole preset: leave out --cell and settings, or keep these cells "
+            "under a name by --as NAME"
+        )
+
+
+def _on_workers(experiment: Experiment, preset: str, given: argparse.Namespace) -> int:
     """Compute a preset by processes of this machine, then print its numbers; the exit code."""
-    cells = experiment.cells(given.preset)
-    if len(chosen) != len(cells) or given.remake:
-        raise UserError("--workers does a whole preset: leave out --cell, --remake and settings")
+    cells = experiment.cells(preset)
     local = importlib.import_module("experiments.cluster.local")
     start = _start(experiment, cells)
-    code: int = local.compute(experiment, given.preset, given.workers, given.gpus)
+    code: int = local.compute(experiment, preset, given.workers, given.gpus)
     if not code:
-        _run(experiment, given.preset, cells, chosen, start)
+        _run(experiment, preset, cells, list(range(len(cells))), start)
     return code
 
 
@@ -264,15 +393,36 @@ def _parser(experiment: Experiment) -> argparse.ArgumentParser:
     parser = Parser(
         prog=f"python -m experiments.{experiment.name}",
         description=experiment.summary or None,
-        epilog=listing.presets_and_fields(experiment.name, experiment.presets, experiment.seconds),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        add_help=False,  # it shows the fields of the cell that is named, and so comes last
+    )
+    parser.add_argument(
+        "-h", "--help", action="store_true", help="of --cell I too: the fields of that cell"
     )
     first = "smoke" if "smoke" in experiment.presets else next(iter(experiment.presets))
     names = ", ".join(experiment.presets)
-    parser.add_argument("--preset", default=first, help=f"{names} (default: {first})")
     parser.add_argument(
-        "--cell", type=int, action="append", metavar="I", help="run only this cell (repeatable)"
+        "--preset", action=Once, default=first, help=f"{names}, or a kept list (default: {first})"
+    )
+    parser.add_argument(
+        "--cell", action="append", metavar="I", help="only these cells: --cell 0 13 20-29"
+    )
+    parser.add_argument(
+        "--sweep",
+        action="append",
+        metavar="FIELD=A,B",
+        help="each cell with each of these values; several axes are crossed",
+    )
+    parser.add_argument(
+        "--as",
+        action=Once,
+        dest="name",
+        metavar="NAME",
+        help="keep these cells as a list, which every command takes as a preset",
+    )
+    parser.add_argument(
+        "--replace", action="store_true", help="of --as: in place of other cells of that name"
     )
     parser.add_argument("--only", metavar="NAME/KEY", help="compute only this run that it needs")
     parser.add_argument(

@@ -12,6 +12,7 @@ import numpy as np
 from experiments.laboratory.errors import UserError
 
 LATER = "later"
+CLASS = "class"
 
 
 def later(default: Any) -> Any:
@@ -41,15 +42,23 @@ def key(config: Any) -> str:
     return digest(describe(config))
 
 
+def described_in_full(config: Any) -> Any:
+    """A config as `describe` gives it, with the fields that it leaves out as well.
+
+    A class that is a value is {"class": its name}, to be told from a word.
+    """
+    return _describe(config, type(config).__name__, whole=True)
+
+
 def digest(described: Any) -> str:
     """The key of a config that is described already."""
     text = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _describe(value: Any, where: str) -> Any:
+def _describe(value: Any, where: str, whole: bool = False) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return _describe_dataclass(value, where)
+        return _describe_dataclass(value, where, whole)
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | str):
@@ -59,27 +68,28 @@ def _describe(value: Any, where: str) -> Any:
             return value
         raise NotDescribable(f"{where} is {value}: use None for a setting that has no number")
     if isinstance(value, type):
-        return value.__name__
+        return {CLASS: value.__name__} if whole else value.__name__
     if isinstance(value, tuple | list):
-        return [_describe(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [_describe(item, f"{where}[{i}]", whole) for i, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
-        return {name: _describe(item, f"{where}[{name!r}]") for name, item in value.items()}
+        return {name: _describe(item, f"{where}[{name!r}]", whole) for name, item in value.items()}
     raise NotDescribable(
         f"{where} is a {type(value).__name__}, which has no exact description: "
         "use numbers, strings, tuples or a frozen dataclass (a callable one in place of a function)"
     )
 
 
-def _describe_dataclass(value: Any, where: str) -> dict[str, Any]:
+def _describe_dataclass(value: Any, where: str, whole: bool) -> dict[str, Any]:
     described: dict[str, Any] = {"type": type(value).__name__}
     for one in fields(value):
         if one.name == "type":
             raise NotDescribable(f"{where}.type: the name is taken by the class; rename the field")
         item = getattr(value, one.name)
-        if not one.compare or (one.metadata.get(LATER) and item == one.default):
+        usual = one.metadata.get(LATER) and item == one.default
+        if (not one.init) if whole else (not one.compare or usual):
             continue
         # 1 and 1.0 for the same learning rate are the same config.
         if one.type in (float, "float") and type(item) is int:
             item = float(item)
-        described[one.name] = _describe(item, f"{where}.{one.name}")
+        described[one.name] = _describe(item, f"{where}.{one.name}", whole)
     return described

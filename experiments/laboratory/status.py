@@ -56,8 +56,9 @@ def _main(name: str | None, preset: str | None) -> int:
     shown = (RUNNING, DEAD, MISSING) if preset else (RUNNING, DEAD) if name else ()
     rows, details = [], []
     for experiment in [registry.named(name)] if name else _importable():
-        for tier in [preset] if preset else experiment.presets:
-            entries = runs.entries(experiment.cells(tier))
+        tiers = {preset: experiment.cells(preset)} if preset else experiment.readable()
+        for tier, configs in tiers.items():
+            entries = runs.entries(configs)
             states = cells(experiment.name, entries)
             count = collections.Counter(cell.state for cell in states)
             rows.append([experiment.name, tier, str(len(states)), *(str(count[s]) for s in STATES)])

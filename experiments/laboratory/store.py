@@ -158,7 +158,7 @@ def _remake(names: list[str]) -> int:
     named = _using(_known(names))
     for name in [name for name in named if name in registry.names()]:
         experiment = registry.named(name)
-        for preset, cells in experiment.presets.items():
+        for preset, cells in experiment.readable().items():
             old = {run.key for run in _of_other_code([name])}
             chosen = [i for i, cell in enumerate(cells) if runs.key(cell) in old]
             if chosen:

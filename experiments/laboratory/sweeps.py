@@ -1,7 +1,7 @@
 """Lists of configs: every combination of the values of some fields."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -18,20 +18,26 @@ def sweep(config: ConfigT, **axes: Iterable[Any]) -> list[ConfigT]:
     for name, values in axes.items():
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise UserError(f"sweep: {name} is {values!r}: give the list of its values")
-    cells = []
-    for combination in itertools.product(*axes.values()):
-        cell = config
-        for name, value in zip(axes, combination, strict=True):
-            cell = _replace(cell, name.split("__"), value)
-        cells.append(cell)
-    return cells
+    names = [name.replace("__", ".") for name in axes]
+    combinations = itertools.product(*axes.values())
+    return [replaced(config, dict(zip(names, each, strict=True))) for each in combinations]
 
 
-def _replace(config: Any, path: list[str], value: Any) -> Any:
-    name, *rest = path
-    known = [f.name for f in fields(config)] if is_dataclass(config) else []
-    if name not in known:
-        raise UserError(f"{type(config).__name__} has no field {name!r}: {nearest(name, known)}")
-    return replace(
-        config, **{name: _replace(getattr(config, name), rest, value) if rest else value}
-    )
+def replaced(config: ConfigT, values: Mapping[str, Any]) -> ConfigT:
+    """A config with other values of some fields, all at once: `{"model.seed": 3, "size": 7}`."""
+    known = [field.name for field in fields(config)] if is_dataclass(config) else []
+    inner: dict[str, dict[str, Any]] = {}
+    outer: dict[str, Any] = {}
+    for path, value in values.items():
+        name, _, rest = path.partition(".")
+        if name not in known:
+            kind = type(config).__name__
+            raise UserError(f"{kind} has no field {name!r}: {nearest(name, known)}")
+        if rest:
+            inner.setdefault(name, {})[rest] = value
+        else:
+            outer[name] = value
+    deeper = {
+        name: replaced(outer.get(name, getattr(config, name)), of) for name, of in inner.items()
+    }
+    return replace(config, **{**outer, **deeper}) if values else config  # type: ignore[type-var]

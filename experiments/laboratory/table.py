@@ -2,13 +2,16 @@
 
 import math
 import re
+import shutil
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.laboratory import ranges
 from experiments.laboratory.runs import Run
 
-_NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?( ± .*)?%?")
+_NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?( ± .*| \(.*\))?%?")
 
 
 def summarise(
@@ -53,7 +56,7 @@ def _mean_over_seeds(runs: Sequence[Run], metric: str, seed: str) -> str:
             value = float(run.metrics[metric])
             by_seed.setdefault(flatten(run.config).get(seed), []).append(value)
     means = [statistics.fmean(values) for values in by_seed.values()]
-    return plus_minus(*interval(means)) if means else ""
+    return estimated(means, metric) if means else ""
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -65,6 +68,18 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
     error = statistics.stdev(values) / math.sqrt(len(values))
     return mean, float(stdtrit(len(values) - 1, 0.975)) * error
+
+
+def estimated(values: Sequence[float], metric: str) -> str:
+    """Mean and 95% interval of a metric: `0.99 ± 0.03`, or `0.64 (0.15 to 0.95)` at its limits."""
+    mean, half = interval(values)
+    least, most = ranges.of_metric(metric)
+    low, high = mean - half, mean + half
+    if math.isnan(half) or (least <= low and high <= most) or not least <= mean <= most:
+        return plus_minus(mean, half)
+    low, high = ranges.within(mean, low, high, least, most)
+    decimals = max(0, 1 - math.floor(math.log10(high - low)))
+    return f"{mean:.{decimals}f} ({low:.{decimals}f} to {high:.{decimals}f})"
 
 
 def plus_minus(mean: float, half: float) -> str:
@@ -111,6 +126,49 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             settings |= flatten(value, f"{prefix}.{name}" if prefix else name)
     return settings
+
+
+def in_words(settings: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Those of some settings that there are: `data.noise 0.2, seed 0`, in names that tell apart."""
+    brief = _brief(names)
+    return ", ".join(f"{brief[name]} {settings[name]}" for name in names if name in settings)
+
+
+def _brief(names: Sequence[str]) -> dict[str, str]:
+    """For each dotted name the shortest end of it that no other name has."""
+    ends = {
+        name: [".".join(name.split(".")[-length:]) for length in range(1, name.count(".") + 2)]
+        for name in names
+    }
+    taken = [end for several in ends.values() for end in several]
+    return {
+        name: next((end for end in several if taken.count(end) == 1), name)
+        for name, several in ends.items()
+    }
+
+
+def width() -> int | None:
+    """Columns of the terminal that is printed to; None where lines may be of any length."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def cut(text: str, columns: int | None) -> str:
+    """Lines of at most so many columns: longer ones end in an ellipsis, after a comma or a word."""
+    if columns is None:
+        return text
+    return "\n".join(_cut(line, columns) for line in text.splitlines())
+
+
+def _cut(line: str, columns: int) -> str:
+    if len(line) <= columns:
+        return line
+    if not set(line) - set("- "):  # the rule below a header
+        return line[:columns]
+    for end in (", ", " "):
+        head = line[: columns - 1].rpartition(end)[0]
+        if len(head) > columns / 2:
+            return f"{head}{end}…"
+    return f"{line[: columns - 1]}…"
 
 
 def varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -22,7 +22,7 @@ from analysis.numbers.statistics import NONE, Interval
 from analysis.page import artifact as disk
 from analysis.page import report
 from analysis.page.artifact import Artifact
-from experiments.laboratory import records
+from experiments.laboratory import ranges, records
 from experiments.laboratory.runs import UserError
 from tests.analysis.synthetic import store
 
@@ -204,7 +204,7 @@ def test_toy_data_are_not_held_against_printed_numbers(artifact, toys, monkeypat
 def test_no_interval_leaves_the_range_of_its_unit(artifact, finished):
     drawn(artifact, finished)
     rows = table.from_csv((finished / "artifacts" / "paper" / f"{artifact.id}.csv").read_text())
-    for unit, (least, most) in table.RANGES.items():
+    for unit, (least, most) in ranges.UNITS.items():
         mine = rows[(rows["unit"] == unit) & rows["low"].notna()]
         assert (mine["low"] >= least - 1e-6).all()
         assert (mine["high"] <= most + 1e-6).all()

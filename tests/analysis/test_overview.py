@@ -10,8 +10,9 @@ import pytest
 from analysis import __main__ as everything
 from analysis.numbers.claims import Claim, Ours, Paper, judge_claims
 from analysis.numbers.statistics import NONE, Interval
-from analysis.numbers.table import RANGES, claim, curve, from_csv, number, tabulated, to_csv
+from analysis.numbers.table import claim, curve, from_csv, number, tabulated, to_csv
 from analysis.page.tables import headline, tables_of
+from experiments.laboratory.ranges import UNITS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = sorted((ROOT / "results" / "artifacts").glob("*/*.csv"))
@@ -90,7 +91,7 @@ def test_a_committed_verdict_follows_from_the_committed_numbers(path):
 @each_committed
 def test_no_committed_interval_leaves_the_range_of_its_unit(path):
     rows = from_csv(path.read_text())
-    for unit, (least, most) in RANGES.items():
+    for unit, (least, most) in UNITS.items():
         mine = rows[(rows["unit"] == unit) & rows["low"].notna()]
         assert (mine["low"] >= least).all()
         assert (mine["high"] <= most).all()

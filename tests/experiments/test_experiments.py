@@ -17,7 +17,7 @@ from experiments.digits import models
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
-from experiments.laboratory.overrides import override, parts
+from experiments.laboratory.overrides import changed, parts
 from experiments.mnist_mislabel import keep_units
 from experiments.models.mnist_cnn import DigitsCNN, LargeCNN
 from experiments.training.loop import flat_params
@@ -58,7 +58,7 @@ def test_each_part_that_the_help_offers_can_be_chosen(experiment, capsys):
 def refusal(cell, kind) -> str:
     """Why a part cannot be chosen alone, such as a field without a default; "" if it can."""
     try:
-        override([cell], [kind], [])
+        changed([cell], [0], [kind], [], [])
     except UserError as error:
         return str(error)
     return ""

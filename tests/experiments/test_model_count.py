@@ -37,13 +37,16 @@ def said(words, capsys):
     ("words", "answers"),
     [
         (
-            "--p .6 --q .4 --delta .05",
+            "--cell 0 --p .6 --q .4 --delta .05",
             ["known: first number that suffices .* 67", "on suffices .* 75"],
         ),
-        ("--p .5 --q 1", ["first number that suffices .* 5\n"]),
-        ("--models 400", ["standard error .* 0.05455", "passes with at most delta .* 0.08929"]),
-        ("--threshold .15", ["so: from here on .* 146"]),
-        ("--p .3 --q .3", ["no number suffices for p = q"]),
+        ("--cell 0 --p .5 --q 1", ["first number that suffices .* 5\n"]),
+        (
+            "--cell 1 --models 400",
+            ["standard error .* 0.05455", "passes with at most delta .* 0.08929"],
+        ),
+        ("--cell 2 --threshold .15", ["so: from here on .* 146"]),
+        ("--cell 0 --p .3 --q .3", ["no number suffices for p = q"]),
     ],
 )
 def test_a_question_on_the_command_line_has_its_answer(words, answers, capsys):
@@ -54,7 +57,7 @@ def test_a_question_on_the_command_line_has_its_answer(words, answers, capsys):
 
 
 def test_a_question_that_cannot_be_is_one_line(capsys):
-    code, err = said("--p 1.2", capsys)
+    code, err = said("--cell 0 --p 1.2", capsys)
     assert code == 2
     assert "p is 1.2: give a probability, from 0 to 1" in err
 

@@ -8,7 +8,7 @@ track report [PAPER]          one W&B report for each paper, of the pages that a
 import argparse
 from collections.abc import Sequence
 
-from experiments.laboratory import progress, runs
+from experiments.laboratory import lists, progress, runs
 from experiments.laboratory.errors import Parser, UserError, nearest, quoted
 from experiments.laboratory.tracking import reports, trackers
 from experiments.laboratory.tracking.mirror import Again, Mirror
@@ -23,7 +23,7 @@ def replay(name: str | None = None, again: Again = "never") -> int:
     for word in trackers.chosen():
         for each in [name] if name else known:
             presets = [path.stem for path in (home / each / "presets").glob("*.json")]
-            for preset in sorted(presets, key=lambda preset: (preset == "custom", preset)):
+            for preset in sorted(presets, key=lambda preset: (preset == lists.CUSTOM, preset)):
                 if not _replay(Mirror(each, preset, trackers.PLACES[word](), again)):
                     return 2
     return 0

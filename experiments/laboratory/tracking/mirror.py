@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.laboratory import disk, runs
+from experiments.laboratory import disk, lists, runs
 from experiments.laboratory.errors import one_line
 from experiments.laboratory.runs import MissingRuns, Run
 from experiments.laboratory.tracking import content, pages
@@ -63,7 +63,7 @@ class Mirror:
 
     def finish(self) -> None:
         """Send a complete preset as one page: a table of its runs, and their artifacts."""
-        if self.off or self.preset == "custom":
+        if self.off or self.preset == lists.CUSTOM:
             return
         try:
             finished = runs.load(self.name, self.preset)

@@ -35,13 +35,13 @@ def store(tmp_path, monkeypatch):
 
 MISTAKES = {
     "--model.seed=-1": "seed is -1: give 0 or more",
-    "--method.projection.dim 0": "dim is 0: give 1 or more",
-    "--method.projection.seed=-3": "seed is -3: give 0 or more",
-    "--method.inverse.depth 0": "depth is 0: give 1 or more",
-    "--method.inverse.repeats 0": "repeats is 0: give 1 or more",
-    "--method.inverse.sample 0": "sample is 0: give 1 or more",
-    "--method.inverse.num-eigen 0": "num_eigen is 0: give 1 or more",
-    "--method.inverse.basis.iterations 0": "iterations is 0: give 1 or more",
+    "--cell 6 --method.projection.dim 0": "dim is 0: give 1 or more",
+    "--cell 6 --method.projection.seed=-3": "seed is -3: give 0 or more",
+    "--cell 33 --method.inverse.depth 0": "depth is 0: give 1 or more",
+    "--cell 33 --method.inverse.repeats 0": "repeats is 0: give 1 or more",
+    "--cell 33 --method.inverse.sample 0": "sample is 0: give 1 or more",
+    "--cell 3 --method.inverse.num-eigen 0": "num_eigen is 0: give 1 or more",
+    "--cell 3 --method.inverse.basis.iterations 0": "iterations is 0: give 1 or more",
     "--model.data.noise 0": "data.noise is 0.0, which makes 0 of 1,000 labels wrong",
     "--model.data.noise 1": "which makes 1,000 of 1,000 labels wrong",
     "--model.data.n-train=-5": "model.data.n_train is -5: give 1 or more",
@@ -49,7 +49,7 @@ MISTAKES = {
     "--model.fit.lr=-0.1": "fit.lr is -0.1: give a positive number",
     "--model.fit.weight-decay=-1": "fit.weight_decay is -1.0: give 0 or more",
     "--preset parts --model.fit.adam.beta1 2": "fit.adam.beta1 is 2.0: give a number from 0 and",
-    "--method.damping inf": "damping is inf: give 0 or more, and finite",
+    "--cell 3 --method.damping inf": "damping is inf: give 0 or more, and finite",
     "--preset paper --model.data.source digits --model.data.n-train 1000 --model.data.n-eval 797": (
         "LargeCNN takes images of shape (1, 28, 28), digits has (1, 8, 8)"
     ),

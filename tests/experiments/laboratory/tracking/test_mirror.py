@@ -54,7 +54,7 @@ def test_an_experiment_is_mirrored_as_it_runs(wandb, offline, capsys):
 def test_a_replay_sends_what_is_missing_and_nothing_twice(wandb, offline, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     EXPERIMENT.main([])
-    EXPERIMENT.main(["--model.seed", "77"])
+    EXPERIMENT.main(["--cell", "0", "--model.seed", "77"])
     assert wandb.pages == []
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert command.main(["replay"]) == 0

@@ -72,7 +72,7 @@ def shown(path: Path) -> bytes:
 
 
 def test_what_the_real_wandb_wrote_offline_is_the_whole_run(real, tmp_path):
-    words = ["--preset", "slow", "--model.remark", "again"]
+    words = ["--preset", "slow", "--cell", "0", "--model.remark", "again"]
     assert EXPERIMENT.main(words) == 0
     (run,) = runs.load("tiny", "custom")
     model = run.meta["parts"][0]["key"]

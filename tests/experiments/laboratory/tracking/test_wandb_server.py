@@ -48,7 +48,7 @@ def test_the_server_is_asked_once_a_process_and_nothing_is_sent_to_a_silent_one(
 
     monkeypatch.setattr(data_folder, "reachable", reachable)
     for seed in ("1", "2"):
-        assert EXPERIMENT.main(["--model.seed", seed]) == 0
+        assert EXPERIMENT.main(["--cell", "0", "--model.seed", seed]) == 0
     assert asked == [(("https://wandb.elsewhere",), True)]
     assert bool(wandb.pages) == there
     err = capsys.readouterr().err
