@@ -11,10 +11,9 @@ import sys
 from collections.abc import Sequence
 
 import analysis
-from analysis.numbers.verdict import TIERS
 from analysis.page import docs, report
-from analysis.page.artifact import Artifact, add_options, known_tier, shown_path
-from experiments.laboratory import runs
+from analysis.page.artifact import Artifact, Unfit, add_options, known_tier, shown_path
+from experiments.laboratory import lists, runs
 from experiments.laboratory.runs import MissingRuns, Parser, UserError, guarded
 
 FIRST = "digits_suspicious"  # what a newcomer can check by eye
@@ -47,16 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         options = parser.parse_args(words)
-        tiers = TIERS if options.preset is None else (known_tier(options.preset),)
+        asked = options.preset and known_tier(options.preset, [*lists.TIERS, *lists.everywhere()])
         known, broken = artifacts()
         errors, shown = list(broken), 0
         chosen = [one for one in known if options.experiment in (None, *made_of(one))]
         if options.experiment is not None and not chosen and not broken:
             _check_has_runs(options.experiment, known)
         for artifact in chosen:
-            for tier in tiers:
+            for tier in [tier for tier in artifact.tiers() if asked in (None, tier)]:
                 try:
                     built = _line(artifact, tier, options)
+                except Unfit as unfit:
+                    print(f"{artifact.id} {tier}: not drawn  {unfit}")
+                    continue
                 except UserError as error:
                     errors.append(f"{artifact.id} {tier}: {error}")
                     continue
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not chosen:
             print(f"no artifact is made from runs of {options.experiment}")
         elif not shown and not errors:
-            errors.append(f"no runs to draw from: {_how(chosen[0], tiers[0])}")
+            errors.append(f"no runs to draw from: {_how(chosen[0], asked or lists.TIERS[0])}")
         for line in errors:
             print(f"error: {line}", file=sys.stderr)
         return 2 if errors else 0

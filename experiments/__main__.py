@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from experiments.laboratory import registry
 from experiments.laboratory.errors import guarded, nearest
-from experiments.laboratory.table import aligned
+from experiments.laboratory.table import aligned, cut, width
 
 VERBS = {
     "runs": "experiments.laboratory.store",
@@ -33,8 +33,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
-        rows = [_line(name) for name in registry.names()]
-        print(aligned(["experiment", "cells", "about"], rows) if rows else "no experiments yet")
+        told = {name: registry.described(name) for name in registry.names()}
+        rows = [[name, ", ".join(presets), summary] for name, (presets, summary) in told.items()]
+        table = cut(aligned(["experiment", "presets", "about"], rows), width())
+        print(table if rows else "no experiments yet")
         print(VERBS_HELP)
         return 0
     word, *rest = argv
@@ -47,16 +49,6 @@ def _main(argv: Sequence[str]) -> int:
         print(f"error: {message}", file=sys.stderr)
         return 2
     return registry.named(word).main(rest)
-
-
-def _line(name: str) -> list[str]:
-    """Name, number of cells per preset and summary; or why the experiment cannot be imported."""
-    try:
-        experiment = registry.named(name)
-        presets = [f"{preset} {len(cells)}" for preset, cells in experiment.presets.items()]
-        return [name, ", ".join(presets), experiment.summary]
-    except Exception as error:  # the others are listed all the same
-        return [name, "broken", f"{type(error).__name__}: {' '.join(str(error).split())}"]
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ SHARED = (  # known to a reader already
     "analysis.numbers.", "analysis.ink.", "analysis.page.",
 )  # fmt: skip
 READ_BY_ANALYSIS = {
-    f"experiments.laboratory.{name}" for name in ("lists", "ranges", "records", "runs")
+    f"experiments.laboratory.{name}" for name in ("lists", "ranges", "records", "runs", "spelling")
 }
 NAMELESS = {"utils", "helpers", "common", "base", "core", "misc"}
 

@@ -24,7 +24,6 @@ REPRODUCED, PARTLY, NOT_REPRODUCED = "reproduced", "partly", "not reproduced"
 INCOMPLETE = "incomplete"
 WORDS = (REPRODUCED, PARTLY, OPEN, NOT_REPRODUCED, CONTRADICTS, INCOMPLETE, NOT_RUN)
 GOALS = {REPRODUCED: "met", NOT_REPRODUCED: "not met"}  # words of what is no reproduction
-TIERS = ("smoke", "small", "paper")
 MANY = {HOLDS: "hold", LEANS: "lean", FAILS: "fail"}
 SIZES = {"smoke": "on toy data", "small": "at reduced size", "paper": "at the paper's size"}
 

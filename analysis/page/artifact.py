@@ -6,10 +6,11 @@ results/artifacts/TIER/ID.json        where the numbers come from, and the verdi
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +22,13 @@ from matplotlib.figure import Figure
 from analysis.ink import style
 from analysis.numbers.claims import Claim, judge_claims
 from analysis.numbers.table import Row, from_csv, records, to_csv
-from analysis.numbers.verdict import TIERS, Verdict, conclude
-from analysis.page.tables import latex, tables_of
+from analysis.numbers.verdict import Verdict, conclude
+from analysis.page import comparison
+from analysis.page.tables import latex, plain, stated, tables_of
+from experiments.laboratory import lists, runs
 from experiments.laboratory import records as recorded
-from experiments.laboratory import runs
-from experiments.laboratory.runs import MissingRuns, Parser, Run, UserError, guarded
+from experiments.laboratory.lists import TIERS
+from experiments.laboratory.runs import MissingRuns, Once, Parser, Run, UserError, guarded
 
 ELSEWHERE = "free or permit that folder, or set RETRACE_RESULTS to another one"
 DRAWN_WITH = ("numpy", "scipy", "pandas", "matplotlib")
@@ -61,8 +64,8 @@ def shown_path(path: Path) -> str:
 
 def add_options(parser: argparse.ArgumentParser, default: str | None) -> None:
     """Add the options of `python -m analysis.NAME` that `python -m analysis` has as well."""
-    tiers = f"{', '.join(TIERS)} (default: {default or 'every tier that has runs'})"
-    parser.add_argument("--preset", default=default, help=tiers, metavar="TIER")
+    tiers = f"{', '.join(TIERS)}, or a kept list (default: {default or 'each that has runs'})"
+    parser.add_argument("--preset", action=Once, default=default, help=tiers, metavar="TIER")
     for option, what in (
         ("--redraw", "draw from the committed CSV alone, without runs"),
         ("--partial", "draw the runs there are, and say so on the figure"),
@@ -70,11 +73,15 @@ def add_options(parser: argparse.ArgumentParser, default: str | None) -> None:
         parser.add_argument(option, action="store_true", help=what)
 
 
-def known_tier(name: str) -> str:
-    """The tier of that name; a UserError that names the nearest if there is none."""
-    if name in TIERS:
+def known_tier(name: str, known: Sequence[str]) -> str:
+    """The tier or kept list of that name; a UserError names the nearest if there is none."""
+    if name in known:
         return name
-    raise UserError(f"no preset {name!r} to draw from: {runs.nearest(name, TIERS)}")
+    raise UserError(f"no preset {name!r} to draw from: {runs.nearest(name, known)}")
+
+
+class Unfit(UserError):
+    """A kept list whose cells are not those that an artifact is made of."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +196,19 @@ class Artifact:
     The column `of_tier` has the tier of their runs, by which they are judged.
     """
 
+    def tiers(self) -> list[str]:
+        """The tiers, and the lists of cells that are kept of its experiment."""
+        return [*TIERS, *lists.kept(self.experiment)]
+
+    def size(self, tier: str) -> str:
+        """The tier that says how large the cells are: itself, or that which a list was made of."""
+        if tier in TIERS:
+            return tier
+        preset = lists.of(self.experiment, tier)
+        named = {preset: tier for tier, preset in self.presets.items()}
+        size = named.get(preset, preset)
+        return size if size in TIERS else TIERS[-1]
+
     def judge(self, table: pd.DataFrame) -> Verdict:
         """The verdict on the rows by the declared rule."""
         return conclude(table, self.claims, self.notes)
@@ -225,10 +245,11 @@ class Artifact:
         missing = len(planned) - len(sources)
         if not sources or (missing and not partial):
             raise MissingRuns(self.experiment, preset, len(sources), len(planned))
-        below = TIERS[TIERS.index(tier) :: -1]
+        size = self.size(tier)
+        below = list(dict.fromkeys([tier, *TIERS[TIERS.index(size) :: -1]]))
         second_tier, others = self.second.load(below) if self.second else ("", [])
         runs.tell([*sources, *others])
-        with runs.reading() as read:
+        with runs.reading() as read, self._fitting(tier):
             table = self.tabulate([*sources, *others])
         if table.empty:
             raise UserError(
@@ -236,17 +257,35 @@ class Artifact:
                 f" one that {self.id} shows: `python -m experiments.{self.experiment} --preset"
                 f" {tier} --list` shows which runs there are"
             )
-        table = table.assign(tier=tier, missing=missing)
+        table = table.assign(tier=size, missing=missing)
         if self.second:
             is_second = [isinstance(row.get("experiment"), str) for row in records(table)]
-            table["of_tier"] = [second_tier if other else tier for other in is_second]
-        table["verdict"] = [_compared(row, tier) for row in records(table)]
+            theirs = size if second_tier == tier else second_tier
+            table["of_tier"] = [theirs if other else size for other in is_second]
+        table["verdict"] = [_compared(row, size) for row in records(table)]
         numbers = provenance(self.experiment, [*sources, *others], missing)
         numbers["second"] = (
             [(self.second.experiment, second_tier)] if self.second and others else []
         )
         numbers["arrays"] = {key: sorted(names) for key, names in sorted(read.items())}
         return to_csv(table), numbers
+
+    @contextlib.contextmanager
+    def _fitting(self, tier: str) -> Iterator[None]:
+        """Make one line of what fails on a list, whose cells no artifact was written for."""
+        try:
+            yield
+        except (UserError, OSError):
+            raise
+        except Exception as error:
+            if tier in TIERS:
+                raise
+            reason = " ".join(str(error).split())
+            raise Unfit(
+                f"{self.id} needs other cells of {self.experiment} than those of {tier} "
+                f"({type(error).__name__}: {reason}): `python -m experiments.{self.experiment} "
+                f"--preset {tier} --list` shows them"
+            ) from error
 
     def redraw(self, tier: str) -> Built:
         """Draw and judge again from the CSV alone; the provenance of its numbers stays."""
@@ -257,6 +296,16 @@ class Artifact:
         """The tables of a built artifact, in LaTeX."""
         text, about = self._read(tier)
         return latex(about, tables_of(from_csv(text), self.page, about["claims"]))
+
+    def compare(self, tiers: Sequence[str]) -> str:
+        """The rows of several built tiers side by side, as text, and their verdicts."""
+        chosen = [known_tier(tier, self.tiers()) for tier in tiers]
+        if len(set(chosen)) < max(2, len(chosen)):
+            raise UserError("--compare needs two tiers or more, each once: --compare smoke small")
+        read = {tier: self._read(tier) for tier in chosen}
+        tables = {tier: from_csv(text) for tier, (text, _) in read.items()}
+        verdicts = {tier: stated(about["verdict"]) for tier, (_, about) in read.items()}
+        return plain(comparison.side_by_side(tables, verdicts))
 
     def _read(self, tier: str) -> tuple[str, dict[str, Any]]:
         """The CSV and its provenance; a UserError if the CSV was changed since."""
@@ -280,11 +329,20 @@ class Artifact:
             "--runs", metavar="PRESET", help="make the tier of the runs of another preset"
         )
         parser.add_argument("--latex", action="store_true", help=latex_help)
+        parser.add_argument(
+            "--compare",
+            nargs="+",
+            metavar="TIER",
+            help="print what was built of these tiers and kept lists side by side",
+        )
 
         def work() -> int:
             options = parser.parse_args(arguments)
             tier_of = {preset: tier for tier, preset in self.presets.items()}
-            tier = known_tier(tier_of.get(options.preset, options.preset))
+            if options.compare:
+                print(self.compare([tier_of.get(tier, tier) for tier in options.compare]))
+                return 0
+            tier = known_tier(tier_of.get(options.preset, options.preset), self.tiers())
             if options.latex:
                 print(self.latex(tier), end="")
                 return 0
@@ -300,12 +358,17 @@ class Artifact:
     def _finish(self, tier: str, text: str, numbers: dict[str, Any]) -> Built:
         table = from_csv(text)
         missing = int(records(table)[0]["missing"])
-        verdict = self.judge(table)
-        with style.settings():
+        size = self.size(tier)
+        with self._fitting(tier), style.settings():
+            verdict = self.judge(table)
             figure = self.draw(table)
             style.stamp(figure, tier, missing)
             ink = style.ink(figure)
-        tier_note = [self.tier_notes[tier]] if tier in self.tier_notes else []
+            claims = [one.about() for one in judge_claims(table, self.claims)]
+            findings = self.findings(table)
+        notes = [self.tier_notes[size]] if size in self.tier_notes else []
+        if tier != size:
+            notes.append(f"Made of the cells kept as {tier}, which are not those of a preset.")
         about = {
             "id": self.id,
             "title": self.title,
@@ -313,9 +376,9 @@ class Artifact:
             "claim": self.claim,
             "tier": tier,
             "verdict": asdict(verdict),
-            "claims": [one.about() for one in judge_claims(table, self.claims)],
-            "deviations": [*numbers.get("earlier", []), *self.deviations, *tier_note],
-            "remarks": [*self.remarks, *self.findings(table), *numbers.get("notes", [])],
+            "claims": claims,
+            "deviations": [*numbers.get("earlier", []), *self.deviations, *notes],
+            "remarks": [*self.remarks, *findings, *numbers.get("notes", [])],
             "command": self.command(tier),
             "redraw": f"{self.remake(tier)} --redraw",
             "csv_sha256": _sha256(text),
@@ -323,6 +386,8 @@ class Artifact:
             | {name: version(name) for name in DRAWN_WITH},
             "numbers": numbers,
         }
+        if tier != size:
+            about["size"] = size
         for kind, content in ink.items():
             write(self.path(tier, kind), content)
         # Last, so that an interrupted build leaves a CSV that its provenance does not fit.

@@ -13,19 +13,12 @@ from PIL import Image
 
 from analysis.numbers.bounds import MEANING
 from analysis.numbers.table import from_csv
-from analysis.numbers.verdict import (
-    CONTRADICTS,
-    GOALS,
-    NOT_REPRODUCED,
-    SIZES,
-    TIERS,
-    VERDICTS,
-    WORDS,
-)
+from analysis.numbers.verdict import CONTRADICTS, GOALS, NOT_REPRODUCED, SIZES, VERDICTS, WORDS
 from analysis.page import artifact
 from analysis.page.artifact import Artifact
 from analysis.page.tables import Table, headline, stated, tables_of
 from experiments.laboratory import runs
+from experiments.laboratory.lists import TIERS
 
 TEMPLATE = Path(__file__).with_name("report.html")
 THUMBNAIL = (360, 260)
@@ -47,6 +40,18 @@ class Entry:
     def goal(self) -> bool:
         """Whether no claim of it is a paper's, so that it is no reproduction."""
         return not any(claim["papers"] for claim in self.about["claims"])
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it was made of cells that a user kept as a list, and not of a tier."""
+        return self.about["tier"] not in TIERS
+
+    @property
+    def size(self) -> str:
+        """How large its cells are, in words."""
+        if self.is_list:
+            return f"a list of cells, {SIZES[self.about['size']]}"
+        return SIZES[self.about["tier"]]
 
     @property
     def count(self) -> str:
@@ -81,13 +86,17 @@ def build(artifacts: Sequence[Artifact]) -> Path:
     It shows what is on disk, committed artifacts included, and lists the known ones that are not.
     """
     by_id = {one.id: one for one in artifacts}
-    entries = [entry for tier in reversed(TIERS) for entry in _on_disk(tier, by_id)]
+    entries = [entry for tier in [*reversed(TIERS), *_lists()] for entry in _on_disk(tier, by_id)]
     groups: dict[str, list[Entry]] = {name: [] for name in by_id}
     for entry in entries:
         groups.setdefault(entry.about["id"], []).append(entry)
     drawn = [group for group in groups.values() if group]
     words = {  # of the highest tier
-        goal: [g[0].about["verdict"]["word"] for g in drawn if g[0].goal == goal]
+        goal: [
+            group[0].about["verdict"]["word"]
+            for group in drawn
+            if group[0].goal == goal and not group[0].is_list
+        ]
         for goal in (False, True)
     }
     entries = [entry for group in drawn for entry in group]
@@ -116,6 +125,12 @@ def build(artifacts: Sequence[Artifact]) -> Path:
     path = runs.results() / "report" / "index.html"
     artifact.write(path, text.encode())
     return path
+
+
+def _lists() -> list[str]:
+    """The lists of cells that artifacts were made of."""
+    folders = (runs.results() / "artifacts").glob("*/")
+    return sorted(folder.name for folder in folders if folder.name not in TIERS)
 
 
 def _on_disk(tier: str, by_id: dict[str, Artifact]) -> list[Entry]:

@@ -77,10 +77,10 @@ def _headline(row: Row) -> dict[str, str]:
     printed = not math.isnan(row["paper"])
     bounds = f"required {Bound.of(row['at_least'], row['at_most'])}"
     return {
-        "what": f"{row['method']}, {_quantity(row)}",
-        "paper": f"printed {_number(row['paper'])}" if printed else bounds,
-        "ours": _number(row["ours"]),
-        "interval": _interval(row),
+        "what": f"{row['method']}, {quantity_text(row)}",
+        "paper": f"printed {number_text(row['paper'])}" if printed else bounds,
+        "ours": number_text(row["ours"]),
+        "interval": interval_text(row),
     }
 
 
@@ -135,8 +135,8 @@ def _judged(title: str, claims: Sequence[Mapping[str, Any]], source: str) -> Tab
                 source: said,
                 "measured": one["measured"],
                 "required": one["required"] or "–",
-                "ours": _number(row["ours"]),
-                "95% interval": _interval(row),
+                "ours": number_text(row["ours"]),
+                "95% interval": interval_text(row),
                 "n": str(one["n"] or "–"),
                 "verdict": one["verdict"],
                 "of": "; ".join(filter(None, [one["of"], *about])),
@@ -152,9 +152,9 @@ def distinguishing(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         first = alike.setdefault((row["method"], row["quantity"]), row)
         for name, value in row.items():
-            if name not in SHARED and _text(value) != _text(first[name]):
+            if name not in SHARED and own_text(value) != own_text(first[name]):
                 own[name] = None
-    return [name for name in own if max(len(_text(row[name])) for row in rows) <= LONGEST]
+    return [name for name in own if max(len(own_text(row[name])) for row in rows) <= LONGEST]
 
 
 def _laid_out(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
@@ -169,38 +169,58 @@ def _laid_out(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     lines = []
     for row in rows:
         cells = {"claim": row["claim"]} if claims else {}
-        cells |= {"method": row["method"], "quantity": _quantity(row)}
-        cells |= {name.replace("_", " "): _text(row[name]) for name in own}
+        cells |= {"method": row["method"], "quantity": quantity_text(row)}
+        cells |= {name.replace("_", " "): own_text(row[name]) for name in own}
         if claims:
             cells["required"] = str(Bound.of(row["at_least"], row["at_most"]))
-        cells |= {name: _number(row[name]) for name in compared}
-        cells |= {"95% interval": _interval(row), "n": str(row["n"])}
+        cells |= {name: number_text(row[name]) for name in compared}
+        cells |= {"95% interval": interval_text(row), "n": str(row["n"])}
         if judged:
             cells["verdict"] = row["verdict"]
         lines.append(cells)
     return [*lines[0]], [[*cells.values()] for cells in lines]
 
 
-def _quantity(row: Row) -> str:
+def quantity_text(row: Row) -> str:
+    """A quantity with its unit, if it has one."""
     return f"{row['quantity']} ({row['unit']})" if row["unit"] else row["quantity"]
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
+    """A number in four digits; – for none."""
     if math.isnan(value):
         return "–"
     written = f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     return written.replace("-", "−")
 
 
-def _interval(row: Row) -> str:
-    return "–" if math.isnan(row["low"]) else f"{_number(row['low'])} to {_number(row['high'])}"
+def interval_text(row: Row) -> str:
+    """The ends of an interval; – where there is none."""
+    if math.isnan(row["low"]):
+        return "–"
+    return f"{number_text(row['low'])} to {number_text(row['high'])}"
 
 
-def _text(value: Any) -> str:
+def own_text(value: Any) -> str:
     """A cell that may be a number, text, or nothing at all."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def plain(table: Table) -> str:
+    """A table as lines of text, numbers to the right."""
+    lines = [table.header, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    columns = list(zip(widths, table.numeric, strict=True))
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, (width, right) in zip(line, columns, strict=True)
+        ).rstrip()
+        for line in lines
+    )
 
 
 def latex(about: Mapping[str, Any], tables: Sequence[Table]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from experiments.laboratory import runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.runs import Run
-from experiments.laboratory.table import aligned, counted
+from experiments.laboratory.table import aligned, counted, duration
 from experiments.laboratory.work import RATES, Rate, Work
 
 MEASURED, CORRECTED, DECLARED, COUNTED = "measured", "corrected", "declared", "counted"
@@ -271,13 +271,6 @@ def in_words(name: str, cells: Sequence[Any], declared: float | None) -> str:
         return f"{duration(declared)} {DECLARED}"
     each = _mean_seconds([runs.find(name, cell) for cell in cells])
     return f"about {duration(each * len(cells))} {MEASURED} here" if each else "cost unknown"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in a readable unit: `12.3 s`, `5 min`, `2.5 h`."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def kind(cell: Any) -> str:

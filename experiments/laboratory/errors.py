@@ -2,19 +2,19 @@
 
 import argparse
 import contextlib
-import difflib
 import errno
 import os
 import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import experiments
 from experiments.laboratory.process import INTERRUPTED
+from experiments.laboratory.spelling import nearest as nearest
 
 USER_MISTAKE = 2  # exit code
 
@@ -175,12 +175,3 @@ class Parser(argparse.ArgumentParser):
     def run(self, argv: Sequence[str] | None, command: Callable[[argparse.Namespace], int]) -> int:
         """Call `command` with the parsed words; return its exit code, 2 after a UserError."""
         return guarded(lambda: command(self.parse_args(argv)))
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the nearest known one, or all of them."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"there is {', '.join(known) or 'none'}"

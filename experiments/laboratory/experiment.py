@@ -45,7 +45,7 @@ from experiments.laboratory.options import device_options, hand_down
 from experiments.laboratory.overrides import changed, check_counts, in_ranges
 from experiments.laboratory.runs import Outcome, Run
 from experiments.laboratory.sweeps import sweep
-from experiments.laboratory.table import aligned, counted, summarise, width
+from experiments.laboratory.table import aligned, counted, duration, summarise, width
 from experiments.laboratory.tracking import trackers
 from experiments.laboratory.work import RATES, Rate, Work, rate
 
@@ -476,7 +476,7 @@ def _run(
         finished = _compute(experiment, preset, cells, chosen, shown)
         if process.is_first():  # of several processes of a cell, only the first prints
             made, seconds = len(finished) - present, time.perf_counter() - began
-            took = f"{made} computed now, in {cost.duration(seconds)}"
+            took = f"{made} computed now, in {duration(seconds)}"
             print(f"{_summary(experiment, finished)}: {took}", flush=True)
 
 

@@ -189,5 +189,5 @@ def _hints(kind: type) -> Iterable[Any]:
 def _in(hint: Any) -> list[type]:
     """The classes that a type is made of."""
     if get_origin(hint) is None:
-        return [hint] if is_dataclass(hint) else []
+        return [hint] if isinstance(hint, type) and is_dataclass(hint) else []
     return [kind for each in get_args(hint) for kind in _in(each)]

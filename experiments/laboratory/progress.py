@@ -1,4 +1,7 @@
-"""Progress of work: bars on stderr for what takes longer than two seconds, and numbers for W&B."""
+"""Progress of work that takes longer than two seconds, on stderr, and numbers for W&B.
+
+On a terminal it is a bar; in a file it is a plain line from time to time.
+"""
 
 import contextlib
 import sys
@@ -8,9 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
 from typing import Any
 
+from experiments.laboratory.table import duration
 from methods.progress import show_with
 
-DELAY = 2.0  # seconds before a bar appears
+DELAY = 2.0  # seconds before anything is shown
+EVERY = 30.0  # seconds between two lines of a file
 now = time.monotonic
 
 Watcher = Callable[[dict[str, Any]], None]
@@ -70,12 +75,16 @@ class Display:
 
 
 class _Bar:
-    """One loop. The outermost has a timer, to be shown before its first step ends."""
+    """One loop. The outermost has a timer, to be shown before its first step ends.
+
+    In a file, inner loops are shown only if they take long: there are many of them.
+    """
 
     def __init__(self, label: str, total: int | None, waits: bool) -> None:
         self.label, self.total, self.done = label, total, 0
         self.began, self.closed = now(), False
         self.bar: Any = None
+        self.delay = EVERY if waits and not sys.stderr.isatty() else DELAY
         self._lock = threading.Lock()
         self._timer = None if waits else threading.Timer(DELAY, self._show)
         if self._timer:
@@ -86,7 +95,7 @@ class _Bar:
         self.done += 1
         if self.bar is not None:
             self.bar.update()
-        elif self._elapsed() > DELAY:
+        elif self._elapsed() > self.delay:
             self._show()
 
     def close(self) -> None:
@@ -98,17 +107,18 @@ class _Bar:
                 self.bar.close()
 
     def _show(self) -> None:
-        from tqdm import tqdm
-
         with self._lock:
             if self.closed or self.bar is not None:
                 return
-            terminal = sys.stderr.isatty()
+            if not sys.stderr.isatty():
+                self.bar = _Lines(self)
+                return
+            from tqdm import tqdm
+
             bar = tqdm(
                 desc=self.label,
                 total=self.total,
-                leave=False if terminal else None,  # in a log file, what follows begins a new line
-                mininterval=0.1 if terminal else 30.0,  # a log file needs few lines
+                leave=False,
                 dynamic_ncols=True,
                 delay=DELAY,  # drawn by refresh() below, once it knows the steps already done
                 file=sys.stderr,
@@ -119,6 +129,35 @@ class _Bar:
 
     def _elapsed(self) -> float:
         return now() - self.began
+
+    def __str__(self) -> str:
+        of = "" if self.total is None else f" of {self.total}"
+        seconds = self._elapsed()
+        left = ""
+        if self.total is not None and 0 < self.done < self.total:
+            left = f", about {duration(seconds / self.done * (self.total - self.done))} left"
+        return f"{self.label}: {self.done}{of}, {duration(seconds)}{left}"
+
+
+class _Lines:
+    """What stands for a bar in a file: a line now, and after that one every EVERY seconds."""
+
+    def __init__(self, loop: _Bar) -> None:
+        self.loop = loop
+        self._say()
+
+    def update(self) -> None:
+        if now() - self.last >= EVERY:
+            self._say()
+
+    def close(self) -> None:
+        """Say where it ended, if that was not said."""
+        if self.said != self.loop.done:
+            self._say()
+
+    def _say(self) -> None:
+        self.said, self.last = self.loop.done, now()
+        print(self.loop, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

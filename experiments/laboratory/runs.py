@@ -30,7 +30,15 @@ from experiments.laboratory import (
     sources,
 )
 from experiments.laboratory.disk import write_file
-from experiments.laboratory.errors import MissingRuns, Parser, UserError, guarded, nearest, quoted
+from experiments.laboratory.errors import (
+    MissingRuns,
+    Once,
+    Parser,
+    UserError,
+    guarded,
+    nearest,
+    quoted,
+)
 from experiments.laboratory.keys import describe, digest, key
 from experiments.laboratory.outdated import tell
 from experiments.laboratory.provenance import note
@@ -39,6 +47,7 @@ from experiments.laboratory.run_files import Outcome
 
 __all__ = [
     "MissingRuns",
+    "Once",
     "Outcome",
     "Parser",
     "Run",

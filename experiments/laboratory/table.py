@@ -92,6 +92,13 @@ def plus_minus(mean: float, half: float) -> str:
     return f"{mean:.{decimals}f} ± {half:.{decimals}f}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds in a readable unit: `12.3 s`, `5 min`, `2.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """A number of things: `1 run`, `2 runs`."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from analysis.numbers.statistics import NONE, Interval
 from analysis.page import artifact as disk
 from analysis.page import report
 from analysis.page.artifact import Artifact
-from experiments.laboratory import ranges, records
+from analysis.page.tables import stated
+from experiments.laboratory import lists, ranges, records
 from experiments.laboratory.runs import UserError
 from tests.analysis.synthetic import store
 
@@ -136,7 +138,7 @@ def test_an_artifact_says_what_it_claims(artifact):
     assert artifact.claim.endswith(".")
     assert artifact.paper
     assert all(note.endswith(".") for note in (*artifact.deviations, *artifact.remarks))
-    assert set(artifact.tier_notes) <= set(verdict.TIERS)
+    assert set(artifact.tier_notes) <= set(lists.TIERS)
 
 
 @each_artifact
@@ -308,11 +310,101 @@ def test_only_what_is_made_of_the_runs_of_one_experiment_is_built_if_asked(empty
     assert "no artifact is made from runs of unheard_of" in capsys.readouterr().out
 
 
+def keep(name, cells, of="smoke"):
+    """Made-up runs of a list of cells that is kept under a name."""
+    lists.keep("mnist_mislabel", name, {}, cells, of=of, words=["made up"])
+    store.write_mislabel(name, cells)
+
+
+def test_a_kept_list_is_drawn_and_shown_as_a_tier_of_its_preset_s_size(empty, capsys):
+    keep("noise40", store.mislabel_cells("smoke"))
+    artifact = named("arnoldi_table1")
+    assert artifact.tiers() == [*lists.TIERS, "noise40"]
+    assert artifact.main(["--preset", "noise40"]) == 0
+    about = json.loads(artifact.path("noise40", "json").read_text())
+    assert (about["tier"], about["size"]) == ("noise40", "smoke")
+    assert "Made of the cells kept as noise40, which are not" in about["deviations"][-1]
+    assert about["command"].startswith("python -m experiments.mnist_mislabel --preset noise40 && ")
+    rows = table.from_csv(artifact.path("noise40", "csv").read_text())
+    assert set(rows.loc[rows["kind"] == "number", "verdict"]) <= {"", "not run"}, "toy data"
+    assert everything.main(["--preset", "noise40"]) == 0
+    out = capsys.readouterr().out
+    assert "arnoldi_table1 noise40: " in out
+    assert "dbpedia" not in out, "which has no list of that name"
+    page = report.build(ARTIFACTS).read_text()
+    assert "List noise40" in page
+    assert "a list of cells, on toy data" in page
+    assert artifact.main(["--preset", "noise40", "--redraw"]) == 0
+
+
+def test_without_a_preset_lists_are_drawn_beside_the_tiers(empty, capsys):
+    keep("noise40", store.mislabel_cells("smoke"))
+    store.write_mislabel("smoke")
+    everything.main(["--experiment", "mnist_mislabel"])
+    out = capsys.readouterr().out
+    assert "arnoldi_table1 smoke: " in out
+    assert "arnoldi_table1 noise40: " in out
+
+
+@pytest.mark.parametrize("step", ["tabulate", "draw"])
+def test_a_list_without_the_cells_that_an_artifact_needs_is_one_line(
+    step, empty, capsys, monkeypatch
+):
+    def fail(given):
+        return {}["TracIn[10]"]
+
+    keep("few", store.mislabel_cells("smoke"))
+    store.write_mislabel("smoke")
+    unfit = replace(named("arnoldi_fig1"), **{step: fail})
+    assert unfit.main(["--preset", "few"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert (
+        "arnoldi_fig1 needs other cells of mnist_mislabel than those of few (KeyError: 'Tr" in err
+    )
+    with pytest.raises(KeyError):
+        unfit.main(["--preset", "smoke"])  # ours to mend
+    monkeypatch.setattr(everything, "artifacts", lambda: ([unfit, named("arnoldi_table1")], []))
+    assert everything.main(["--preset", "few"]) == 0
+    assert "arnoldi_fig1 few: not drawn  arnoldi_fig1 needs other" in capsys.readouterr().out
+
+
+def test_tiers_and_lists_are_compared_in_one_table(empty, capsys):
+    keep("noise40", store.mislabel_cells("smoke"))
+    store.write_mislabel("smoke")
+    store.write_mislabel("paper")
+    artifact = named("arnoldi_table1")
+    for tier in ("smoke", "noise40", "paper"):
+        assert artifact.main(["--preset", tier]) == 0
+    capsys.readouterr()
+    assert artifact.main(["--compare", "smoke", "paper", "noise40"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["row", "paper", "or", "bound", "smoke", "paper", "noise40"]
+    (best,) = [line for line in lines if line.startswith("TracIn[10], AUC")]
+    rows = table.from_csv(artifact.path("paper", "csv").read_text())
+    mine = rows[(rows["method"] == "TracIn[10]") & (rows["quantity"] == "AUC")].iloc[0]
+    cells = re.split("  +", best)
+    assert cells[1:3] == ["99.7", "–"], "at smoke there is no such row"
+    assert cells[3] == f"{mine['ours']:.4g} ({mine['low']:.4g} to {mine['high']:.4g}) holds"
+    (verdict,) = [line for line in lines if line.startswith("verdict")]
+    words = [
+        json.loads(artifact.path(t, "json").read_text())["verdict"] for t in ("smoke", "paper")
+    ]
+    assert all(f"  {stated(word)}" in verdict for word in words)
+    assert len({line.split("  ")[0] for line in lines}) == len(lines), "each row once"
+
+
 COMMANDS = {"all": everything.main, "one": named("arnoldi_fig1").main}
 MISTAKES = {
     "all --experiment mnist_mislable": "of 'mnist_mislable', and there are none: did you mean "
     "'mnist_mislabel'?",
     "all --presets small": "unrecognized arguments: --presets small: see --help",
+    "one --preset paper --preset small": "--preset is given twice, paper and small: give it once",
+    "all --preset nois40": "no preset 'nois40' to draw from: there is smoke, small, paper",
+    "one --compare smoke": "--compare needs two tiers or more, each once",
+    "one --compare smoke smoke": "--compare needs two tiers or more, each once",
+    "one --compare smoke papr": "no preset 'papr' to draw from: did you mean 'paper'?",
+    "one --compare smoke paper": "`python -m analysis.arnoldi_fig1 --preset smoke` makes it from",
     "all --preset": "argument --preset: expected one argument: see --help",
     "one --presets small": "unrecognized arguments: --presets small: see --help",
 }

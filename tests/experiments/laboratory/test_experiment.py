@@ -125,6 +125,30 @@ def test_a_bar_appears_only_for_what_is_slow(capsys, monkeypatch):
     assert "slow" in capsys.readouterr().err
 
 
+def test_in_a_file_progress_is_plain_lines_from_time_to_time(capsys, monkeypatch):
+    seconds = 0.0
+    monkeypatch.setattr(progress, "DELAY", 3_600.0)
+    monkeypatch.setattr(progress, "EVERY", 100_000.0)
+    monkeypatch.setattr(progress, "now", lambda: seconds)
+    with progress.show() as display:
+        for i in display.track(range(100), "outer"):
+            for _ in display.track(range(2), "quick"):
+                seconds += 1.0
+            if i == 0:
+                for _ in display.track(range(3), "long"):
+                    seconds += 100_001.0
+            seconds += 3_600.0
+    err = capsys.readouterr().err
+    assert "quick" not in err
+    lines = [line for line in err.splitlines() if line.startswith("outer: ")]
+    assert lines[0] == "outer: 1 of 100, 84.3 h, about 8349.1 h left"
+    assert lines[-1] == "outer: 100 of 100, 183.4 h"
+    assert len(lines) == 5, "one at first, one after each 100,000 s, one at the end"
+    assert "long: 1 of 3, 27.8 h, about 55.6 h left\n" in err
+    assert not {"\r", "\x1b", "%", "█"} & set(err)
+    assert err.endswith("\n")
+
+
 def test_in_a_log_file_what_follows_a_bar_begins_a_line(capsys, monkeypatch):
     seconds = 0.0
     monkeypatch.setattr(progress, "DELAY", 3_600.0)
@@ -142,9 +166,11 @@ def test_in_a_log_file_what_follows_a_bar_begins_a_line(capsys, monkeypatch):
 
 def test_every_experiment_is_listed_and_a_broken_one_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "fine.py").write_text(
-        "from dataclasses import replace\n"
-        "from tests.experiments.laboratory.tiny import EXPERIMENT as e\n"
-        "EXPERIMENT = replace(e, name='fine')\n"
+        "from experiments.laboratory.experiment import Experiment\n"
+        "from tests.experiments.laboratory.tiny import EXPERIMENT as tiny, run\n"
+        "SUMMARY: str = 'a walk and its levels'\n"
+        "PRESETS = {'smoke': tiny.cells('smoke'), 'big': tiny.cells('big')}\n"
+        "EXPERIMENT = Experiment('fine', run, PRESETS, SUMMARY)\n"
     )
     (tmp_path / "torn.py").write_text("import nowhere_to_be_found\nEXPERIMENT = 1\n")
     (tmp_path / "garbled.py").write_text("def (\n")
@@ -154,10 +180,10 @@ def test_every_experiment_is_listed_and_a_broken_one_named(tmp_path, monkeypatch
     assert listing.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split()[0] == "fine"
-    assert "smoke 6, slow 6, big 3" in lines[2]
+    assert "  smoke, big  " in lines[2]
     assert lines[2].endswith("a walk and its levels")
-    assert lines[3].startswith("garbled     broken")
-    assert "nowhere_to_be_found" in lines[4]
+    assert lines[3].startswith("garbled     broken      SyntaxError: ")
+    assert lines[4].startswith("torn")  # nothing is imported: its own command says what is wrong
     assert "shared" not in "".join(lines)
     assert listing.main(["fnie"]) == 2
     assert "did you mean 'fine'?" in capsys.readouterr().err
@@ -198,3 +224,21 @@ def test_python_m_experiments_lists_the_real_ones():
     assert done.returncode == 0
     assert "mnist_mislabel" in done.stdout
     assert "broken" not in done.stdout
+
+
+def test_listing_the_experiments_imports_neither_them_nor_torch():
+    program = (
+        "import sys; from experiments.__main__ import main\n"
+        "assert main([]) == 0\n"
+        "loaded = {'torch', 'scipy', 'pandas', 'tyro', 'experiments.mnist_mislabel'}\n"
+        "assert not loaded & set(sys.modules), loaded & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", listing.registry.names())
+def test_the_list_says_what_an_experiment_is(name):
+    """It reads the file alone, so that presets and summary have to be written there in words."""
+    experiment = listing.registry.named(name)
+    assert listing.registry.described(name) == ([*experiment.presets], experiment.summary)
