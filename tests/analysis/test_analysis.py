@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -33,11 +34,18 @@ ARTIFACTS, BROKEN = everything.artifacts()
 each_artifact = pytest.mark.parametrize("artifact", ARTIFACTS, ids=lambda one: one.id)
 RESAMPLED = ("lds_published",)  # whose intervals are over the models and queries of one run
 TYPICAL = ("arnoldi_fig2", "digits_suspicious", "fastif_table1", "models_fig1")  # of each kind one
-few_or_each = pytest.mark.parametrize(
-    "artifact",
-    [pytest.param(one, marks=() if one.id in TYPICAL else pytest.mark.long) for one in ARTIFACTS],
-    ids=lambda one: one.id,
-)
+
+
+def few_or_each(but=()):
+    """A test of the typical artifacts in `make test`, and of each among the long ones."""
+    params = [
+        pytest.param(one, marks=() if one.id in TYPICAL else pytest.mark.long, id=one.id)
+        for one in ARTIFACTS
+        if one.id not in but
+    ]
+    return pytest.mark.parametrize("artifact", params)
+
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -50,19 +58,37 @@ def in_pencil(figure):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
+    """Made-up runs of the typical artifacts' experiments, all made of them, and two at smoke."""
+    home = tmp_path_factory.mktemp("finished")
+    build(home, only=[named(one).experiment for one in TYPICAL])
+    return home
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
     """A results folder with made-up runs and every artifact of them; two artifacts at smoke too."""
+    home = tmp_path_factory.mktemp("complete")
+    build(home)
+    return home
+
+
+@pytest.fixture
+def home(artifact, request):
+    """Where this artifact is finished: most take so long that only long tests build them."""
+    return request.getfixturevalue("finished" if artifact.id in TYPICAL else "complete")
+
+
+def build(home: Path, only: Sequence[str] | None = None) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("finished")
         patch.setenv("RETRACE_RESULTS", str(home))
         store.write_mislabel("paper")
         store.write_sketch("paper")
-        store.write_rest("paper")
+        store.write_rest("paper", only=only)
         store.write_mislabel("smoke")
         store.write_sketch("smoke")
         patch.setattr(style, "ink", in_pencil)
         assert everything.main(["--preset", "paper"]) == 0
         assert everything.main(["--preset", "smoke"]) == 0
-    return home
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +167,10 @@ def test_an_artifact_says_what_it_claims(artifact):
     assert set(artifact.tier_notes) <= set(lists.TIERS)
 
 
-@each_artifact
-def test_an_artifact_leaves_four_files_and_its_provenance(artifact, finished):
-    drawn(artifact, finished)
-    folder = finished / "artifacts" / "paper"
+@few_or_each()
+def test_an_artifact_leaves_four_files_and_its_provenance(artifact, home):
+    drawn(artifact, home)
+    folder = home / "artifacts" / "paper"
     about = json.loads((folder / f"{artifact.id}.json").read_text())
     assert {path.suffix for path in folder.glob(f"{artifact.id}.*")} == {
         ".csv", ".png", ".pdf", ".json",
@@ -161,10 +187,10 @@ def test_an_artifact_leaves_four_files_and_its_provenance(artifact, finished):
     assert not list(folder.glob(".*")), "a draft was left behind"
 
 
-@few_or_each
-def test_a_redraw_from_the_csv_alone_gives_the_same_bytes(artifact, finished, empty):
-    drawn(artifact, finished)
-    (empty / "runs").symlink_to(finished / "runs")
+@few_or_each()
+def test_a_redraw_from_the_csv_alone_gives_the_same_bytes(artifact, home, empty):
+    drawn(artifact, home)
+    (empty / "runs").symlink_to(home / "runs")
     artifact.build("paper")
     (empty / "runs").unlink()
     paths = [artifact.path("paper", suffix) for suffix in ("png", "pdf", "json", "csv")]
@@ -175,26 +201,19 @@ def test_a_redraw_from_the_csv_alone_gives_the_same_bytes(artifact, finished, em
     assert [path.read_bytes() for path in paths] == before
 
 
-@pytest.fixture(scope="module")
-def recorded(finished, tmp_path_factory):
-    """A results folder with the records of all artifacts, and no runs."""
-    home = tmp_path_factory.mktemp("recorded")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RETRACE_RESULTS", str(finished))
+@few_or_each()
+def test_the_record_gives_the_same_numbers_as_the_runs(artifact, home, empty, monkeypatch):
+    drawn(artifact, home)
+    monkeypatch.setenv("RETRACE_RESULTS", str(home))
+    if not (home / "records").exists():
         records.record()
-    shutil.move(finished / "records", home / "records")
-    return home
-
-
-@few_or_each
-def test_the_record_gives_the_same_numbers_as_the_runs(artifact, finished, recorded, monkeypatch):
-    drawn(artifact, finished)
-    monkeypatch.setenv("RETRACE_RESULTS", str(recorded))
+    (empty / "records").symlink_to(home / "records")
+    monkeypatch.setenv("RETRACE_RESULTS", str(empty))
     text, _ = artifact.measure("paper")
-    assert text == (finished / "artifacts" / "paper" / f"{artifact.id}.csv").read_text()
+    assert text == (home / "artifacts" / "paper" / f"{artifact.id}.csv").read_text()
 
 
-@each_artifact
+@few_or_each()
 def test_toy_data_are_not_held_against_printed_numbers(artifact, toys, monkeypatch):
     drawn(artifact, toys)
     monkeypatch.setenv("RETRACE_RESULTS", str(toys))
@@ -202,10 +221,10 @@ def test_toy_data_are_not_held_against_printed_numbers(artifact, toys, monkeypat
     assert set(rows.loc[rows["kind"] == "number", "verdict"]) <= {"", "not run"}
 
 
-@each_artifact
-def test_no_interval_leaves_the_range_of_its_unit(artifact, finished):
-    drawn(artifact, finished)
-    rows = table.from_csv((finished / "artifacts" / "paper" / f"{artifact.id}.csv").read_text())
+@few_or_each()
+def test_no_interval_leaves_the_range_of_its_unit(artifact, home):
+    drawn(artifact, home)
+    rows = table.from_csv((home / "artifacts" / "paper" / f"{artifact.id}.csv").read_text())
     for unit, (least, most) in ranges.UNITS.items():
         mine = rows[(rows["unit"] == unit) & rows["low"].notna()]
         assert (mine["low"] >= least - 1e-6).all()
@@ -223,9 +242,7 @@ def test_missing_runs_are_one_line_with_the_command(artifact, empty, capsys):
     assert not (empty / "artifacts").exists()
 
 
-@pytest.mark.parametrize(
-    "artifact", [one for one in ARTIFACTS if one.id not in RESAMPLED], ids=lambda one: one.id
-)
+@few_or_each(but=RESAMPLED)
 def test_one_seed_gives_a_figure_and_no_interval(artifact, lone, monkeypatch):
     drawn(artifact, lone)
     monkeypatch.setenv("RETRACE_RESULTS", str(lone))
@@ -541,7 +558,7 @@ def test_the_page_needs_nothing_but_itself_and_describes_its_pictures(finished):
     assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", text)
     assert "script" not in page.tags
     built = list((finished / "artifacts").glob("*/*.json"))
-    assert len(page.pictures) == 2 * len(built) > 2 * len(ARTIFACTS), "a thumbnail and a figure"
+    assert len(page.pictures) == 2 * len(built) > 2 * len(TYPICAL), "a thumbnail and a figure"
     assert all(len(picture["alt"]) > 20 for picture in page.pictures)
     assert {target.removeprefix("#") for target in page.targets} <= set(page.ids)
     for wanted in ("prefers-color-scheme: dark", "max-width", "@media print", "<html lang"):

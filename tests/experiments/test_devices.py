@@ -64,8 +64,8 @@ ON_THE_CPU = {
     "tracin_sketch",
 }  # what they do is there
 QUICK = {
-    ("dbpedia", 1), ("hessian_scaling", 1), ("housing", 8), ("mnist_first_order", 14),
-    ("model_count", 0), ("tracin_sketch", 8),
+    ("dbpedia", 1), ("hessian_scaling", 1), ("mnist_first_order", 14), ("model_count", 0),
+    ("tracin_sketch", 8),
 }  # fmt: skip
 """Smoke cells for `make test`; all together take many minutes."""
 SMOKE = [
@@ -204,8 +204,8 @@ CELLS = {
 
 
 LONG = {
-    "cifar_proponents", "ground_truth", "hessian_scaling", "mnli_simulator", "vit_mislabel",
-    "wmt_filtering", "wmt_retrieval",
+    "cifar_proponents", "ground_truth", "hessian_scaling", "mnli_simulator", "nondeterminism",
+    "subset_ensembles", "vit_mislabel", "wmt_filtering", "wmt_retrieval", "wmt_scoring",
 }  # fmt: skip
 
 

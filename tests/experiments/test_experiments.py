@@ -92,6 +92,7 @@ def shared(tmp_path_factory):
     return tmp_path_factory.mktemp("results")
 
 
+@pytest.mark.long
 def test_every_method_of_the_paper_s_table_ranks_digits(shared, monkeypatch):
     monkeypatch.setenv("RETRACE_RESULTS", str(shared))
     names = set()
@@ -139,6 +140,7 @@ def test_a_split_layer_is_the_same_network():
     assert task.size == 25 * 3137 + 2570
 
 
+@pytest.mark.long
 def test_convergence_lowers_the_gradient_and_resumes_to_the_same_bits(tmp_path):
     train = {k: v[:200] for k, v in digits.load_sklearn().items()}
     plan = Finish(rounds=2, iterations=8, sample=20)

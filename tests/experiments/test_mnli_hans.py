@@ -228,6 +228,7 @@ def test_gaps_are_paired_within_a_model_and_averaged_over_slices(built):
     assert printed["paper"].tolist() == [2.6, 2.6]
 
 
+@pytest.mark.long
 def test_the_figure_has_a_row_a_source_and_rate_and_a_column_a_slice(built):
     _, rows = built
     figure = ARTIFACT.draw(rows)

@@ -135,6 +135,7 @@ def of_few_photos(paper: Ensemble, n: int, monkeypatch: pytest.MonkeyPatch) -> E
     )
 
 
+@pytest.mark.long
 def test_the_paper_s_networks_take_a_step(tmp_path, monkeypatch):
     paper = subset_ensembles.PRESETS["paper"][0].part.ensemble
     assert (paper.data.n_train, paper.fit.rate(59), paper.fit.rate(60)) == (50_000, 0.1, 0.01)

@@ -171,6 +171,7 @@ def shared(tmp_path_factory):
     return tmp_path_factory.mktemp("results")
 
 
+@pytest.mark.long
 def test_every_kind_of_cell_of_the_paper_tier_runs_and_becomes_the_artifacts(shared, monkeypatch):
     monkeypatch.setenv("RETRACE_RESULTS", str(shared))
     assert len(CELLS) >= 16

@@ -140,7 +140,12 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+SLOW = {"unrolling", "lissa-scale", "truncated", "sketch", "datainf", "fastif", "trak"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name in SLOW else ()) for name in ENTRIES]
+)
 def test_a_method_gives_the_cpu_s_numbers_and_rarely_waits(name: str) -> None:
     method, most = ENTRIES[name], LAUNCHES.get(name, PASS)
     wanted = method.fit(Counted("cpu").task, TRAIN)

@@ -84,6 +84,7 @@ def products(task: Task, train: Examples) -> dict[str, Tensor]:
     return each | {"exact": exact_hessian(task, train)}
 
 
+@pytest.mark.long
 def test_no_curvature_depends_on_free_memory(pretend_gpu: PretendGpu) -> None:
     train = networks.examples(6, 6)
     expected = products(task_on(CPU, networks.Mlp), train)

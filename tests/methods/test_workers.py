@@ -152,6 +152,7 @@ def test_processes_with_a_gpu_each_agree_on_nccl_though_both_see_index_0(tmp_pat
     assert said == ["[3.0, 3.0] True ['cpu:gloo,cuda:nccl']"] * 2
 
 
+@pytest.mark.long
 def test_a_process_that_does_not_live_is_given_up_and_one_gpu_is_no_place_for_nccl(
     tmp_path, monkeypatch
 ):

@@ -1,7 +1,7 @@
 """Made-up runs of mnist_mislabel and mnist_sketch, and of all other experiments at once."""
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,9 +133,11 @@ def write_mislabel(
     write_made_up("mnist_mislabel", preset, cells, made, cells[: len(cells) - leave_out])
 
 
-def write_rest(preset: str, seeds: int = 3) -> None:
-    """Write the runs of every other experiment: `write(preset, seeds)` of each."""
+def write_rest(preset: str, seeds: int = 3, only: Sequence[str] | None = None) -> None:
+    """Write the runs of every other experiment, or of these: `write(preset, seeds)` of each."""
     for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        if only is not None and path.stem not in only:
+            continue
         module = importlib.import_module(f"tests.analysis.synthetic.{path.stem}")
         if hasattr(module, "write"):
             module.write(preset, seeds)

@@ -172,6 +172,7 @@ PAPER = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("recipe", "count"), PAPER, ids=["small inception", "small", "inception v3", "resnet-18"]
 )

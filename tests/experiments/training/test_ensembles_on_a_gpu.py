@@ -53,6 +53,7 @@ def test_buffers_outside_of_the_state_are_on_the_gpu_too(way, tmp_path, monkeypa
     np.testing.assert_allclose(found["params"], expected["params"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_training_waits_for_the_gpu_once_in_twenty_steps(tmp_path, pretend_gpu):
     with pretend_gpu.counting() as counted:
         trained(cnn, "cuda", Fit(4, 2, 0.01), tmp_path / "gpu", moving)

@@ -204,7 +204,7 @@ def test_products_are_symmetric_and_equal_finite_differences(
 
 
 WRITTEN_OUT = [name for name in CASES if CASES[name]()[0].size <= LIMIT]
-SLOW_WHOLE = (*SLOW, "ResNet", "StridedCNN")
+SLOW_WHOLE = (*SLOW, "ResNet", "StridedCNN", "BenchmarkMLP")
 
 
 @pytest.mark.parametrize(

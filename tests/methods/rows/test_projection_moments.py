@@ -46,6 +46,7 @@ def two_sided(a: Tensor, x: Tensor, b: Tensor, y: Tensor, side: int) -> float:
     return whole - first * second
 
 
+@pytest.mark.long
 def test_moments_of_dense_and_selected_inner_products() -> None:
     task = matrix_task()
     u, v = pair = networks.normal(2, task.size, seed=1)
