@@ -202,7 +202,8 @@ def work(config: Config) -> Work:
     counted: Any = method
     if isinstance(method, attributions.Cosine):
         counted = attributions.GRADIENT
-    parts += (attributions.work(whole), *attributions.basis_works(method, whole, members))
+    if not isinstance(method, attributions.Chance):
+        parts += (attributions.work(whole), *attributions.basis_works(method, whole, members))
     one = counting.attributed(
         counted,
         subsets.unit(ensemble),
