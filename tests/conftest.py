@@ -1,6 +1,7 @@
 """The setting in which every test starts."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from experiments.laboratory import provenance
 from tests.pretend_device import PretendGpu
 
 torch.set_num_threads(1)  # tensors here are small: threads only wait for each other
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it runs behind
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # programs started here listen to it
 
 
 @pytest.fixture(autouse=True, scope="session")
