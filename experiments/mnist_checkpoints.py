@@ -177,7 +177,7 @@ def traced(dense: Dense) -> runs.Run:
         model = dense.model
         train, _ = load_data(model.data, model.seed)
         training = trained(dense)
-        module = model.network.build(model.seed).to(device())
+        module = model.network.build(model.seed, train.n_classes).to(device())
         params = training.array("params")
         moments = checkpoints(module, params, np.full(len(params), model.fit.lr))
         decay = model.fit.weight_decay
@@ -212,7 +212,7 @@ def trained(dense: Dense) -> runs.Run:
         model = dense.model
         train, evaluation = load_data(model.data, model.seed)
         check_shape(model, train)
-        module = model.network.build(model.seed).to(device())
+        module = model.network.build(model.seed, train.n_classes).to(device())
         params, losses, steps = [], [], [0]
         for some, part in _parts(dense, train.examples):
             outcome = fit(module, cross_entropy, some, part, model.seed, scratch)

@@ -32,6 +32,7 @@ from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment, sweep
 from experiments.laboratory.work import Work
 from experiments.training.plans import cross_entropy
+from experiments.training.second_order import Finish
 from methods.attributor import Attributor, State
 from methods.curvature.exact_hessian import KnownHessian
 from methods.examples import Examples, take
@@ -259,7 +260,10 @@ def display(config: Config, learned: models.Trained) -> str:
             return "TracIn[1]"
         epochs = [min(plan.every * (place + 1), plan.epochs) for place in range(count)]
         return "TracIn@" + "+".join(str(epochs[place]) for place in method.checkpoints)
-    return attribution.display(method)
+    name = attribution.display(method)
+    inverse = getattr(method, "inverse", None)
+    whole = isinstance(inverse, Arnoldi) and getattr(inverse.basis, "sample", 0) is None
+    return f"{name} full data" if whole else name
 
 
 def work(config: Config) -> Work:
@@ -354,14 +358,18 @@ SHOTS = (1, 4, 9)  # the checkpoints of TracIn's Figure 8, by position
 TENTH = 0.1  # of the labels are wrong there, as in TracIn's Sec. 4.2
 FEWER = replace(models.LARGE, data=replace(models.LARGE.data, n_train=2_000, n_eval=2_000))
 FEWER_SMALL = replace(models.SMALL, data=FEWER.data)
+# Near a minimum the Hessian has next to no negative eigenvalues, and its inverse means something.
+DEMO = replace(
+    models.SMOKE,
+    fit=replace(models.SMOKE.fit, weight_decay=5e-3),
+    finish=Finish(rounds=2, iterations=40, sample=250),
+)
 PRESETS: dict[str, list[Config]] = {
     "smoke": [
-        *table_one(models.SMOKE, Draws(3, 2, 1), (10,), Krylov(40, 256, 0, 20), 1),
+        *table_one(DEMO, Draws(3, 2, 1), (10,), Krylov(40, 256, 0, 20), 1),
         *figure_eight(models.SMOKE, 3),
-        *lissa(models.SMOKE, 3, 10),
-        *sweep(
-            Config(models.SMOKE, Influence(Exact(sample=250), damping=0.1)), model__seed=range(3)
-        ),
+        *lissa(DEMO, 3, 10),
+        *sweep(Config(DEMO, Influence(Exact(sample=250), damping=0.3)), model__seed=range(3)),
     ],
     "small": [
         *table_one(FEWER, Draws(3, 5, 2), (10, 100), Krylov(120, 256, 0, 110), 2),

@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from torch.nn.functional import cross_entropy
 
 import analysis
@@ -20,6 +22,7 @@ from analysis.page import docs
 from experiments.laboratory.runs import UserError
 from methods import Task, TracIn
 from methods.ihvp.arnoldi import Krylov
+from tests.experiments.data.idx_files import write_letters
 
 ROOMS = {"methods": methods, "experiments": experiments, "analysis": analysis}
 PAGES = "".join(page.read_text() for page in docs.pages())
@@ -228,6 +231,29 @@ def test_the_example_of_a_data_set_scores_sentences_of_several_lengths(tmp_path,
     scores = np.load(tmp_path / "scores.npy", mmap_mode="r")
     torch.testing.assert_close(torch.tensor(scores), gradients @ gradients.T)
     torch.testing.assert_close(names["values"], torch.tensor(scores).topk(5).values)
+
+
+def test_the_example_of_files_of_ones_own_takes_rows_and_classes_from_each(tmp_path, monkeypatch):
+    from datasets import Dataset
+
+    (block,) = (text for text in BLOCKS if "from experiments.data import own" in text)
+    monkeypatch.chdir(tmp_path)
+    write_letters(tmp_path / "letters", 52, suffix=".gz")
+    for word in ("cat", "dog"):
+        (tmp_path / "photos" / word).mkdir(parents=True)
+        for number in range(4):
+            picture = Image.new("RGB", (9, 7), (20 * number, 0, 90 * (word == "cat")))
+            picture.save(tmp_path / f"photos/{word}/{number}.png")
+    columns = {"acid": np.arange(9.0), "label": ["red", "white", "rosé"] * 3}
+    Dataset.from_dict(columns).save_to_disk(tmp_path / "reviews")
+    pd.DataFrame(columns).to_csv("wine.csv", index=False)
+    names = {"scratch": tmp_path}
+    exec(block, names)
+    found = names["suspicious"]
+    assert {len(worst) for worst in found.values()} == {5}
+    assert {word for _, word in found["wine.csv"]} <= set(columns["label"])
+    assert all(word == name.split("/")[0] for name, word in found["photos"])
+    assert names["data"].shape == (1,)
 
 
 def test_the_example_of_kept_numbers_gives_them_back(tmp_path, monkeypatch):

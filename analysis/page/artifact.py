@@ -190,6 +190,8 @@ class Artifact:
     """The preset of the experiment that a tier is made from, where it has another name."""
     page: Callable[[pd.DataFrame], pd.DataFrame] | None = None
     """The table on the report page, where it is not simply the rows."""
+    look: Callable[[Run], dict[str, bytes]] | None = None
+    """Files that show people one run, by their names below results/ID: `--look KEY` writes them."""
     second: SecondExperiment | None = None
     """Another experiment that some rows are made from: those with text in the column `experiment`.
 
@@ -319,6 +321,20 @@ class Artifact:
             )
         return text, about
 
+    def show(self, key: str) -> list[Path]:
+        """Write what people look at of one run, and return where."""
+        address = f"{self.experiment}/{key}"
+        if self.look is None or not runs.present(address):
+            raise UserError(
+                f"there is no run {address}: `python -m experiments status {self.experiment}` shows"
+                " which runs there are"
+            )
+        with style.settings():
+            files = self.look(Run.at(runs.results() / "runs" / address))
+        for name, content in files.items():
+            write(runs.results() / self.id / name, content)
+        return [runs.results() / self.id / name for name in files]
+
     def main(self, arguments: Sequence[str] | None = None) -> int:
         """Run the command line of one artifact and return its exit code."""
         description = f"{self.title}. {self.claim}"
@@ -335,10 +351,15 @@ class Artifact:
             metavar="TIER",
             help="print what was built of these tiers and kept lists side by side",
         )
+        if self.look:
+            parser.add_argument("--look", metavar="KEY", help="show one run, of any preset")
 
         def work() -> int:
             options = parser.parse_args(arguments)
             tier_of = {preset: tier for tier, preset in self.presets.items()}
+            if self.look and options.look:
+                print("\n".join(shown_path(path) for path in self.show(options.look)))
+                return 0
             if options.compare:
                 print(self.compare([tier_of.get(tier, tier) for tier in options.compare]))
                 return 0

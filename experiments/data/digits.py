@@ -1,8 +1,12 @@
-"""Handwritten digits: MNIST in the layout of torchvision, and the smaller set of scikit-learn.
+"""Handwritten digits: MNIST as torchvision has it, the smaller set of scikit-learn, and one's own.
 
-MNIST/raw/*-ubyte under the data folder; scikit-learn brings its digits along.
+MNIST/raw/*-ubyte under the data folder; scikit-learn brings its digits along; and any folder of
+*images-idx3-ubyte and *labels-idx1-ubyte, .gz or not, as EMNIST and Fashion-MNIST have them.
 """
 
+import gzip
+import hashlib
+import struct
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +15,84 @@ import torch
 from torch import Tensor
 
 from experiments.laboratory import data_folder
-from experiments.laboratory.errors import UserError, quoted
+from experiments.laboratory.errors import UserError, nearest, quoted
 
+KNOWN = ("mnist", "digits")
 N_EXAMPLES = {"train": 60_000, "test": 10_000}
 PREFIX = {"train": "train", "test": "t10k"}
+
+
+def load(source: str) -> tuple[dict[str, Tensor], int]:
+    """The images and labels of a source, those for training if it has two splits; how many classes.
+
+    Labels of one's own are numbered from 0 in their order.
+    """
+    if source in KNOWN:
+        return (load_mnist("train") if source == "mnist" else load_sklearn()), 10
+    path = folder(source)
+    pixels, given = read_idx_folder(path)
+    data_folder.note_content(path.name, pixels.tobytes(), given.tobytes())
+    classes, label = np.unique(given, return_inverse=True)
+    image = torch.from_numpy(pixels.astype(np.float32) / 255)[:, None]
+    return {"image": image, "label": torch.from_numpy(label.astype(np.int64))}, len(classes)
+
+
+def digest(source: str) -> str:
+    """What a folder of one's own has, wherever it is; "" for what is known by its name."""
+    if source in KNOWN:
+        return ""
+    whole = hashlib.md5(usedforsecurity=False)
+    for array in read_idx_folder(folder(source)):
+        whole.update(array.tobytes())
+    return whole.hexdigest()
+
+
+def folder(source: str) -> Path:
+    """The folder of idx files at a path, or of that name under the data folder."""
+    given = Path(source).expanduser()
+    found = next((path for path in (given, data_folder.root() / source) if has_idx(path)), None)
+    if not source or found is None:
+        raise UserError(
+            f"there are no images at {quoted(source)} ({nearest(source, KNOWN)}): give a folder "
+            "with *images-idx3-ubyte and *labels-idx1-ubyte, as a path or under the data folder"
+        )
+    return found
+
+
+def has_idx(path: Path) -> bool:
+    """Whether a folder has idx files."""
+    return path.is_dir() and any(path.glob("*idx3-ubyte*"))
+
+
+def read_idx_folder(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, height, width) and labels (n,) of a folder, those of training if it has both."""
+    names = sorted(path.glob("*images*idx3-ubyte*"), key=lambda file: "train" not in file.name)
+    if not names:
+        raise UserError(f"{quoted(path)} has no *images-idx3-ubyte: put it beside the labels")
+    beside = path / names[0].name.replace("images", "labels").replace("idx3", "idx1")
+    if not beside.exists():
+        raise UserError(f"{quoted(names[0])} has no {beside.name} beside it: put it there")
+    pixels, given = _any_idx(names[0], 3), _any_idx(beside, 1)
+    if len(pixels) != len(given):
+        raise UserError(
+            f"{quoted(path)} has {len(pixels):,} images and {len(given):,} labels: replace both"
+        )
+    return pixels, given
+
+
+def _any_idx(path: Path, axes: int) -> np.ndarray:
+    """An idx file of bytes, of any size."""
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise UserError(f"{quoted(path)} is a damaged .gz ({error}): replace it") from error
+    header = 4 + 4 * axes
+    known = len(content) >= header and content[:4] == bytes([0, 0, 8, axes])
+    shape = struct.unpack(f">{axes}I", content[4:header]) if known else ()
+    if not known or len(content) - header != int(np.prod(shape)):
+        raise UserError(f"{quoted(path)} is no complete idx file of {axes} axes: replace it")
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
 def load_sklearn() -> dict[str, Tensor]:

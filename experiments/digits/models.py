@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from experiments.laboratory import counting, provenance, runs
 from experiments.laboratory.counting import FLOAT
 from experiments.laboratory.device import device
 from experiments.laboratory.errors import UserError
+from experiments.laboratory.keys import LATER
 from experiments.laboratory.work import Unit, Work
 from experiments.models.mnist_cnn import DigitsCNN, LargeCNN, SmallCNN
 from experiments.training import models as training
@@ -38,14 +39,20 @@ CHUNK = 500  # examples in a forward pass
 class Data:
     """Two disjoint random subsets, for training and evaluation.
 
+    source  mnist, digits, or a folder of idx files, such as EMNIST's, as a path or under the data
+            folder: what is in it is part of the key, and gives the number of classes
     noise   share of examples of both that get another, uniformly random label before training
     n_eval  0 means the whole test split of MNIST, with its own labels, as the second subset
     """
 
-    source: Literal["mnist", "digits"] = "mnist"
+    source: str = "mnist"
     n_train: int = 6_000
     n_eval: int = 6_000
     noise: float = 0.2
+    digest: str = field(default="", init=False, metadata={LATER: True})
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", digits.digest(self.source))
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class Digits:
     true: np.ndarray
     corrupted: np.ndarray
     index: np.ndarray
+    n_classes: int = 10
 
 
 @dataclass(frozen=True)
@@ -80,18 +88,18 @@ class Trained(training.Trained[nn.Module]):
 @provenance.remembered
 def load_data(data: Data, seed: int) -> tuple[Digits, Digits]:
     """The training and the evaluation subset."""
-    whole = digits.load_mnist("train") if data.source == "mnist" else digits.load_sklearn()
+    whole, n_classes = digits.load(data.source)
     parts = labels.split(len(whole["label"]), [data.n_train, data.n_eval], seed)
     subsets = []
     for which, index in enumerate(parts):
         true = whole["label"][torch.from_numpy(index)].numpy()
         # Each subset draws its wrong labels from a stream of its own.
-        given, corrupted = labels.reassign(true, data.noise, 10, 2 * seed + which)
+        given, corrupted = labels.reassign(true, data.noise, n_classes, 2 * seed + which)
         examples = {
             "image": whole["image"][torch.from_numpy(index)],
             "label": torch.from_numpy(given),
         }
-        subsets.append(Digits(examples, true, corrupted, index))
+        subsets.append(Digits(examples, true, corrupted, index, n_classes))
     return subsets[0], subsets[1] if data.n_eval else _test_split(data)
 
 
@@ -120,7 +128,7 @@ def trained(model: Model) -> Trained:
     learned = training.train_once(
         "digit_model",
         model,
-        partial(model.network.build, model.seed),
+        partial(model.network.build, model.seed, train.n_classes),
         cross_entropy,
         partial(_train, model),
         weight_decay=model.fit.weight_decay,

@@ -1,17 +1,18 @@
 """Residual networks trained on CIFAR-10, with running statistics in their checkpoints."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from experiments.data import cifar, digits, labels
+from experiments.data import cifar, digits, labels, own
 from experiments.laboratory import provenance
 from experiments.laboratory.counting import image_unit
 from experiments.laboratory.device import on_device
+from experiments.laboratory.keys import LATER
 from experiments.laboratory.work import Unit, Work
 from experiments.models.resnet import ResNet
 from experiments.training import models as training
@@ -20,17 +21,25 @@ from experiments.training.loop import fit
 from experiments.training.plans import Stepped, cross_entropy
 from methods.examples import Examples, chunks, take
 
+KNOWN = (*cifar.FOLDERS, "digits")
+
 
 @dataclass(frozen=True)
 class Data:
     """Random examples for training and evaluation: from two splits, if the source has them.
 
-    source  one of experiments.data.cifar, or the bundled digits as grey RGB images
+    source  one of experiments.data.cifar, the bundled digits as grey RGB images, or images of one's
+            own that experiments/data/own.py reads, whose content is part of the key
     """
 
-    source: Literal["original", "jpeg", "first4000", "digits"] = "original"
+    source: str = "original"
     n_train: int = 50_000
     n_eval: int = 10_000
+    digest: str = field(default="", init=False, metadata={LATER: True})
+
+    def __post_init__(self) -> None:
+        known = "" if self.source in KNOWN else own.digest(self.source)
+        object.__setattr__(self, "digest", known)
 
 
 @dataclass(frozen=True)
@@ -60,12 +69,27 @@ def load_data(data: Data, seed: int) -> tuple[Examples, Examples]:
         return train, _drawn(data.source, "test", data.n_eval, seed)
     if data.source == "digits":
         grey = digits.load_sklearn()
-        whole = {**grey, "image": grey["image"].expand(-1, 3, -1, -1).contiguous()}
-    else:
+        whole = _coloured(grey)
+    elif data.source == "first4000":
         whole = cifar.load("first4000", "train")
+    else:
+        whole = _coloured(own.images(data.source))
     parts = labels.split(len(whole["label"]), [data.n_train, data.n_eval], seed)
     train, evaluation = (take(whole, torch.from_numpy(part)) for part in parts)
     return train, evaluation
+
+
+def _coloured(examples: Examples) -> Examples:
+    """The same with three channels."""
+    return {**examples, "image": examples["image"].expand(-1, 3, -1, -1).contiguous()}
+
+
+def _network(model: Model, *parts: Examples) -> ResNet:
+    """The network, for images of one's own with as many classes as they have."""
+    if model.data.source in KNOWN:
+        return model.network
+    most = max(int(part["label"].max()) for part in parts if len(part["label"]))
+    return replace(model.network, num_classes=most + 1)
 
 
 def _drawn(source: cifar.Source, split: cifar.Split, n: int, seed: int) -> Examples:
@@ -78,7 +102,7 @@ def trained(model: Model) -> Trained:
     learned = training.train_once(
         "cifar_model",
         model,
-        partial(model.network.build, model.seed),
+        partial(_network(model, train, evaluation).build, model.seed),
         cross_entropy,
         partial(_train, model),
         weight_decay=model.fit.weight_decay,

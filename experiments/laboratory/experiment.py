@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shlex
+import subprocess
 import sys
 import time
 import warnings
@@ -67,7 +68,9 @@ class Experiment:
     `processes` is how many processes can work on one cell together: torchrun starts them, and
     they find each other by `methods.workers.here()`. `gpu` says whether the experiment computes
     on a GPU where there is one, one GPU per process. `work(config)` counts what a cell takes, for
-    the cost card. `forecast(runs)` returns a line for it, computed from the finished runs.
+    the cost card. `forecast(runs)` returns a line for it, computed from the finished runs. `look`
+    is an artifact that shows people a single run: `python -m analysis.LOOK --look KEY` ends a
+    command that made one.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Experiment:
     gpu: bool = False
     work: Callable[[Any], Work] | None = None
     forecast: Callable[[list[Run]], str] | None = None
+    look: str = ""
 
     def tiers(self) -> list[str]:
         """Names of its presets, then of the lists of cells that are kept here."""
@@ -224,8 +228,8 @@ def _main(experiment: Experiment, argv: list[str]) -> int:
     process.keep_freed()
     parser = _parser(experiment)
     given, settings = parser.parse_known_args(_one_by_one(argv, "--cell"))
-    if given.data:
-        os.environ["RETRACE_DATA"] = given.data
+    if given.data_folder:
+        os.environ["RETRACE_DATA"] = given.data_folder
     hand_down(given)
     if given.help:
         parser.epilog = _below_options(experiment, given)
@@ -234,6 +238,7 @@ def _main(experiment: Experiment, argv: list[str]) -> int:
     preset, cells, chosen, said = _cells(experiment, given, argv, settings, parser)
     if given.gpus and not given.workers:
         raise UserError(f"--gpus {given.gpus} is for --workers N: give both, or --device cuda:0")
+    made: list[Run] = []
     if given.count:
         print(len(chosen))
     elif given.list:
@@ -253,9 +258,11 @@ def _main(experiment: Experiment, argv: list[str]) -> int:
             if given.only:
                 _make_only(experiment, [cells[i] for i in chosen], given.only)
             else:
-                _run(experiment, preset, cells, chosen)
+                made = _run(experiment, preset, cells, chosen)
     if said and not given.count:
-        print(f"\n{said}")
+        print(f"\n{said}", flush=True)
+    if experiment.look and len(made) == 1 and process.is_first():
+        return _look(experiment.look, made[0])
     return 0
 
 
@@ -449,10 +456,25 @@ def _parser(experiment: Experiment) -> argparse.ArgumentParser:
         "--price", metavar="P", help="of --plan: of an hour of the device (default: $RETRACE_PRICE)"
     )
     parser.add_argument(
-        "--data", metavar="DIR", help="the folder of data sets (default: $RETRACE_DATA, data)"
+        *_names_of_data_folder(experiment),
+        dest="data_folder",
+        metavar="DIR",
+        help="the folder of data sets (default: $RETRACE_DATA, data)",
     )
     device_options(parser)
     return parser
+
+
+def _names_of_data_folder(experiment: Experiment) -> list[str]:
+    """`--data` too, unless the configs have a field of that name: a file of one's own."""
+    fields = {name for cells in experiment.presets.values() for name in vars(next(iter(cells)))}
+    return ["--data-folder"] if "data" in fields else ["--data-folder", "--data"]
+
+
+def _look(artifact: str, run: Run) -> int:
+    """Draw a run for people, by a process of its own, as experiments import no analysis."""
+    words = [sys.executable, "-m", f"analysis.{artifact}", "--look", run.key]
+    return subprocess.run(words, check=False).returncode
 
 
 def _start(experiment: Experiment, cells: Sequence[Any]) -> tuple[float, int]:
@@ -466,7 +488,7 @@ def _run(
     cells: list[Any],
     chosen: list[int],
     start: tuple[float, int] | None = None,
-) -> None:
+) -> list[Run]:
     """Compute what is missing and print the numbers, with what was computed since the start."""
     began, present = start or _start(experiment, [cells[i] for i in chosen])
     runs.plan(experiment.name, preset, cells)
@@ -478,6 +500,7 @@ def _run(
             made, seconds = len(finished) - present, time.perf_counter() - began
             took = f"{made} computed now, in {duration(seconds)}"
             print(f"{_summary(experiment, finished)}: {took}", flush=True)
+    return finished
 
 
 def _compute(

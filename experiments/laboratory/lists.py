@@ -144,9 +144,9 @@ def _restored(value: Any, classes: Mapping[str, type]) -> Any:
     if "type" not in value:
         return {name: _restored(item, classes) for name, item in value.items()}
     kind = _class(value["type"], classes)
-    known = {field.name for field in fields(kind) if field.init} if is_dataclass(kind) else set()
-    given = {name: item for name, item in value.items() if name != "type"}
-    for name in given.keys() - known:
+    known = {field.name: field.init for field in fields(kind)} if is_dataclass(kind) else {}
+    given = {name: item for name, item in value.items() if name != "type" and known.get(name, True)}
+    for name in given.keys() - known.keys():  # what a class computes itself is computed again
         raise UserError(f"{kind.__name__} has no field {name!r}: {nearest(name, sorted(known))}")
     try:
         return kind(**{name: _restored(item, classes) for name, item in given.items()})

@@ -140,7 +140,7 @@ def changed(
     cell for each combination of the axes' values, the last varying fastest. `standard` are the
     options that are no settings: a misspelt word may mean one of them.
     """
-    settings, axes = _settings(words), [_axis(word, preset) for word in grid]
+    settings, axes = _settings(words, preset), [_axis(word, preset) for word in grid]
     named = [*(one.name for one in settings), *(axis[0].name for axis in axes)]
     for name, count in collections.Counter(named).items():
         if count > 1:
@@ -163,7 +163,8 @@ def changed(
     return list(made.values())
 
 
-def _settings(words: Sequence[str]) -> list[Setting]:
+def _settings(words: Sequence[str], cells: Sequence[Any]) -> list[Setting]:
+    """Fields with their values, and parts, which `method:power` and `--method power` both name."""
     groups: list[list[str]] = []
     for word in words:
         if word.startswith("--") or (":" in word and not word.startswith("-")):
@@ -172,7 +173,19 @@ def _settings(words: Sequence[str]) -> list[Setting]:
             groups[-1].append(word)
         else:
             raise UserError(f"unexpected {word!r}: options begin with --, as in --preset small")
-    return [Setting(_name(group[0]), tuple(group)) for group in groups]
+    return [_setting(group, cells) for group in groups]
+
+
+def _setting(group: Sequence[str], cells: Sequence[Any]) -> Setting:
+    name, values = _name(group[0]), [*group[0].split("=", 1)[1:], *group[1:]]
+    if group[0].startswith("--") and len(values) == 1 and (kinds := _kinds(name, cells)):
+        return Setting(name, (_kind_of_part(name, values[0], kinds),))
+    return Setting(name, tuple(group))
+
+
+def _kinds(name: str, cells: Sequence[Any]) -> list[str]:
+    """What some part of the cells can be, `method:power`, ...; nothing if it is no part."""
+    return list(dict.fromkeys(kind for cell in cells for kind in parts(cell).get(name, ())))
 
 
 def _name(word: str) -> str:
@@ -186,7 +199,7 @@ def _axis(word: str, cells: Sequence[Any]) -> list[Setting]:
         raise UserError(f"--sweep {word}: give a field and its values, as --sweep model.seed=0,1,2")
     if len(set(values)) < len(values):
         raise UserError(f"--sweep {word} has a value twice: give each once")
-    kinds = list(dict.fromkeys(kind for cell in cells for kind in parts(cell).get(name, ())))
+    kinds = _kinds(name, cells)
     is_flag = any(isinstance(options(cell).get(name), bool) for cell in cells)
     if kinds:
         return [Setting(name, (_kind_of_part(name, value, kinds),)) for value in values]
@@ -325,8 +338,7 @@ def check_counts(cells: Iterable[Any], known: Iterable[Any]) -> None:
 
 
 def _unknown(cells: Sequence[Any], name: str, standard: Sequence[str]) -> UserError:
-    kinds = list(dict.fromkeys(kind for cell in cells for kind in parts(cell).get(name, ())))
-    if kinds:
+    if kinds := _kinds(name, cells):
         return UserError(
             f"--{name} is a whole part: write {' or '.join(kinds)} after the "
             "options, or change a cell that has it, by --cell I (--list shows them)"

@@ -83,7 +83,7 @@ class Bert:
     def open(self) -> "Encoder":
         """Read tokenizer and weights; an error names what is missing."""
         where = self._where()
-        tokenizer, model = _read(where)
+        tokenizer, model = self.read()
         layers = len(model.encoder.layer)
         if not 0 <= self.frozen < layers:
             raise UserError(
@@ -95,6 +95,10 @@ class Bert:
         _check_vocabulary(tokenizer, model, where)
         tokens = partial(_tokens, tokenizer, length=self.length)
         return Encoder(model, self.frozen, self.length, tokens)
+
+    def read(self) -> tuple[Any, Any]:
+        """The tokenizer and the whole model, as Hugging Face has them."""
+        return _read(self._where())
 
     def weights(self) -> str:
         """A checksum of a local folder's weights, which detects that another model replaced it."""

@@ -21,7 +21,7 @@ class SmallCNN:
 
     image_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
 
-    def build(self, seed: int) -> nn.Module:
+    def build(self, seed: int, n_classes: int = 10) -> nn.Module:
         """The network with its initial parameters."""
         return _network(
             seed,
@@ -33,7 +33,7 @@ class SmallCNN:
                 *_smooth(8, 8, 3),
                 *_smooth(8, 10, 1),
                 GlobalMean(),
-                nn.Linear(10, 10),
+                nn.Linear(10, n_classes),
             ],
             _koh_liang,
         )
@@ -45,7 +45,7 @@ class LargeCNN:
 
     image_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
 
-    def build(self, seed: int) -> nn.Module:
+    def build(self, seed: int, n_classes: int = 10) -> nn.Module:
         """The network with its initial parameters."""
         return _network(
             seed,
@@ -59,7 +59,7 @@ class LargeCNN:
                 nn.Flatten(),
                 nn.Linear(64 * 7 * 7, 256),
                 nn.ReLU(),
-                nn.Linear(256, 10),
+                nn.Linear(256, n_classes),
             ],
             _lecun,
         )
@@ -71,7 +71,7 @@ class DigitsCNN:
 
     image_shape: ClassVar[tuple[int, int, int]] = (1, 8, 8)
 
-    def build(self, seed: int) -> nn.Module:
+    def build(self, seed: int, n_classes: int = 10) -> nn.Module:
         """The network with its initial parameters."""
         return _network(
             seed,
@@ -81,7 +81,7 @@ class DigitsCNN:
                 *_smooth(8, 8, 3, stride=2, padding=1),
                 *_smooth(8, 10, 1),
                 GlobalMean(),
-                nn.Linear(10, 10),
+                nn.Linear(10, n_classes),
             ],
             _koh_liang,
         )

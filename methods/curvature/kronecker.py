@@ -201,7 +201,10 @@ def eigenbasis(factors: dict[Block, list[Tensor]]) -> State:
     """
     state: State = {}
     for block, pair in factors.items():
-        (a, left), (b, right) = (torch.linalg.eigh(each) for each in pair)
+        # In float64: in float32 the search may not end for matrices of low rank (few examples).
+        (a, left), (b, right) = (
+            (part.to(each.dtype) for part in torch.linalg.eigh(each.double())) for each in pair
+        )
         state[f"left.{block.weight}"], state[f"right.{block.weight}"] = left, right
         state[f"values.{block.weight}"] = torch.outer(a.clamp_min(0), b.clamp_min(0))
     return state

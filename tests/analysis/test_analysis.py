@@ -32,7 +32,7 @@ from tests.analysis.synthetic import store
 pytestmark = pytest.mark.xdist_group("artifacts")  # one process makes what they share
 ARTIFACTS, BROKEN = everything.artifacts()
 each_artifact = pytest.mark.parametrize("artifact", ARTIFACTS, ids=lambda one: one.id)
-RESAMPLED = ("lds_published",)  # whose intervals are over the models and queries of one run
+RESAMPLED = ("lds_published", "own_labels")  # whose intervals are over queries or rows of one run
 TYPICAL = ("arnoldi_fig2", "digits_suspicious", "fastif_table1", "models_fig1")  # of each kind one
 
 
