@@ -227,6 +227,8 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     n = len(data.label)
     if config.folds > n:
         raise UserError(f"{config.folds} folds of {n} rows: lower folds")
+    if data.truth is not None:
+        _check_some_wrong(data)
     judged = held_out(config)
     scores = {"held_out": -judged[np.arange(n), data.label]}
     scores |= {name: self_influence(config, method) for name, method in SELF_INFLUENCE.items()}
@@ -261,14 +263,18 @@ def _shown(data: Labelled, rows: np.ndarray) -> dict[str, np.ndarray]:
     return {"shown_pixels": pixels, "shown_text": texts}
 
 
-def _judged(data: Labelled, scores: dict[str, np.ndarray]) -> dict[str, Any]:
-    """How well each score finds the labels that the better ones contradict."""
+def _check_some_wrong(data: Labelled) -> None:
     wrong = data.truth != data.label
     if not 0 < wrong.sum() < len(wrong):
         raise UserError(
             f"{int(wrong.sum()):,} of {len(wrong):,} labels differ from the true ones, and none "
             "can be told from the others: leave out --truth"
         )
+
+
+def _judged(data: Labelled, scores: dict[str, np.ndarray]) -> dict[str, Any]:
+    """How well each score finds the labels that the better ones contradict."""
+    wrong = data.truth != data.label
     found: dict[str, Any] = {"true": data.truth, "wrong": wrong, "n_wrong": int(wrong.sum())}
     for name, values in scores.items():
         quality = attribution.quality(wrong, values)
