@@ -14,7 +14,7 @@ from analysis.numbers import table
 from experiments import mnist_mislabel, mnist_sketch
 from experiments.data import digits
 from experiments.digits import models
-from experiments.laboratory import runs
+from experiments.laboratory import keys, lists, runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.overrides import changed, parts
@@ -53,6 +53,15 @@ def test_each_part_that_the_help_offers_can_be_chosen(experiment, capsys):
     for kind in (kind for several in parts(cell).values() for kind in several):
         assert kind in told
         assert "nrecognized" not in refusal(cell, kind)
+
+
+@pytest.mark.parametrize("experiment", found(), ids=lambda e: e.name)
+def test_every_cell_can_be_kept_in_a_list_and_comes_back(experiment):
+    for cells in experiment.presets.values():
+        lists.keep(experiment.name, "kept", {}, cells, of="smoke", words=[], replace=True)
+        again = lists.read(experiment.name, "kept", experiment.presets)
+        assert again == list(cells)
+        assert [*map(keys.described_in_full, again)] == [*map(keys.described_in_full, cells)]
 
 
 def refusal(cell, kind) -> str:

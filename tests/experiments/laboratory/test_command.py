@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.laboratory import runs
+from experiments.laboratory import cost, experiment, runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from tests.experiments.laboratory.tiny import EXPERIMENT, Config, Model, Power
@@ -69,6 +69,25 @@ def test_count_list_and_plan_compute_nothing(store, capsys):
     assert "0.1" in out  # of 0.6 s for six
     assert "disk:" in out
     assert not store.exists()
+
+
+def test_the_plan_says_what_its_sources_mean(capsys):
+    MAIN(["--cell", "0"])
+    MAIN(["--plan"])
+    lines = capsys.readouterr().out.splitlines()
+    for word in ("measured", "declared"):
+        assert f"{word}: {cost.SOURCES[word]}" in lines
+    assert not [line for line in lines if line.startswith(("counted: ", "corrected: "))]
+
+
+def test_on_a_terminal_the_list_is_as_wide_as_it(capsys, monkeypatch):
+    MAIN(["--list"])
+    whole = capsys.readouterr().out.splitlines()
+    monkeypatch.setattr(experiment, "width", lambda: 72)
+    MAIN(["--list"])
+    narrow = capsys.readouterr().out.splitlines()
+    assert max(map(len, whole)) > 72 >= max(map(len, narrow))
+    assert narrow[3] == f"{whole[3].rpartition(', ')[0]}, …"
 
 
 def test_the_plan_measures_what_is_finished_by_kind_of_method(capsys):

@@ -13,7 +13,15 @@ from experiments import __main__ as listing
 from experiments.laboratory import progress, runs
 from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import sweep
-from experiments.laboratory.table import aligned, interval, plus_minus, summarise
+from experiments.laboratory.table import (
+    aligned,
+    cut,
+    estimated,
+    in_words,
+    interval,
+    plus_minus,
+    summarise,
+)
 from tests.experiments.laboratory.tiny import EXPERIMENT, Config, Mean, Power
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -74,6 +82,30 @@ def test_runs_that_differ_in_seeds_alone_share_a_row_with_its_interval():
     assert plus_minus(0.99041, 0.0031) == "0.9904 ± 0.0031"
     assert plus_minus(10.09, 13.4) == "10 ± 13"
     assert plus_minus(0.12345678, float("nan")) == "0.1235"
+
+
+def test_an_interval_stays_in_the_range_of_its_metric():
+    assert estimated([0.2, 0.64, 1.0], "auc") == "0.61 (0.08 to 0.97)"
+    assert estimated([0.2, 0.64, 1.0], "loss") == "0.61 ± 1.00"
+    assert estimated([-0.4, 0.9], "spearman").endswith("to 1.0)")
+    assert estimated([0.9, 0.91], "auc_largest") == plus_minus(*interval([0.9, 0.91]))
+    assert estimated([1.0, 1.0], "accuracy") == "1"
+    assert estimated([2.0, 9.0], "accuracy") == plus_minus(*interval([2.0, 9.0])), "no share"
+    rows = [["a", "0.61 (0.08 to 0.97)"], ["b", "0.5"]]
+    assert aligned(["m", "auc"], rows).splitlines()[3].endswith("   0.5"), "numbers to the right"
+
+
+def test_a_long_line_is_cut_between_settings_to_the_width_of_the_terminal():
+    settings = {"model.data.noise": 0.2, "model.seed": 0, "draw.seed": 3, "method": "TracIn"}
+    words = in_words(settings, [*settings, "absent"])
+    assert words == "noise 0.2, model.seed 0, draw.seed 3, method TracIn"
+    assert cut(words, None) == cut(words, len(words)) == words
+    assert cut(words, 40) == "noise 0.2, model.seed 0, draw.seed 3, …"
+    assert cut("a summary of several words", 20) == "a summary of …"
+    assert cut("-----  -----", 7) == "-----  "
+    assert cut("x" * 30, 20) == "x" * 19 + "…"
+    for columns in range(10, 60):
+        assert all(len(line) <= columns for line in cut(f"{words}\n{words}", columns).split("\n"))
 
 
 @dataclass(frozen=True)
