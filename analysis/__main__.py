@@ -11,12 +11,10 @@ import sys
 from collections.abc import Sequence
 
 import analysis
-from analysis.page import docs, report
+from analysis.page import docs, explorers, report
 from analysis.page.artifact import Artifact, Unfit, add_options, known_tier, shown_path
 from experiments.laboratory import lists, runs
 from experiments.laboratory.runs import MissingRuns, Parser, UserError, guarded
-
-FIRST = "digits_suspicious"  # what a newcomer can check by eye
 
 
 def artifacts() -> tuple[list[Artifact], list[str]]:
@@ -32,7 +30,7 @@ def artifacts() -> tuple[list[Artifact], list[str]]:
             continue
         if hasattr(loaded, "ARTIFACT"):
             known.append(loaded.ARTIFACT)
-    return sorted(known, key=lambda one: (one.id != FIRST, one.id)), broken
+    return sorted(known, key=lambda one: one.id), broken
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 shown += built is not None
                 if built is not None or options.preset is not None:
                     print(built or f"{artifact.id} {tier}: not run  {_how(artifact, tier)}")
+        if not options.redraw:
+            for line in explorers.build(chosen, asked):
+                print(line)
         print(f"report  {shown_path(report.build(known))}")
         if not chosen:
             print(f"no artifact is made from runs of {options.experiment}")

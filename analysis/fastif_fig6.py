@@ -13,7 +13,7 @@ from scipy.stats import gmean
 
 from analysis.ink.marks import mark
 from analysis.ink.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, VERMILLION, new_grid
-from analysis.numbers import influence_graph
+from analysis.numbers import explored, influence_graph
 from analysis.numbers.claims import Claim, Paper
 from analysis.numbers.influence_graph import (
     ASKED,
@@ -336,6 +336,8 @@ ARTIFACT = Artifact(
     tabulate=tabulate,
     draw=draw,
     claims=(MORE_HARMFUL, HELPFUL_STRONGER, OVERLAP),
+    explore=lambda runs, tier: explored.pairs(runs),
+    explored="wrongly predicted pairs, premise ▸ hypothesis",
     notes=NOTES,
     title="Influence of training pairs on wrong predictions, as circular graphs",
     claim=(

@@ -271,7 +271,7 @@ ARTIFACT = Artifact(
     ),
     needs=lambda config: config["type"] in KINDS,
     page=page,
-    second=SecondExperiment(agreement.EXPERIMENT, agreement.differing_in(agreement.BOTH)),
+    second=SecondExperiment("nondeterminism", agreement.differing_in(agreement.BOTH)),
 )
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from functools import partial
 
 from analysis.ink.proponents import draw_cifar
-from analysis.numbers import cifar_proponents
+from analysis.numbers import cifar_proponents, explored
 from analysis.numbers.claims import Claim, Paper
 from analysis.numbers.proponents import ABOVE, CLASS, CORRECT, MOSTLY, NOTES, VARIANTS
 from analysis.page.artifact import Artifact
@@ -60,6 +60,8 @@ ARTIFACT = Artifact(
     tier_notes=cifar_proponents.TIER_NOTES,
     remarks=(cifar_proponents.CAUSE_NOTE, cifar_proponents.SPEED_NOTE),
     page=cifar_proponents.page,
+    explore=lambda runs, tier: explored.images(runs, cifar_proponents.classes_at(tier)),
+    explored="images for and against a prediction",
 )
 
 if __name__ == "__main__":

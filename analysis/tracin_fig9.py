@@ -3,7 +3,7 @@
 from functools import partial
 
 from analysis.ink import proponents as proponents_picture
-from analysis.numbers import proponents
+from analysis.numbers import explored, proponents
 from analysis.numbers.claims import Claim, Paper
 from analysis.page.artifact import Artifact
 
@@ -60,6 +60,8 @@ ARTIFACT = Artifact(
         "paper": "Paper tier: all 60,000 training images, five seeds.",
     },
     page=proponents.page,
+    explore=lambda runs, tier: explored.images(runs, DIGITS),
+    explored="digits for and against a prediction",
 )
 
 if __name__ == "__main__":

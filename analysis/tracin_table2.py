@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.ink import text_table
+from analysis.numbers import explored
 from analysis.numbers.claims import Claim, Ours, Paper
 from analysis.numbers.statistics import Interval, difference, over_seeds, single
 from analysis.numbers.table import Row, claim, curve, records, tabulated, written
@@ -206,6 +207,8 @@ ARTIFACT = Artifact(
     title="Proponents and opponents of an article in text classification",
     claim="Proponents have the label and the prediction of the example.",
     paper="TracIn (arXiv:2002.08484), appendix, Table 2",
+    explore=lambda runs, tier: explored.articles(runs),
+    explored="articles for and against a class",
     deviations=(
         "The appendix describes neither the network nor its training: ours is the mean of word"
         " embeddings, weighted by inverse document frequency, and a linear layer, trained by SGD"

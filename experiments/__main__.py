@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from experiments.laboratory import registry
+from experiments.laboratory import artifacts, registry
 from experiments.laboratory.errors import guarded, nearest
 from experiments.laboratory.table import aligned, cut, width
 
@@ -18,6 +18,7 @@ VERBS = {
 }
 VERBS_HELP = """
 run one:            python -m experiments.NAME [--preset small]; its options: --help
+made for a figure:  python -m experiments --artifact fastif_fig7
 how far they are:   python -m experiments status [NAME [PRESET]]
 the store of runs:  python -m experiments runs verify|pack|merge|record|attempts|clean
 made by other code: python -m experiments runs outdated|remake
@@ -43,6 +44,8 @@ def _main(argv: Sequence[str]) -> int:
     if word in VERBS:
         code: int = importlib.import_module(VERBS[word]).main(rest)
         return code
+    if word == "--artifact":
+        return artifacts.show(rest)
     known = registry.names()
     if word not in known:
         message = f"no experiment or verb {word!r}: {nearest(word, [*VERBS, *known])}"

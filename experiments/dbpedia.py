@@ -5,6 +5,7 @@ measures what it shows on many queries, against nearest neighbours in the model'
 Deviations: the paper describes neither network nor training; ours are in the configs.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -247,6 +248,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         "opponent_same_label": opponents == articles.label[queries, None],
         "query_correct": predicted["test"][queries] == articles.label[queries],
         **_texts_shown(classifier, predicted, rows),
+        **_found(config, classifier, predicted, queries, {"proponent": top, "opponent": bottom}),
     }
 
 
@@ -327,6 +329,40 @@ def _texts_shown(
     }
     shown = {f"shown_{name}": np.array(values, np.str_) for name, values in columns.items()}
     return {**shown, "shown_score": np.array([score for *_, score in rows])}
+
+
+def _found(
+    config: Config,
+    classifier: Trained,
+    predicted: dict[str, np.ndarray],
+    queries: np.ndarray,
+    ends: dict[str, Any],
+) -> dict[str, np.ndarray]:
+    """The LISTED best and worst of every query, and their texts: what may be looked at.
+
+    query_index            (n_queries,), positions of the queries
+    ROLE_index, ROLE_score (n_queries, LISTED)
+    texts                  JSON as bytes: by part and position, what the network reads of a text
+    """
+    found = {f"{role}_index": end.indices[1:, :LISTED].numpy() for role, end in ends.items()}
+    scores = {f"{role}_score": end.values[1:, :LISTED].numpy() for role, end in ends.items()}
+    part_of = {"test": (classifier.test.articles, queries)}
+    part_of["train"] = (classifier.train.articles, np.unique(list(found.values())))
+    length, classes = config.model.data.length, classifier.train.articles.classes
+    texts = {
+        part: {
+            int(i): {
+                "title": articles.title[i].strip(),
+                "text": " ".join(articles.content[i].split()[:length]),
+                "label": classes[articles.label[i]],
+                "predicted": classes[predicted[part][i]],
+            }
+            for i in index
+        }
+        for part, (articles, index) in part_of.items()
+    }
+    packed = np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)
+    return {"query_index": queries, **found, **scores, "texts": packed}
 
 
 def work(config: Config) -> Work:

@@ -6,6 +6,7 @@ MultiNLI's development set and of each slice of HANS, with scores of their neare
 1,000 in the paper. The control is H = I. Where a model errs on fewer pairs, all of them are taken.
 """
 
+import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.data.hans import SLICES
+from experiments.data.pairs import Pairs
 from experiments.laboratory import counting
 from experiments.laboratory.disk import checkpointed
 from experiments.laboratory.errors import UserError
@@ -34,6 +36,7 @@ from methods.rows.gradients import Gradients, gradient_rows
 from methods.task import Task
 
 BLOCK = 20  # queries that share every Hessian product
+LISTED = 5  # helpful and harmful pairs of each query whose texts are kept
 BY_QUERY = ("scores", "similarity", "cosine")  # the arrays with one row for each query
 
 
@@ -63,8 +66,9 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     }
     if not len(index):
         none = np.zeros((0, k))
-        empty = {"candidates": none.astype(np.int32), "scores": none, "similarity": none}
-        return {**facts, **empty, "cosine": np.zeros(0)}
+        near = none.astype(np.int32)
+        empty = {"candidates": near, "scores": none, "similarity": none, "cosine": np.zeros(0)}
+        return {**facts, **empty, **_found(config, classifier, index, near, none)}
     features = influence.features(config.model, config.sample)[torch.from_numpy(index)]
     near = fastif.neighbours(features, influence.features(config.model, config.model.train), k)
     settings = config.plan.settle(config.model)
@@ -75,13 +79,51 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         block = slice(start, start + BLOCK)
         compute = partial(score_block, classifier, take(queries, block), near[block], inverse)
         blocks.append(checkpointed(scratch, f"block-{start}", compute))
+    scored = {name: np.concatenate([block[name] for block in blocks]) for name in BY_QUERY}
     return {
         **facts,
         "damping": settings.damping,
         "depth": settings.lissa.depth,
         "scale": inverse.scale,
         "candidates": near.numpy().astype(np.int32),
-        **{name: np.concatenate([block[name] for block in blocks]) for name in BY_QUERY},
+        **scored,
+        **_found(config, classifier, index, near.numpy(), scored["scores"]),
+    }
+
+
+def _found(
+    config: Config, classifier: models.Trained, index: np.ndarray, near: np.ndarray, scores: Any
+) -> dict[str, np.ndarray]:
+    """The LISTED most helpful and most harmful pairs of every query, and their sentences.
+
+    ROLE_index, ROLE_score (n, LISTED); texts, as the bytes of JSON, by part and position
+    """
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ends = {"proponent": order[:, :LISTED], "opponent": order[:, ::-1][:, :LISTED]}
+    found = {}
+    for role, places in ends.items():
+        found[f"{role}_index"] = np.take_along_axis(near, places, axis=1)
+        found[f"{role}_score"] = np.take_along_axis(scores, places, axis=1)
+    classes, _ = influence.predicted(config.model, config.sample)
+    _, pairs = models.load(config.model, config.sample)
+    predicted = {int(i): pairs.classes[classes[i]] for i in index}
+    train = np.unique([found["proponent_index"], found["opponent_index"]])
+    texts = {"train": _sentences(classifier.pairs, train), "query": _sentences(pairs, index)}
+    for i, about in texts["query"].items():
+        about["predicted"] = predicted[i]
+    return {**found, "texts": np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)}
+
+
+def _sentences(pairs: Pairs, index: np.ndarray) -> dict[int, dict[str, str]]:
+    """The pairs at some positions, as they are read."""
+    return {
+        int(i): {
+            "premise": pairs.premise[i],
+            "hypothesis": pairs.hypothesis[i],
+            "label": pairs.classes[pairs.label[i]],
+            "part": str(pairs.part[i]),
+        }
+        for i in index
     }
 
 

@@ -274,6 +274,36 @@ def test_the_example_of_kept_numbers_gives_them_back(tmp_path, monkeypatch):
     torch.testing.assert_close(kept.candidates, wanted.indices)
 
 
+def test_the_examples_of_looking_show_what_was_found(tmp_path, monkeypatch):
+    first, second = (text for text in BLOCKS if "import gallery" in text)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    columns = {"image": torch.rand(6, 3, 8, 8), "label": torch.arange(6) % 3}
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3)).eval()
+    task = Task.of(model, lambda m, b: cross_entropy(m(b["image"]), b["label"], reduction="none"))
+    fitted = TracIn(learning_rates=False).fit(task, columns)
+    scores = fitted.scores(columns, columns)
+    names = own(columns, model) | {"fitted": fitted, "scores": scores}
+    exec(first, names)
+    whole = (tmp_path / "looked" / "index.html").read_text()
+    exec(second, names)
+    assert names["page"].read_text() != whole
+    for folder in ("looked", "looked/best"):
+        page = (tmp_path / folder / "index.html").read_text()
+        assert '"label":"frog"' in page
+        assert f"{float(scores[0].max()):.4g}" in page
+        assert (tmp_path / folder / "gallery.png").stat().st_size > 5_000
+
+
+def test_the_readme_is_short_and_names_no_line_too_long():
+    lines = (docs.ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 135
+    too_long = [
+        line for line in lines if len(line) > 120 and "](" not in line and "<img" not in line
+    ]
+    assert not too_long
+
+
 def test_the_example_of_tokens_adds_up_to_the_scores_of_sentences():
     (block,) = (text for text in BLOCKS if "token_scores" in text)
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ from analysis.ink.marks import draw_key, draw_value, mark, name_lines, printed_m
 from analysis.ink.style import GREY, look, new_panels
 from analysis.numbers.table import Row, records
 
-LABELS = {"AUC": "AUC ×100", "AP": "AP ×100", "T": "T / T of TracIn[1]"}
+LABELS = {"AUC": "AUC ×100", "AP": "AP ×100", "T": "T ÷ TracIn[1]'s"}
 
 
 def draw(table: pd.DataFrame) -> Figure:

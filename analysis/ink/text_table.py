@@ -74,11 +74,9 @@ def wrapped(
 
     With `lines`, at most that many lines, and an ellipsis where the text is cut.
     """
-    properties = FontProperties(size=size or rcParams["font.size"], **font)
 
     def fits(line: str) -> bool:
-        wide, _, _ = text_to_path.get_text_width_height_descent(line, properties, ismath=False)
-        return float(wide) <= 72 * inches
+        return width(line, size, **font) <= inches
 
     out: list[str] = []
     for word in text.split():
@@ -92,3 +90,10 @@ def wrapped(
         else:
             out.append(word)
     return out
+
+
+def width(line: str, size: float | None = None, **font: Any) -> float:
+    """The width of a line in inches, set in the figure's font at `size` points."""
+    properties = FontProperties(size=size or rcParams["font.size"], **font)
+    wide, _, _ = text_to_path.get_text_width_height_descent(line, properties, ismath=False)
+    return float(wide) / 72

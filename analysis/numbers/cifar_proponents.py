@@ -65,7 +65,12 @@ SPEED_NOTE = (
 
 def classes_of(table: pd.DataFrame) -> tuple[str, ...]:
     """The names of the classes that the tier's images have."""
-    return DIGITS if str(table["tier"].iloc[0]) == "smoke" else CLASSES
+    return classes_at(str(table["tier"].iloc[0]))
+
+
+def classes_at(tier: str) -> tuple[str, ...]:
+    """The names of the classes that a tier's images have."""
+    return DIGITS if tier == "smoke" else CLASSES
 
 
 def tabulate(

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from analysis.ink import style
 from analysis.numbers.claims import Claim, judge_claims
+from analysis.numbers.found import Query
 from analysis.numbers.table import Row, from_csv, records, to_csv
 from analysis.numbers.verdict import Verdict, conclude
 from analysis.page import comparison
@@ -192,6 +193,10 @@ class Artifact:
     """The table on the report page, where it is not simply the rows."""
     look: Callable[[Run], dict[str, bytes]] | None = None
     """Files that show people one run, by their names below results/ID: `--look KEY` writes them."""
+    explore: Callable[[Sequence[Run], str], list[Query]] | None = None
+    """Every query of the runs of a tier, for a page of their own beside the report."""
+    explored: str = ""
+    """What the queries of that page are."""
     second: SecondExperiment | None = None
     """Another experiment that some rows are made from: those with text in the column `experiment`.
 

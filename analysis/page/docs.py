@@ -17,6 +17,7 @@ from analysis.numbers.bounds import FAILS, HOLDS, NOT_RUN, OUTCOMES
 from analysis.numbers.table import from_csv
 from analysis.numbers.verdict import GOALS, WORDS
 from analysis.page import artifact
+from analysis.page.papers import BEYOND, PAPERS, source
 from analysis.page.tables import stated
 from experiments.laboratory.runs import UserError, guarded, quoted
 
@@ -25,13 +26,6 @@ BEGIN = "<!-- {} of the artifacts: `python -m analysis docs` writes this -->\n"
 END = "<!-- end of what is generated -->\n"
 DRAWN = [word for word in WORDS if word != NOT_RUN]
 SHOWN = ("paper", "small")  # the first of these tiers that an artifact has
-PAPERS = {  # short name -> how Artifact.paper begins
-    "TracIn": ("TracIn",),
-    "FastIF": ("FastIF",),
-    "Arnoldi": ("Arnoldi", "Scaling Up Influence Functions"),
-    "Subsets": ("Subsets", "How many trained neural networks are needed"),
-}
-BEYOND = "Beyond the papers: goals of our own"
 COLUMNS = ("artifact", "what it shows", "experiment", "tier", "verdict", "what does not hold")
 HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 NUMBER = re.compile(r'\[(-?[\d,.]+)\]\(([\w./]*?results/artifacts/\w+/\w+\.csv) "(.+?) \| (.+?)"\)')
@@ -56,8 +50,7 @@ class Line:
     @property
     def source(self) -> str:
         """The short name of the paper, or BEYOND if there is no paper."""
-        names = (name for name, starts in PAPERS.items() if self.about["paper"].startswith(starts))
-        return next(names, BEYOND)
+        return source(self.about["paper"])
 
     def __str__(self) -> str:
         about, numbers = self.about, self.about["numbers"]
@@ -114,7 +107,7 @@ def summary() -> str:
     words = {line.word for mine in by_paper.values() for line in mine}
     used = [word for word in DRAWN if word in words]
     lines = [f"| {name} | {_counts(mine, used)} |" for name, mine in by_paper.items()]
-    head = f"| paper | {' | '.join(used)} | claims and printed numbers that hold |"
+    head = f"| paper | {' | '.join(used)} | claims and numbers that hold |"
     return "\n".join([head, "|---" * (len(used) + 2) + "|", *lines])
 
 

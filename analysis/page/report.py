@@ -1,29 +1,42 @@
 """The report: one self-contained page over every artifact on disk, read without any run."""
 
-import base64
 import io
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from PIL import Image
 
-from analysis.numbers.bounds import MEANING
+from analysis.numbers.bounds import MEANING, NOT_RUN
 from analysis.numbers.table import from_csv
-from analysis.numbers.verdict import CONTRADICTS, GOALS, NOT_REPRODUCED, SIZES, VERDICTS, WORDS
-from analysis.page import artifact
+from analysis.numbers.verdict import (
+    CONTRADICTS,
+    GOALS,
+    INCOMPLETE,
+    NOT_REPRODUCED,
+    SIZES,
+    VERDICTS,
+    WORDS,
+)
+from analysis.page import artifact, explorers
 from analysis.page.artifact import Artifact
+from analysis.page.papers import BEYOND, PAPERS, source
+from analysis.page.pictures import embedded
 from analysis.page.tables import Table, headline, stated, tables_of
 from experiments.laboratory import runs
 from experiments.laboratory.lists import TIERS
 
 TEMPLATE = Path(__file__).with_name("report.html")
-THUMBNAIL = (360, 260)
+WIDTH, THUMBNAIL = 960, (240, 180)  # pixels of a figure at most, and of its thumbnail
+LONGEST = 5_000  # pixels of its height
+ROWS = 40  # of a folded table on the page; its CSV has them all
 DIFFERING = (NOT_REPRODUCED, CONTRADICTS)
-GOAL_WORDS = [GOALS.get(word, word) for word in WORDS]
+BY_TIER = tuple(reversed(TIERS))  # the largest first
+DEMO = "digits_suspicious"  # what a newcomer checks by eye; it is no result, and comes last
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,7 @@ class Entry:
     thumbnail: str
     tables: list[Table]
     headline: dict[str, str]
+    explorer: str
 
     @property
     def goal(self) -> bool:
@@ -55,14 +69,27 @@ class Entry:
 
     @property
     def count(self) -> str:
-        """How many claims and printed numbers hold: `5 of 8 hold`."""
+        """How many claims and printed numbers hold: `5 of 8`."""
         verdict = self.about["verdict"]
-        return f"{verdict['holding']} of {verdict['counted']} hold" if verdict["counted"] else ""
+        return f"{verdict['holding']} of {verdict['counted']}" if verdict["counted"] else ""
+
+    @property
+    def left_out(self) -> int:
+        """How many claims that count were not run, unless its verdict says so."""
+        if self.about["verdict"]["word"] in (INCOMPLETE, NOT_RUN):
+            return 0
+        counted = [one for one in self.about["claims"] if self.goal or one["papers"]]
+        return sum(one["verdict"] == NOT_RUN for one in counted)
 
     @property
     def place(self) -> str:
         """Its anchor on the page."""
         return f"{self.about['id']}-{self.about['tier']}"
+
+    @property
+    def file(self) -> str:
+        """Its files as the page links them, without what they end with."""
+        return f"../artifacts/{self.about['tier']}/{self.about['id']}"
 
     @property
     def memory(self) -> str:
@@ -80,26 +107,67 @@ class Entry:
         )
 
 
+@dataclass(frozen=True)
+class Shown:
+    """An artifact with its tiers, the largest first; none if it was not run."""
+
+    id: str
+    title: str
+    paper: str
+    claim: str
+    command: str
+    tiers: list[Entry]
+
+    @property
+    def by_tier(self) -> dict[str, Entry]:
+        """Its entries by tier, without those of lists."""
+        return {one.about["tier"]: one for one in self.tiers if not one.is_list}
+
+    @property
+    def lists(self) -> list[Entry]:
+        """Its entries that were made of lists of cells."""
+        return [one for one in self.tiers if one.is_list]
+
+    @property
+    def word(self) -> str:
+        """Its verdict at the largest tier."""
+        largest = next(iter(self.by_tier.values()), None)
+        return str(largest.about["verdict"]["word"]) if largest else NOT_RUN
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """The artifacts of a paper, or those beyond the papers."""
+
+    name: str
+    heading: str
+    place: str
+    shown: list[Shown] = field(default_factory=list)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many artifacts have each verdict."""
+        words = [one.word for one in self.shown]
+        known = [*WORDS, *(word for word in GOALS.values() if word not in WORDS)]
+        return {word: words.count(word) for word in known if word in words}
+
+    @property
+    def holding(self) -> str:
+        """How many claims and printed numbers hold, at the largest tiers: `11 of 23`."""
+        largest = [next(iter(one.by_tier.values())) for one in self.shown if one.by_tier]
+        verdicts = [one.about["verdict"] for one in largest]
+        return f"{sum(v['holding'] for v in verdicts)} of {sum(v['counted'] for v in verdicts)}"
+
+
 def build(artifacts: Sequence[Artifact]) -> Path:
     """Write results/report/index.html and return its path.
 
     It shows what is on disk, committed artifacts included, and lists the known ones that are not.
     """
     by_id = {one.id: one for one in artifacts}
-    entries = [entry for tier in [*reversed(TIERS), *_lists()] for entry in _on_disk(tier, by_id)]
-    groups: dict[str, list[Entry]] = {name: [] for name in by_id}
-    for entry in entries:
-        groups.setdefault(entry.about["id"], []).append(entry)
-    drawn = [group for group in groups.values() if group]
-    words = {  # of the highest tier
-        goal: [
-            group[0].about["verdict"]["word"]
-            for group in drawn
-            if group[0].goal == goal and not group[0].is_list
-        ]
-        for goal in (False, True)
-    }
-    entries = [entry for group in drawn for entry in group]
+    entries = [entry for tier in [*BY_TIER, *_lists()] for entry in _on_disk(tier, by_id)]
+    chapters = _chapters(artifacts, entries)
+    entries = [one for chapter in chapters for shown in chapter.shown for one in shown.tiers]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent),
         autoescape=True,
@@ -108,18 +176,15 @@ def build(artifacts: Sequence[Artifact]) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     text = environment.get_template(TEMPLATE.name).render(
-        groups=drawn,
+        chapters=chapters,
         entries=entries,
-        reproductions=[one for one in entries if not one.goal],
-        goals=[one for one in entries if one.goal],
         differing=[one for one in entries if one.about["verdict"]["word"] in DIFFERING],
-        absent=[one for one in artifacts if not groups[one.id]],
-        tiers=TIERS,
+        tiers=[tier for tier in BY_TIER if any(one.about["tier"] == tier for one in entries)],
+        words=[w for w in (*WORDS, *GOALS.values()) if any(w in c.counts for c in chapters)],
         sizes=SIZES,
         meanings=MEANING,
         verdicts=VERDICTS,
-        counts={word: words[False].count(word) for word in WORDS if word in words[False]},
-        goal_counts={word: words[True].count(word) for word in GOAL_WORDS if word in words[True]},
+        most_rows=ROWS,
         slug=lambda word: word.replace(" ", "-"),
     )
     path = runs.results() / "report" / "index.html"
@@ -133,6 +198,33 @@ def _lists() -> list[str]:
     return sorted(folder.name for folder in folders if folder.name not in TIERS)
 
 
+def _chapters(artifacts: Sequence[Artifact], entries: Sequence[Entry]) -> list[Chapter]:
+    """The papers in order, then what no paper claims, the demo last."""
+    tiers: dict[str, list[Entry]] = {one.id: [] for one in artifacts}
+    for entry in entries:
+        tiers.setdefault(entry.about["id"], []).append(entry)
+    by_id = {one.id: one for one in artifacts}
+    chapters = {
+        name: Chapter(name, f"{name}: {one.title} ({one.authors})", f"paper-{name.lower()}")
+        for name, one in PAPERS.items()
+    } | {BEYOND: Chapter("Goals of our own", BEYOND, "goals")}
+    for name, group in sorted(tiers.items(), key=lambda one: _order(one[0])):
+        if group:
+            about = group[0].about
+            said = (about["title"], about["paper"], about["claim"], about["command"])
+        else:
+            one = by_id[name]
+            said = (one.title, one.paper, one.claim, one.command(TIERS[0]))
+        chapters[source(said[1])].shown.append(Shown(name, *said, group))
+    return [chapter for chapter in chapters.values() if chapter.shown]
+
+
+def _order(name: str) -> tuple[bool, list[tuple[int, str]]]:
+    """Where an artifact comes: numbers by their size, the demo last."""
+    parts = re.findall(r"\d+|\D+", name)
+    return name == DEMO, [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+
+
 def _on_disk(tier: str, by_id: dict[str, Artifact]) -> list[Entry]:
     entries = []
     for path in sorted((runs.results() / "artifacts" / tier).glob("*.json")):
@@ -143,19 +235,16 @@ def _on_disk(tier: str, by_id: dict[str, Artifact]) -> list[Entry]:
         known = by_id.get(about["id"])
         tables = tables_of(table, known.page if known else None, about["claims"])
         line = headline(table, known.headline) if known else headline(table)
-        entries.append(Entry(about, *_pictures(image), tables, line))
+        explorer = explorers.page(about["numbers"]["experiment"], tier)
+        link = explorer.name if explorer.exists() else ""
+        entries.append(Entry(about, *_pictures(image), tables, line, link))
     return entries
 
 
 def _pictures(image: bytes) -> tuple[str, str]:
-    """A picture, as lossless WebP, and its thumbnail, as data addresses for the page."""
+    """A picture, small enough for a page of many, and its thumbnail; the PNG is linked."""
     large = Image.open(io.BytesIO(image)).convert("RGB")
+    large.thumbnail((WIDTH, LONGEST), Image.Resampling.LANCZOS)
     small = large.copy()
     small.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
-    return _embedded(large, lossless=True), _embedded(small, quality=85)
-
-
-def _embedded(image: Image.Image, **options: Any) -> str:
-    packed = io.BytesIO()
-    image.save(packed, "webp", **options)
-    return "data:image/webp;base64," + base64.b64encode(packed.getvalue()).decode()
+    return embedded(large, quality=60), embedded(small, quality=60)

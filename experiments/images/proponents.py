@@ -240,9 +240,11 @@ def rival(query: Pool, explained: np.ndarray) -> np.ndarray:
 def retrieve(
     scores: Tensor, train: Pool, drawn: Drawn, explained: np.ndarray, top: int
 ) -> dict[str, Any]:
-    """The `top` proponents and opponents of each query, their labels, and the displayed images.
+    """The `top` proponents and opponents of each query, their labels and images.
 
-    scores (m, n), rows as in `drawn.index`; explained (m,), the class explained for each query
+    scores (m, n), rows as in `drawn.index`; explained (m,), the class explained for each query.
+    `all_query_images` (m, ...) and `found_images` (f, ...), of the training examples `found` (f,),
+    show every query; `*_images` those that a figure displays.
     """
     if top > scores.shape[1]:
         raise UserError(f"top {top} of {scores.shape[1]} training examples: lower queries.top")
@@ -262,6 +264,7 @@ def retrieve(
             f"{role}_predicted": train.predicted[index],
             f"{role}_images": train.pixels[index[shown]],
         }
+    found = np.unique([ranked["proponent_index"], ranked["opponent_index"]])
     random = drawn.random
     of_class = ranked["proponent_label"][random] == explained[random, None]
     of_rival = ranked["opponent_label"][random] == against[random, None]
@@ -269,6 +272,9 @@ def retrieve(
         **ranked,
         "query_index": drawn.index,
         "query_images": query.pixels[shown],
+        "all_query_images": query.pixels,
+        "found": found,
+        "found_images": train.pixels[found],
         "random": random,
         "shown": shown,
         "label": query.label,

@@ -556,11 +556,16 @@ def test_the_page_needs_nothing_but_itself_and_describes_its_pictures(finished):
     page.feed(text)
     assert all(one.startswith("data:") for one in page.fetched)
     assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", text)
-    assert "script" not in page.tags
     built = list((finished / "artifacts").glob("*/*.json"))
-    assert len(page.pictures) == 2 * len(built) > 2 * len(TYPICAL), "a thumbnail and a figure"
+    assert len(page.pictures) == len(built) + len({path.stem for path in built})
     assert all(len(picture["alt"]) > 20 for picture in page.pictures)
-    assert {target.removeprefix("#") for target in page.targets} <= set(page.ids)
+    assert "<script src" not in text
+    inside = {target.removeprefix("#") for target in page.targets if target.startswith("#")}
+    assert inside <= set(page.ids)
+    beside = [target for target in page.targets if not target.startswith("#")]
+    missing = [target for target in beside if not (finished / "report" / target).exists()]
+    assert beside
+    assert not missing, "a figure, a CSV or a page of queries"
     for wanted in ("prefers-color-scheme: dark", "max-width", "@media print", "<html lang"):
         assert wanted in text
 

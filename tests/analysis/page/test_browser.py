@@ -1,4 +1,4 @@
-"""The report page in a real browser: no error on its console, no broken picture, nothing too wide.
+"""The report and a gallery in a real browser: no error, no broken picture, nothing too wide.
 
 Needs Chromium on the path; without one its tests are skipped, which .ci/run does not allow.
 """
@@ -10,9 +10,11 @@ import subprocess
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from analysis import __main__ as everything
+from analysis import gallery
 from analysis.page import report
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -20,6 +22,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
 
+LAZY = ' loading="lazy"', 'img.loading = "lazy";'
 PROBE = """<script>
 window.onload = () => {
   const all = [...document.images];
@@ -32,10 +35,26 @@ window.onload = () => {
 </script></body>"""
 
 
-def looked_at(page: Path, width: int, *options: str) -> dict:
+ASK = """<script>
+window.onload = () => {
+  const field = document.querySelector("input[type=search]");
+  const seen = () => document.querySelectorAll(%r).length;
+  const before = seen();
+  field.value = %r;
+  field.dispatchEvent(new Event("input"));
+  const said = document.querySelector("[role=status]").textContent;
+  document.title = JSON.stringify({ before, after: seen(), said });
+};
+</script></body>"""
+
+
+def looked_at(page: Path, width: int, *options: str, probe: str = PROBE) -> dict:
     """Findings of a browser `width` pixels wide on a page; below 500 Chromium takes 500."""
     probed = page.with_name(f"probed{width}.html")
-    probed.write_text(page.read_text().replace("</body>", PROBE))
+    text = page.read_text()
+    for lazy in LAZY:  # so that `onload` waits for every picture
+        text = text.replace(lazy, "")
+    probed.write_text(text.replace("</body>", probe))
     done = subprocess.run(
         [
             str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
@@ -79,6 +98,30 @@ def test_the_report_follows_a_dark_screen(page):
     )
     assert light == "rgb(251, 250, 247)"
     assert dark == "rgb(20, 24, 27)"
+
+
+@pytest.mark.long
+def test_the_report_is_small_and_finds_what_is_searched(page):
+    assert page.stat().st_size < 4_000_000
+    seen = looked_at(page, 1280, probe=ASK % ("tr[data-of]:not([hidden])", "california houses"))
+    assert seen["before"] == len(everything.artifacts()[0])
+    assert 1 <= seen["after"] < 5
+    assert seen["said"] == f"{seen['after']} of {seen['before']} artifacts"
+    assert seen["console"] == []
+
+
+def test_a_gallery_is_whole_and_finds_what_is_searched(tmp_path):
+    draw = np.random.default_rng(0)
+    images, labels = draw.random((30, 3, 8, 8)), [f"class {i % 3}" for i in range(30)]
+    examples = {"image": images, "label": labels, "text": [["some", "words"]] * 30}
+    page = gallery({"one": draw.normal(size=(25, 2, 30))}, examples, examples, tmp_path)
+    for width in (500, 1280):
+        seen = looked_at(page, width)
+        assert seen["pictures"] == 20 * 11, "twenty queries at a time, each with its ten"
+        assert (seen["broken"], seen["wide"], seen["console"]) == (0, 0, [])
+    seen = looked_at(page, 1280, probe=ASK % ("article", "#7 label: class"))
+    assert (seen["before"], seen["after"]) == (20, 1)
+    assert seen["said"] == "1 of 25 queries"
 
 
 def test_a_broken_page_is_seen(tmp_path):

@@ -1,5 +1,6 @@
 """Made-up runs of the experiment on DBpedia."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,22 @@ def write(preset: str, seeds: int, *, share: float = 0.97) -> None:
     write_made_up("dbpedia", preset, cells(seeds), lambda cell: result(cell, share))
 
 
+def found(draw: np.random.Generator) -> dict[str, Any]:
+    """The ends of each query's list, and the texts of queries and of what was found."""
+    about = {"title": "A <b>title</b>", "label": "Plant", "predicted": "Animal"}
+    texts = {
+        part: {i: {**about, "text": f"{part} text {i}"} for i in range(QUERIES)}
+        for part in ("train", "test")
+    }
+    ends = {
+        f"{role}_index": draw.integers(QUERIES, size=(QUERIES, LISTED))
+        for role in ("proponent", "opponent")
+    }
+    scores = {name.replace("index", "score"): draw.normal(size=ends[name].shape) for name in ends}
+    packed = np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)
+    return {"query_index": draw.permutation(QUERIES), **ends, **scores, "texts": packed}
+
+
 def result(cell: Config, share: float) -> dict[str, Any]:
     draw = np.random.default_rng([cell.model.seed, isinstance(cell.method, TracIn)])
     same = draw.random((QUERIES, LISTED)) < share
@@ -50,6 +67,7 @@ def result(cell: Config, share: float) -> dict[str, Any]:
     distinct[0, -1] = -1  # a list that ends early
     texts = [f'{role}, a "text" of $5 with, commas ' * 30 for role in ROLES]
     return {
+        **found(draw),
         "accuracy_test": 0.95 + 0.01 * draw.random(),
         "same_label": same,
         "same_label_and_prediction": same & (draw.random((QUERIES, LISTED)) < 0.99),

@@ -1,5 +1,6 @@
 """Made-up runs of mnli_effects: few strong helpful edges, many weak harmful ones, shared hubs."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,22 @@ def write(preset: str, seeds: int, *, sign: float = 1.0, none_wrong: str = "") -
     write_made_up("mnli_effects", preset, cells(seeds), made)
 
 
+def found(candidates: np.ndarray, scores: np.ndarray, parts: np.ndarray) -> dict[str, Any]:
+    """The most helpful and most harmful pairs of each query, and sentences."""
+    order = np.argsort(-scores, axis=1)
+    ends = {"proponent": order[:, :3], "opponent": order[:, ::-1][:, :3]}
+    made = {}
+    for role, places in ends.items():
+        made[f"{role}_index"] = np.take_along_axis(candidates, places, axis=1)
+        made[f"{role}_score"] = np.take_along_axis(scores, places, axis=1)
+    pair = {"premise": "A dog runs.", "hypothesis": "It sleeps.", "label": "entailment"}
+    texts = {
+        "train": {i: {**pair, "part": str(part)} for i, part in enumerate(parts)},
+        "query": {i: {**pair, "part": "mnli", "predicted": "neutral"} for i in range(len(scores))},
+    }
+    return {**made, "texts": np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)}
+
+
 def result(cell: Config, n: int, sign: float) -> dict[str, Any]:
     """Slices of HANS share half of their candidates, whose influence is alike on all of them."""
     on_hans = cell.model.train.which == "hans train"
@@ -68,6 +85,7 @@ def result(cell: Config, n: int, sign: float) -> dict[str, Any]:
     noise = 0.1 * draw.normal(size=candidates.shape)
     scores = sign * (1 + 9 * (place == 0)) * (effect[candidates] + noise)
     return {
+        **found(candidates, scores, parts),
         "accuracy": 1 - n / 1_000,
         "n_wrong": 3 * n,
         "n_queries": n,

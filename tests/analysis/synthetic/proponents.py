@@ -83,9 +83,13 @@ def result(
             f"{role}_predicted": labels,
             f"{role}_images": draw.integers(256, size=(displays, TOP, *shape)).astype(np.uint8),
         }
+    found = np.unique([made["proponent_index"], made["opponent_index"]])
     return {
         "method": cell.method.name,
         **made,
+        "all_query_images": model.integers(256, size=(QUERIES, *shape)).astype(np.uint8),
+        "found": found,
+        "found_images": draw.integers(256, size=(len(found), *shape)).astype(np.uint8),
         "query_index": np.arange(QUERIES),
         "query_images": model.integers(256, size=(displays, *shape)).astype(np.uint8),
         "random": np.arange(QUERIES) < RANDOM,
