@@ -66,9 +66,9 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     }
     if not len(index):
         none = np.zeros((0, k))
-        near = none.astype(np.int32)
-        empty = {"candidates": near, "scores": none, "similarity": none, "cosine": np.zeros(0)}
-        return {**facts, **empty, **_found(config, classifier, index, near, none)}
+        nobody = none.astype(np.int32)
+        empty = {"candidates": nobody, "scores": none, "similarity": none, "cosine": np.zeros(0)}
+        return {**facts, **empty, **_found(config, classifier, index, nobody, none)}
     features = influence.features(config.model, config.sample)[torch.from_numpy(index)]
     near = fastif.neighbours(features, influence.features(config.model, config.model.train), k)
     settings = config.plan.settle(config.model)
