@@ -154,7 +154,9 @@ def test_a_task_computes_on_the_device_that_was_submitted(fresh, monkeypatch):
         return 0
 
     words = [*task_words(0), "--device=cuda:1", "--deterministic"]
-    experiment = SimpleNamespace(presets={"small": SMALL}, main=main, processes=1)
+    experiment = SimpleNamespace(
+        tiers=lambda: ["small"], cells=lambda tier: SMALL, main=main, processes=1
+    )
     monkeypatch.setattr("experiments.laboratory.registry.named", lambda name: experiment)
     assert array.main(words) == 0
     assert set(seen) == {("cuda:1", "1")}
