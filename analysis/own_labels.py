@@ -17,7 +17,7 @@ from analysis.ink.style import BLACK, FOOT, GREY, PAGE, VERMILLION, ink, new_gri
 from analysis.ink.text_table import wrapped
 from analysis.numbers.cells import packed
 from analysis.numbers.claims import Claim, Ours
-from analysis.numbers.statistics import over_seeds, share, single
+from analysis.numbers.statistics import Interval, over_seeds, share, single
 from analysis.numbers.table import Row, claim, curve, from_csv, records, tabulated, to_csv, written
 from analysis.page.artifact import Artifact
 from experiments.laboratory.runs import Run
@@ -67,10 +67,8 @@ def _measured(runs: list[Run]) -> list[Row]:
             rows.append(curve(name, quantity, unit, values))
         wrong = _wrong_first(runs[0], score)
         found = share(int(wrong.sum()), len(wrong))
-        percent = [100 * value for value in (found.mean, found.low, found.high)]
-        rows.append(
-            curve(name, f"precision, first {len(wrong)}", "%", type(found)(*percent, found.n))
-        )
+        percent = Interval(100 * found.mean, 100 * found.low, 100 * found.high, found.n)
+        rows.append(curve(name, f"precision, first {len(wrong)}", "%", percent))
     rates = [100 * float(run.array("wrong").mean()) for run in runs]
     rows.append(curve("chance", "AP", "x100", over_seeds(rates)))
     agreement = over_seeds([100 * run.metrics["agreement"] for run in runs])

@@ -44,7 +44,10 @@ PRINTED = 10
 WORDS = 2_000  # of texts that networks without an encoder count
 CHUNK = 500  # rows of a forward pass
 CHECKPOINTS = 3  # that TracIn sees
-SELF_INFLUENCE = {"tracin": TracIn(learning_rates=False), "influence": Influence(EKFAC())}
+SELF_INFLUENCE: dict[str, TracIn | Influence] = {
+    "tracin": TracIn(learning_rates=False),
+    "influence": Influence(EKFAC()),
+}
 SCORES = ("held_out", *SELF_INFLUENCE, "loss")
 
 PLAN = Fit(epochs=30, batch_size=32, lr=3e-3, weight_decay=1e-4, adam=Adam())
@@ -227,8 +230,9 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
     n = len(data.label)
     if config.folds > n:
         raise UserError(f"{config.folds} folds of {n} rows: lower folds")
-    if data.truth is not None:
-        _check_some_wrong(data)
+    wrong = None if data.truth is None else data.truth != data.label
+    if wrong is not None:
+        _check_some(wrong)
     judged = held_out(config)
     scores = {"held_out": -judged[np.arange(n), data.label]}
     scores |= {name: self_influence(config, method) for name, method in SELF_INFLUENCE.items()}
@@ -249,7 +253,7 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
         "classes": np.array(data.classes, np.str_),
         "names": np.array(data.names, np.str_),
         **_shown(data, order[:SHOWN]),
-        **(_judged(data, scores) if data.truth is not None else {}),
+        **({} if wrong is None else {"true": data.truth, **_judged(wrong, scores)}),
     }
 
 
@@ -263,8 +267,7 @@ def _shown(data: Labelled, rows: np.ndarray) -> dict[str, np.ndarray]:
     return {"shown_pixels": pixels, "shown_text": texts}
 
 
-def _check_some_wrong(data: Labelled) -> None:
-    wrong = data.truth != data.label
+def _check_some(wrong: np.ndarray) -> None:
     if not 0 < wrong.sum() < len(wrong):
         raise UserError(
             f"{int(wrong.sum()):,} of {len(wrong):,} labels differ from the true ones, and none "
@@ -272,10 +275,9 @@ def _check_some_wrong(data: Labelled) -> None:
         )
 
 
-def _judged(data: Labelled, scores: dict[str, np.ndarray]) -> dict[str, Any]:
+def _judged(wrong: np.ndarray, scores: dict[str, np.ndarray]) -> dict[str, Any]:
     """How well each score finds the labels that the better ones contradict."""
-    wrong = data.truth != data.label
-    found: dict[str, Any] = {"true": data.truth, "wrong": wrong, "n_wrong": int(wrong.sum())}
+    found: dict[str, Any] = {"wrong": wrong, "n_wrong": int(wrong.sum())}
     for name, values in scores.items():
         quality = attribution.quality(wrong, values)
         first = np.argsort(-values, kind="stable")[: int(wrong.sum())]

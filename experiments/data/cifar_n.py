@@ -5,6 +5,8 @@ the JPEG-recompressed training images of CIFAR-10. The labels of `random_label1`
 of the images, as people are wrong; those of CIFAR-10 itself are taken to be right.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,8 +17,8 @@ from experiments.laboratory.errors import UserError, one_line, quoted
 
 N = 5_000  # images, the first of the training split
 GIVEN, TRUE = "random_label1", "clean_label"
-ARRAYS = [  # what a dict of numpy arrays is made of; nothing else in the file is run
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+ARRAYS: list[Any] = [  # what a dict of numpy arrays is made of; nothing else in the file is run
+    (np.empty(0).__reduce__()[0], "numpy.core.multiarray._reconstruct"),
     np.ndarray,
     np.dtype,
     type(np.dtype(np.int64)),

@@ -383,12 +383,12 @@ def _pictures(path: Path, side: int) -> Labelled:
         try:
             pictures.append(_opened(file))
         except Exception as error:  # a changed byte of a picture may cause any
-            damaged.append((file, error))
+            damaged.append((file, one_line(error)))
     if damaged:
-        first, error = damaged[0]
+        first, reason = damaged[0]
         raise UserError(
             f"{len(damaged):,} of {len(files):,} pictures cannot be read, the first is "
-            f"{quoted(first)} ({one_line(error)}): replace or remove them"
+            f"{quoted(first)} ({reason}): replace or remove them"
         )
     words = [found.classes[place] for _, place in found.samples]
     given, _, classes = _labels(path.name, "folders", words)

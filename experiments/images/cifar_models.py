@@ -64,9 +64,11 @@ class Trained(training.Trained[nn.Module]):
 @provenance.remembered
 def load_data(data: Data, seed: int) -> tuple[Examples, Examples]:
     """The training and the evaluation examples: columns image (n, 3, h, w) and label."""
-    if data.source == "original" or data.source == "jpeg":
-        train = _drawn(data.source, "train", data.n_train, seed)
-        return train, _drawn(data.source, "test", data.n_eval, seed)
+    source: cifar.Source
+    for source in ("original", "jpeg"):
+        if data.source == source:
+            train = _drawn(source, "train", data.n_train, seed)
+            return train, _drawn(source, "test", data.n_eval, seed)
     if data.source == "digits":
         grey = digits.load_sklearn()
         whole = _coloured(grey)
