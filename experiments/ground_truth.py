@@ -10,6 +10,7 @@ choose dampings; these and the rest make the ensemble's own estimate. Attributio
 trained on the whole set, and measure a query by its log-odds.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +29,7 @@ from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from experiments.laboratory.work import Work
 from methods.ensembles.lds import of_noise
+from methods.errors import MethodError
 from methods.ihvp.arnoldi import Arnoldi, Krylov
 from methods.ihvp.cg import CG
 from methods.ihvp.deflated import Deflated
@@ -55,7 +57,8 @@ class Train:
 class Attribution:
     """A method's scores for the first `counts[-1]` networks, each alone and averaged.
 
-    dampings  the one with the best score on the choosing masks, for one network, is used
+    dampings  the one with the best score on the choosing masks, for one network, is used, among
+              those that the curvature of no network refuses
     own       whether self-influence is measured too
     """
 
@@ -72,6 +75,10 @@ class Attribution:
                 f"an average over {self.counts[-1]} networks of {self.whole.count}: raise"
                 " whole.count or lower counts, and set whole.ensemble to division.ensemble"
             )
+
+    @property
+    def tuned(self) -> bool:
+        return bool(self.dampings) and isinstance(self.method, Influence)
 
 
 @dataclass(frozen=True)
@@ -103,14 +110,54 @@ def run(config: Config, scratch: Path) -> dict[str, Any]:
 
 
 def _attribution(config: Attribution, whole: Outcomes, scratch: Path) -> dict[str, Any]:
+    """The scores of each network and of several, at the best damping that no network refuses."""
+    tried, choosing = _tried(config, whole)
+    refusal: MethodError | None = None
+    for at in np.argsort(-np.nan_to_num(choosing, nan=-np.inf), kind="stable"):
+        try:
+            found = _measured(config, tried[at], whole, scratch)
+        except MethodError as error:
+            if not config.tuned:
+                raise
+            refusal, choosing[at] = error, np.nan
+            continue
+        about = {"damping": config.dampings[at], "choosing": choosing} if config.tuned else {}
+        return found | about
+    raise MethodError(f"no damping of {config.dampings} serves every network: {refusal}")
+
+
+def _tried(
+    config: Attribution, whole: Outcomes
+) -> tuple[Sequence[attributions.Method], np.ndarray]:
+    """The method at each damping, and how well it predicts the choosing masks for one network.
+
+    nan where the network's curvature refuses the damping. Without dampings it is the method alone.
+    """
+    method, division = config.method, config.division
+    if not config.tuned:
+        return [method], np.zeros(1)
+    assert isinstance(method, Influence)
+    tried = [replace(method, damping=damping) for damping in config.dampings]
+    each = np.full(len(tried), np.nan)
+    for at, one in enumerate(track(tried, "dampings")):
+        with contextlib.suppress(MethodError):
+            pairs = attributions.scored(one, config.whole, 0, division.n_query, own=False).pairs
+            score = subset_truth.score(division, whole, division.choosing, pairs)
+            each[at] = float(np.nanmean(score))
+    return tried, each
+
+
+def _measured(
+    config: Attribution, method: attributions.Method, whole: Outcomes, scratch: Path
+) -> dict[str, Any]:
     division, truth = config.division, subset_truth.truth_of(config.division, whole)
-    method, chosen = _chosen(config, whole)
     measures: dict[str, list[np.ndarray]] = {}
     total: attributions.Scores | None = None
+    damping = f"-{method.damping:g}" if config.tuned and isinstance(method, Influence) else ""
     for member in track(range(config.counts[-1]), "networks"):
         n_query, whole_set = division.n_query, config.whole
         compute = partial(attributions.scored, method, whole_set, member, n_query, config.own)
-        one = attributions.checkpointed_scores(scratch, str(member), compute)
+        one = attributions.checkpointed_scores(scratch, f"{member}{damping}", compute)
         total = one if total is None else attributions.summed(total, one)
         subset_truth.measure(measures, "each", one, truth, division, whole)
         if member + 1 in config.counts:
@@ -118,26 +165,10 @@ def _attribution(config: Attribution, whole: Outcomes, scratch: Path) -> dict[st
     return {
         "method": attributions.display(method),
         "choosing_trainings": division.n_choosing if config.dampings else 0,
-        **chosen,
         "ap_chance": float((truth.memorization > MEMORIZED).mean()),
         "counts": np.array(config.counts),
         **{name: np.array(values) for name, values in measures.items()},
     }
-
-
-def _chosen(config: Attribution, whole: Outcomes) -> tuple[attributions.Method, dict[str, Any]]:
-    """The method with the damping that predicts the choosing masks best, for the first network."""
-    method, division = config.method, config.division
-    if not config.dampings or not isinstance(method, Influence):
-        return method, {}
-    tried = [replace(method, damping=damping) for damping in config.dampings]
-    each = []
-    for one in track(tried, "dampings"):
-        pairs = attributions.scored(one, config.whole, 0, division.n_query, own=False).pairs
-        score = subset_truth.score(division, whole, division.choosing, pairs)
-        each.append(float(np.nanmean(score)))
-    best = int(np.argmax(each))
-    return tried[best], {"damping": config.dampings[best], "choosing": np.array(each)}
 
 
 def _estimate(config: Estimate, whole: Outcomes) -> dict[str, Any]:

@@ -54,7 +54,8 @@ FLOOR = 1e-6  # for what is rounding itself, such as the distance of a basis fro
 BY_THE_CLOCK = re.compile(
     r"second|_hour|ratio|gops|flops|bytes|over_limit|rounds|(^|_)ms$|"  # and those of mnli_speed:
     r"_candidate$|_step(_|$)|^step_|_pass$|^search_|^product$|^result$|"
-    r"^values$|^spent$"  # and those of gpu_check
+    r"^values$|^spent$|"  # and those of gpu_check:
+    r"^machine$"  # which says where it was
 )
 HOST = 0.2  # of all multiply-adds, which may be the CPU's
 ON_THE_CPU = {

@@ -18,6 +18,7 @@ from experiments.laboratory.errors import UserError
 from experiments.models.digits_mlp import DigitsMLP
 from experiments.training.plans import Fit, cross_entropy, negative_log_odds
 from methods.ensembles.subset import influence
+from methods.errors import MethodError
 from methods.ihvp.arnoldi import Krylov
 from methods.ihvp.cg import CG
 from methods.ihvp.exact import Exact
@@ -68,7 +69,7 @@ def test_every_cell_of_a_preset_runs(cell, scratch):
     first = found["lds_each"][0]
     np.testing.assert_array_equal(first, found["lds_mean"][0], err_msg="an average of one")
     if cell.dampings:
-        assert found["damping"] == cell.dampings[int(np.argmax(found["choosing"]))]
+        assert found["damping"] == cell.dampings[int(np.nanargmax(found["choosing"]))]
     for name in ("own_each", "ap_each"):
         asked = cell.own and display(cell.method) not in ("Cosine", "Features")
         assert (name in found) == asked
@@ -93,6 +94,29 @@ def test_no_model_that_is_held_out_chooses_or_estimates(scratch, monkeypatch):
     chosen.clear()
     run(next(c for c in CELLS if isinstance(c, Attribution) and c.dampings), scratch)
     assert chosen == [slice(6, 12)] * 7 + [slice(0, 6)] * 4, "chosen first, judged after"
+
+
+def test_a_damping_that_any_network_refuses_is_not_chosen(scratch, monkeypatch):
+    cell = next(c for c in CELLS if isinstance(c, Attribution) and c.dampings)
+    scored, refused = attributions.scored, {(0.1, 0), (1.0, 1)}  # damping and network
+
+    def refusing(method, whole, member, n_query, own):
+        if (method.damping, member) in refused:
+            raise MethodError("an eigenvalue is nearly minus the damping")
+        return scored(method, whole, member, n_query, own)
+
+    def score(division, whole, models, pairs):  # the best damping is that of the last call
+        score.calls += 1
+        return np.full(len(pairs), float(score.calls))
+
+    score.calls = 0
+    monkeypatch.setattr(attributions, "scored", refusing)
+    monkeypatch.setattr(subset_truth, "score", score)
+    found = run(replace(cell, dampings=(0.03, 0.1, 0.3, 1.0)), scratch)
+    assert found["damping"] == 0.3
+    assert np.isnan(found["choosing"]).tolist() == [False, True, False, True]
+    with pytest.raises(MethodError, match="no damping of"):
+        run(replace(cell, dampings=(0.1, 1.0)), scratch)
 
 
 def test_the_truth_is_the_estimate_of_all_but_those_that_choose():

@@ -30,7 +30,7 @@ KINDS = {
 }
 METHODS = [
     TracIn(),
-    Influence(Arnoldi(3, Krylov(4, None, 0, 3)), 0.1),
+    Influence(Arnoldi(2, Krylov(6, None, 0, 2)), 0.1),
     *(RandomProjection(kind(8)) for kind in (Gaussian, Rademacher, SJLT, TwoSided)),
 ]
 
