@@ -160,7 +160,7 @@ def own(columns, model):
 
 
 def test_the_first_example_scores_a_model_of_torchvision():
-    (block,) = (text for text in BLOCKS if "TracIn(learning_rates" in text)
+    (block,) = (text for text in BLOCKS if "suspicious = TracIn(" in text)
     torch.manual_seed(0)
     columns = {"image": torch.randn(6, 3, 32, 32), "label": torch.arange(6) % 3}
     names = own(columns, torchvision.models.squeezenet1_1(num_classes=3)) | {"Krylov": Krylov}
