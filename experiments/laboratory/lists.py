@@ -108,10 +108,10 @@ def _check_name(name: str, taken: Sequence[str]) -> None:
 
 
 def _unreadable(experiment: str, name: str, reason: str) -> UserError:
-    path = quoted(_path(experiment, name))
+    file = quoted(_path(experiment, name))
     return UserError(
-        f"{path} cannot be used ({reason}): keep other cells under that name by `--as {name} "
-        f"--replace`, or `rm {path}`"
+        f"{file} cannot be used ({reason}): keep other cells under that name by `--as {name} "
+        f"--replace`, or `rm {file}`"
     )
 
 

@@ -151,7 +151,7 @@ MISTAKES = {
     "--cell 1 --sweep method.centred=true,2": "--sweep method.centred=2: give true, false or both",
     "--sweep size=7,8 --workers 2": "or keep these cells under a name by --as NAME",
     "--cell 0 --workers 2": "--workers does a whole preset: leave out --cell and settings",
-    "--method Power": "write method:mean or method:power after the options",
+    "--method Power": "no part 'method:Power': did you mean 'method:power'?",
     "method:powr": "no part 'method:powr': did you mean 'method:power'?",
     "small": "unexpected 'small': options begin with --",
     "-x": "unexpected '-x'",

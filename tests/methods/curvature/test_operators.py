@@ -20,6 +20,7 @@ from experiments.mnist_mislabel import keep_units
 from experiments.models.housing_mlp import HousingMLP
 from experiments.models.inception_v3 import InceptionV3
 from experiments.models.mnist_cnn import DigitsCNN
+from experiments.models.own_classifiers import CNN, MLP, Linear
 from experiments.models.resnet import ResNet
 from experiments.models.resnet18 import ResNet18, SmallImageResNet18
 from experiments.models.text_classifier import TextClassifier
@@ -74,6 +75,9 @@ def task_of(config: Any) -> tuple[Task, Examples]:
         words = {"source": networks.integers(6, 3, 4) + 1}
         words["target"] = networks.integers(6, 3, 5, seed=1) + 1  # no padding among them
         return Task.of(model, TranslationLoss(), weight_decay=0.02), words
+    if isinstance(config, Linear | MLP | CNN):  # of any shape
+        model = config.build((1, 8, 8), 10, seed=0).double()
+        return Task.of(model, networks.nll, weight_decay=0.02), networks.examples(3, 1, 8, 8)
     if not hasattr(config, "image_shape"):
         pytest.fail(f"say here what batch {type(config).__name__} takes")
     model = config.build(seed=0).double()  # its own scale: wild weights saturate the softmax
@@ -87,6 +91,8 @@ SMALLER: dict[str, Callable[[], Any]] = {  # whose Hessian can be written out
     "HousingMLP": lambda: HousingMLP(hidden=(16, 16)),
     "TextClassifier": lambda: TextClassifier(width=8),
     "ViT": lambda: ViT(2, 8, 2, 4, 8, channels=1),
+    "CNN": lambda: CNN((3, 4)),
+    "MLP": lambda: MLP((6,)),
     "Transformer": lambda: Transformer(8, 2, 1, 8, longest=8),
     "WmtTransformer": lambda: WmtTransformer(1, 8, 8, 2, 6),
 }
