@@ -249,12 +249,25 @@ class Task:
             if column.is_inference():
                 column = column.clone()
             own = self._float_type if column.is_floating_point() else None
-            return column.to(self.device, own or column.dtype)
+            moved = column.to(self.device, own or column.dtype)
+            if (column.dtype, moved.dtype) == (torch.float64, torch.float32):
+                _refuse_rounded_counts(column, moved)
+            return moved
 
         if isinstance(examples, Source):
             return examples.then(self.move)
         count(examples)
         return {name: placed(column) for name, column in examples.items()}
+
+
+def _refuse_rounded_counts(column: Tensor, moved: Tensor) -> None:
+    """Refuse a column of whole numbers, float64, that float32 does not hold."""
+    rounded = moved.to(column.device, column.dtype) != column
+    if bool((rounded & (column == column.round()) & column.isfinite()).any()):
+        raise MethodError(
+            "a column of float64 has whole numbers that float32, the type of the parameters, does "
+            "not hold: give it as int64, or the model in float64"
+        )
 
 
 def _laid_out(value: Tensor, like: Tensor) -> Tensor:

@@ -125,11 +125,11 @@ class Model(Embedded):
 
     def _weights(self, examples: Examples) -> Tensor:
         task, found = self.task, []
-        with torch.no_grad():
+        with torch.enable_grad():  # for a loss that holds derivatives by its inputs
             for some in chunks(examples, self.gradients.projected_chunk(examples)):
                 batch = task.move(some)
                 with explained(task, task.loss, batch):
-                    found.append(task.loss(task.all_params, batch).to(task.dtype))
+                    found.append(task.loss(task.all_params, batch).detach().to(task.dtype))
         losses = torch.cat(found)
         if bool((losses < 0).any()):
             raise MethodError(

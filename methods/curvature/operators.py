@@ -20,7 +20,7 @@ from methods.curvature.curvature import Curvature, twice_differentiated
 from methods.curvature.matrix import Operator
 from methods.errors import MethodError
 from methods.examples import Examples, chunks, count
-from methods.losses.failures import FAILURES, explained
+from methods.losses.failures import FAILURES, explained, refuse_reentrant
 from methods.losses.objective import Objective, Params
 from methods.losses.proofs import resolution
 from methods.randomness import numpy_generator
@@ -172,7 +172,9 @@ def _kept(task: Task, batch: Examples) -> Callable[[Tensor], Tensor]:
     with task.leaves(task.loss) as (leaves, function):
         params = list(leaves.values())
         known: dict[str, Any] = {"materialize_grads": True}
-        grads = torch.autograd.grad(function(batch).mean(), params, create_graph=True, **known)
+        loss = function(batch).mean()
+        refuse_reentrant(loss)
+        grads = torch.autograd.grad(loss, params, create_graph=True, **known)
     curved = [grad.requires_grad for grad in grads]
     outputs = list(compress(grads, curved))
 
@@ -224,6 +226,7 @@ class GaussNewton(Curvature):
                     "that returns one tensor; use Hessian instead"
                 )
             outputs = seen[0]
+            refuse_reentrant(outputs)
             known: dict[str, Any] = {"materialize_grads": True}
             weights = torch.zeros_like(outputs, requires_grad=True)
             pulled = torch.autograd.grad(outputs, params, weights, create_graph=True, **known)

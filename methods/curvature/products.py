@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 
 from methods.examples import Examples
-from methods.losses.failures import FAILURES, is_out_of_memory
+from methods.losses.failures import FAILURES, is_out_of_memory, refuse_reentrant
 from methods.task import Task
 
 CHUNK = 64  # examples differentiated at a time: their buffers stay in cache
@@ -72,6 +72,7 @@ def backward_products(
         loss = function(batch).mean()
         if not loss.requires_grad:
             return
+        refuse_reentrant(loss)
         grads = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
         curved = [grad.requires_grad for grad in grads]  # others do not depend on the parameters
         if not any(curved):

@@ -23,6 +23,33 @@ FAILURES = (  # what a call of a user's loss may raise
 )
 
 
+def reentrant(value: torch.Tensor) -> bool:
+    """Whether a checkpoint with use_reentrant=True is in the graph of a value.
+
+    `autograd.grad` leaves out the parameters inside, and complains only where the checkpoint's
+    input needs no gradient but for parameters.
+    """
+    seen, left = set(), [value.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        seen.add(node)
+        left += [source for source, _ in node.next_functions]
+    return False
+
+
+def refuse_reentrant(loss: torch.Tensor) -> None:
+    """Raise if a loss cannot be differentiated twice for such a checkpoint."""
+    if reentrant(loss):
+        raise MethodError(
+            "a Hessian product needs second derivatives, and a checkpoint with use_reentrant=True "
+            "has none: give it use_reentrant=False"
+        )
+
+
 @contextmanager
 def explained(
     task: Task, function: PerExample, examples: Examples, given: Examples | None = None

@@ -44,6 +44,21 @@ class _NormedByParts(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _places(model: nn.Module) -> dict[str, list[str]]:
+    """Of every parameter and buffer, by its name, one name for each place that holds it.
+
+    Tied weights are held by several modules. A module that is registered under several names is
+    one place: torch swaps by names, and would leave swapped what it swapped twice.
+    """
+    names: dict[int, str] = {}
+    places: dict[str, list[str]] = {}
+    for prefix, part in model.named_modules():
+        for own in (part.named_parameters, part.named_buffers):
+            for name, tensor in own(prefix, recurse=False, remove_duplicate=False):
+                places.setdefault(names.setdefault(id(tensor), name), []).append(name)
+    return places
+
+
 class Objective:
     """A user's loss `(model, batch) -> (b,)` as a function `(params, batch) -> (b,)`.
 
@@ -59,6 +74,7 @@ class Objective:
         self.changing: Params = {}  # buffers that a forward pass changes: each begins with these
         self.batches = 0  # met since `prove_independent` has passed
         self._evaluated = _Evaluated(model, loss)
+        self._places = _places(model)
         self._now: tuple[Params, Container[str], Params] | None = None  # what is set; see `set`
         parts = list(model.modules())
         self._sparse: list[Any] = [part for part in parts if getattr(part, "sparse", False) is True]
@@ -71,9 +87,14 @@ class Objective:
         n = count(examples)
         own = {name: params.get(name, kept).clone() for name, kept in self.changing.items()}
         params = {**params, **own}
-        swapped = {f"model.{name}": value for name, value in params.items()}
+        swapped = {
+            f"model.{place}": value
+            for name, value in params.items()
+            for place in self._places.get(name, ())
+        }
+        given = (_unmarked(examples),)
         with self._differentiable():
-            values = functional_call(self._evaluated, swapped, (_unmarked(examples),))
+            values = functional_call(self._evaluated, swapped, given, tie_weights=False)
             return _one_each(values, n, examples.get(TOKEN))
 
     def plain(self, examples: Examples) -> Tensor:

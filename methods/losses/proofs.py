@@ -11,8 +11,9 @@ from torch.overrides import TorchFunctionMode
 
 from methods.errors import MethodError
 from methods.examples import Examples, count, take
-from methods.losses.objective import Objective, PerExample
+from methods.losses.objective import TOKEN, Objective, PerExample
 from methods.randomness import numpy_generator
+from methods.sources import Source
 from methods.task import Task
 
 ALONE = 3  # examples whose losses alone are compared with those in their batch
@@ -131,25 +132,58 @@ def hold_independent(task: Task, function: PerExample, examples: Examples) -> No
         _compare_parts(task, function, examples, [slice(i, i + 1)])
 
 
+def prove_read_alike(
+    task: Task, function: PerExample, examples: Examples, index: Tensor, batch: Examples
+) -> None:
+    """Refuse a loss that is another for an example of a source that is read alone.
+
+    A source may pad what it reads together. `batch` is what it gives for some indices, moved.
+    """
+    if not isinstance(examples, Source) or not isinstance(function, Objective) or TOKEN in batch:
+        return
+    eps = resolution(task, function, batch)
+    singly = [task.move(take(examples, one)) for one in index.split(1)]
+    with function.set(task.all_params, ()), torch.enable_grad():
+        together = function.plain(batch).detach()
+        alone = torch.cat([function.plain(one).detach() for one in singly])
+    i = _other(together, alone, eps)
+    if i is not None:
+        raise MethodError(
+            f"the loss of an example is {float(together[i]):.6g} read with others and "
+            f"{float(alone[i]):.6g} read alone: it depends on how its batch is padded, so mask the "
+            "padding in the model and the loss"
+        )
+
+
 def _compare_parts(task: Task, function: Objective, examples: Examples, parts: list[slice]) -> None:
     """Refuse losses that are others among some of the examples, by parts, than among all."""
     eps = resolution(task, function, examples)
     # Gradients are on for a loss that holds derivatives by its inputs, not by parameters:
     with function.set(task.all_params, ()), torch.enable_grad():
         whole = function.plain(examples).detach()
-        among = [function.plain(take(examples, part)).detach() for part in parts]
+        among = [function.plain(_some(examples, part)).detach() for part in parts]
     for part, losses in zip(parts, among, strict=True):
         _compare(whole[part], losses, eps)
 
 
+def _some(examples: Examples, part: slice) -> Examples:
+    """Some of the examples, laid out in memory as a batch of them is."""
+    return {name: column.contiguous() for name, column in take(examples, part).items()}
+
+
 def _compare(together: Tensor, apart: Tensor, eps: float) -> None:
     """Refuse losses, (b,), of examples in one batch that differ from those in another batch."""
-    bound = eps**0.6 * max(float(together.abs().max()), float(apart.abs().max()), eps)
-    wrong = ((together - apart).abs() > bound).nonzero()[:, 0]  # NaN is for others to report
-    if len(wrong):
-        i = int(wrong[0])
+    i = _other(together, apart, eps)
+    if i is not None:
         raise MethodError(
             f"the loss of an example is {float(together[i]):.6g} in one batch and "
             f"{float(apart[i]):.6g} in another: it depends on its batch (or on chance), so no "
             "example has a gradient of its own; make it a function of the example alone"
         )
+
+
+def _other(one: Tensor, other: Tensor, eps: float) -> int | None:
+    """The place of a value that differs by more than rounding; NaN is for others to report."""
+    bound = eps**0.6 * max(float(one.abs().max()), float(other.abs().max()), eps)
+    wrong = ((one - other).abs() > bound).nonzero()[:, 0]
+    return int(wrong[0]) if len(wrong) else None

@@ -16,7 +16,7 @@ from methods.errors import MethodError, one_line
 from methods.examples import Examples, chunks, count, sourced, take
 from methods.losses.failures import FAILURES, explained, is_out_of_memory
 from methods.losses.objective import Params, PerExample
-from methods.losses.proofs import half_overflows, prove_independent, resolution
+from methods.losses.proofs import half_overflows, prove_independent, prove_read_alike, resolution
 from methods.precision import FullPrecision
 from methods.randomness import numpy_generator
 from methods.rows.factored import Rows
@@ -185,9 +185,11 @@ class Gradients(FullPrecision):
         if self.fallback is None:
             n = count(examples)
             spread = torch.linspace(0, max(0, n - 1), min(n, PROBE), dtype=torch.float64)
-            probe = self.task.move(take(examples, spread.round().long()))
+            index = spread.round().long()
+            probe = self.task.move(take(examples, index))
             with explained(self.task, self.function, probe, examples):
                 self.eps = resolution(self.task, self.function, probe)
+                prove_read_alike(self.task, self.function, examples, index, probe)
                 self._verify(probe, tuple(self.task.params))
             self._graph = memory.activation_bytes(self.task, self.function, probe, CACHED // CHUNK)
 

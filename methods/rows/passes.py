@@ -14,7 +14,7 @@ from torch.jit import ScriptModule
 
 from methods.errors import MethodError
 from methods.examples import Examples, chunks, count, take
-from methods.losses.failures import FAILURES, is_out_of_memory
+from methods.losses.failures import FAILURES, is_out_of_memory, reentrant
 from methods.losses.objective import Objective, Params, PerExample
 from methods.losses.proofs import resolution
 from methods.rows.layers import Builder, Call, Recording, laid_out, owned, recorded, spread
@@ -73,7 +73,8 @@ class Passes:
         parts: dict[str, list[Part]] = defaultdict(list)
         ended = zip(idle.items(), ends, strict=bool(calls))
         # Without a call of its layer in this batch, and without a use elsewhere:
-        self.idle = {name for (name, _), out in ended if out is None}
+        hidden = reentrant(losses)  # it may be used there
+        self.idle = {name for (name, _), out in ended if out is None and not hidden}
         for name in self.idle:
             parts[name].append(Dense(idle[name].new_zeros(1).expand(b, *idle[name].shape)))
         other: set[str] = set()  # parameters of calls whose first axis is not that of the examples
@@ -186,8 +187,8 @@ class Passes:
     def within(self, examples: Examples, index: Iterable[int], eps: float) -> Params | None:
         """The gradients of some examples' own losses within their batch, (len(index), *shape).
 
-        None if the loss of one is another there: then the batch, not rounding to `eps`, makes a
-        difference.
+        None if the loss of one is another there, or its gradient another in a batch of other size:
+        then the batch, not rounding to `eps` or a tie, makes a difference.
         """
         found = list[Params]()
         with self.task.leaves(self.function) as (leaves, function):
@@ -196,8 +197,12 @@ class Passes:
                 own = function(examples)[i].detach()
                 if not torch.isclose(own, alone, rtol=eps**0.6, atol=eps):
                     return None
-                grads = _gradients(partial(_value, function, examples, i), list(leaves.values()))
-                found.append(self._filled(grads))
+                among = partial(_value, function, examples, i)
+                twice = partial(_value, function, _doubled(examples), i)
+                one, other = (_gradients(each, list(leaves.values())) for each in (among, twice))
+                found.append(self._filled(one))
+                if _apart(found[-1], self._filled(other)) > eps**0.6:
+                    return None
         return {n: torch.stack([own[n] for own in found]) for n in self.task.params}
 
     def by_autograd(self, example: Examples) -> Params:
@@ -218,6 +223,17 @@ class Passes:
         with self.task.leaves(self.function) as (leaves, function):
             if not function(probe).requires_grad:
                 raise MethodError(f"the loss does not depend on {', '.join(leaves)}")
+
+
+def _doubled(examples: Examples) -> Examples:
+    """A batch with every example twice, each at its place and after all others."""
+    return {name: torch.cat([column, column]) for name, column in examples.items()}
+
+
+def _apart(one: Params, other: Params) -> float:
+    """The distance of two gradients, of the larger one's length."""
+    left, right = (torch.cat([v.flatten() for v in each.values()]) for each in (one, other))
+    return float((left - right).norm() / torch.maximum(left.norm(), right.norm()).clamp_min(1e-30))
 
 
 def _value(function: Callable[[Examples], Tensor], examples: Examples, i: int) -> Tensor:
@@ -246,16 +262,13 @@ def _gradients(loss: Callable[[], Tensor], leaves: list[Tensor]) -> Sequence[Ten
     value = loss()
     if not value.requires_grad:
         return [None] * len(leaves)
-    try:
+    if not reentrant(value):
         return torch.autograd.grad(value, leaves, allow_unused=True)
-    except RuntimeError as error:
-        if "use_reentrant" not in str(error):
-            raise
     kept = [leaf.grad for leaf in leaves]  # such a checkpoint allows a whole backward pass alone
     try:
         for leaf in leaves:
             leaf.grad = None
-        loss().backward()
+        value.backward()
         return [leaf.grad for leaf in leaves]
     finally:
         for leaf, own in zip(leaves, kept, strict=True):

@@ -20,6 +20,7 @@ from methods.random_projection import RandomProjection
 from methods.rows import gradients
 from methods.rows.gradients import Gradients, Late, gradient_rows
 from methods.rows.projections import Gaussian
+from methods.sources import Source
 from methods.task import Task
 from methods.tracin import TracIn
 from tests.methods import networks
@@ -216,3 +217,58 @@ def test_a_gradient_that_neighbours_change_is_no_kink() -> None:
     task = Task.of(networks.built(networks.Mlp), coupled)
     expected = networks.gradient_rows(task, task.loss, DATA)
     torch.testing.assert_close(gradient_rows(task, DATA).dense(), expected)
+
+
+class Halved(torch.autograd.Function):
+    """The squared distance of each row, whose backward pass divides by how many rows there are."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(z, y)
+        return (z - y).square().sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Any:
+        z, y = ctx.saved_tensors
+        return 2 * (z - y) * slope[:, None] / len(z), None
+
+
+def test_a_backward_pass_of_its_batch_s_size_gives_the_gradients_of_examples_alone() -> None:
+    data = networks.examples(11, 6) | {"target": networks.normal(11, 3, seed=4)}
+    task = Task.of(
+        networks.built(lambda: nn.Linear(6, 3)), lambda m, b: Halved.apply(m(b["x"]), b["target"])
+    )
+    away = task.params["weight"] @ data["x"].T + task.params["bias"][:, None] - data["target"].T
+    lengths = 4 * away.square().sum(0) * (data["x"].square().sum(1) + 1)
+    torch.testing.assert_close(TracIn(False).self_influence(task, data), lengths)
+
+
+def test_a_source_that_pads_is_held_against_each_example_read_alone() -> None:
+    longer = (2, 2, 2, 2, 9)
+    items = [{"x": networks.integers(6, n, seed=n) + 1, "y": torch.tensor(1)} for n in longer]
+
+    def padded(some: list[Examples]) -> Examples:
+        columns = [item["x"] for item in some]
+        return {
+            "x": nn.utils.rnn.pad_sequence(columns, batch_first=True),
+            "y": torch.stack([item["y"] for item in some]),
+        }
+
+    class Mean(nn.Module):
+        def __init__(self, masked: bool) -> None:
+            super().__init__()
+            self.words, self.head, self.masked = nn.Embedding(7, 4), nn.Linear(4, 3), masked
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen = (x > 0)[..., None].double() if self.masked else torch.ones(*x.shape, 1).double()
+            return self.head((self.words(x) * seen).sum(1) / seen.sum(1))
+
+    source = Source(items, padded)
+    for method in METHODS:
+        task = Task.of(networks.built(lambda: Mean(False)), networks.nll)
+        with pytest.raises(MethodError, match="how its batch is padded, so mask the padding"):
+            method.scores(task, source, source)
+    task = Task.of(networks.built(lambda: Mean(True)), networks.nll)
+    together = TracIn(False).self_influence(task, source)
+    alone = [TracIn(False).self_influence(task, padded([item])) for item in items]
+    torch.testing.assert_close(together, torch.cat(alone))

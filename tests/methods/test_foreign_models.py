@@ -298,6 +298,35 @@ def wrapped(wrap: Callable[[nn.Module], nn.Module]) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(wrap(nn.Linear(4, 3)), nn.Tanh(), nn.Linear(3, 3))
 
 
+class Meeting(nn.Module):
+    """Checkpoints an input that asks for a gradient of its own, as adapters have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        start = x.detach().requires_grad_()
+        return self.head(checkpoint(lambda h: self.first(h).tanh(), start, use_reentrant=True))
+
+
+def repeated() -> nn.Module:
+    """A layer and an activation with a parameter, each under two names."""
+    layer, slope = nn.Linear(4, 4), nn.PReLU(init=0.3)
+    return nn.Sequential(layer, slope, layer, slope, nn.Linear(4, 3))
+
+
+def lines(n: int = N) -> Examples:
+    return {**texts(n), "y": networks.integers(3, n, 4, seed=8)}
+
+
+def in_one_line(model: Any, batch: Examples) -> Tensor:
+    """Labels of all tokens end to end, by `view`, which only takes a batch laid out as one."""
+    labels = batch["y"]
+    each = F.cross_entropy(model(batch["x"]).view(-1, 3), labels.view(-1), reduction="none")
+    return each.view(labels.shape).mean(1)
+
+
 def images(*layers: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     ends = (nn.Tanh, lambda: nn.AdaptiveAvgPool2d(1), nn.Flatten, lambda: nn.Linear(2, 3))
     return lambda: nn.Sequential(nn.Unflatten(1, (1, 2, 2)), *(f() for f in (*layers, *ends)))
@@ -339,6 +368,11 @@ KINDS = {
     "bags": Kind(Bags, texts, second=False),
     "activation checkpoints": Kind(Saving),
     "reentrant checkpoints": Kind(lambda: Saving(True), second=False),
+    "reentrant checkpoints of a leaf": Kind(Meeting, second=False),
+    "a layer in two places": Kind(repeated),
+    "labels in one line": Kind(
+        lambda: nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 3)), lines, in_one_line
+    ),
     "experts": Kind(Routed),
     "a parameter held elsewhere": Kind(Referring),
     "control flow": Kind(Branching),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from methods.checkpoints import Checkpoint
 from methods.errors import MethodError
 from methods.examples import Examples
-from methods.rows.projections import Rademacher, Select
+from methods.rows.projections import Gaussian, Rademacher, Select
 from methods.task import Task
 from methods.trak import TRAK, Model
 from tests.methods import networks
@@ -106,3 +106,16 @@ def test_an_example_that_the_model_is_sure_of_has_no_score() -> None:
     scores = TRAK(Rademacher(2), damping=0.1).scores(task, train, train)
     assert torch.equal(scores[:, 0], torch.zeros(4).double())
     assert float(scores[1:, 1:].abs().min()) > 0
+
+
+def test_a_loss_may_hold_derivatives_by_its_inputs() -> None:
+    data = networks.examples(9, 6)
+
+    def with_slopes(model: Any, batch: Examples) -> Tensor:
+        given = {**batch, "x": batch["x"].clone().requires_grad_()}
+        losses = networks.nll(model, given)
+        slopes = torch.autograd.grad(losses.sum(), given["x"], create_graph=True)[0]
+        return losses + slopes.square().sum(1)
+
+    task = Task.of(networks.built(networks.Mlp), with_slopes)
+    assert TRAK(Gaussian(4), damping=1.0).scores(task, data, data).isfinite().all()

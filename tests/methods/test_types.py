@@ -94,3 +94,15 @@ def test_what_overflows_in_float16_is_told_as_such() -> None:
     for method in (TracIn(False), Influence(CG(), 1.0)):
         with pytest.raises(MethodError, match=r"not finite.*float16 ends at 65504: use bfloat16"):
             method.scores(task, DATA, DATA)
+
+
+def test_whole_numbers_that_float32_does_not_hold_are_refused() -> None:
+    task = Task.of(networks.built(networks.Mlp).float(), networks.nll)
+    data = networks.examples(3, 6)
+    for first, right in ((1 << 24, False), (5, True)):
+        counted = {**data, "number": (torch.arange(3) + first).double()}
+        if right:
+            assert task.move(counted)["number"].dtype == torch.float32
+            continue
+        with pytest.raises(MethodError, match="give it as int64, or the model in float64"):
+            TracIn(False).self_influence(task, counted)
