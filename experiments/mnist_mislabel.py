@@ -32,7 +32,6 @@ from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment, sweep
 from experiments.laboratory.work import Work
 from experiments.training.plans import cross_entropy
-from experiments.training.second_order import Finish
 from methods.attributor import Attributor, State
 from methods.curvature.exact_hessian import KnownHessian
 from methods.examples import Examples, take
@@ -358,12 +357,9 @@ SHOTS = (1, 4, 9)  # the checkpoints of TracIn's Figure 8, by position
 TENTH = 0.1  # of the labels are wrong there, as in TracIn's Sec. 4.2
 FEWER = replace(models.LARGE, data=replace(models.LARGE.data, n_train=2_000, n_eval=2_000))
 FEWER_SMALL = replace(models.SMALL, data=FEWER.data)
-# Near a minimum the Hessian has next to no negative eigenvalues, and its inverse means something.
-DEMO = replace(
-    models.SMOKE,
-    fit=replace(models.SMOKE.fit, weight_decay=5e-3),
-    finish=Finish(rounds=2, iterations=40, sample=250),
-)
+# Near a minimum the Hessian has next to no negative eigenvalues, and its inverse means something:
+# trained for longer, and with more weight decay.
+DEMO = replace(models.SMOKE, fit=replace(models.SMOKE.fit, epochs=60, every=6, weight_decay=5e-3))
 PRESETS: dict[str, list[Config]] = {
     "smoke": [
         *table_one(DEMO, Draws(3, 2, 1), (10,), Krylov(40, 256, 0, 20), 1),

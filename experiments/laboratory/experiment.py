@@ -281,7 +281,7 @@ def _cells(
     chosen = _places(given.cell, preset, len(cells))
     if given.replace and not given.name:
         raise UserError("--replace is for --as NAME: give both")
-    if not (settings or given.sweep or given.name):
+    if not (settings or given.sweep or given.name is not None):
         return preset, cells, chosen, ""
     made = [cells[i] for i in chosen]
     if settings or given.sweep:
@@ -294,7 +294,7 @@ def _cells(
     said += f", with {shlex.join(words)}" if words else ""
     combinations = math.prod(axis.count(",") + 1 for axis in given.sweep or [])
     said += ", equal ones once" if len(made) < len(chosen) * combinations else ""
-    if given.name:
+    if given.name is not None:
         command = shlex.join(["python", "-m", f"experiments.{experiment.name}", *argv])
         path = lists.keep(
             experiment.name,
@@ -322,6 +322,8 @@ def _places(words: Sequence[str] | None, preset: str, count: int) -> list[int]:
         for place in (first, last):
             if not 0 <= place < count:
                 raise UserError(f"no cell {place}: preset {preset} has cells 0 to {count - 1}")
+        if last < first:
+            raise UserError(f"--cell {word}: the smaller number first, as --cell {last}-{first}")
         found |= dict.fromkeys(range(first, last + 1))
     return list(found)
 

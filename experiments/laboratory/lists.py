@@ -82,8 +82,10 @@ def read(experiment: str, name: str, presets: Mapping[str, Sequence[Any]]) -> li
             f"{quoted(path)} has the name of a preset of {experiment}: `mv` it to another name"
         )
     classes = _classes(cell for cells in presets.values() for cell in cells)
-    cells = []
-    for place, entry in enumerate(_content(experiment, name)["cells"]):
+    content, cells = _content(experiment, name), []
+    if content["of"] not in presets:
+        raise _unreadable(experiment, name, f"{experiment} has no preset {content['of']!r}")
+    for place, entry in enumerate(content["cells"]):
         try:
             cell = _restored(entry["config"], classes)
             if key(cell) != entry["key"]:
@@ -125,6 +127,8 @@ def _content(experiment: str, name: str) -> dict[str, Any]:
         for entry in content["cells"]:
             if not isinstance(entry["key"], str) or "type" not in entry["config"]:
                 raise ValueError("a cell has no key or no config")
+        if len({entry["key"] for entry in content["cells"]}) < len(content["cells"]):
+            raise ValueError("a cell is in it twice")
     except FileNotFoundError:
         known = kept(experiment)
         raise UserError(f"no list {name!r} of {experiment}: {nearest(name, known)}") from None

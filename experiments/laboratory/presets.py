@@ -25,6 +25,7 @@ def read(content: bytes) -> list[dict[str, Any]]:
 def _checked(listed: Any) -> list[dict[str, Any]]:
     if not isinstance(listed, list):
         raise ValueError("it is no list")
+    seen = set[str]()
     for place, entry in enumerate(listed):
         if not isinstance(entry, Mapping) or not entry.keys() >= FIELDS:
             raise ValueError(f"entry {place} is incomplete")
@@ -39,4 +40,7 @@ def _checked(listed: Any) -> list[dict[str, Any]]:
         for what, (config, key) in named.items():
             if digest(config) != key:
                 raise ValueError(f"entry {place} has another key than {what}")
+        if entry["key"] in seen:  # numbers would count it twice
+            raise ValueError(f"entry {place} is there before")
+        seen.add(entry["key"])
     return listed

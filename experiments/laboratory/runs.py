@@ -86,14 +86,18 @@ class _Reached(BaseException):
 
 def results() -> Path:
     """The folder of results: $RETRACE_RESULTS, or `results` in the repository."""
-    return Path(os.environ.get("RETRACE_RESULTS") or provenance.REPOSITORY / "results").expanduser()
+    given = os.environ.get("RETRACE_RESULTS")
+    try:
+        return Path(given or provenance.REPOSITORY / "results").expanduser()
+    except RuntimeError as error:
+        raise UserError(f"RETRACE_RESULTS is {given}, and there is no such home folder") from error
 
 
 def check_place(name: str) -> None:
     """Refuse a results folder in which the runs of an experiment would have too long a path."""
     longest = len(os.fsencode((_home(name) / ".scratch").absolute())) + LONGEST
     parts = [len(os.fsencode(part)) for part in results().parts]
-    if longest > PATH or max(parts) > COMPONENT:
+    if longest > PATH or max(parts, default=0) > COMPONENT:
         raise UserError(
             f"the path of the results folder is too long, {len(os.fsencode(results().absolute()))} "
             f"bytes: set RETRACE_RESULTS to one of at most {PATH - LONGEST - 50:,}, with names of "

@@ -229,4 +229,4 @@ def _known(names: list[str]) -> list[str]:
             raise UserError(
                 f"no runs of {name!r} in {quoted(runs.results())}: {nearest(name, stored)}"
             )
-    return names or stored
+    return list(dict.fromkeys(names)) or stored

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.cluster import array, stages
 from experiments.laboratory import keys, lists, registry, runs, status
+from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from tests.experiments.laboratory.tiny import EXPERIMENT, Config, Mean, Model, Power
 
@@ -110,6 +111,8 @@ MISTAKES = {
     "--as 4": "a name is a small letter",
     "--as a --as b": "--as is given twice, a and b: give it once",
     "--as": "expected one argument",
+    "--as=": "--as '': a name is a small letter",
+    "--cell 3-1 --as few": "--cell 3-1: the smaller number first, as --cell 1-3",
     "--replace": "--replace is for --as NAME: give both",
     "--preset nosy": "no preset 'nosy': did you mean 'noisy'?",
 }
@@ -141,6 +144,8 @@ STALE = {
     ("cells", 0, "config"): ({}, "a cell has no key or no config"),
     ("cells",): ([], "it has no cells, or not what they are of"),
     ("of",): (3, "it has no cells, or not what they are of"),
+    ("of", "of another"): ("paper", "tiny has no preset 'paper'"),
+    ("cells", "twice"): (None, "a cell is in it twice"),
 }
 
 
@@ -148,7 +153,10 @@ STALE = {
 def test_a_list_that_does_not_fit_the_code_is_one_line_with_the_cure(path, noisy, capsys):
     value, message = STALE[path]
     content = json.loads(noisy.read_text())
-    changed(content, path, value)
+    if path == ("cells", "twice"):
+        content["cells"] *= 2
+    else:
+        changed(content, path[:1] if path[-1] == "of another" else path, value)
     noisy.write_text(json.dumps(content))
     assert MAIN(["--preset", "noisy"]) == 2
     err = capsys.readouterr().err
@@ -227,3 +235,26 @@ def test_names_are_known_without_the_experiment(noisy):
     assert lists.kept("others") == []
     assert lists.everywhere() == ["noisy"]
     assert lists.of("tiny", "noisy") == "smoke"
+
+
+def test_the_runs_of_a_preset_are_counted_once(store, capsys):
+    assert MAIN(["--cell", "1", "3"]) == 0
+    plan = store / "runs" / "tiny" / "presets" / "smoke.json"
+    listed = json.loads(plan.read_text())
+    plan.write_text(json.dumps([*listed, *listed]))
+    with pytest.raises(UserError, match=f"entry {len(listed)} is there before"):
+        runs.load("tiny", "smoke", partial=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("~no-such-user/results", "there is no such home folder"), (".", "")]
+)
+def test_any_folder_of_results_is_taken_or_refused_in_one_line(
+    given, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETRACE_RESULTS", given)
+    assert MAIN(["--cell", "0"]) == (2 if said else 0)
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
