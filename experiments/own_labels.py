@@ -28,6 +28,7 @@ from experiments.laboratory.errors import UserError
 from experiments.laboratory.experiment import Experiment
 from experiments.laboratory.runs import Run
 from experiments.laboratory.table import interval, plus_minus
+from experiments.laboratory.work import Work
 from experiments.models.own_classifiers import CNN, MLP, Encoder, Linear
 from experiments.training import models as training
 from experiments.training.loop import fit
@@ -132,15 +133,18 @@ def load(config: Config) -> Labelled:
         return data
     if not isinstance(network, Encoder):
         return replace(data, inputs=torch.cat([data.inputs, _frequencies(data.texts)], dim=1))
-    wanted = Encoded(
-        config.digest, config.columns, config.label, config.truth, network, network.weights()
-    )
+    wanted = _encoded(config, network)
 
     def compute(_scratch: Path) -> dict[str, Any]:
         return {"features": network.features(data.texts).numpy()}
 
     features = np.array(runs.once("own_labels_encoded", wanted, compute).array("features"))
     return replace(data, inputs=torch.cat([data.inputs, torch.from_numpy(features)], dim=1))
+
+
+def _encoded(config: Config, network: Encoder) -> Encoded:
+    named = config.digest, config.columns, config.label, config.truth
+    return Encoded(*named, network, network.weights())
 
 
 def _frequencies(texts: Sequence[Sequence[str]]) -> Tensor:
@@ -312,6 +316,26 @@ def _quality(known: list[Run], score: str) -> list[str]:
     return [score, *means, f"{wrong:.3f}", str(len(known))]
 
 
+def work(config: Config) -> Work:
+    """The runs that a cell needs, uncounted: how many rows there are is not in its config."""
+    texts: tuple[Work, ...] = ()
+    if isinstance(config.network, Encoder):
+        encoded = _encoded(config, config.network)
+        texts = (Work("encoded texts", name="own_labels_encoded", config=encoded),)
+
+    def network(left_out: int | None) -> Work:
+        fold = Fold(config, left_out)
+        label = type(config.network).__name__
+        return Work(label, parts=texts, name="own_labels_model", config=fold, kind="training")
+
+    whole = network(None)
+    scores = [
+        Work(name, parts=(whole,), name="own_labels_scores", config=Scored(config, method))
+        for name, method in SELF_INFLUENCE.items()
+    ]
+    return Work("judged", parts=(*map(network, range(config.folds)), whole, *scores))
+
+
 PRESETS: dict[str, list[Config]] = {
     "smoke": [Config()],  # one cell, which a command changes
     "small": [Config("cifar-10n", network=CNN(), fit=replace(PLAN, epochs=12, batch_size=64))],
@@ -324,6 +348,7 @@ EXPERIMENT = Experiment(
     summary="labels of one's own that look wrong: by networks that did not see them, worst first",
     table=table,
     look="own_labels",
+    work=work,
     gpu=True,
 )
 
