@@ -85,7 +85,8 @@ def work(config: Config) -> Work:
     basis = dot(n, of.size, config.directions)
     steps = (replace(one, times=one.times * config.rounds) for one in (*each, basis))
     memory = 4.0 * of.size * (2 + config.directions) + of.held * config.batch
-    return Work("rounds", tuple(steps), memory=memory)
+    words = models.vocabulary(config.model.language.subwords)
+    return Work("rounds", tuple(steps), (words,), memory=memory)
 
 
 UNTRAINED = replace(models.PAPER.fit, precision="float32")  # nothing is trained here

@@ -151,12 +151,11 @@ def work(config: Config) -> laboratory.Work:
         drawn = numbers(asked) * (2 + asked.repeats)
         return laboratory.Work(label, (laboratory.Step(DRAWN * drawn),), memory=4 * numbers(asked))
     source = replace(asked.source, seed=config.seed)
-    parts: tuple[laboratory.Work, ...] = ()
-    network = source.network
+    network, learned = source.network, tuple[laboratory.Work, ...]()
     size, vectors = (LAST, 2 * 5)
     if isinstance(network, Model):
-        learned = models.work(network)
-        parts = (laboratory.Work("gradients", (), (learned,), "sketch_gradients", source),)
+        learned = (models.work(network),)
+    parts = (laboratory.Work("gradients", (), learned, "sketch_gradients", source, given=1.0),)
     whole = isinstance(asked, Library) or isinstance(asked.projection, Rademacher)
     each = dim * (size if whole else vectors)
     if isinstance(asked.projection, TwoSided):

@@ -375,8 +375,20 @@ def encoding(wanted: Encoded, n: float) -> Work:
     kept = (2 * USUAL * np.int16().itemsize + 2 * np.int64().itemsize) * n
     seconds = PAIR_SECONDS * n
     return Work(
-        "subwords", name="translation_pairs", config=wanted, disk=kept, given=seconds, gpu=False
+        "subwords",
+        parts=(vocabulary(wanted.subwords),),
+        name="translation_pairs",
+        config=wanted,
+        disk=kept,
+        given=seconds,
+        gpu=False,
     )
+
+
+def vocabulary(wanted: Subwords) -> Work:
+    """What learning the subwords takes, once for all that encode by them."""
+    seconds = PAIR_SECONDS * wanted.corpus.about
+    return Work("vocabulary", name="translation_subwords", config=wanted, given=seconds, gpu=False)
 
 
 def translation_steps(model: Model, sentences: int, beam: Beam) -> tuple[Step, ...]:
